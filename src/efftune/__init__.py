@@ -1,0 +1,61 @@
+"""efftune: a folder of labelled pictures in, an honestly judged EfficientNet classifier out.
+
+Importing this package imports no framework, sets nothing and prints nothing. Each public name is
+loaded on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from efftune.errors import DataError, EfftuneError, UsageError
+    from efftune.evaluation.metrics import Evaluation, SplitEvaluation
+    from efftune.model.catalogue import models
+    from efftune.model.classifier import Classifier, Prediction
+    from efftune.recipe import Recipe
+    from efftune.run import Run, demo, load, train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Classifier": "model.classifier",
+    "DataError": "errors",
+    "EfftuneError": "errors",
+    "Evaluation": "evaluation.metrics",
+    "Prediction": "model.classifier",
+    "Recipe": "recipe",
+    "Run": "run",
+    "SplitEvaluation": "evaluation.metrics",
+    "UsageError": "errors",
+    "demo": "run",
+    "load": "run",
+    "models": "model.catalogue",
+    "train": "run",
+}
+
+__all__ = [  # noqa: RUF022  (sorted as the test of the front door sorts)
+    "Classifier",
+    "DataError",
+    "EfftuneError",
+    "Evaluation",
+    "Prediction",
+    "Recipe",
+    "Run",
+    "SplitEvaluation",
+    "UsageError",
+    "demo",
+    "load",
+    "models",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use, so that `efftune --help` need not wait for it."""
+    if name in _HOMES:
+        return getattr(import_module(f"efftune.{_HOMES[name]}"), name)
+    raise AttributeError(f"efftune has no {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,103 @@
+"""Training-time randomness as a plan per view: one affine and one colour change.
+
+A view's plan depends on nothing but the seed, the picture's content and the view's number, so the
+same pixels come out every time, whatever the order or the number of threads.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.data.images import Pixels
+
+VERSION = 1  # part of every cache key: raise it when a view's pixels change
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to see a picture again.
+
+    Attributes:
+        rotation: degrees, anticlockwise.
+        scale: size of the shown part, as a share of the picture's side; below 1 zooms in.
+        shift: offset of the shown part from the centre, as shares of the picture's side (x, y).
+        flip: whether left and right change places.
+        gain: factor of each channel (red, green, blue).
+        contrast: factor of the distance from the picture's mean.
+    """
+
+    rotation: float
+    scale: float
+    shift: tuple[float, float]
+    flip: bool
+    gain: tuple[float, float, float]
+    contrast: float
+
+
+def plan(seed: int, picture: bytes, number: int) -> View:
+    """The plan of a picture's view.
+
+    Args:
+        seed: the run's seed.
+        picture: the SHA-256 of the picture's file (32 bytes).
+        number: which view, from 1 (0 is the picture itself).
+
+    Returns:
+        A view drawn from: rotation ±15°, scale 0.7–1.05, shift as far as the picture reaches and
+        5 % beyond, flip half the time, brightness ±20 %, tint ±5 %, contrast ±20 %. Pictures are
+        never turned upside down.
+    """
+    random = np.random.default_rng([seed, number, int.from_bytes(picture[:8], "big")])
+    scale = random.uniform(0.7, 1.05)
+    reach = abs(1 - scale) / 2 + 0.05
+    brightness = random.uniform(0.8, 1.2)
+    red, green, blue = brightness * random.uniform(0.95, 1.05, 3)
+    return View(
+        rotation=random.uniform(-15, 15),
+        scale=scale,
+        shift=(random.uniform(-reach, reach), random.uniform(-reach, reach)),
+        flip=bool(random.random() < 0.5),
+        gain=(red, green, blue),
+        contrast=random.uniform(0.8, 1.2),
+    )
+
+
+def apply(pixels: Pixels, view: View) -> Pixels:
+    """Show `pixels` as `view` says, in a single resampling.
+
+    Args:
+        pixels: uint8 array of shape (size, size, 3).
+        view: from `plan`.
+
+    Returns:
+        A new uint8 array of the same shape. What lies beyond the picture's edge mirrors it.
+    """
+    size = pixels.shape[0]
+    moved = cv2.warpAffine(
+        pixels,
+        _affine(view, size),
+        (size, size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    mean = moved.mean(dtype=np.float64)
+    factors = view.contrast * np.asarray(view.gain)
+    offsets = (1 - view.contrast) * mean * np.asarray(view.gain)
+    levels = np.arange(256)[:, None] * factors + offsets
+    table = levels.clip(0, 255).round().astype(np.uint8).reshape(1, 256, 3)
+    return np.asarray(cv2.LUT(moved, table))
+
+
+def _affine(view: View, size: int) -> NDArray[np.float64]:
+    """The matrix that takes a point of the view to its place in the picture."""
+    angle = np.deg2rad(view.rotation)
+    turn = view.scale * np.array(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]],
+    )
+    if view.flip:
+        turn[:, 0] *= -1
+    centre = np.full(2, (size - 1) / 2)
+    offset = centre + size * np.asarray(view.shift) - turn @ centre
+    return np.column_stack([turn, offset])

@@ -1,0 +1,230 @@
+"""Examples: which pictures there are, of which class, in which split."""
+
+import csv
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.errors import DataError
+
+Split = Literal["train", "val", "test"]
+Undecided = Literal[""]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One file met in a source.
+
+    Attributes:
+        path: the file.
+        name: the file as shown to the user, relative to the source.
+        label: its class; empty where the source gives none.
+        split: its split; empty where not decided.
+        reason: why it is set aside; empty for a usable picture.
+        sha256: of the file's bytes, 64 hexadecimal digits; empty until it was read.
+    """
+
+    path: Path
+    name: str
+    label: str = ""
+    split: Split | Undecided = ""
+    reason: str = ""
+    sha256: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether this is a picture to train on or to judge by."""
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Everything found in a source, in a fixed order, pictures and files set aside alike.
+
+    Attributes:
+        source: what the user named.
+        rows: one example per file.
+    """
+
+    source: str
+    rows: tuple[Example, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of all usable pictures, sorted. This order numbers the classes everywhere."""
+        return tuple(sorted({row.label for row in self.rows if row.usable}))
+
+    @property
+    def set_aside(self) -> tuple[Example, ...]:
+        """The files that are not used, each with its reason."""
+        return tuple(row for row in self.rows if not row.usable)
+
+    def of(self, split: Split) -> tuple[Example, ...]:
+        """The usable pictures of one split."""
+        return tuple(row for row in self.rows if row.usable and row.split == split)
+
+    def split(self, val: float, test: float, seed: int) -> "Examples":
+        """Give every usable picture a split; splits that the source brings stay as they are.
+
+        Missing splits are cut from the training pictures, class by class, so that each class has
+        its share, and at least one picture, in each split. The draw depends on the seed and on the
+        pictures' order only.
+
+        Args:
+            val: share of the pictures for a missing validation split, 0 to 1.
+            test: the same for the test split.
+            seed: of the draw.
+
+        Returns:
+            New examples in which every usable row has a split.
+        """
+        brought = {row.split for row in self.rows if row.usable}
+        shares = {"test": 0.0 if "test" in brought else test, "val": 0.0 if "val" in brought else val}
+        rows = list(self.rows)
+        random = np.random.default_rng(seed)
+        for label in self.class_names:
+            open_rows = [
+                i
+                for i, row in enumerate(rows)
+                if row.usable and row.label == label and row.split in ("", "train")
+            ]
+            order = random.permutation(open_rows).tolist()
+            for name, count in _counts(len(order), shares).items():
+                for i in order[:count]:
+                    rows[i] = replace(rows[i], split=name)
+                order = order[count:]
+            for i in order:
+                rows[i] = replace(rows[i], split="train")
+        return replace(self, rows=tuple(rows))
+
+    def as_read(self, sha256s: Mapping[Path, str], failures: Mapping[Path, str]) -> "Examples":
+        """The same examples with what was learnt by reading them.
+
+        Args:
+            sha256s: content hashes by path.
+            failures: reasons, by path, of the pictures that could not be decoded.
+
+        Raises:
+            DataError: no picture of a class could be decoded.
+        """
+        rows = (
+            replace(
+                row,
+                sha256=sha256s.get(row.path, row.sha256),
+                reason=failures.get(row.path, row.reason),
+            )
+            for row in self.rows
+        )
+        read = replace(self, rows=tuple(rows))
+        lost = sorted(set(self.class_names) - set(read.class_names))
+        if lost:
+            first = next(row for row in read.set_aside if row.label == lost[0])
+            raise DataError(
+                f"No picture of class {_listed(lost)} can be decoded; {first.name}, for one, is "
+                f"{first.reason}. Replace those files, or move the class out of the source."
+            )
+        return read
+
+    def require_splittable(self, *, allow_missing: bool) -> None:
+        """Check, before splitting, that every split can get pictures of every class.
+
+        Args:
+            allow_missing: accept classes too small for that.
+
+        Raises:
+            DataError: no picture, fewer than two classes, or a class too small.
+        """
+        usable = [row for row in self.rows if row.usable]
+        if not usable:
+            raise DataError(f"{self.source} holds no picture that can be read.{self._reasons()}")
+        if len(self.class_names) < 2:
+            raise DataError(
+                f"{self.source} holds one class only, {self.class_names[0]!r}. A classifier needs "
+                "two or more: give each class a folder of its own."
+            )
+        needed = 1 + len({"val", "test"} - {row.split for row in usable})
+        counts = Counter(row.label for row in usable if row.split in ("", "train"))
+        small = sorted(name for name, count in counts.items() if count < needed)
+        if small and not allow_missing:
+            raise DataError(
+                f"Class {small[0]!r} has {counts[small[0]]} usable picture(s) to train on; it "
+                f"takes at least {needed}, one for each split. Add pictures, or move the class out "
+                "of the source, or pass --set missing_classes=allow."
+            )
+
+    def require_trainable(self, *, allow_missing: bool) -> None:
+        """Check, after splitting, that a classifier can be trained and judged.
+
+        Args:
+            allow_missing: accept classes without a picture in validation or test.
+
+        Raises:
+            DataError: a split is empty, or a class is missing from one.
+        """
+        for split in SPLITS:
+            present = {row.label for row in self.of(split)}
+            missing = [name for name in self.class_names if name not in present]
+            if split == "train" and missing:
+                raise DataError(
+                    f"No usable picture of class {_listed(missing)} in the train split of "
+                    f"{self.source}: it cannot be learnt. Add pictures there, or take the class "
+                    "out of the other splits."
+                )
+            if not present or (missing and not allow_missing):
+                raise DataError(
+                    f"No usable picture of class {_listed(missing)} in the {split} split of "
+                    f"{self.source}. Add pictures there, or remove that split so that efftune "
+                    "cuts one, or pass --set missing_classes=allow."
+                )
+
+    def _reasons(self) -> str:
+        counts = Counter(row.reason for row in self.set_aside)
+        told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        return f" Found: {told}." if told else " It is empty: put one folder per class there."
+
+    def to_csv(self) -> str:
+        """The table `examples.csv`: path, label, split, status, reason, sha256."""
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["path", "label", "split", "status", "reason", "sha256"])
+        for row in self.rows:
+            status = "used" if row.usable else "set aside"
+            writer.writerow([row.name, row.label, row.split, status, row.reason, row.sha256])
+        return table.getvalue()
+
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 of every usable picture's content, label and split, whatever the file names."""
+        lines = sorted(f"{row.sha256} {row.label} {row.split}" for row in self.rows if row.usable)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def labels(rows: Sequence[Example], class_names: Sequence[str]) -> NDArray[np.int64]:
+    """The class numbers of `rows`, as positions in `class_names`."""
+    number = {name: i for i, name in enumerate(class_names)}
+    return np.array([number[row.label] for row in rows], dtype=np.int64)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (" …" if len(names) > 5 else "")
+
+
+def _counts(total: int, shares: Mapping[str, float]) -> dict[Split, int]:
+    """How many of `total` pictures go to each missing split; training keeps at least one."""
+    counts: dict[Split, int] = {}
+    left = total
+    for name in ("test", "val"):
+        share = shares[name]
+        wanted = max(1, round(share * total)) if share else 0
+        counts[name] = min(wanted, max(left - 1, 0))
+        left -= counts[name]
+    return counts

@@ -1,0 +1,168 @@
+"""Bytes to RGB pixels of one size: the only decoder there is.
+
+Training, prediction and evaluation all come through `decode`, so a picture looks the same to the
+model everywhere. The content decides the format, never the file's name.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from efftune.errors import BadImage
+from efftune.recipe import Fit
+
+Pixels = NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+VERSION = 1  # part of every cache key: raise it when `decode` gives other pixels than before
+
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"II+\x00", "TIFF"),
+    (b"MM\x00+", "TIFF"),
+)
+_GREY_BARS = (127, 127, 127)  # what the models' own preprocessing maps to zero
+
+
+def sniff(path: Path) -> str:
+    """The format a file's first bytes promise, without decoding it.
+
+    Returns:
+        One of `FORMATS`.
+
+    Raises:
+        BadImage: the file cannot be read, is empty, or starts like none of the formats.
+    """
+    with _readable(path), path.open("rb") as stream:
+        head = stream.read(16)
+    if not head:
+        raise BadImage("empty file")
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    for signature, name in _SIGNATURES:
+        if head.startswith(signature):
+            return name
+    raise BadImage("not an image")
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        BadImage: the file cannot be read.
+    """
+    with _readable(path):
+        return path.read_bytes()
+
+
+def decode(content: bytes, size: int, fit: Fit) -> Pixels:
+    """Decode a picture to the square the model sees.
+
+    EXIF orientation is honoured; only the first frame of an animation is used; transparency is
+    laid on white; 16-bit values are scaled to 8 bits. A JPEG much larger than `size` is decoded
+    at a reduced scale, which is several times faster.
+
+    Args:
+        content: a whole JPEG, PNG, WebP, GIF, BMP or TIFF file.
+        size: side of the square, in pixels.
+        fit: `stretch`, `crop` or `pad`; see `Recipe`.
+
+    Returns:
+        uint8 array of shape (size, size, 3): red, green, blue, 0 to 255.
+
+    Raises:
+        BadImage: the content is not such a file, or is damaged, truncated or too large.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            # Only JPEG heeds this. It keeps both sides at least `size`, so the final
+            # resampling always goes down.
+            image.draft("RGB", (size, size))
+            image.load()
+            return np.asarray(_fitted(_rgb(_upright(image)), size, fit))
+    except UnidentifiedImageError:
+        raise BadImage("empty file" if not content else "not an image") from None
+    except Image.DecompressionBombError:
+        raise BadImage("too large") from None
+    # Decoders of six formats fail in their own ways on damaged files: OSError, SyntaxError,
+    # struct.error, ValueError, EOFError, IndexError and more. All mean the same to the user.
+    except Exception as error:  # noqa: BLE001
+        raise BadImage(_damage(error)) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn the picture as its EXIF orientation says.
+
+    Must come after loading: Pillow turns TIFF files itself while it loads them.
+    """
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001  (damaged EXIF data does not spoil the pixels)
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_to_8_bits(image)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Pixels:
+    """Scale greyscale values of more than 8 bits, integer or float, to 0–255."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    peak = values.max(initial=0)
+    if image.mode.startswith("I;16") or peak > 255:
+        values = values * (255 / max(65535.0, peak))
+    elif image.mode == "F" and peak <= 1:
+        values = values * 255
+    return values.clip(0, 255).round().astype(np.uint8)
+
+
+def _fitted(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+    if fit == "pad":
+        return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=_GREY_BARS)
+    box = None
+    if fit == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+
+
+def _damage(error: Exception) -> str:
+    words = str(error).lower()
+    if "truncated" in words:
+        return "truncated"
+    if isinstance(error, MemoryError):
+        return "too large"
+    return "damaged"
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into reasons a user understands."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise BadImage("broken link" if path.is_symlink() else "no such file") from None
+    except PermissionError:
+        raise BadImage("no permission to read") from None
+    except IsADirectoryError:
+        raise BadImage("a folder, not a picture") from None
+    except OSError as error:
+        raise BadImage(f"cannot be read: {error.strerror}") from None

@@ -1,0 +1,176 @@
+"""Where examples come from: folders of class folders, with or without splits, and samples.
+
+Nothing is dropped in silence: each file met becomes a row, and what cannot be used carries the
+reason.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from efftune import files
+from efftune.data import images
+from efftune.data.examples import Example, Examples, Split, Undecided
+from efftune.errors import BadImage, DataError, UsageError, unknown_name
+
+SPLIT_FOLDERS: dict[str, Split] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_LEFTOVERS = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
+
+
+def find(source: str | Path) -> Examples:
+    """Find the examples in a source.
+
+    Args:
+        source: a folder with one folder per class; a folder with `train`, and perhaps `val` (or
+            `valid`, `validation`) and `test`, folders of class folders; or `sample:NAME`.
+
+    Returns:
+        One row per file, sorted by name. Splits are set where the source brings them.
+
+    Raises:
+        UsageError: there is no such source.
+        DataError: a folder cannot be read, or it is not clear which split is meant.
+    """
+    name = str(source)
+    if name.startswith("sample:"):
+        return _sample(name)
+    root = Path(source).expanduser()
+    if not root.exists():
+        raise UsageError(f"There is no folder {name!r}. Give a folder with one folder per class.")
+    if not root.is_dir():
+        raise UsageError(f"{name!r} is a file. Give a folder with one folder per class.")
+    return Examples(name, tuple(_rows(root)))
+
+
+def _rows(root: Path) -> Iterator[Example]:
+    splits = _split_folders(root)
+    if not splits:
+        yield from _class_folders(root, root, "")
+        return
+    for entry in _entries(root):
+        split = splits.get(entry)
+        if split:
+            yield from _class_folders(entry, root, split)
+        else:
+            yield _set_aside(entry, root, _leftover(entry) or "not in a split folder")
+
+
+def _split_folders(root: Path) -> dict[Path, Split]:
+    """The split folders of `root`, if it is laid out by splits."""
+    found = {
+        entry: SPLIT_FOLDERS[entry.name.casefold()]
+        for entry in _entries(root)
+        if entry.name.casefold() in SPLIT_FOLDERS and entry.is_dir()
+    }
+    # A class may be called "test"; a source laid out by splits always has a train folder.
+    if "train" not in found.values():
+        return {}
+    for split in set(found.values()):
+        same = [folder.name for folder, of in found.items() if of == split]
+        if len(same) > 1:
+            raise DataError(f"{root} has several {split} splits: {', '.join(same)}. Keep one.")
+    return found
+
+
+def _class_folders(folder: Path, root: Path, split: Split | Undecided) -> Iterator[Example]:
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            yield _set_aside(entry, root, _leftover(entry) or "not in a class folder")
+        elif reason := _leftover(entry):
+            yield _set_aside(entry, root, reason)
+        else:
+            yield from _pictures(entry, root, entry.name, split)
+
+
+def _pictures(folder: Path, root: Path, label: str, split: Split | Undecided) -> Iterator[Example]:
+    """Every file below a class folder, subfolders too."""
+    count = 0
+    for path in _walk(folder, frozenset()):
+        count += 1
+        reason = _leftover(path) or ("folder links back to itself" if path.is_dir() else "")
+        if not reason:
+            try:
+                images.sniff(path)
+            except BadImage as error:
+                reason = error.reason
+        yield Example(path, _name(path, root), label, split, reason)
+    if not count:
+        yield _set_aside(folder, root, "empty folder")
+
+
+def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """Files below `folder`, following links; leftovers and link loops are not entered."""
+    status = folder.stat()
+    above = above | {(status.st_dev, status.st_ino)}
+    for entry in _entries(folder):
+        if not entry.is_dir() or _leftover(entry):
+            yield entry
+            continue
+        inner = entry.stat()
+        if (inner.st_dev, inner.st_ino) in above:
+            yield entry
+        else:
+            yield from _walk(entry, above)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError:
+        raise DataError(
+            f"No permission to read the folder {folder}. Change its permissions, or move it out."
+        ) from None
+    except OSError as error:
+        raise DataError(f"Cannot read the folder {folder}: {error.strerror}.") from None
+
+
+def _leftover(path: Path) -> str:
+    """Why a file or folder is no user's picture, judged by its name; empty if it may be one."""
+    if path.name.startswith("."):
+        return "hidden"
+    if path.name == "__MACOSX":
+        return "left over from a macOS archive"
+    if path.name.casefold() in _LEFTOVERS:
+        return "left over from Windows"
+    return ""
+
+
+def _set_aside(path: Path, root: Path, reason: str) -> Example:
+    return Example(path, _name(path, root), reason=reason)
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _sample(name: str) -> Examples:
+    samples = {"sample:digits": _digits}
+    if name not in samples:
+        raise unknown_name("sample", name, samples)
+    root = samples[name]()
+    return Examples(name, tuple(_rows(root)))
+
+
+def _digits() -> Path:
+    """The UCI digits that scikit-learn carries: 1,797 real scans of 8 by 8 pixels, as PNG files."""
+    import sklearn
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    folder = files.cache_folder() / "samples" / f"digits-{sklearn.__version__}"
+    if not folder.exists():
+        digits = load_digits()
+        with files.folder_written_whole(folder) as partial:
+            for i, (scan, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+                (partial / str(label)).mkdir(exist_ok=True)
+                pixels = (scan * (255 / 16)).round().astype(np.uint8)
+                Image.fromarray(pixels).save(partial / str(label) / f"{i:04}.png")
+    return folder

@@ -1,0 +1,161 @@
+"""Probabilities and labels in, an evaluation out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How one class fared.
+
+    Attributes:
+        name: the class.
+        precision: share of the answers "this class" that are right, 0 to 1; 0 if never answered.
+        recall: share of the class's pictures that are recognised, 0 to 1; 0 without pictures.
+        f1: harmonic mean of precision and recall.
+        support: pictures of the class.
+    """
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class SplitEvaluation:
+    """How a classifier fared on one split.
+
+    Attributes:
+        pictures: how many it was judged on.
+        accuracy: share of right answers, 0 to 1.
+        low: lower end of the accuracy's 95 % interval (Wilson).
+        high: upper end of it.
+        top5: share of pictures whose class is among the five likeliest; 1 with five classes or
+            fewer.
+        loss: mean cross-entropy, in nats.
+        macro_f1: mean F1 of the classes that the split has pictures of.
+        per_class: one score per class, in the order of the class numbers.
+        confusion: pictures by true class (row) and answer (column).
+    """
+
+    pictures: int
+    accuracy: float
+    low: float
+    high: float
+    top5: float
+    loss: float
+    macro_f1: float
+    per_class: tuple[ClassScore, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation as plain JSON values; `from_dict` gives it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SplitEvaluation":
+        """Read what `to_dict` gave."""
+        scores = tuple(ClassScore(**score) for score in values["per_class"])
+        confusion = tuple(tuple(row) for row in values["confusion"])
+        return cls(**{**values, "per_class": scores, "confusion": confusion})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a classifier fared on the pictures it was not trained on.
+
+    Attributes:
+        val: on the validation split.
+        test: on the test split, which chose nothing.
+    """
+
+    val: SplitEvaluation
+    test: SplitEvaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation as plain JSON values; `from_dict` gives it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Evaluation":
+        """Read what `to_dict` gave."""
+        return cls(**{name: SplitEvaluation.from_dict(part) for name, part in values.items()})
+
+
+def evaluate(
+    probabilities: NDArray[np.floating[Any]],
+    labels: NDArray[np.integer[Any]],
+    class_names: Sequence[str],
+) -> SplitEvaluation:
+    """Judge probabilities against the true classes.
+
+    Args:
+        probabilities: shape (pictures, classes), each row summing to 1; at least one row.
+        labels: class numbers, shape (pictures,).
+        class_names: names in the order of the class numbers.
+
+    Returns:
+        The evaluation of these pictures.
+    """
+    from sklearn import metrics
+
+    numbers = np.arange(len(class_names))
+    answers = probabilities.argmax(axis=1)
+    right = int((answers == labels).sum())
+    low, high = wilson(right, len(labels))
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        labels, answers, labels=numbers, zero_division=0
+    )
+    per_class = [
+        ClassScore(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        for i, name in enumerate(class_names)
+    ]
+    confusion = metrics.confusion_matrix(labels, answers, labels=numbers)
+    return SplitEvaluation(
+        pictures=len(labels),
+        accuracy=right / len(labels),
+        low=low,
+        high=high,
+        top5=_top5(probabilities, labels),
+        loss=float(metrics.log_loss(labels, probabilities.astype(np.float64), labels=numbers)),
+        macro_f1=float(np.mean([score.f1 for score in per_class if score.support])),
+        per_class=tuple(per_class),
+        confusion=tuple(tuple(map(int, row)) for row in confusion),
+    )
+
+
+def wilson(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion.
+
+    Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
+    Journal of the American Statistical Association 22 (1927).
+
+    Args:
+        right: successes, 0 to `total`.
+        total: trials, at least 1.
+        confidence: of the interval, between 0 and 1.
+
+    Returns:
+        Lower and upper end, within 0 to 1.
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = right / total
+    centre = share + z * z / (2 * total)
+    reach = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+
+
+def _top5(
+    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
+) -> float:
+    likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    return float((likeliest == labels[:, None]).any(axis=1).mean())

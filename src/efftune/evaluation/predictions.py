@@ -1,0 +1,36 @@
+"""What the classifier said of each picture it was judged on, as a table."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.data.examples import Example
+
+
+def to_csv(
+    parts: Iterable[tuple[Sequence[Example], NDArray[np.float32]]], class_names: Sequence[str]
+) -> str:
+    """The table `predictions.csv`.
+
+    Args:
+        parts: pictures and their probabilities (pictures, classes), split by split.
+        class_names: in the order of the probabilities.
+
+    Returns:
+        CSV with the columns path, split, label, predicted, confidence, and one column `p_CLASS`
+        per class with its probability, to six digits.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    header = ["path", "split", "label", "predicted", "confidence"]
+    writer.writerow(header + [f"p_{name}" for name in class_names])
+    for rows, probabilities in parts:
+        for row, values in zip(rows, probabilities, strict=True):
+            answer = int(values.argmax())
+            digits = [f"{value:.6f}" for value in values]
+            told = [row.name, row.split, row.label, class_names[answer], digits[answer]]
+            writer.writerow(told + digits)
+    return table.getvalue()

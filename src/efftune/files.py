@@ -1,0 +1,116 @@
+"""Files appear whole or not at all, and say when they were altered since."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from efftune.errors import UsageError
+
+
+def cache_folder() -> Path:
+    """Where efftune keeps what it can make again: `$EFFTUNE_CACHE`, or the user's cache folder."""
+    chosen = os.environ.get("EFFTUNE_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("efftune"))
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Hand out a temporary path beside `path`; move what was written there into place at the end.
+
+    If the block raises, `path` stays as it was and the temporary file is removed. The temporary
+    name keeps the suffix, since some writers choose their format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        # mkstemp makes private files; a run should be as readable as any file its owner makes.
+        partial.chmod(0o666 & ~_umask())
+        _flush_to_disk(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Like `written_whole`, for a folder that does not exist yet.
+
+    If another process finishes the same folder first, that one is kept.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())
+        try:
+            partial.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def reserved_folder(candidates: Iterable[Path]) -> Iterator[Path]:
+    """Make the first of `candidates` that does not exist yet, and remove it if the block raises.
+
+    Two processes never get the same folder.
+
+    Raises:
+        UsageError: the folder cannot be made, or all candidates are taken.
+    """
+    folder = _made(candidates)
+    try:
+        yield folder
+    except BaseException:  # Ctrl-C too leaves nothing half-written behind
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _made(candidates: Iterable[Path]) -> Path:
+    taken = None
+    for taken in candidates:
+        try:
+            taken.parent.mkdir(parents=True, exist_ok=True)
+            taken.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(
+                f"Cannot make the run folder {taken}: {error.strerror}. Name another with --run."
+            ) from None
+        return taken
+    raise UsageError(f"{taken} exists already, and runs are never overwritten. Name another.")
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path`, whole or not at all. Text is UTF-8 with plain newlines."""
+    with written_whole(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

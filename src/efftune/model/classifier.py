@@ -1,0 +1,182 @@
+"""Backbone, head and class names as one thing: predict, save, load."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune import files
+from efftune.data import images
+from efftune.data.images import Pixels
+from efftune.errors import BadImage, DataError, UsageError
+from efftune.model import inference
+from efftune.model.backbone import Backbone
+from efftune.recipe import Fit
+
+if TYPE_CHECKING:
+    import keras
+
+KERAS_FILE = "model.keras"
+OPENVINO_FILE = "openvino/model.xml"
+CLASSES_FILE = "classes.json"
+FILES = (KERAS_FILE, OPENVINO_FILE, "openvino/model.bin", CLASSES_FILE)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one picture.
+
+    Attributes:
+        path: the picture.
+        label: the likeliest class.
+        confidence: its probability, 0 to 1.
+        top: the likeliest classes with their probabilities, likeliest first.
+    """
+
+    path: Path
+    label: str
+    confidence: float
+    top: tuple[tuple[str, float], ...]
+
+
+class Classifier:
+    """A trained classifier, read from a run folder.
+
+    Predictions come from the OpenVINO model in float32, the same on every CPU, and import no
+    training framework. `model` is the same classifier in Keras.
+
+    Attributes:
+        folder: the run it came from.
+        class_names: in the order of the probabilities.
+        image_size: side of the square it sees, in pixels.
+        fit: how pictures become squares.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str], image_size: int, fit: Fit):
+        self.folder = folder
+        self.class_names = tuple(class_names)
+        self.image_size = image_size
+        self.fit = fit
+
+    @cached_property
+    def model(self) -> "keras.Model":
+        """The Keras model: float32 pixels, 0 to 255, in; probabilities out. Imports Keras."""
+        import keras
+
+        return keras.saving.load_model(self.folder / KERAS_FILE)
+
+    @cached_property
+    def _network(self) -> inference.Network:
+        def make() -> Any:
+            return inference.read(self.folder / OPENVINO_FILE)
+
+        return inference.Network(make, size=self.image_size)
+
+    def predict(
+        self,
+        pictures: Sequence[str | Path] | str | Path,
+        top: int = 1,
+        *,
+        on_unreadable: Callable[[Path, str], None] | None = None,
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> list[Prediction]:
+        """Predict the classes of pictures.
+
+        Args:
+            pictures: paths, or one path.
+            top: how many of the likeliest classes to give, 1 or more.
+            on_unreadable: called with path and reason for a picture that cannot be decoded, which
+                is then left out. Without it such a picture is an error.
+            on_progress: called with the pictures done and their total.
+
+        Returns:
+            One prediction per readable picture, in order.
+
+        Raises:
+            UsageError: `top` is below 1.
+            DataError: a picture cannot be decoded and `on_unreadable` is not given.
+        """
+        if top < 1:
+            raise UsageError(f"top must be 1 or more. Received: {top}.")
+        paths = [Path(pictures)] if isinstance(pictures, str | Path) else list(map(Path, pictures))
+        probabilities, failures = self.probabilities(paths, on_progress)
+        for path, reason in failures.items():
+            if on_unreadable is None:
+                raise DataError(f"Cannot predict {path}: {reason}.")
+            on_unreadable(path, reason)
+        return [
+            self._prediction(path, row, top)
+            for path, row in zip(paths, probabilities, strict=True)
+            if path not in failures
+        ]
+
+    def probabilities(
+        self,
+        paths: Sequence[Path],
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> tuple[NDArray[np.float32], dict[Path, str]]:
+        """Class probabilities of pictures.
+
+        Args:
+            paths: the pictures.
+            on_progress: called with the pictures done and their total.
+
+        Returns:
+            Probabilities, float32 (pictures, classes), zero where a picture cannot be decoded;
+            and the reasons of those that cannot, by path.
+        """
+        rows = np.zeros((len(paths), len(self.class_names)), np.float32)
+        failures: dict[Path, str] = {}
+        done = 0
+
+        def load(i: int) -> Pixels | None:
+            try:
+                return images.decode(images.read(paths[i]), self.image_size, self.fit)[None]
+            except BadImage as error:
+                failures[paths[i]] = error.reason
+                return None
+
+        def deliver(i: int, output: NDArray[np.float32]) -> None:
+            nonlocal done
+            rows[i] = output[0]
+            done += 1
+            on_progress(done, len(paths))
+
+        self._network.run(range(len(paths)), load, deliver)
+        return rows, {path: failures[path] for path in paths if path in failures}
+
+    def _prediction(self, path: Path, row: NDArray[np.float32], top: int) -> Prediction:
+        order = np.argsort(-row, kind="stable")[:top]
+        ranked = tuple((self.class_names[i], float(row[i])) for i in order)
+        return Prediction(path, *ranked[0], ranked)
+
+
+def save(
+    folder: Path,
+    backbone: Backbone,
+    head: tuple[NDArray[np.float32], NDArray[np.float32]],
+    class_names: Sequence[str],
+) -> dict[str, str]:
+    """Write a classifier's files: the Keras model, the OpenVINO model and the class names.
+
+    Args:
+        folder: where to write `FILES`.
+        backbone: the pretrained part.
+        head: kernel (features, classes) and bias (classes,).
+        class_names: in the order of the head's outputs.
+
+    Returns:
+        The SHA-256 of each file, by its name within the folder.
+    """
+    with files.written_whole(folder / KERAS_FILE) as partial:
+        backbone.keras_classifier(*head).save(partial)
+    with files.folder_written_whole((folder / OPENVINO_FILE).parent) as partial:
+        whole = inference.with_head(backbone.openvino_model, *head)
+        inference.write(whole, partial / Path(OPENVINO_FILE).name)
+    files.write(folder / CLASSES_FILE, json.dumps(list(class_names), indent=1, ensure_ascii=False))
+    return {name: files.sha256(folder / name) for name in FILES}

@@ -1,0 +1,262 @@
+"""The frozen part of the network, run once over the pictures and kept on disk.
+
+Features are kept per picture, found again by the picture's content and by everything else that
+shapes them. Adding ten pictures to ten thousand computes ten.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune import files
+from efftune.data import augmentation, images
+from efftune.data.examples import SPLITS, Examples, Split
+from efftune.data.images import Pixels
+from efftune.errors import BadImage
+from efftune.model.backbone import WIDTH, Backbone
+from efftune.model.inference import Network, Precision, fastest_precision
+from efftune.recipe import Fit, Recipe
+
+Digest = bytes  # SHA-256 of a picture's file, 32 bytes
+SHARD_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that shapes a picture's features, beside its content.
+
+    Attributes:
+        model: the backbone's name.
+        weights: SHA-256 of its weights file.
+        image_size: side of the square it sees, in pixels.
+        width: values in one feature row.
+        fit: how pictures become squares.
+        views: augmented views beside the picture itself.
+        seed: of the views.
+        precision: in which the network computes.
+    """
+
+    model: str
+    weights: str
+    image_size: int
+    width: int
+    fit: Fit
+    views: int
+    seed: int
+    precision: Precision
+
+    @classmethod
+    def of(
+        cls, backbone: Backbone, *, fit: Fit, precision: Precision, views: int = 0, seed: int = 0
+    ) -> "Settings":
+        """The settings for a backbone."""
+        return cls(
+            model=backbone.entry.name,
+            weights=backbone.entry.weights.sha256,
+            image_size=backbone.image_size,
+            width=WIDTH,
+            fit=fit,
+            views=views,
+            seed=seed,
+            precision=precision,
+        )
+
+    @property
+    def key(self) -> str:
+        """A name for these settings and the versions of the code behind them."""
+        shaping = asdict(self) | {"decoder": images.VERSION}
+        if self.views:
+            shaping["augmentation"] = augmentation.VERSION
+        else:
+            del shaping["seed"]
+        text = json.dumps(shaping, sort_keys=True)
+        return f"{self.model}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of many pictures.
+
+    Attributes:
+        values: float32, shape (pictures, 1 + views, width); the first view is the picture itself.
+            Memory-mapped from a temporary file. Pictures that failed have no row.
+        sha256s: content hash by path, of each file that could be read.
+        failures: by path, why a picture could not be decoded.
+        computed: how many pictures were not found on disk.
+    """
+
+    values: NDArray[np.float32]
+    sha256s: dict[Path, str]
+    failures: dict[Path, str]
+    computed: int
+
+
+def extract_splits(
+    examples: Examples,
+    backbone: Backbone,
+    recipe: Recipe,
+    on_progress: Callable[[int, int], None],
+) -> dict[Split, Features]:
+    """The features of each split.
+
+    Training pictures are computed in the CPU's fastest precision and with the recipe's views; the
+    pictures to judge by in float32 and as they are, so that the scores are those of the saved
+    model on any machine.
+    """
+    fastest = fastest_precision()
+    settings: dict[Split, Settings] = {
+        split: Settings.of(backbone, fit=recipe.fit, precision="f32") for split in SPLITS
+    }
+    settings["train"] = Settings.of(
+        backbone, fit=recipe.fit, precision=fastest, views=recipe.views, seed=recipe.seed
+    )
+    paths = {split: [row.path for row in examples.of(split)] for split in SPLITS}
+    total = sum(map(len, paths.values()))
+    parts: dict[Split, Features] = {}
+    before = 0
+    for split in SPLITS:
+        parts[split] = extract(
+            paths[split],
+            backbone,
+            settings[split],
+            lambda done, _total, before=before: on_progress(before + done, total),
+        )
+        before += len(paths[split])
+    return parts
+
+
+def extract(
+    paths: Sequence[Path],
+    backbone: Backbone,
+    settings: Settings,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Features:
+    """Compute the features of pictures, or take them from disk.
+
+    Beside the result, memory is bounded whatever the number of pictures: 256 MiB of decoded
+    pictures and one shard of rows. The result takes 4 · width · (1 + views) bytes a picture in a
+    temporary file: 5 kB without views.
+
+    Args:
+        paths: the pictures.
+        backbone: made and compiled only if a picture has to be computed.
+        settings: what the features are to be.
+        on_progress: called with the pictures done and their total, from several threads.
+
+    Returns:
+        One row per readable picture, in the order of `paths`.
+    """
+    shape = (len(paths), settings.views + 1, settings.width)
+    folder = files.cache_folder() / "features" / settings.key
+    store = _Store(folder, shape[1:])
+    values = _temporary(shape)
+    digests: dict[int, Digest] = {}
+    failures: dict[Path, str] = {}
+    computed: set[int] = set()
+    done = itertools.count(1)
+
+    def load(i: int) -> Pixels | None:
+        try:
+            content = images.read(paths[i])
+            digests[i] = hashlib.sha256(content).digest()
+            kept = store.get(digests[i])
+            if kept is None:
+                return _views(content, digests[i], settings)
+            values[i] = kept
+        except BadImage as error:
+            failures[paths[i]] = error.reason
+        on_progress(next(done), len(paths))
+        return None
+
+    def deliver(i: int, rows: NDArray[np.float32]) -> None:
+        values[i] = rows
+        computed.add(i)
+        on_progress(next(done), len(paths))
+
+    network = Network(
+        lambda: backbone.openvino_model,
+        size=settings.image_size,
+        batch=settings.views + 1,
+        precision=settings.precision,
+    )
+    step = max(1, SHARD_ROWS // shape[1])
+    for start in range(0, len(paths), step):
+        part = range(start, min(start + step, len(paths)))
+        try:
+            network.run(part, load, deliver)
+        finally:  # an interrupted run keeps what it has computed
+            store.add((digests[i], values[i]) for i in sorted(computed.intersection(part)))
+    sha256s = {paths[i]: digest.hex() for i, digest in digests.items()}
+    kept = [i for i in range(len(paths)) if paths[i] not in failures]
+    return Features(_only(values, kept), sha256s, failures, len(computed))
+
+
+def _views(content: bytes, digest: Digest, settings: Settings) -> Pixels:
+    """The picture and its augmented views, uint8 (1 + views, size, size, 3)."""
+    pixels = images.decode(content, settings.image_size, settings.fit)
+    plans = (augmentation.plan(settings.seed, digest, i + 1) for i in range(settings.views))
+    return np.stack([pixels, *(augmentation.apply(pixels, view) for view in plans)])
+
+
+def _only(values: NDArray[np.float32], kept: Sequence[int]) -> NDArray[np.float32]:
+    """The rows `kept` (ascending), moved up in place: there may be no memory for a copy."""
+    for to, at in enumerate(kept):
+        if to != at:
+            values[to] = values[at]
+    return values[: len(kept)]
+
+
+def _temporary(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Zeros in a file without a name, which goes when the array goes."""
+    if not np.prod(shape):
+        return np.zeros(shape, np.float32)
+    folder = files.cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        return np.memmap(stream, np.float32, "w+", shape=shape)
+
+
+class _Store:
+    """Feature rows on disk, in shards named by the SHA-256 of their own bytes.
+
+    A shard that does not match its name was damaged or half-written: it is removed, and its rows
+    are computed again.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...]):
+        self._folder = folder
+        self._dtype = np.dtype([("sha256", "V32"), ("values", np.float32, shape)])
+        self._rows: dict[Digest, tuple[NDArray[np.void], int]] = {}
+        for path in sorted(folder.glob("[0-9a-f]*.npy")):
+            self._open(path)
+
+    def get(self, digest: Digest) -> NDArray[np.float32] | None:
+        """The rows of a picture, or None."""
+        place = self._rows.get(digest)
+        return None if place is None else place[0]["values"][place[1]]
+
+    def add(self, rows: Iterable[tuple[Digest, NDArray[np.float32]]]) -> None:
+        """Keep the rows of some pictures as one shard."""
+        shard = np.array([(np.void(digest), values) for digest, values in rows], self._dtype)
+        if len(shard):
+            content = io.BytesIO()
+            np.save(content, shard, allow_pickle=False)
+            name = hashlib.sha256(content.getbuffer()).hexdigest()
+            files.write(self._folder / f"{name}.npy", content.getvalue())
+
+    def _open(self, path: Path) -> None:
+        if files.sha256(path) != path.stem:
+            path.unlink(missing_ok=True)
+            return
+        shard = np.load(path, mmap_mode="r", allow_pickle=False)
+        digests = shard["sha256"].tobytes()
+        for i in range(len(shard)):
+            self._rows[digests[32 * i : 32 * (i + 1)]] = (shard, i)

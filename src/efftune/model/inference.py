@@ -1,0 +1,172 @@
+"""Fast forward passes on the CPU: OpenVINO networks, fed by decoding threads.
+
+Needs no training framework, except to convert a Keras model.
+"""
+
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.data.images import Pixels
+from efftune.provenance import usable_processors
+
+# OpenVINO reports its use over the network when it is imported. A tool for people's own pictures
+# should not; without this package OpenVINO falls back to a silent stub of its own.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino as ov  # noqa: E402
+from openvino import opset13 as ops  # noqa: E402
+from openvino.preprocess import PrePostProcessor  # noqa: E402
+
+if TYPE_CHECKING:
+    import keras
+
+Precision = Literal["f32", "bf16"]
+Item = TypeVar("Item")
+
+WINDOW_BYTES = 256 * 2**20  # decoded pictures waiting for the network, at most
+
+
+def fastest_precision() -> Precision:
+    """The precision in which this machine's CPU computes fastest: bf16 where it has it."""
+    return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+def convert(model: "keras.Model") -> ov.Model:
+    """Convert a Keras model of one input and one output; weights stay in float32."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        model.export(str(path), format="openvino", verbose=False)
+        return read(path)
+
+
+def read(path: Path) -> ov.Model:
+    """Read an OpenVINO model, weights and all: its files may change or go afterwards."""
+    core = ov.Core()
+    core.set_property({"ENABLE_MMAP": False})
+    return core.read_model(path)
+
+
+def write(model: ov.Model, path: Path) -> None:
+    """Write a model as `path` (.xml) and its weights, in float32, beside it (.bin)."""
+    ov.save_model(model, path, compress_to_fp16=False)
+
+
+def with_head(
+    backbone: ov.Model, kernel: NDArray[np.float32], bias: NDArray[np.float32]
+) -> ov.Model:
+    """The backbone carried on to probabilities, as `backbone.classifier` does for Keras.
+
+    Args:
+        backbone: from `convert`, with features (batch, features) as its output.
+        kernel: shape (features, classes).
+        bias: shape (classes,).
+    """
+    copy = backbone.clone()
+    features = copy.output(0).get_node().input_value(0)
+    logits = ops.add(ops.matmul(features, kernel, False, False), bias[None])
+    probabilities = ops.softmax(logits, 1)
+    probabilities.output(0).tensor.set_names({"probabilities"})
+    return ov.Model([probabilities], copy.get_parameters(), backbone.get_friendly_name())
+
+
+class Network:
+    """An OpenVINO model compiled for this machine's CPU, taking uint8 pixels.
+
+    The model is made and compiled when the first picture is there to be run, while threads go on
+    decoding the next ones: a run that finds everything on disk never needs it.
+
+    Attributes:
+        size: side of the input square, in pixels.
+        batch: pictures in one request.
+        precision: in which it computes; weights and outputs are float32 either way.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], ov.Model],
+        *,
+        size: int,
+        batch: int = 1,
+        precision: Precision = "f32",
+    ):
+        self.size = size
+        self.batch = batch
+        self.precision = precision
+        self._make = make
+
+    @cached_property
+    def compiled(self) -> ov.CompiledModel:
+        """The compiled model."""
+        steps = PrePostProcessor(self._make().clone())
+        steps.input().tensor().set_element_type(ov.Type.u8)
+        model = steps.build()
+        model.reshape([self.batch, self.size, self.size, 3])
+        return ov.Core().compile_model(
+            model, "CPU", {"NUM_STREAMS": usable_processors(), "INFERENCE_PRECISION_HINT": self.precision}
+        )
+
+    def run(
+        self,
+        items: Sequence[Item],
+        load: Callable[[Item], Pixels | None],
+        deliver: Callable[[Item, NDArray[np.float32]], None],
+    ) -> None:
+        """Run the network over many items while threads load the next ones.
+
+        Args:
+            items: what to run over.
+            load: gives an item's pixels, uint8 (batch, size, size, 3), or None to leave it out.
+                Called in several threads at once.
+            deliver: takes an item and its output, float32 (batch, values), valid during the call
+                only. Called in any order and in several threads.
+
+        Raises:
+            Exception: whatever `load` raises; no item is started after that.
+        """
+        ahead = max(2 * usable_processors(), WINDOW_BYTES // (self.batch * self.size**2 * 3))
+        waiting: deque[tuple[Item, Future[Pixels | None]]] = deque()
+        pool = ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode")
+        requests = _Requests(self, deliver)
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(load, item)))
+                if len(waiting) >= ahead:
+                    requests.start(*waiting.popleft())
+            while waiting:
+                requests.start(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+            requests.finish()
+
+
+class _Requests(Generic[Item]):
+    """Inference requests under way; the network is compiled when the first one starts."""
+
+    def __init__(self, network: Network, deliver: Callable[[Item, NDArray[np.float32]], None]):
+        self.network = network
+        self.deliver = deliver
+        self.queue: Any = None
+
+    def start(self, item: Item, loaded: "Future[Pixels | None]") -> None:
+        pixels = loaded.result()
+        if pixels is None:
+            return
+        if self.queue is None:
+            self.queue = ov.AsyncInferQueue(self.network.compiled, 2 * usable_processors())
+            self.queue.set_callback(
+                lambda request, item: self.deliver(item, request.get_output_tensor(0).data)
+            )
+        self.queue.start_async({0: pixels}, item)
+
+    def finish(self) -> None:
+        if self.queue is not None:
+            self.queue.wait_all()

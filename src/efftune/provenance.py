@@ -1,0 +1,61 @@
+"""What a run was made with: versions, machine, command."""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "efftune",
+    "keras",
+    "tensorflow",
+    "tensorflow-cpu",
+    "openvino",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "scikit-learn",
+)
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that shape a result, where installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The machine: system, processor, number of usable processors."""
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "processors": usable_processors(),
+    }
+
+
+def command() -> str:
+    """The command line of this process."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def usable_processors() -> int:
+    """Processors this process may run on at once."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

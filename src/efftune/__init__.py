@@ -33,7 +33,7 @@ _HOMES = {
     "train": "run",
 }
 
-__all__ = [  # noqa: RUF022  (sorted as the test of the front door sorts)
+__all__ = [
     "Classifier",
     "DataError",
     "EfftuneError",

@@ -1,7 +1,7 @@
 """Every choice of a run as one frozen value, TOML in and out."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,7 +39,7 @@ class Recipe(BaseModel):
     name: Literal["quick"] = "quick"
     model: str = "efficientnet-lite0"
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
-    fit: Fit = "stretch"
+    fit: Fit = "crop"
     val_fraction: Annotated[float, Field(ge=0.01, le=0.5)] = 0.15
     test_fraction: Annotated[float, Field(ge=0.01, le=0.5)] = 0.15
     missing_classes: Literal["refuse", "allow"] = "refuse"
@@ -95,6 +95,36 @@ def choices_in(path: Path) -> Mapping[str, Any]:
         raise UsageError(f"Cannot read the settings file {path}: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a TOML file: {error}.") from None
+
+
+def gathered(
+    config: Path | None, settings: Sequence[str], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Choices from a settings file, `KEY=VALUE` texts and options; the later win.
+
+    Args:
+        config: a TOML file, or None.
+        settings: texts such as `views=2` or `head_strengths=[0.01, 0.1]`.
+        options: choices by name; those that are None are left out.
+
+    Raises:
+        UsageError: the file cannot be used, or a text is not of that form.
+    """
+    choices = dict(choices_in(config)) if config else {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set takes KEY=VALUE, for example views=2. Received: {setting!r}.")
+        choices[key.strip()] = _value(text.strip())
+    return choices | {key: value for key, value in options.items() if value is not None}
+
+
+def _value(text: str) -> Any:
+    """A TOML value, or the text itself: quotes around words are not asked for."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _explain(error: ValidationError) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from efftune import files, provenance
 from efftune.data import sources
 from efftune.data.examples import SPLITS, Example, Examples, Split, labels
-from efftune.errors import DataError, UsageError
+from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation import metrics, predictions
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model import classifier as classifiers
@@ -69,7 +69,9 @@ def train(
         UsageError: an unknown name, a choice out of range, or a run folder that cannot be made.
         DataError: the source cannot be trained on.
     """
-    recipe = (Recipe.named(recipe) if isinstance(recipe, str) else recipe).changed(**choices)
+    recipe = (
+        Recipe.named(recipe, **choices) if isinstance(recipe, str) else recipe.changed(**choices)
+    )
     watch = _Watch(on_progress)
     with watch.phase("find"):
         backbone = Backbone(recipe.model, recipe.image_size)
@@ -139,6 +141,19 @@ class Run:
             raise DataError(f"The run {folder} is damaged: {error}. Train again.") from None
         return cls(folder, recipe, evaluation, record)
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The run in one line of JSON, as `efftune train --json` prints it."""
+        val, test = self.evaluation.val, self.evaluation.test
+        return {
+            "run": str(self.folder),
+            "model": self.record["model"]["name"],
+            "recipe": self.recipe.name,
+            "seconds": round(sum(self.record["seconds"].values()), 2),
+            "val": {"accuracy": val.accuracy},
+            "test": {"accuracy": test.accuracy, "low": test.low, "high": test.high},
+        }
+
     @cached_property
     def classifier(self) -> Classifier:
         """The trained classifier.
@@ -151,7 +166,7 @@ class Run:
     def evaluate(
         self,
         source: str | Path,
-        split: Split | None = None,
+        split: str | None = None,
         *,
         on_progress: Progress = _silent,
     ) -> tuple[SplitEvaluation, Examples]:
@@ -241,8 +256,10 @@ def _as_read(examples: Examples, parts: dict[Split, Features], recipe: Recipe) -
     return examples
 
 
-def _chosen(examples: Examples, split: Split | None) -> tuple[Example, ...]:
+def _chosen(examples: Examples, split: str | None) -> tuple[Example, ...]:
     """The usable pictures of a split, or of the test split, or all."""
+    if split not in (None, *SPLITS):
+        raise unknown_name("split", str(split), SPLITS)
     brought = {row.split for row in examples.rows if row.usable} - {""}
     if split is None:
         split = "test" if "test" in brought else None
@@ -275,9 +292,7 @@ def _history(scores: dict[Split, SplitEvaluation], seconds: float) -> str:
     return table.getvalue()
 
 
-def _facts(
-    examples: Examples, backbone: Backbone, recipe: Recipe, head: Head
-) -> dict[str, Any]:
+def _facts(examples: Examples, backbone: Backbone, recipe: Recipe, head: Head) -> dict[str, Any]:
     """What `run.json` says beside checksums and seconds."""
     return {
         "state": "finished",

@@ -87,7 +87,10 @@ class Examples:
             New examples in which every usable row has a split.
         """
         brought = {row.split for row in self.rows if row.usable}
-        shares = {"test": 0.0 if "test" in brought else test, "val": 0.0 if "val" in brought else val}
+        shares = {
+            "test": 0.0 if "test" in brought else test,
+            "val": 0.0 if "val" in brought else val,
+        }
         rows = list(self.rows)
         random = np.random.default_rng(seed)
         for label in self.class_names:
@@ -199,7 +202,6 @@ class Examples:
             status = "used" if row.usable else "set aside"
             writer.writerow([row.name, row.label, row.split, status, row.reason, row.sha256])
         return table.getvalue()
-
 
     @property
     def fingerprint(self) -> str:

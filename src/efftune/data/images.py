@@ -6,9 +6,10 @@ model everywhere. The content decides the format, never the file's name.
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -32,7 +33,7 @@ _SIGNATURES = (
     (b"II+\x00", "TIFF"),
     (b"MM\x00+", "TIFF"),
 )
-_GREY_BARS = (127, 127, 127)  # what the models' own preprocessing maps to zero
+_GREY = 127  # what the models' own preprocessing maps to zero
 
 
 def sniff(path: Path) -> str:
@@ -90,7 +91,8 @@ def decode(content: bytes, size: int, fit: Fit) -> Pixels:
             # resampling always goes down.
             image.draft("RGB", (size, size))
             image.load()
-            return np.asarray(_fitted(_rgb(_upright(image)), size, fit))
+            _turn_upright(image)
+            return _fitted(_rgb(image), size, fit)
     except UnidentifiedImageError:
         raise BadImage("empty file" if not content else "not an image") from None
     except Image.DecompressionBombError:
@@ -101,15 +103,14 @@ def decode(content: bytes, size: int, fit: Fit) -> Pixels:
         raise BadImage(_damage(error)) from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> None:
     """Turn the picture as its EXIF orientation says.
 
     Must come after loading: Pillow turns TIFF files itself while it loads them.
     """
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001  (damaged EXIF data does not spoil the pixels)
-        return image
+    # Damaged EXIF data does not spoil the pixels.
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -119,7 +120,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_8_bits(image: Image.Image) -> Pixels:
@@ -133,15 +134,36 @@ def _to_8_bits(image: Image.Image) -> Pixels:
     return values.clip(0, 255).round().astype(np.uint8)
 
 
-def _fitted(image: Image.Image, size: int, fit: Fit) -> Image.Image:
-    if fit == "pad":
-        return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=_GREY_BARS)
-    box = None
+def _fitted(image: Image.Image, size: int, fit: Fit) -> Pixels:
+    width, height = image.size
     if fit == "crop":
-        side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        return _resized(image, (left, top, left + side, top + side), (size, size))
+    whole = (0, 0, width, height)
+    if fit == "stretch":
+        return _resized(image, whole, (size, size))
+    share = size / max(width, height)
+    shown = (max(1, round(width * share)), max(1, round(height * share)))
+    left, top = (size - shown[0]) // 2, (size - shown[1]) // 2
+    square = np.full((size, size, 3), _GREY, np.uint8)
+    square[top : top + shown[1], left : left + shown[0]] = _resized(image, whole, shown)
+    return square
+
+
+def _resized(image: Image.Image, box: tuple[int, int, int, int], to: tuple[int, int]) -> Pixels:
+    """The part `box` of a picture (left, top, right, bottom) at another size (width, height).
+
+    Averages whole pixels down to less than twice the size, then interpolates linearly. That is
+    several times faster than a filter over all pixels, and the sharper result is nearer to what
+    the backbones were trained on.
+    """
+    factors = (max(1, (box[2] - box[0]) // to[0]), max(1, (box[3] - box[1]) // to[1]))
+    if factors != (1, 1):
+        part = np.asarray(image.reduce(factors, box))
+    else:
+        part = np.asarray(image)[box[1] : box[3], box[0] : box[2]]
+    return np.asarray(cv2.resize(part, to, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def _damage(error: Exception) -> str:

@@ -4,8 +4,8 @@ Nothing is dropped in silence: each file met becomes a row, and what cannot be u
 reason.
 """
 
-import os
-from collections.abc import Iterator
+import glob
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,53 @@ def find(source: str | Path) -> Examples:
     if not root.is_dir():
         raise UsageError(f"{name!r} is a file. Give a folder with one folder per class.")
     return Examples(name, tuple(_rows(root)))
+
+
+def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The pictures meant by files, folders and glob patterns.
+
+    Args:
+        names: paths or patterns. A folder means every picture below it.
+
+    Returns:
+        The pictures, in order, each once; and the reasons, by path, of named files that are none.
+        Files found in a folder that are no pictures are not mentioned.
+
+    Raises:
+        UsageError: a name means nothing that exists.
+        DataError: a folder cannot be read, or holds no picture.
+    """
+    found: dict[Path, None] = {}
+    failures: dict[Path, str] = {}
+    for name in names:
+        for path in _meant(str(name)):
+            if path.is_dir():
+                found |= dict.fromkeys(_pictures_below(path))
+                continue
+            try:
+                images.sniff(path)
+                found[path] = None
+            except BadImage as error:
+                failures[path] = error.reason
+    return list(found), failures
+
+
+def _meant(name: str) -> list[Path]:
+    path = Path(name).expanduser()
+    if path.exists() or path.is_symlink():
+        return [path]
+    matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+    if not matches:
+        raise UsageError(f"There is no file or folder {name!r}.")
+    return matches
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    rows = _pictures(folder, folder, "", "")
+    paths = [row.path for row in rows if row.usable]
+    if not paths:
+        raise DataError(f"{folder} holds no picture that can be read.")
+    return paths
 
 
 def _rows(root: Path) -> Iterator[Example]:

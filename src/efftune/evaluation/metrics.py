@@ -107,6 +107,8 @@ def evaluate(
     """
     from sklearn import metrics
 
+    probabilities = probabilities.astype(np.float64)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
     numbers = np.arange(len(class_names))
     answers = probabilities.argmax(axis=1)
     right = int((answers == labels).sum())
@@ -125,7 +127,7 @@ def evaluate(
         low=low,
         high=high,
         top5=_top5(probabilities, labels),
-        loss=float(metrics.log_loss(labels, probabilities.astype(np.float64), labels=numbers)),
+        loss=float(metrics.log_loss(labels, probabilities, labels=numbers)),
         macro_f1=float(np.mean([score.f1 for score in per_class if score.support])),
         per_class=tuple(per_class),
         confusion=tuple(tuple(map(int, row)) for row in confusion),
@@ -154,8 +156,6 @@ def wilson(right: int, total: int, confidence: float = 0.95) -> tuple[float, flo
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 
 
-def _top5(
-    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
-) -> float:
+def _top5(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
     likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     return float((likeliest == labels[:, None]).any(axis=1).mean())

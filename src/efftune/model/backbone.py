@@ -65,7 +65,9 @@ class Backbone:
         """The same for OpenVINO, converted once and then kept in the cache folder."""
         folder = files.cache_folder() / "backbones" / self._conversion_key
         if not _intact(folder):
-            model = inference.convert(self.keras_model)
+            from efftune.model.conversion import convert
+
+            model = convert(self.keras_model)
             shutil.rmtree(folder, ignore_errors=True)
             _keep(model, folder)
         return inference.read(folder / "model.xml")

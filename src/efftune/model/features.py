@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -127,10 +128,16 @@ def extract_splits(
             paths[split],
             backbone,
             settings[split],
-            lambda done, _total, before=before: on_progress(before + done, total),
+            partial(_advance, on_progress, before, total),
         )
         before += len(paths[split])
     return parts
+
+
+def _advance(
+    on_progress: Callable[[int, int], None], before: int, total: int, done: int, _of: int
+) -> None:
+    on_progress(before + done, total)
 
 
 def extract(

@@ -1,16 +1,15 @@
 """Fast forward passes on the CPU: OpenVINO networks, fed by decoding threads.
 
-Needs no training framework, except to convert a Keras model.
+Needs no training framework.
 """
 
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +25,6 @@ import openvino as ov  # noqa: E402
 from openvino import opset13 as ops  # noqa: E402
 from openvino.preprocess import PrePostProcessor  # noqa: E402
 
-if TYPE_CHECKING:
-    import keras
-
 Precision = Literal["f32", "bf16"]
 Item = TypeVar("Item")
 
@@ -38,14 +34,6 @@ WINDOW_BYTES = 256 * 2**20  # decoded pictures waiting for the network, at most
 def fastest_precision() -> Precision:
     """The precision in which this machine's CPU computes fastest: bf16 where it has it."""
     return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
-
-
-def convert(model: "keras.Model") -> ov.Model:
-    """Convert a Keras model of one input and one output; weights stay in float32."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.xml"
-        model.export(str(path), format="openvino", verbose=False)
-        return read(path)
 
 
 def read(path: Path) -> ov.Model:
@@ -66,7 +54,7 @@ def with_head(
     """The backbone carried on to probabilities, as `backbone.classifier` does for Keras.
 
     Args:
-        backbone: from `convert`, with features (batch, features) as its output.
+        backbone: from `conversion.convert`, with features (batch, features) as its output.
         kernel: shape (features, classes).
         bias: shape (classes,).
     """
@@ -111,7 +99,9 @@ class Network:
         model = steps.build()
         model.reshape([self.batch, self.size, self.size, 3])
         return ov.Core().compile_model(
-            model, "CPU", {"NUM_STREAMS": usable_processors(), "INFERENCE_PRECISION_HINT": self.precision}
+            model,
+            "CPU",
+            {"NUM_STREAMS": usable_processors(), "INFERENCE_PRECISION_HINT": self.precision},
         )
 
     def run(

@@ -82,7 +82,9 @@ def backbone(name: str, image_size: int) -> keras.Model:
         repeats = stage.repeats if fixed else math.ceil(stage.repeats * variant.depth)
         channels = _rounded(stage.channels * variant.width)
         for i in range(repeats):
-            x = _block(x, stage, channels, stage.stride if i == 0 else 1, f"block{number}{chr(97 + i)}_")
+            x = _block(
+                x, stage, channels, stage.stride if i == 0 else 1, f"block{number}{chr(97 + i)}_"
+            )
     x = _convolution(x, 1280, name="top_conv")
     x = _activation(_norm(x, "top_bn"), "top_activation")
     features = layers.GlobalAveragePooling2D(name="avg_pool")(x)
@@ -92,7 +94,7 @@ def backbone(name: str, image_size: int) -> keras.Model:
 def _block(
     x: keras.KerasTensor, stage: _Stage, channels: int, stride: int, name: str
 ) -> keras.KerasTensor:
-    """An inverted bottleneck: expand, filter each channel, project, and add the input if it fits."""
+    """An inverted bottleneck: expand, filter each channel, project, add the input if it fits."""
     entry = x
     if stage.expansion != 1:
         x = _convolution(x, x.shape[-1] * stage.expansion, name=f"{name}expand_conv")

@@ -96,7 +96,9 @@ class _Tensor:
         steps = zip(self.shape, self.strides, strict=True)
         last = sum((length - 1) * stride for length, stride in steps)
         if self.offset < 0 or min(self.shape + self.strides, default=0) < 0 or last >= len(storage):
-            raise DataError("The PyTorch weights file is damaged: a tensor reaches beyond its data.")
+            raise DataError(
+                "The PyTorch weights file is damaged: a tensor reaches beyond its data."
+            )
         view = np.lib.stride_tricks.as_strided(
             storage, self.shape, [stride * storage.itemsize for stride in self.strides]
         )
@@ -113,7 +115,9 @@ class _Reader(pickle.Unpickler):
             return _rebuild
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
-        raise DataError(f"The PyTorch weights file asks for {module}.{name}, which is not a tensor.")
+        raise DataError(
+            f"The PyTorch weights file asks for {module}.{name}, which is not a tensor."
+        )
 
     def persistent_load(self, reference: Any) -> tuple[str, np.dtype[Any]]:
         _kind, dtype, key, _device, _length, _view = reference

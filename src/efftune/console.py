@@ -236,16 +236,18 @@ class _PlainLines:
 
     def __init__(self) -> None:
         self._phase = ""
+        self._counted = 0  # where counting began, as `_started` says when
         self._started = self._told = 0.0
 
     def report(self, phase: str, done: int, total: int) -> None:
         now = time.monotonic()
         if phase != self._phase:
-            self._phase, self._started, self._told = phase, now, now
+            self._phase, self._told, self._counted = phase, now, 0
             warn(f"{phase} …")
         elif not self._counted:
             self._counted, self._started = done, now
         elif now - self._told >= _PLAIN_EVERY_SECONDS:
             self._told = now
-            left = (now - self._started) / done * (total - done)
+            pace = (now - self._started) / max(done - self._counted, 1)
+            left = pace * (total - done)
             warn(f"{phase} {done:,} of {total:,}, about {left:.0f} s left")

@@ -191,7 +191,7 @@ def extract(
     network = Network(
         lambda: backbone.openvino_model,
         size=settings.image_size,
-        batch=settings.views + 1,
+        views=settings.views + 1,
         precision=settings.precision,
     )
     step = max(1, SHARD_ROWS // shape[1])

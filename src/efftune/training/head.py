@@ -17,7 +17,7 @@ from efftune.recipe import Recipe
 COMPONENTS = 512  # keep 93–99 % of the variance; more did not change accuracy
 SEARCH_PICTURES = 20_000  # enough to choose a strength by, whatever the size of the split
 _SEARCH_TOLERANCE = 1e-2  # the order of strengths settles long before their coefficients do
-_FINAL_TOLERANCE = 1e-4
+_FINAL_TOLERANCE = 1e-3
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]

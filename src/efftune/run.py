@@ -96,9 +96,13 @@ def train(
             files.write(folder / "history.csv", _history(scores, watch.seconds["head"]))
             files.write(folder / "predictions.csv", predictions.to_csv(held_out, names))
             files.write(folder / "evaluation.json", _json(evaluation.to_dict()))
-        facts = _facts(examples, backbone, recipe, head)
+        facts = _facts(examples, backbone, recipe, head) | {
+            "features": _counted(parts),
+            "seconds": watch.seconds,
+            "files": sums,
+        }
         # The record comes last: a folder without one is not a run.
-        files.write(folder / RECORD, _json(facts | {"seconds": watch.seconds, "files": sums}))
+        files.write(folder / RECORD, _json(facts))
     return Run.load(folder)
 
 
@@ -314,6 +318,15 @@ def _facts(examples: Examples, backbone: Backbone, recipe: Recipe, head: Head) -
         "head": {"strength": head.strength},
         "versions": provenance.versions(),
         "machine": provenance.machine() | {"precision": inference.fastest_precision()},
+    }
+
+
+def _counted(parts: dict[Split, Features]) -> dict[str, int]:
+    """How many pictures' features were computed, and how many were found on disk."""
+    computed = sum(part.computed for part in parts.values())
+    return {
+        "computed": computed,
+        "kept": sum(len(part.values) for part in parts.values()) - computed,
     }
 
 

@@ -1,1 +1,1 @@
-"""."""
+"""Judging a classifier."""

@@ -12,10 +12,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import openvino as ov
 from keras import layers
 from numpy.typing import NDArray
-
-from efftune.model.inference import ops, ov
+from openvino import opset13 as ops
 
 Node = Any  # OpenVINO's nodes have no useful static type
 

@@ -3,7 +3,6 @@
 Needs no training framework.
 """
 
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,18 +11,13 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
+import openvino as ov
 from numpy.typing import NDArray
+from openvino import opset13 as ops
+from openvino.preprocess import PrePostProcessor
 
 from efftune.data.images import Pixels
 from efftune.provenance import usable_processors
-
-# OpenVINO reports its use over the network when it is imported. A tool for people's own pictures
-# should not; without this package OpenVINO falls back to a silent stub of its own.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
-import openvino as ov  # noqa: E402
-from openvino import opset13 as ops  # noqa: E402
-from openvino.preprocess import PrePostProcessor  # noqa: E402
 
 Precision = Literal["f32", "bf16"]
 Item = TypeVar("Item")

@@ -1,1 +1,1 @@
-"""."""
+"""Fitting a classifier."""

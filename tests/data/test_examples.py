@@ -1,0 +1,143 @@
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efftune.data.examples import Example, Examples, labels
+from efftune.errors import DataError
+
+
+def examples(counts: dict[str, int], split: str = "") -> Examples:
+    rows = [
+        Example(Path(f"{label}/{i}"), f"{label}/{i}", label, split)
+        for label, count in counts.items()
+        for i in range(count)
+    ]
+    return Examples("photos", tuple(rows))
+
+
+sizes = st.dictionaries(st.sampled_from("abcdef"), st.integers(3, 60), min_size=2)
+shares = st.floats(0.01, 0.5)
+
+
+@given(sizes, shares, shares, st.integers(0, 2**32 - 1))
+def test_every_class_has_its_share_in_every_split(counts, val, test, seed):
+    split = examples(counts).split(val, test, seed)
+    split.require_trainable(allow_missing=False)
+    for label, count in counts.items():
+        parts = Counter(row.split for row in split.rows if row.label == label)
+        assert sum(parts.values()) == count
+        assert parts["test"] == max(1, min(round(test * count), count - 1))
+        assert 1 <= parts["val"] <= max(1, round(val * count))
+
+
+@given(sizes, st.integers(0, 1000))
+def test_split_depends_on_the_seed_alone(counts, seed):
+    assert examples(counts).split(0.2, 0.2, seed) == examples(counts).split(0.2, 0.2, seed)
+
+
+def test_other_seeds_split_otherwise():
+    assert examples({"a": 40}).split(0.2, 0.2, 0) != examples({"a": 40}).split(0.2, 0.2, 1)
+
+
+def test_brought_splits_stay():
+    brought = Examples(
+        "x", examples({"a": 9, "b": 9}, "train").rows + examples({"a": 3, "b": 3}, "test").rows
+    )
+    split = brought.split(0.3, 0.3, 0)
+    assert split.of("test") == brought.of("test")
+    assert len(split.of("val")) == 6
+    assert {row.name for row in split.of("val")} < {row.name for row in brought.of("train")}
+
+
+def test_files_set_aside_get_no_split():
+    rows = (*examples({"a": 5, "b": 5}).rows, Example(Path("a/x"), "a/x", "a", reason="damaged"))
+    split = Examples("x", rows).split(0.2, 0.2, 0)
+    assert split.set_aside == (rows[-1],)
+    assert "a/x" not in {row.name for part in ("train", "val", "test") for row in split.of(part)}
+
+
+def test_class_names_are_sorted_and_number_the_labels():
+    found = examples({"pear": 2, "Apple": 1, "fig": 1})
+    assert found.class_names == ("Apple", "fig", "pear")
+    assert labels(found.rows, found.class_names).tolist() == [2, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({}, "photos holds no picture that can be read. It is empty"),
+        ({"a": 5}, "one class only, 'a'"),
+        ({"a": 5, "b": 1}, r"Class 'b' has 1 usable picture\(s\) to train on; it takes at least 3"),
+    ],
+)
+def test_unsplittable_examples_are_refused(counts, words):
+    with pytest.raises(DataError, match=words):
+        examples(counts).require_splittable(allow_missing=False)
+
+
+def test_no_readable_picture_tells_the_reasons():
+    rows = tuple(Example(Path(n), n, "a", reason="truncated") for n in "xyz")
+    with pytest.raises(DataError, match="Found: 3 truncated"):
+        Examples("photos", rows).require_splittable(allow_missing=False)
+
+
+def test_small_classes_can_be_allowed():
+    found = examples({"a": 5, "b": 1})
+    found.require_splittable(allow_missing=True)
+    split = found.split(0.2, 0.2, 0)
+    split.require_trainable(allow_missing=True)
+    assert [row.split for row in split.rows if row.label == "b"] == ["train"]
+
+
+@pytest.mark.parametrize("lacking", ["val", "test"])
+def test_class_missing_from_a_split_is_refused_unless_allowed(lacking):
+    rows = [
+        row for split in ("train", "val", "test") for row in examples({"a": 2, "b": 2}, split).rows
+    ]
+    found = Examples("x", tuple(row for row in rows if (row.label, row.split) != ("b", lacking)))
+    with pytest.raises(DataError, match=f"class 'b' in the {lacking} split"):
+        found.require_trainable(allow_missing=False)
+    found.require_trainable(allow_missing=True)
+
+
+def test_class_missing_from_training_is_always_refused():
+    found = Examples(
+        "x", examples({"a": 2}, "train").rows + examples({"a": 2, "b": 2}, "test").rows
+    ).split(0.3, 0.3, 0)
+    with pytest.raises(DataError, match="'b' in the train split of x: it cannot be learnt"):
+        found.require_trainable(allow_missing=True)
+
+
+def test_reading_adds_hashes_and_reasons():
+    found = examples({"a": 2, "b": 1})
+    first, second, _ = (row.path for row in found.rows)
+    read = found.as_read({first: "12ab"}, {second: "truncated"})
+    assert [row.sha256 for row in read.rows] == ["12ab", "", ""]
+    assert [row.usable for row in read.rows] == [True, False, True]
+
+
+def test_class_lost_in_reading_is_refused():
+    found = examples({"a": 2, "b": 1})
+    with pytest.raises(DataError, match="No picture of class 'b' can be decoded; b/0"):
+        found.as_read({}, {Path("b/0"): "truncated"})
+
+
+def test_csv_lists_every_file():
+    rows = (*examples({"a,b": 1}, "val").rows, Example(Path("n"), "notes.txt", reason="hidden"))
+    table = list(csv.DictReader(io.StringIO(Examples("x", rows).to_csv())))
+    assert [row["path"] for row in table] == ["a,b/0", "notes.txt"]
+    assert [row["status"] for row in table] == ["used", "set aside"]
+    assert table[1]["reason"] == "hidden"
+
+
+def test_fingerprint_follows_content_label_and_split_not_names():
+    def one(name: str = "a", label: str = "x", split: str = "train", sha: str = "00") -> str:
+        return Examples("s", (Example(Path(name), name, label, split, sha256=sha),)).fingerprint
+
+    assert one() == one(name="b")
+    assert len({one(), one(label="y"), one(split="val"), one(sha="01")}) == 4

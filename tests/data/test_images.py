@@ -1,0 +1,260 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from efftune.data import images
+from efftune.errors import BadImage
+
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+
+
+def encoded(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def halves(size: int = 64) -> Image.Image:
+    """Red above, blue below."""
+    pixels = np.zeros((size, size, 3), np.uint8)
+    pixels[: size // 2] = (255, 0, 0)
+    pixels[size // 2 :] = (0, 0, 255)
+    return Image.fromarray(pixels)
+
+
+def is_red(pixel: np.ndarray) -> bool:
+    return pixel[0] > 200 and pixel[2] < 60
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_each_format_is_decoded(form):
+    pixels = images.decode(encoded(halves(), form), 32, "stretch")
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert is_red(pixels[4, 16])
+    assert not is_red(pixels[28, 16])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_content_decides_the_format_not_the_suffix(form, tmp_path):
+    path = tmp_path / "picture.txt"
+    path.write_bytes(encoded(halves(), form))
+    assert images.sniff(path) == form
+    assert is_red(images.decode(images.read(path), 32, "crop")[4, 16])
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize(
+    ("orientation", "red_at"), [(1, (4, 16)), (3, (28, 16)), (6, (16, 28)), (8, (16, 4))]
+)
+def test_exif_orientation_is_honoured(form, orientation, red_at):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(halves(), form, exif=exif)
+    assert is_red(images.decode(content, 32, "stretch")[red_at])
+
+
+def test_damaged_exif_does_not_spoil_the_picture():
+    content = encoded(halves(), "JPEG", exif=b"Exif\x00\x00MM\x00*garbage")
+    assert is_red(images.decode(content, 32, "stretch")[4, 16])
+
+
+def test_greyscale_becomes_rgb():
+    pixels = images.decode(encoded(Image.new("L", (8, 8), 77)), 8, "stretch")
+    assert (pixels == 77).all()
+
+
+def test_black_and_white_becomes_rgb():
+    assert (images.decode(encoded(Image.new("1", (8, 8), 1)), 8, "stretch") == 255).all()
+
+
+def test_palette_becomes_rgb():
+    pixels = images.decode(encoded(halves().quantize(4)), 32, "stretch")
+    assert is_red(pixels[4, 4])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_on_white(mode):
+    clear = Image.new(mode, (8, 8), 0)
+    assert (images.decode(encoded(clear), 8, "stretch") == 255).all()
+
+
+def test_half_transparency_is_blended():
+    half = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
+    assert images.decode(encoded(half), 8, "stretch") == pytest.approx(127, abs=1)
+
+
+def test_transparent_palette_colour_is_laid_on_white():
+    picture = Image.new("P", (8, 8), 0)
+    picture.putpalette([255, 0, 0, 0, 255, 0])
+    assert (images.decode(encoded(picture, transparency=0), 8, "stretch") == 255).all()
+
+
+def test_cmyk_becomes_rgb():
+    content = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95)
+    assert is_red(images.decode(content, 16, "stretch")[8, 8])
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("value", [0, 200, 32768, 65535])
+def test_16_bits_are_scaled_not_saturated(form, value):
+    picture = Image.fromarray(np.full((8, 8), value, np.uint16))
+    pixels = images.decode(encoded(picture, form), 8, "stretch")
+    assert pixels == pytest.approx(value / 257, abs=1)
+
+
+def test_16_bit_colour_png_is_scaled():
+    row = b"\x00" + struct.pack(">3H", 65535, 32768, 0) * 2
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(row * 2)), (b"IEND", b"")):
+        sum_ = zlib.crc32(kind + body)
+        content += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", sum_)
+    pixels = images.decode(content, 2, "stretch")
+    assert pixels.reshape(-1, 3) == pytest.approx(np.array([[255, 128, 0]] * 4), abs=1)
+
+
+def test_float_tiff_is_scaled():
+    picture = Image.fromarray(np.full((8, 8), 0.5, np.float32))
+    assert images.decode(encoded(picture, "TIFF"), 8, "stretch") == pytest.approx(128, abs=1)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP"])
+def test_only_the_first_frame_is_used(form):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    assert is_red(images.decode(content, 16, "stretch")[8, 8])
+
+
+def test_crop_keeps_the_central_square():
+    wide = Image.new("RGB", (90, 30), "blue")
+    wide.paste("red", (30, 0, 60, 30))
+    pixels = images.decode(encoded(wide), 30, "crop")
+    assert all(is_red(pixel) for pixel in pixels.reshape(-1, 3))
+
+
+def test_stretch_shows_everything():
+    wide = Image.new("RGB", (90, 30), "blue")
+    wide.paste("red", (0, 0, 45, 30))
+    pixels = images.decode(encoded(wide), 30, "stretch")
+    assert is_red(pixels[15, 2])
+    assert not is_red(pixels[15, 27])
+
+
+def test_pad_keeps_proportions_and_adds_grey():
+    pixels = images.decode(encoded(Image.new("RGB", (60, 30), "red")), 30, "pad")
+    assert (pixels[:7] == 127).all()
+    assert (pixels[-7:] == 127).all()
+    assert is_red(pixels[15, 15])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (3, 2000)])
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_extreme_shapes_are_decoded(shape, fit):
+    assert images.decode(encoded(Image.new("RGB", shape, "red")), 32, fit).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_large_pictures_look_the_same_at_a_reduced_scale(form):
+    gradient = np.linspace(0, 255, 1024)[None, :, None].repeat(1024, 0).repeat(3, 2)
+    content = encoded(Image.fromarray(gradient.astype(np.uint8)), form)
+    pixels = images.decode(content, 32, "stretch")
+    assert pixels[16, :, 0] == pytest.approx((np.arange(32) + 0.5) * 8, abs=3)
+
+
+def test_large_jpegs_are_decoded_at_a_reduced_scale(monkeypatch):
+    loaded = []
+    real = Image.Image.load
+    monkeypatch.setattr(
+        "PIL.ImageFile.ImageFile.load", _recording(loaded, __import__("PIL.ImageFile").ImageFile)
+    )
+    assert real is Image.Image.load
+    images.decode(encoded(halves(1024), "JPEG"), 100, "crop")
+    assert loaded == [(128, 128)]
+
+
+def _recording(sizes, module):
+    real = module.ImageFile.load
+
+    def load(self):
+        result = real(self)
+        if not sizes:
+            sizes.append(self.size)
+        return result
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello, this is text", "not an image"),
+        (b"%PDF-1.7", "not an image"),
+        (encoded(halves(), "JPEG")[:500], "truncated"),
+        (b"\x89PNG\r\n\x1a\n" + b"\x00" * 40, "not an image"),
+    ],
+)
+def test_useless_content_has_a_reason(content, reason):
+    with pytest.raises(BadImage) as caught:
+        images.decode(content, 32, "crop")
+    assert caught.value.reason == reason
+
+
+def test_bomb_is_refused():
+    content = encoded(Image.new("1", (20_000, 20_000)))
+    with pytest.raises(BadImage, match="too large"):
+        images.decode(content, 32, "crop")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda _path: None, "no such file"),
+        (lambda path: path.mkdir(), "a folder, not a picture"),
+        (lambda path: path.symlink_to("nowhere"), "broken link"),
+        (lambda path: path.touch(), "empty file"),
+        (lambda path: path.write_text("text"), "not an image"),
+    ],
+)
+def test_sniff_tells_why_a_file_is_no_picture(tmp_path, make, reason):
+    make(tmp_path / "x")
+    with pytest.raises(BadImage) as caught:
+        images.sniff(tmp_path / "x")
+    assert caught.value.reason == reason
+
+
+def test_decoding_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(halves(), "JPEG"))
+    before = (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_mode)
+    images.decode(images.read(path), 32, "crop")
+    assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_mode) == before
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused_cleanly(content):
+    with pytest.raises(BadImage):
+        images.decode(content, 16, "crop")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(FORMATS), st.data())
+def test_damaged_files_are_decoded_or_refused_cleanly(form, data):
+    content = bytearray(encoded(halves(24), form))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(content)))
+    try:
+        pixels = images.decode(
+            bytes(content[:cut]), 16, data.draw(st.sampled_from(["crop", "pad", "stretch"]))
+        )
+    except BadImage:
+        return
+    assert pixels.shape == (16, 16, 3)

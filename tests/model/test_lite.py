@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from efftune.model import catalogue, lite
+from efftune.model.backbone import Backbone
+
+PUBLISHED = {  # with 1000 classes
+    "efficientnet-lite0": 4_652_008,
+    "efficientnet-lite1": 5_416_680,
+    "efficientnet-lite2": 6_092_072,
+    "efficientnet-lite3": 8_197_096,
+    "efficientnet-lite4": 13_006_568,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_count_is_the_published_one(name):
+    model = lite.backbone(name, 32)
+    statistics = sum(
+        int(np.prod(each.shape)) for each in model.non_trainable_weights if "moving" in each.path
+    )
+    assert model.count_params() - statistics + 1280 * 1000 + 1000 == PUBLISHED[name]
+
+
+def test_catalogue_tells_the_same_counts():
+    assert all(entry.parameters == PUBLISHED[entry.name] for entry in catalogue.models())
+
+
+def test_layers_are_named_by_stage_and_block():
+    names = [layer.name for layer in lite.backbone("efficientnet-lite0", 32).layers]
+    blocks = list(dict.fromkeys(name.split("_")[0] for name in names if name.startswith("block")))
+    assert " ".join(block.removeprefix("block") for block in blocks) == (
+        "1a 2a 2b 3a 3b 4a 4b 4c 5a 5b 5c 6a 6b 6c 6d 7a"
+    )
+
+
+def reference_logits(name, pixels):
+    """What the PyTorch reference says of pixels (batch, size, size, 3)."""
+    torch = pytest.importorskip("torch", reason="the PyTorch reference needs torch")
+    reference = pytest.importorskip(
+        "efficientnet_lite_pytorch", reason="pip install efficientnet-lite-pytorch"
+    )
+    path = str(catalogue.weights_path(catalogue.model(name)))
+    model = reference.EfficientNet.from_pretrained(name, weights_path=path).eval()
+    batch = torch.from_numpy(((pixels - 127) / 128).transpose(0, 3, 1, 2).astype(np.float32))
+    with torch.no_grad():
+        return model(batch).numpy()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", [entry.name for entry in catalogue.models()])
+def test_logits_equal_the_pytorch_references(name):
+    from efftune.model import weights
+
+    backbone = Backbone(name)
+    size = backbone.image_size
+    pixels = np.random.default_rng(0).uniform(0, 255, (3, size, size, 3)).astype(np.float32)
+    expected = reference_logits(name, pixels)
+    tensors = weights.read_verified(backbone.entry.weights.path, backbone.entry.weights.sha256)
+    features = backbone.keras_model.predict(pixels, verbose=0)
+    logits = features @ tensors["_fc.weight"].T + tensors["_fc.bias"]
+    assert np.abs(logits - expected).max() <= 1e-3
+
+
+def test_rebuilt_model_with_loaded_weights_is_the_same(tmp_path):
+    backbone = Backbone("efficientnet-lite0", 64)
+    backbone.keras_model.save_weights(tmp_path / "all.weights.h5")
+    again = lite.backbone("efficientnet-lite0", 64)
+    again.load_weights(tmp_path / "all.weights.h5")
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    first, second = (model.predict(pixels, verbose=0) for model in (backbone.keras_model, again))
+    assert np.abs(first - second).max() <= 1e-6
+
+
+def test_preprocessing_is_inside():
+    """Grey of 127 is the models' zero: the stem sees nothing of it."""
+    import keras
+
+    model = lite.backbone("efficientnet-lite0", 32)
+    entry = keras.Model(model.input, model.get_layer("preprocessing").output)
+    grey = np.full((1, 32, 32, 3), 127, np.float32)
+    assert np.abs(entry.predict(grey, verbose=0)).max() < 1e-6
+    white = entry.predict(grey + 128, verbose=0)
+    assert white == pytest.approx(1.0)
+
+
+@pytest.mark.shared
+def test_pretrained_statistics_fit_real_pictures(clothing):
+    """The stem's activations on photos have the spread that its BatchNorm was trained on.
+
+    This fails for another scaling of the pixels or another order of the channels' weights.
+    """
+    import keras
+
+    from efftune.data import images
+
+    model = Backbone("efficientnet-lite0").keras_model
+    paths = sorted(clothing.glob("train/*/*.jpg"))[::100]
+    pixels = np.stack([images.decode(images.read(path), 224, "crop") for path in paths])
+    stem = keras.Model(model.input, model.get_layer("stem_conv").output)
+    spread = stem.predict(pixels.astype(np.float32), verbose=0).std(axis=(0, 1, 2))
+    trained = np.sqrt(model.get_layer("stem_bn").moving_variance.numpy())
+    assert 0.75 < np.median(spread / trained) < 1.3

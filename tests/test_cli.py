@@ -1,0 +1,226 @@
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import efftune
+from conftest import fill
+
+MODULES = (
+    "import sys; sys.argv[1:] = {arguments!r}\n"
+    "from efftune.cli import main\n"
+    "try:\n    main()\nfinally:\n"
+    "    heavy = {{'keras', 'tensorflow', 'jax', 'torch'}} & set(sys.modules)\n"
+    "    print('heavy:', sorted(heavy), file=sys.stderr)\n"
+)
+
+
+def modules_after(*arguments):
+    """Run a command and tell which training frameworks it has imported."""
+    script = MODULES.format(arguments=[str(each) for each in arguments])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_imports_no_framework(arguments):
+    assert modules_after(*arguments) == "heavy: []"
+
+
+def test_predict_and_evaluate_import_no_framework(finished_run, source):
+    assert modules_after("predict", finished_run.folder, source / "red") == "heavy: []"
+    assert modules_after("evaluate", finished_run.folder, source) == "heavy: []"
+
+
+def test_version(efftune_command):
+    assert efftune_command("--version").stdout == f"efftune {efftune.__version__}\n"
+
+
+def test_train_prints_the_score_and_where_the_run_is(efftune_command, source, tmp_path):
+    done = efftune_command("train", source, "--image-size", 32)
+    assert done.returncode == 0, done.stderr
+    assert "30 pictures of 3 classes: train 18 · val 6 · test 6" in done.stdout
+    assert "100.0 %" in done.stdout
+    assert "runs/squares-lite0-1" in done.stdout
+    assert "features" in done.stderr
+    assert (tmp_path / "runs" / "squares-lite0-1" / "run.json").exists()
+
+
+def test_train_json_ends_with_one_line(efftune_command, source):
+    done = efftune_command("train", source, "--image-size", 32, "--json", "--quiet")
+    (line,) = done.stdout.splitlines()
+    told = json.loads(line)
+    assert done.stderr == ""
+    assert told["run"] == "runs/squares-lite0-1"
+    assert (told["model"], told["recipe"]) == ("efficientnet-lite0", "quick")
+    assert told["val"] == {"accuracy": 1.0}
+    assert set(told["test"]) == {"accuracy", "low", "high"}
+    assert told["seconds"] > 0
+
+
+def test_options_reach_the_recipe(efftune_command, source, tmp_path):
+    (tmp_path / "mine.toml").write_text("seed = 5\nfit = 'pad'\nval_fraction = 0.3\n")
+    options = ["--config", "mine.toml", "--fit", "stretch", "--test", 0.2, "--set", "views=1"]
+    done = efftune_command("train", source, "--image-size", 32, *options, "--run", "mine")
+    assert done.returncode == 0, done.stderr
+    recipe = efftune.Run.load(tmp_path / "mine").recipe
+    assert (recipe.seed, recipe.fit, recipe.views) == (5, "stretch", 1)
+    assert (recipe.val_fraction, recipe.test_fraction) == (0.3, 0.2)
+
+
+def test_evaluate_prints_every_class(efftune_command, finished_run, source):
+    done = efftune_command("evaluate", finished_run.folder, source)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("red", "green", "blue", "95 % interval"))
+    told = json.loads(efftune_command("evaluate", finished_run.folder, source, "--json").stdout)
+    assert (told["pictures"], told["accuracy"]) == (30, 1.0)
+
+
+def test_predict_prints_a_table(efftune_command, finished_run, source):
+    done = efftune_command("predict", finished_run.folder, source / "red" / "01.png")
+    assert done.returncode == 0, done.stderr
+    assert "01.png" in done.stdout
+    assert "red" in done.stdout.splitlines()[-1]
+
+
+def test_predict_json_is_an_object_a_line(efftune_command, finished_run, source):
+    done = efftune_command("predict", finished_run.folder, source / "red", "--json", "--top", 2)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == 10
+    assert {each["label"] for each in told} == {"red"}
+    assert all(len(each["top"]) == 2 for each in told)
+
+
+def test_predict_csv_has_a_row_per_class(efftune_command, finished_run, source):
+    done = efftune_command("predict", finished_run.folder, source / "red", "--csv", "--top", 2)
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["rank"] for row in rows] == ["1", "2"] * 10
+    assert rows[0]["label"] == "red"
+
+
+def test_predict_goes_on_past_a_bad_file_and_exits_with_1(
+    efftune_command, finished_run, source, tmp_path
+):
+    whole = (source / "red" / "00.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    done = efftune_command(
+        "predict", finished_run.folder, "cut.jpg", source / "red" / "01.png", "--json"
+    )
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 1
+    assert "cut.jpg: truncated" in done.stderr
+
+
+def test_models_are_listed(efftune_command):
+    told = json.loads(efftune_command("models", "--json").stdout)
+    assert [each["name"] for each in told] == [f"efficientnet-lite{i}" for i in range(3)]
+    assert told[0]["here"] is True
+    assert "efficientnet-lite0" in efftune_command("models").stdout
+
+
+@pytest.fixture
+def mistakes(tmp_path, finished_run, source):
+    """A folder with everything that the bad commands below name."""
+    fill(tmp_path / "one" / "photos", count=3)
+    (tmp_path / "empty").mkdir()
+    fill(tmp_path / "lonely", count=4)
+    for extra in sorted((tmp_path / "lonely" / "red").iterdir())[1:]:
+        extra.unlink()
+    fill(tmp_path / "unreadable", count=1)
+    for path in (tmp_path / "unreadable").rglob("*.*g"):
+        path.write_text("text")
+    fill(tmp_path / "onlyred", count=5)
+    for name in ("blue", "green"):
+        for path in (tmp_path / "onlyred" / name).iterdir():
+            path.unlink()
+        (tmp_path / "onlyred" / name).rmdir()
+    for split in ("train", "val", "test"):
+        fill(tmp_path / "gap" / split, count=2)
+    for path in (tmp_path / "gap" / "val" / "red").iterdir():
+        path.unlink()
+    (tmp_path / "text.txt").write_text("text")
+    (tmp_path / "link").symlink_to(finished_run.folder)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "nowhere"], 2, "There is no folder 'nowhere'"),
+        (["train", "text.txt"], 2, "is a file"),
+        (["train", "empty"], 1, "empty holds no picture that can be read. It is empty"),
+        (["train", "onlyred"], 1, "one class only, 'red'"),
+        (["train", "lonely"], 1, "Class 'red' has 1 usable picture"),
+        (["train", "unreadable"], 1, "Found: 3 not an image"),
+        (["train", "gap"], 1, "class 'red' in the val split"),
+        (["train", "lonely", "--model", "efficientnet-lite9"], 2, "Unknown model"),
+        (["train", "lonely", "--recipe", "quik"], 2, "Did you mean 'quick'"),
+        (["train", "lonely", "--set", "veiws=1"], 2, "Did you mean 'views'"),
+        (["train", "lonely", "--val", "1.5"], 2, "val_fraction = 1.5"),
+        (["train", "lonely", "--config", "gone.toml"], 2, "gone.toml"),
+        (["train", "lonely", "--imgae-size", "32"], 2, "image-size"),
+        (["train", "one/photos", "--run", "text.txt/run"], 2, "Cannot make the run folder"),
+        (["train", "one/photos", "--run", "empty"], 2, "never overwritten"),
+        (["train"], 2, "SOURCE"),
+        (["predict", "link", "text.txt"], 1, "text.txt: not an image"),
+        (["predict", "link", "empty"], 1, "empty holds no picture"),
+        (["predict", "link", "gone.jpg"], 2, "no file or folder 'gone.jpg'"),
+        (["predict", "one", "one/photos/red/01.png"], 1, "one is not a finished run"),
+        (["predict", "gone", "one/photos/red/01.png"], 2, "There is no run folder gone"),
+        (["evaluate", "link", "gap", "--split", "tset"], 2, "Did you mean 'test'"),
+        (["evaluate", "one", "gap"], 1, "one is not a finished run"),
+        (["evaluate", "link", "empty"], 1, "holds no picture"),
+    ],
+)
+def test_mistake_gets_one_clear_message(mistakes, efftune_command, arguments, code, words):
+    before = sorted(mistakes.rglob("*"))
+    done = efftune_command(*arguments)
+    assert done.returncode == code, done.stderr
+    assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert sorted(path for path in mistakes.rglob("*") if path.name != "runs") == before
+    assert not list(mistakes.glob("runs/*"))
+
+
+def test_altered_model_gets_a_clear_message(efftune_command, source, tmp_path):
+    run = efftune.train(source, run=tmp_path / "run", image_size=32)
+    with (run.folder / "openvino" / "model.bin").open("ab") as stream:
+        stream.write(b"x")
+    done = efftune_command("predict", "run", source / "red" / "01.png")
+    assert done.returncode == 1
+    assert "openvino/model.bin was altered" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_leaves_no_run_and_says_so(tmp_path):
+    fill(tmp_path / "photos", count=200)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "efftune", "train", "photos"],
+        cwd=tmp_path,
+        env=os.environ | {"EFFTUNE_CACHE": str(tmp_path / "cache")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if line.startswith("features"):
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "Stopped." in told
+    assert "Traceback" not in told
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_demo_reaches_the_accuracy_it_promises(efftune_command):
+    done = efftune_command("demo", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["test"]["accuracy"] >= 0.92

@@ -1,0 +1,80 @@
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efftune.errors import UsageError
+from efftune.recipe import Recipe, choices_in, gathered
+
+recipes = st.builds(
+    Recipe,
+    model=st.text(min_size=1, max_size=20),
+    image_size=st.integers(0, 1024),
+    fit=st.sampled_from(["stretch", "crop", "pad"]),
+    val_fraction=st.floats(0.01, 0.5),
+    test_fraction=st.floats(0.01, 0.5),
+    views=st.integers(0, 32),
+    head_strengths=st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=5).map(tuple),
+    seed=st.integers(0, 2**32 - 1),
+)
+
+
+@given(recipes)
+def test_recipe_survives_toml(recipe):
+    assert Recipe.named("quick", **tomllib.loads(recipe.to_toml())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"views": -1}, "views = -1"),
+        ({"val_fraction": 0.9}, "val_fraction = 0.9"),
+        ({"fit": "squash"}, "fit = 'squash'"),
+        ({"image_size": "big"}, "image_size = 'big'"),
+        ({"veiws": 2}, "Did you mean 'views'"),
+        ({"head_strengths": []}, "head_strengths"),
+    ],
+)
+def test_impossible_choice_is_named(choices, words):
+    with pytest.raises(UsageError, match=words):
+        Recipe.named("quick", **choices)
+
+
+def test_unknown_recipe_is_named():
+    with pytest.raises(UsageError, match=r"Unknown recipe 'quik'. Did you mean 'quick'"):
+        Recipe.named("quik")
+
+
+def test_recipe_cannot_be_changed_in_place():
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().seed = 3
+
+
+def test_later_choices_win(tmp_path):
+    (tmp_path / "r.toml").write_text("seed = 1\nviews = 1\nfit = 'pad'\n")
+    choices = gathered(tmp_path / "r.toml", ["views=2", "fit=stretch"], {"seed": 3, "fit": None})
+    assert choices == {"seed": 3, "views": 2, "fit": "stretch"}
+
+
+def test_set_takes_lists_and_bare_words():
+    choices = gathered(None, ["head_strengths=[0.1, 1]", "missing_classes = allow"], {})
+    assert Recipe.named("quick", **choices).head_strengths == (0.1, 1.0)
+    assert choices["missing_classes"] == "allow"
+
+
+@pytest.mark.parametrize("setting", ["views", "=3", ""])
+def test_malformed_set_is_shown(setting):
+    with pytest.raises(UsageError, match="KEY=VALUE"):
+        gathered(None, [setting], {})
+
+
+def test_settings_file_that_is_not_toml_is_named(tmp_path):
+    (tmp_path / "r.toml").write_text("views: 3")
+    with pytest.raises(UsageError, match=r"r\.toml is not a TOML file"):
+        choices_in(tmp_path / "r.toml")
+
+
+def test_missing_settings_file_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"gone\.toml: No such file"):
+        choices_in(tmp_path / "gone.toml")

@@ -1,0 +1,252 @@
+import csv
+import json
+import subprocess
+import sys
+import tomllib
+
+import numpy as np
+import pytest
+
+import efftune
+from conftest import fill
+from efftune.data import images
+from efftune.data.examples import SPLITS
+
+FILES = {
+    "run.json",
+    "recipe.toml",
+    "classes.json",
+    "examples.csv",
+    "history.csv",
+    "evaluation.json",
+    "predictions.csv",
+    "model.keras",
+    "openvino/model.xml",
+    "openvino/model.bin",
+}
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_run_folder_holds_what_it_should(finished_run):
+    folder = finished_run.folder
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == FILES
+
+
+def test_coloured_squares_are_told_apart(finished_run):
+    assert finished_run.evaluation.test.accuracy == 1
+    assert finished_run.evaluation.test.pictures == 6
+
+
+def test_record_tells_how_the_run_was_made(finished_run):
+    record = json.loads((finished_run.folder / "run.json").read_text())
+    assert record["state"] == "finished"
+    assert record["versions"]["efftune"] == efftune.__version__
+    assert record["data"]["pictures"] == {"train": 18, "val": 6, "test": 6}
+    assert set(record["seconds"]) == {"find", "features", "head", "evaluate", "save"}
+    assert record["machine"]["processors"] >= 1
+    assert len(record["data"]["fingerprint"]) == 64
+    assert record["features"]["computed"] + record["features"]["kept"] == 30
+
+
+def test_recipe_goes_back_in(finished_run, source, tmp_path):
+    choices = tomllib.loads((finished_run.folder / "recipe.toml").read_text())
+    again = efftune.train(source, recipe=efftune.Recipe(**choices), run=tmp_path / "run")
+    assert again.recipe == finished_run.recipe
+    assert again.evaluation == finished_run.evaluation
+
+
+def test_examples_list_every_file_with_its_hash(finished_run, source):
+    rows = table(finished_run.folder / "examples.csv")
+    assert len(rows) == 30
+    assert {row["split"] for row in rows} == set(SPLITS)
+    assert all(len(row["sha256"]) == 64 and row["status"] == "used" for row in rows)
+
+
+def test_history_has_the_heads_row(finished_run):
+    (row,) = table(finished_run.folder / "history.csv")
+    assert (row["stage"], row["epoch"]) == ("head", "1")
+    assert float(row["val_accuracy"]) == finished_run.evaluation.val.accuracy
+
+
+def test_predictions_cover_the_pictures_judged(finished_run):
+    rows = table(finished_run.folder / "predictions.csv")
+    assert [row["split"] for row in rows] == ["val"] * 6 + ["test"] * 6
+    right = sum(row["label"] == row["predicted"] for row in rows if row["split"] == "test")
+    assert right / 6 == finished_run.evaluation.test.accuracy
+
+
+def test_loaded_run_is_the_same(finished_run):
+    again = efftune.Run.load(finished_run.folder)
+    assert again == finished_run
+
+
+def test_loaded_classifier_predicts_what_the_table_says(finished_run, source):
+    rows = table(finished_run.folder / "predictions.csv")
+    classifier = efftune.load(finished_run.folder)
+    probabilities, _ = classifier.probabilities([source / row["path"] for row in rows])
+    said = [[float(row[f"p_{name}"]) for name in classifier.class_names] for row in rows]
+    assert np.abs(probabilities - said).max() <= 1e-4
+
+
+def keras_alone(model, pixels, tmp_path):
+    """Probabilities by plain Keras in a new process that knows nothing of efftune."""
+    np.save(tmp_path / "pixels.npy", pixels)
+    script = (
+        "import sys, keras, numpy as np; "
+        "model = keras.saving.load_model(sys.argv[1]); "
+        "pixels = np.load(sys.argv[2] + '/pixels.npy'); "
+        "np.save(sys.argv[2] + '/said.npy', model.predict(pixels, verbose=0)); "
+        "assert 'efftune' not in sys.modules"
+    )
+    command = [sys.executable, "-c", script, str(model), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return np.load(tmp_path / "said.npy")
+
+
+def test_plain_keras_says_what_the_table_says(finished_run, source, tmp_path):
+    rows = table(finished_run.folder / "predictions.csv")
+    names = json.loads((finished_run.folder / "classes.json").read_text())
+    paths = [source / row["path"] for row in rows]
+    pixels = np.stack([images.decode(images.read(path), 32, "crop") for path in paths])
+    theirs = keras_alone(finished_run.folder / "model.keras", pixels, tmp_path)
+    said = [[float(row[f"p_{name}"]) for name in names] for row in rows]
+    assert np.abs(theirs - said).max() <= 1e-4
+
+
+def test_second_run_keeps_the_features(finished_run, source, tmp_path):
+    again = efftune.train(source, run=tmp_path / "run", image_size=32)
+    assert again.record["features"] == {"computed": 0, "kept": 30}
+    assert again.evaluation == finished_run.evaluation
+
+
+def test_other_seed_splits_otherwise(finished_run, source, tmp_path):
+    again = efftune.train(source, run=tmp_path / "run", image_size=32, seed=1)
+    first, second = (table(run.folder / "examples.csv") for run in (finished_run, again))
+    assert [row["sha256"] for row in first] == [row["sha256"] for row in second]
+    assert [row["split"] for row in first] != [row["split"] for row in second]
+
+
+def test_views_can_be_asked_for(source, tmp_path):
+    run = efftune.train(source, run=tmp_path / "run", image_size=32, views=2)
+    assert run.recipe.views == 2
+    assert run.evaluation.test.accuracy == 1
+
+
+def test_odd_files_are_set_aside_and_the_rest_is_used(broken_source, tmp_path):
+    run = efftune.train(broken_source, run=tmp_path / "run", image_size=32)
+    rows = {row["path"]: row for row in table(run.folder / "examples.csv")}
+    assert rows["red/cut.jpg"]["reason"] == "truncated"
+    assert rows["red/notes.txt"]["reason"] == "not an image"
+    assert sum(row["status"] == "used" for row in rows.values()) == 30
+    assert run.record["data"]["set_aside"] == len(rows) - 30
+
+
+def test_runs_are_numbered(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [efftune.train(source, image_size=32).folder for _ in range(2)]
+    assert [str(folder) for folder in folders] == ["runs/squares-lite0-1", "runs/squares-lite0-2"]
+
+
+def test_existing_run_is_never_overwritten(finished_run, source):
+    before = {path: path.stat().st_mtime_ns for path in finished_run.folder.rglob("*")}
+    with pytest.raises(efftune.UsageError, match="never overwritten"):
+        efftune.train(source, run=finished_run.folder, image_size=32)
+    assert {path: path.stat().st_mtime_ns for path in finished_run.folder.rglob("*")} == before
+
+
+def test_failed_run_leaves_nothing(tmp_path):
+    fill(tmp_path / "photos", count=4)
+    for path in (tmp_path / "photos" / "red").iterdir():
+        path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(efftune.DataError, match="No picture of class 'red' can be decoded"):
+        efftune.train(tmp_path / "photos", run=tmp_path / "runs" / "a", image_size=32)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_stopped_run_leaves_nothing(source, tmp_path):
+    def stop(phase, _done, _total):
+        if phase == "save":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        efftune.train(source, run=tmp_path / "runs" / "a", image_size=32, on_progress=stop)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model.keras", "openvino/model.bin", "classes.json"])
+@pytest.mark.parametrize("damage", ["altered", "missing"])
+def test_altered_model_is_refused(source, tmp_path, name, damage):
+    run = efftune.train(source, run=tmp_path / "run", image_size=32)
+    path = run.folder / name
+    if damage == "missing":
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(efftune.DataError, match=f"{name} (was altered|is missing)"):
+        efftune.load(run.folder)
+
+
+def test_folder_that_is_no_run_is_refused(source, tmp_path):
+    with pytest.raises(efftune.DataError, match="is not a finished run"):
+        efftune.load(source)
+    with pytest.raises(efftune.UsageError, match="There is no run folder"):
+        efftune.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"state": "finished"}', "\xff"])
+def test_damaged_record_is_refused(tmp_path, content):
+    (tmp_path / "run.json").write_text(content, encoding="latin-1")
+    with pytest.raises(efftune.DataError, match="is not a finished run"):
+        efftune.load(tmp_path)
+
+
+def test_run_is_scored_on_other_pictures(finished_run, tmp_path):
+    fill(tmp_path / "others", count=5, offset=77)
+    score, examples = finished_run.evaluate(tmp_path / "others")
+    assert (score.pictures, score.accuracy) == (15, 1)
+    assert examples.set_aside == ()
+
+
+def test_test_split_is_scored_where_there_is_one(finished_run, tmp_path):
+    for split in ("train", "test"):
+        fill(tmp_path / split, count=2 if split == "test" else 4, offset=len(split))
+    assert finished_run.evaluate(tmp_path)[0].pictures == 6
+    assert finished_run.evaluate(tmp_path, "train")[0].pictures == 12
+    with pytest.raises(efftune.UsageError, match="no val split"):
+        finished_run.evaluate(tmp_path, "val")
+    with pytest.raises(efftune.UsageError, match=r"Unknown split 'tset'. Did you mean 'test'"):
+        finished_run.evaluate(tmp_path, "tset")
+
+
+def test_scoring_leaves_out_what_cannot_be_decoded(finished_run, broken_source):
+    score, examples = finished_run.evaluate(broken_source)
+    assert score.pictures == 30
+    assert "truncated" in {row.reason for row in examples.set_aside}
+
+
+def test_unknown_class_is_named(finished_run, tmp_path):
+    fill(tmp_path)
+    (tmp_path / "red").rename(tmp_path / "pink")
+    with pytest.raises(efftune.DataError, match=r"'pink', a class that .* does not know"):
+        finished_run.evaluate(tmp_path)
+
+
+@pytest.mark.shared
+def test_quick_keeps_its_promises_on_real_photos(clothing, tmp_path, own_cache):
+    run = efftune.train(clothing, run=tmp_path / "run")
+    assert run.evaluation.test.accuracy >= 0.86
+    rows = [row for row in table(run.folder / "predictions.csv") if row["split"] == "test"]
+    names = run.classifier.class_names
+    paths = [clothing / row["path"] for row in rows]
+    pixels = np.stack([images.decode(images.read(path), 224, run.recipe.fit) for path in paths])
+    theirs = keras_alone(run.folder / "model.keras", pixels, tmp_path)
+    said = [[float(row[f"p_{name}"]) for name in names] for row in rows]
+    assert np.abs(theirs - said).max() <= 1e-4
+    ours, _ = run.classifier.probabilities(paths)
+    assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() >= 0.995

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+
+from efftune.recipe import Recipe
+from efftune.training import head
+
+
+def clouds(classes=4, each=40, width=30, spread=1.0, views=1, seed=0):
+    """Features of classes that lie apart, float32 (pictures, views, width), and labels."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(0, 1, (classes, width))
+    labels = np.repeat(np.arange(classes), each)
+    noise = random.normal(0, spread, (len(labels), views, width))
+    return (centres[labels][:, None] + noise).astype(np.float32) + 5, labels
+
+
+def accuracy(fitted, features, labels):
+    return (fitted.probabilities(features[:, 0]).argmax(axis=1) == labels).mean()
+
+
+def test_head_learns_what_can_be_learnt():
+    features, labels = clouds(spread=0.3)
+    fitted = head.fit(features, labels, Recipe())
+    assert fitted.kernel.shape == (30, 4)
+    assert fitted.kernel.dtype == fitted.bias.dtype == np.float32
+    assert accuracy(fitted, *clouds(spread=0.3)) == 1
+
+
+def test_head_equals_plain_logistic_regression():
+    features, labels = clouds()
+    fitted = head.fit(features, labels, Recipe(head_strengths=(0.1,)))
+    rows = features[:, 0].astype(np.float64)
+    scale = 1 / np.sqrt(rows.var(axis=0, ddof=1).mean())
+    plain = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit(rows * scale, labels)
+    logits = rows * scale @ plain.coef_.T + plain.intercept_
+    assert fitted.probabilities(features[:, 0]) == pytest.approx(softmax(logits, axis=1), abs=5e-3)
+
+
+def test_probabilities_are_a_softmax():
+    fitted = head.Head(np.eye(3, dtype=np.float32), np.array([0, 1, 0], np.float32), 1.0)
+    features = np.array([[1, 2, 3], [500, 0, -500]], np.float32)
+    expected = softmax(features + np.array([0, 1, 0]), axis=1)
+    assert fitted.probabilities(features) == pytest.approx(expected, abs=1e-6)
+
+
+def test_two_classes_get_two_columns():
+    features, labels = clouds(classes=2, spread=0.5)
+    fitted = head.fit(features, labels, Recipe())
+    assert fitted.kernel.shape == (30, 2)
+    assert accuracy(fitted, features, labels) == 1
+
+
+def test_noise_asks_for_a_strong_penalty_and_order_for_a_weak_one():
+    random = np.random.default_rng(0)
+    features, labels = clouds(spread=0.05)
+    strengths = (1e-5, 0.1, 10.0)
+    recipe = Recipe(head_strengths=strengths)
+    assert head.fit(features, random.permutation(labels), recipe).strength == 1e-5
+    assert head.fit(features, labels, recipe).strength == 10.0
+
+
+def test_order_of_strengths_does_not_matter():
+    features, labels = clouds(spread=2)
+    strengths = (0.001, 0.01, 0.1, 1.0)
+    chosen = {
+        head.fit(features, labels, Recipe(head_strengths=order)).strength
+        for order in (strengths, strengths[::-1])
+    }
+    assert len(chosen) == 1
+
+
+def test_class_with_a_single_picture_can_be_fitted():
+    features, labels = clouds(classes=3, spread=0.3)
+    keep = np.r_[0:40, 40:80, 80]
+    fitted = head.fit(features[keep], labels[keep], Recipe())
+    assert fitted.kernel.shape == (30, 3)
+    assert accuracy(fitted, features[keep], labels[keep]) == 1
+
+
+def test_two_pictures_are_enough():
+    features, labels = clouds(classes=2, each=1, spread=0.1)
+    assert accuracy(head.fit(features, labels, Recipe()), features, labels) == 1
+
+
+def test_views_add_rows_to_learn_from():
+    features, labels = clouds(each=6, spread=2.5, views=8)
+    test = clouds(each=50, spread=2.5, seed=0)
+    alone = head.fit(features[:, :1], labels, Recipe())
+    together = head.fit(features, labels, Recipe())
+    assert accuracy(together, features, labels) > 0.9
+    assert accuracy(together, *test) > accuracy(alone, *test)
+
+
+def test_picture_and_its_views_stay_in_one_fold(monkeypatch):
+    """Views equal to their picture, with random labels: any leak shows as a low loss."""
+    random = np.random.default_rng(0)
+    one = random.normal(0, 1, (120, 1, 20)).astype(np.float32)
+    features = one.repeat(4, axis=1)
+    labels = random.integers(0, 3, 120)
+    seen = []
+    real = head._losses
+
+    def recorded(*arguments):
+        result = real(*arguments)
+        seen.append(result / arguments[3].sum())
+        return result
+
+    monkeypatch.setattr(head, "_losses", recorded)
+    head.fit(features, labels, Recipe(head_strengths=(1e-3, 1e3)))
+    assert np.mean([losses[1] for losses in seen]) > np.log(3)
+
+
+def test_folds_share_out_every_class():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [30, 9, 3]))
+    fold_of = head._folds(labels, 3)
+    for label, each in ((0, 10), (1, 3), (2, 1)):
+        assert np.bincount(fold_of[labels == label]).tolist() == [each] * 3

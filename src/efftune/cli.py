@@ -29,7 +29,9 @@ Source = Annotated[
 RunArgument = Annotated[Path, typer.Argument(help="A run folder made by train.", metavar="RUN")]
 RunOption = Annotated[
     Path | None,
-    typer.Option("--run", help="The run folder to make. [default: runs/SOURCE-MODEL-N]"),
+    typer.Option(
+        "--run", help="The run folder to make. (default: the next free runs/SOURCE-MODEL-N)"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
@@ -56,24 +58,32 @@ def train(
     source: Source,
     model: Annotated[
         str | None,
-        typer.Option(help="As `efftune models` lists it. [default: efficientnet-lite0]"),
+        typer.Option(help="As `efftune models` lists it. (default: efficientnet-lite0)"),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="A named recipe. [default: quick]")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A named recipe. (default: quick)")] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(help="Side of the square the model sees, in pixels. [default: the model's]"),
+        typer.Option(
+            help="Side of the square the model sees, in pixels. (default: the model's own)"
+        ),
     ] = None,
     fit: Annotated[
         str | None,
-        typer.Option(help="How pictures become squares: stretch, crop or pad."),
+        typer.Option(help="How pictures become squares: stretch, crop or pad. (default: crop)"),
     ] = None,
     val: Annotated[
-        float | None, typer.Option(help="Share of the pictures to validate on, if not given.")
+        float | None,
+        typer.Option(
+            help="Share of the pictures to validate on, if SOURCE has no such split. (default: 0.15)"
+        ),
     ] = None,
     test: Annotated[
-        float | None, typer.Option(help="Share of the pictures to test on, if not given.")
+        float | None,
+        typer.Option(
+            help="Share of the pictures to test on, if SOURCE has no such split. (default: 0.15)"
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes a run repeatable.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes a run repeatable. (default: 0)")] = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file of settings, such as a run's recipe.toml.")
     ] = None,
@@ -121,7 +131,7 @@ def evaluate(
     source: Source,
     split: Annotated[
         str | None,
-        typer.Option(help="train, val or test. [default: test if SOURCE has one, else all]"),
+        typer.Option(help="train, val or test. (default: test if SOURCE has one, else everything)"),
     ] = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -140,9 +150,7 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArgument,
-    images: Annotated[
-        list[str], typer.Argument(help="Files, folders or globs.", metavar="IMAGES...")
-    ],
+    images: Annotated[list[str], typer.Argument(help="Files, folders or globs.", metavar="IMAGES")],
     top: Annotated[int, typer.Option(help="How many of the likeliest classes.", min=1)] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,

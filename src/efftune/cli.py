@@ -73,15 +73,11 @@ def train(
     ] = None,
     val: Annotated[
         float | None,
-        typer.Option(
-            help="Share of the pictures to validate on, if SOURCE has no such split. (default: 0.15)"
-        ),
+        typer.Option(help="Share to validate on, if SOURCE has no val split. (default: 0.15)"),
     ] = None,
     test: Annotated[
         float | None,
-        typer.Option(
-            help="Share of the pictures to test on, if SOURCE has no such split. (default: 0.15)"
-        ),
+        typer.Option(help="Share to test on, if SOURCE has no test split. (default: 0.15)"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes a run repeatable. (default: 0)")] = None,
     config: Annotated[

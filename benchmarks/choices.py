@@ -1,0 +1,128 @@
+"""The choices behind `--recipe quick`, measured: fit, number of views, head.
+
+Everything is judged by five-fold cross-validation on the training split alone, with several seeds;
+test pictures are never looked at.
+
+    python benchmarks/choices.py [SOURCE ...] [--seeds 0 1]
+
+SOURCE defaults to sample:digits and, where set, $EFFTUNE_CLOTHING.
+"""
+
+import argparse
+import csv
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune import provenance
+from efftune.data import sources
+from efftune.data.examples import Example, labels
+from efftune.model import features, inference
+from efftune.model.backbone import Backbone
+from efftune.model.features import Settings
+from efftune.recipe import Recipe
+from efftune.training import head
+
+RESULTS = Path(__file__).parent / "results" / "choices.csv"
+FOLDS = 5
+MOST_VIEWS = 4
+
+Rows = NDArray[np.float32]
+Labels = NDArray[np.int64]
+Fitted = Callable[[Rows], Rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    clothing = os.environ.get("EFFTUNE_CLOTHING")
+    parser.add_argument("sources", nargs="*", default=["sample:digits", *filter(None, [clothing])])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    asked = parser.parse_args()
+    print(f"{provenance.machine()}\n{provenance.versions()}\n")
+    print(f"{'source':12}{'choice':30}{'accuracy':>10}{'±':>8}{'loss':>8}{'head s':>8}")
+    with RESULTS.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["source", "choice", "accuracy", "sd_over_seeds", "loss", "head_seconds"])
+        for source in asked.sources:
+            for choice, accuracies, loss, seconds in measured(source, asked.seeds):
+                mean, spread = np.mean(accuracies), np.std(accuracies)
+                name = Path(source).name.removeprefix("sample:")
+                print(
+                    f"{name:12}{choice:30}{mean:10.4f}{spread:8.4f}{loss:8.4f}{seconds:8.2f}",
+                    flush=True,
+                )
+                writer.writerow([name, choice, mean, spread, loss, seconds])
+
+
+def measured(source: str, seeds: list[int]) -> Iterator[tuple[str, list[float], float, float]]:
+    recipe = Recipe()
+    examples = sources.find(source).split(recipe.val_fraction, recipe.test_fraction, recipe.seed)
+    rows, names = examples.of("train"), examples.class_names
+    truth = labels(rows, names)
+
+    for fit in ("stretch", "crop", "pad"):
+        values = extracted(rows, fit=fit)
+        yield f"fit {fit}", *judged(values, truth, seeds, regression)
+    values = extracted(rows, fit=recipe.fit, views=MOST_VIEWS)
+    for views in range(MOST_VIEWS + 1):
+        yield f"views {views}", *judged(values[:, : views + 1], truth, seeds, regression)
+    for name, train in (("Keras head, as the example", keras_head), ("regression", regression)):
+        yield f"head {name}", *judged(values[:, :1], truth, seeds, train)
+
+
+def extracted(rows: tuple[Example, ...], **choices: object) -> Rows:
+    backbone = Backbone("efficientnet-lite0")
+    settings = Settings.of(backbone, precision=inference.fastest_precision(), **choices)
+    return np.array(features.extract([row.path for row in rows], backbone, settings).values)
+
+
+def judged(
+    values: Rows, truth: Labels, seeds: list[int], train: Callable[[Rows, Labels], Fitted]
+) -> tuple[list[float], float, float]:
+    accuracies, losses, seconds = [], [], []
+    for seed in seeds:
+        fold_of = np.empty_like(truth)
+        order = np.random.default_rng(seed).permutation(len(truth))
+        for label in np.unique(truth):
+            members = order[truth[order] == label]
+            fold_of[members] = np.arange(len(members)) % FOLDS
+        probabilities = np.zeros((len(truth), truth.max() + 1), np.float32)
+        for fold in range(FOLDS):
+            inside = fold_of != fold
+            start = time.perf_counter()
+            fitted = train(values[inside], truth[inside])
+            seconds.append(time.perf_counter() - start)
+            probabilities[~inside] = fitted(values[~inside, 0])
+        accuracies.append(float((probabilities.argmax(axis=1) == truth).mean()))
+        likelihood = probabilities[np.arange(len(truth)), truth].clip(1e-7)
+        losses.append(float(-np.log(likelihood).mean()))
+    return accuracies, float(np.mean(losses)), float(np.mean(seconds))
+
+
+def regression(values: Rows, truth: Labels) -> Fitted:
+    return head.fit(values, truth, Recipe()).probabilities
+
+
+def keras_head(values: Rows, truth: Labels) -> Fitted:
+    """BatchNorm, dropout 0.2, dense softmax; Adam 1e-2, batches of 64, 25 epochs."""
+    import keras
+    from keras import layers
+
+    model = keras.Sequential(
+        [
+            layers.BatchNormalization(),
+            layers.Dropout(0.2),
+            layers.Dense(int(truth.max()) + 1, activation="softmax"),
+        ]
+    )
+    model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="sparse_categorical_crossentropy")
+    model.fit(values[:, 0], truth, batch_size=64, epochs=25, verbose=0)
+    return lambda rows: model.predict(rows, verbose=0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Seconds and peak memory of `efftune train --recipe quick` on ever more photos.
+
+Makes folders of 1, 2 and 4 times the photos of FOLDER/train, each copy with another comment in its
+JPEG header so that no two have the same content, and trains on each from a cold start.
+
+    python benchmarks/scaling.py [FOLDER] [--times 1 2 4]
+
+FOLDER needs a train folder of JPEG class folders. It defaults to $EFFTUNE_CLOTHING.
+"""
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from efftune import provenance
+
+RESULTS = Path(__file__).parent / "results" / "scaling.csv"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", default=os.environ.get("EFFTUNE_CLOTHING"))
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4])
+    asked = parser.parse_args()
+    if not asked.folder:
+        parser.error("name a folder, or set EFFTUNE_CLOTHING")
+    rows = [measured(Path(asked.folder) / "train", times) for times in sorted(asked.times)]
+    print(f"{provenance.machine()}\n{provenance.versions()}\n")
+    print(f"{'photos':>8}{'seconds':>10}{'peak MB':>10}")
+    for photos, seconds, peak in rows:
+        print(f"{photos:8}{seconds:10.1f}{peak:10.0f}")
+    (few, quickest, low), (many, slowest, high) = rows[0], rows[-1]
+    pace = (slowest - quickest) / (many - few)
+    print(f"\n{1000 * pace:.2f} ms and {(high - low) / (many - few):.4f} MB a photo more, ", end="")
+    print(f"beyond a start of {quickest - pace * few:.1f} s")
+    with RESULTS.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["photos", "seconds", "peak_mb"])
+        writer.writerows(rows)
+
+
+def measured(photos: Path, times: int) -> tuple[int, float, float]:
+    with tempfile.TemporaryDirectory() as place:
+        count = 0
+        for path in photos.glob("*/*.jpg"):
+            content = path.read_bytes()
+            for i in range(times):
+                copy = Path(place, "photos", path.parent.name, f"{path.stem}-{i}.jpg")
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                note = str(i).encode()
+                comment = b"\xff\xfe" + (2 + len(note)).to_bytes(2, "big") + note
+                copy.write_bytes(content[:2] + comment + content[2:])
+                count += 1
+        command = [sys.executable, "-m", "efftune", "train", "photos", "--run", "run", "--quiet"]
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=place,
+            env=os.environ | {"EFFTUNE_CACHE": f"{place}/cache"},
+            stdout=subprocess.DEVNULL,
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"training on {count} photos failed")
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in kB here
+    return count, seconds, used.ru_maxrss * unit / 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import efftune
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_cli_page_is_what_help_says():
+    write = runpy.run_path(str(ROOT / "docs" / "write_cli_page.py"))
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == write["page"](), "run `make docs`"
+
+
+def test_every_command_is_on_the_cli_page(efftune_command):
+    listed = efftune_command("--help").stdout.partition("Commands")[2]
+    names = [
+        line.split()[1] for line in listed.splitlines() if line.startswith("│ ") and line[2] != " "
+    ]
+    assert len(names) >= 5
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert all(f"\n## {name}\n" in page for name in names)
+
+
+@pytest.mark.parametrize("name", efftune.__all__)
+def test_every_public_name_is_documented(name):
+    assert f"efftune.{name}" in (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
+    assert getattr(efftune, name).__doc__
+
+
+def test_readme_begins_with_the_two_commands_and_maps_every_module():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.index("make demo") < readme.index("make test") < 400
+    for path in (ROOT / "src" / "efftune").rglob("[a-z]*.py"):
+        assert path.name in readme or f"{path.parent.name}/`" in readme, path
+
+
+def test_tracked_files_name_no_registry_host():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    names = listed.stdout.split() or ["requirements.txt", "pyproject.toml", "Makefile"]
+    for name in names:
+        if name.endswith((".toml", ".txt", "Makefile", ".lock", ".cfg")):
+            text = (ROOT / name).read_text(encoding="utf-8")
+            assert "://" not in text or name == "pyproject.toml", name
+            assert "index-url" not in text.replace("--no-emit-index-url", ""), name

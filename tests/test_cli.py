@@ -224,3 +224,12 @@ def test_demo_reaches_the_accuracy_it_promises(efftune_command):
     done = efftune_command("demo", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["test"]["accuracy"] >= 0.92
+
+
+def test_file_names_of_any_bytes_are_told(efftune_command, finished_run, source, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    odd.write_bytes((source / "red" / "01.png").read_bytes())
+    for form in ("--json", "--csv", "--quiet"):
+        done = efftune_command("predict", finished_run.folder, odd, form)
+        assert done.returncode == 0, done.stderr
+        assert "red" in done.stdout

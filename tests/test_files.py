@@ -97,3 +97,11 @@ def test_two_processes_never_reserve_the_same_folder(tmp_path):
 def test_sha256_is_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize("taken", ["file", "file/below"])
+def test_useless_cache_folder_says_what_to_set(tmp_path, monkeypatch, taken):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EFFTUNE_CACHE", str(tmp_path / taken))
+    with pytest.raises(UsageError, match="Set EFFTUNE_CACHE"):
+        files.cache_folder()

@@ -1,5 +1,6 @@
 """The command `efftune`: parse, call, print."""
 
+import io
 import json
 import os
 import sys
@@ -182,6 +183,9 @@ def models(json_: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; foreseeable mistakes end in one clear message."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
     try:
         app()
     except EfftuneError as error:

@@ -14,9 +14,22 @@ from efftune.errors import UsageError
 
 
 def cache_folder() -> Path:
-    """Where efftune keeps what it can make again: `$EFFTUNE_CACHE`, or the user's cache folder."""
-    chosen = os.environ.get("EFFTUNE_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("efftune"))
+    """Where efftune keeps what it can make again: `$EFFTUNE_CACHE`, or the user's cache folder.
+
+    Raises:
+        UsageError: the folder cannot be made or written to.
+    """
+    folder = Path(os.environ.get("EFFTUNE_CACHE") or platformdirs.user_cache_dir("efftune"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise UsageError(
+            f"Cannot write to the cache folder {folder}. Set EFFTUNE_CACHE to a folder of yours."
+        )
+    return folder
 
 
 @contextmanager
@@ -95,8 +108,10 @@ def _made(candidates: Iterable[Path]) -> Path:
 
 def write(path: Path, content: str | bytes) -> None:
     """Write `content` to `path`, whole or not at all. Text is UTF-8 with plain newlines."""
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")  # file names may hold any bytes
     with written_whole(path) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.write_bytes(content)
 
 
 def sha256(path: Path) -> str:

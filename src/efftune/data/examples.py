@@ -207,7 +207,7 @@ class Examples:
     def fingerprint(self) -> str:
         """A SHA-256 of every usable picture's content, label and split, whatever the file names."""
         lines = sorted(f"{row.sha256} {row.label} {row.split}" for row in self.rows if row.usable)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def labels(rows: Sequence[Example], class_names: Sequence[str]) -> NDArray[np.int64]:

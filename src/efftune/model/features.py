@@ -225,9 +225,7 @@ def _temporary(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Zeros in a file without a name, which goes when the array goes."""
     if not np.prod(shape):
         return np.zeros(shape, np.float32)
-    folder = files.cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as stream:
+    with tempfile.TemporaryFile(dir=files.cache_folder()) as stream:
         return np.memmap(stream, np.float32, "w+", shape=shape)
 
 

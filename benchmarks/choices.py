@@ -44,6 +44,7 @@ def main() -> None:
     asked = parser.parse_args()
     print(f"{provenance.machine()}\n{provenance.versions()}\n")
     print(f"{'source':12}{'choice':30}{'accuracy':>10}{'±':>8}{'loss':>8}{'head s':>8}")
+    RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["source", "choice", "accuracy", "sd_over_seeds", "loss", "head_seconds"])

@@ -130,6 +130,7 @@ def report(quick: list[dict[str, float]], theirs: dict[str, float], epochs: int)
     ratio = theirs["seconds"] / statistics.median(each["seconds"] for each in quick)
     gain = statistics.median(each["test"] for each in quick) - theirs["test"]
     print(f"\nquick is {ratio:.1f} times faster; test accuracy {100 * gain:+.1f} points (medians)")
+    RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["side", "seconds", "val_accuracy", "test_accuracy"])

@@ -38,6 +38,7 @@ def main() -> None:
     pace = (slowest - quickest) / (many - few)
     print(f"\n{1000 * pace:.2f} ms and {(high - low) / (many - few):.4f} MB a photo more, ", end="")
     print(f"beyond a start of {quickest - pace * few:.1f} s")
+    RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["photos", "seconds", "peak_mb"])

@@ -83,6 +83,16 @@ def test_reserved_folder_below_a_file_is_refused(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.symlink_to("gone")])
+def test_reserving_below_what_is_no_folder_ends(tmp_path, make):
+    make(tmp_path / "runs")
+    with (
+        pytest.raises(UsageError, match="Cannot make the run folder"),
+        files.reserved_folder(tmp_path / "runs" / str(i) for i in range(10**9)),
+    ):
+        pass
+
+
 def _reserve(place):
     with files.reserved_folder(place / str(i) for i in range(100)) as folder:
         return folder.name

@@ -163,7 +163,7 @@ def test_failed_run_leaves_nothing(tmp_path):
     fill(tmp_path / "photos", count=4)
     for path in (tmp_path / "photos" / "red").iterdir():
         path.write_bytes(path.read_bytes()[:150])
-    with pytest.raises(efftune.DataError, match="No picture of class 'red' can be decoded"):
+    with pytest.raises(efftune.DataError, match="No picture of class 'red' can be used"):
         efftune.train(tmp_path / "photos", run=tmp_path / "runs" / "a", image_size=32)
     assert list((tmp_path / "runs").iterdir()) == []
 

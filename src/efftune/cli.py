@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -183,6 +184,8 @@ def models(json_: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; foreseeable mistakes end in one clear message."""
+    # Being ended by the system cleans up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
@@ -194,7 +197,7 @@ def main() -> None:
         _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
     except SystemExit as stop:
         if stop.code == 130:
-            typer.echo("Stopped. No run was left; features computed so far are kept.", err=True)
+            typer.echo("Stopped. Nothing half-done is left; features so far are kept.", err=True)
         raise
 
 
@@ -204,7 +207,7 @@ def _fail(message: str, exit_code: int) -> None:
 
 
 def _lighten_keras() -> None:
-    """Let Keras start without TensorFlow, which costs 4 to 10 seconds.
+    """Let Keras start without TensorFlow, which costs 4 seconds and, from a cold disk, 10.
 
     `quick` only builds and saves Keras models, and Keras' OpenVINO backend can do that. This is
     for a process of our own: in anybody else's, Keras runs as its owner has set it.

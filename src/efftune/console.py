@@ -57,6 +57,8 @@ def show_run(run: Run) -> None:
     say(f"{sum(data['pictures'].values()):,} pictures of {len(score.per_class)} classes: {counts}")
     if data["set_aside"]:
         say(f"{data['set_aside']:,} files set aside; see {run.folder / 'examples.csv'}")
+    if copies := data["judged_but_trained_on"]:
+        say(f"{copies:,} pictures of val and test are in train too: the score flatters")
     say()
     _show_scores({"val": run.evaluation.val, "test": score})
     say()

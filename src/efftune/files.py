@@ -13,13 +13,18 @@ import platformdirs
 from efftune.errors import UsageError
 
 
+def user_path(path: str | Path) -> Path:
+    """A path as the user means it: `~` is the home folder. Unknown users' `~name` stays."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path's own raises for unknown users)
+
+
 def cache_folder() -> Path:
     """Where efftune keeps what it can make again: `$EFFTUNE_CACHE`, or the user's cache folder.
 
     Raises:
         UsageError: the folder cannot be made or written to.
     """
-    folder = Path(os.environ.get("EFFTUNE_CACHE") or platformdirs.user_cache_dir("efftune"))
+    folder = user_path(os.environ.get("EFFTUNE_CACHE") or platformdirs.user_cache_dir("efftune"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
@@ -55,7 +60,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
-    """Like `written_whole`, for a folder that does not exist yet.
+    """Like `written_whole`, for a folder that does not exist yet; files in it are flushed.
 
     If another process finishes the same folder first, that one is kept.
     """
@@ -64,6 +69,8 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
+        for file in filter(Path.is_file, partial.iterdir()):
+            _flush_to_disk(file)
         try:
             partial.rename(path)
         except OSError:
@@ -95,15 +102,21 @@ def _made(candidates: Iterable[Path]) -> Path:
     for taken in candidates:
         try:
             taken.parent.mkdir(parents=True, exist_ok=True)
-            taken.mkdir()
-        except FileExistsError:
-            continue
-        except OSError as error:
+            if _made_now(taken):
+                return taken
+        except OSError as error:  # the parent may be a file, closed, or on a full disk
             raise UsageError(
                 f"Cannot make the run folder {taken}: {error.strerror}. Name another with --run."
             ) from None
-        return taken
     raise UsageError(f"{taken} exists already, and runs are never overwritten. Name another.")
+
+
+def _made_now(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -55,7 +55,7 @@ class Recipe(BaseModel):
         return tomli_w.dumps(self.model_dump(mode="json"))
 
     @classmethod
-    def named(cls, name: str, **choices: Any) -> "Recipe":
+    def named(cls, name: str, /, **choices: Any) -> "Recipe":
         """A named recipe with some of its choices changed.
 
         Args:
@@ -66,7 +66,7 @@ class Recipe(BaseModel):
             UsageError: an unknown recipe or attribute, or a value out of its range.
         """
         if name not in RECIPES:
-            raise unknown_name("recipe", name, RECIPES)
+            raise unknown_name("recipe", str(name), RECIPES)
         return RECIPES[name].changed(**choices)
 
     def changed(self, **choices: Any) -> "Recipe":

@@ -135,7 +135,7 @@ class Run:
             UsageError: there is no such folder.
             DataError: it is not a finished run, or a file of it is missing or damaged.
         """
-        folder = Path(folder)
+        folder = files.user_path(folder)
         record = _record(folder)
         try:
             recipe = Recipe().changed(**choices_in(folder / "recipe.toml"))
@@ -178,8 +178,8 @@ class Run:
 
         Args:
             source: as for `train`; its classes must be among the classifier's.
-            split: which split of the source to use. By default its test split, or, if it has no
-                splits, everything.
+            split: which split of the source to use. By default its test split, or, if it has
+                none, everything.
             on_progress: as for `train`.
 
         Returns:
@@ -216,7 +216,7 @@ def load(folder: str | Path) -> Classifier:
         UsageError: there is no such folder.
         DataError: it is not a finished run, or its model was altered since.
     """
-    folder = Path(folder)
+    folder = files.user_path(folder)
     record = _record(folder)
     for name, expected in record["files"].items():
         if not (folder / name).is_file():
@@ -278,7 +278,7 @@ def _chosen(examples: Examples, split: str | None) -> tuple[Example, ...]:
 def _places(run: str | Path | None, source: str, backbone: Backbone) -> Iterable[Path]:
     """The run folder asked for, or the numbered ones, lowest first."""
     if run is not None:
-        return [Path(run)]
+        return [files.user_path(run)]
     origin = source.removeprefix("sample:") if source.startswith("sample:") else source
     name = re.sub(r"[^\w.-]+", "-", Path(origin).resolve().name) or "pictures"
     return (Path("runs") / f"{name}-{backbone.entry.short_name}-{i}" for i in itertools.count(1))
@@ -306,6 +306,7 @@ def _facts(examples: Examples, backbone: Backbone, recipe: Recipe, head: Head) -
             "fingerprint": examples.fingerprint,
             "pictures": {split: len(examples.of(split)) for split in SPLITS},
             "set_aside": len(examples.set_aside),
+            "judged_but_trained_on": examples.judged_but_trained_on,
         },
         "model": {
             "name": backbone.entry.name,

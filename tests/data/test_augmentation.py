@@ -52,7 +52,7 @@ def test_small_scale_zooms_in():
 def test_shift_moves_the_shown_part():
     pixels = np.zeros((40, 40, 3), np.uint8)
     pixels[:, 30:] = 255
-    assert (augmentation.apply(pixels, replace(STILL, shift=(0.25, 0.0)))[:, 20:] == 255).all()
+    assert (augmentation.apply(pixels, replace(STILL, shift=(0.25, 0.0)))[:, 20:29] == 255).all()
 
 
 def test_gain_brightens_and_saturates(pixels):

@@ -31,7 +31,7 @@ def test_every_class_has_its_share_in_every_split(counts, val, test, seed):
     for label, count in counts.items():
         parts = Counter(row.split for row in split.rows if row.label == label)
         assert sum(parts.values()) == count
-        assert parts["test"] == max(1, min(round(test * count), count - 1))
+        assert parts["test"] == max(1, min(round(test * count), count - 2))
         assert 1 <= parts["val"] <= max(1, round(val * count))
 
 
@@ -109,7 +109,7 @@ def test_class_missing_from_training_is_always_refused():
     found = Examples(
         "x", examples({"a": 2}, "train").rows + examples({"a": 2, "b": 2}, "test").rows
     ).split(0.3, 0.3, 0)
-    with pytest.raises(DataError, match="'b' in the train split of x: it cannot be learnt"):
+    with pytest.raises(DataError, match="'b' in the train split of x. It cannot be learnt"):
         found.require_trainable(allow_missing=True)
 
 
@@ -122,9 +122,48 @@ def test_reading_adds_hashes_and_reasons():
 
 
 def test_class_lost_in_reading_is_refused():
-    found = examples({"a": 2, "b": 1})
-    with pytest.raises(DataError, match="No picture of class 'b' can be decoded; b/0"):
-        found.as_read({}, {Path("b/0"): "truncated"})
+    found = examples({"a": 9, "b": 3, "c": 9}).split(0.2, 0.2, 0)
+    read = found.as_read({}, {Path(f"b/{i}"): "truncated" for i in range(3)})
+    with pytest.raises(DataError, match=r"No picture of class 'b' can be used \(3 truncated\)"):
+        read.require_trainable(allow_missing=False)
+    read.require_trainable(allow_missing=True)
+
+
+def test_class_of_unusable_files_is_refused_but_leftovers_are_no_class():
+    rows = examples({"a": 5, "b": 5}).rows
+    odd = Example(Path("c/x"), "c/x", "c", reason="HEIC or AVIF, which is not supported")
+    with pytest.raises(DataError, match=r"class 'c' can be used \(1 HEIC"):
+        Examples("x", (*rows, odd)).require_splittable(allow_missing=False)
+    hidden = Example(Path("c/.x"), "c/.x", "c", reason="hidden")
+    Examples("x", (*rows, hidden)).require_splittable(allow_missing=False)
+
+
+def test_advice_fits_the_splits_origin():
+    def refusal(found: Examples) -> str:
+        read = found.as_read(
+            {}, {row.path: "truncated" for row in found.of("val") if row.label == "b"}
+        )
+        with pytest.raises(DataError) as caught:
+            read.require_trainable(allow_missing=False)
+        return str(caught.value)
+
+    counts = {"a": 6, "b": 6}
+    assert "at least three that can be decoded" in refusal(examples(counts).split(0.2, 0.2, 0))
+    parts = [examples(counts, split).rows for split in ("train", "test")]
+    own = tuple(Example(Path(f"val/{row.name}"), row.name, row.label, "val") for row in parts[0])
+    assert "remove that split" in refusal(
+        Examples("x", (*parts[0], *own, *parts[1])).split(0.2, 0.2, 0)
+    )
+
+
+def test_copies_across_splits_are_counted():
+    rows = tuple(
+        Example(Path(str(i)), str(i), "a", split, sha256=sha)
+        for i, (split, sha) in enumerate(
+            [("train", "1"), ("train", "2"), ("val", "2"), ("test", "1"), ("test", "3")]
+        )
+    )
+    assert Examples("x", rows).judged_but_trained_on == 2
 
 
 def test_csv_lists_every_file():

@@ -221,6 +221,10 @@ def test_bomb_is_refused():
         (lambda path: path.symlink_to("nowhere"), "broken link"),
         (lambda path: path.touch(), "empty file"),
         (lambda path: path.write_text("text"), "not an image"),
+        (
+            lambda path: path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0"),
+            "HEIC or AVIF, which is not supported",
+        ),
     ],
 )
 def test_sniff_tells_why_a_file_is_no_picture(tmp_path, make, reason):

@@ -65,6 +65,32 @@ def test_class_called_test_is_a_class(tmp_path):
     assert {row.split for row in found.rows} == {""}
 
 
+def test_splits_beside_classes_are_refused(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "red").rename(tmp_path / "train")
+    with pytest.raises(DataError, match=r"split folders \(train\) and others \(blue, green\)"):
+        sources.find(tmp_path)
+
+
+def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):
+    for split, name in (("train", "cafe\u0301"), ("test", "caf\u00e9")):
+        fill(tmp_path / split, count=3)
+        (tmp_path / split / "red").rename(tmp_path / split / name)
+    assert sources.find(tmp_path).class_names == ("blue", "caf\u00e9", "green")
+
+
+def test_pipe_in_a_class_folder_is_set_aside(tmp_path):
+    fill(tmp_path)
+    os.mkfifo(tmp_path / "red" / "pipe.jpg")
+    assert reasons(sources.find(tmp_path)) == {"red/pipe.jpg": "not a regular file"}
+
+
+def test_home_of_nobody_is_a_name_like_any(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    square(COLOURS["red"], 1).save("~backup.png")
+    assert sources.pictures(["~backup.png"])[0][0].name == "~backup.png"
+
+
 def test_two_folders_for_one_split_are_refused(tmp_path):
     for name in ("train", "val", "valid"):
         fill(tmp_path / name, count=1)
@@ -165,6 +191,15 @@ def test_pictures_are_found_in_files_folders_and_globs(source):
 def test_named_file_that_is_no_picture_has_a_reason(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     assert sources.pictures([tmp_path / "a.txt"]) == ([], {tmp_path / "a.txt": "not an image"})
+
+
+def test_useless_pictures_in_a_folder_have_a_reason(broken_source):
+    paths, failures = sources.pictures([broken_source / "red", broken_source / "blue"])
+    assert len(paths) == 21
+    assert {path.name: reason for path, reason in failures.items()} == {
+        "empty.png": "empty file",
+        "gone.png": "broken link",
+    }
 
 
 def test_folder_without_pictures_is_refused(tmp_path):

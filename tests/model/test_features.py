@@ -99,7 +99,9 @@ def test_half_written_shard_is_not_read(backbone, paths, own_cache):
     assert features.extract(paths, backbone, settings(backbone)).computed == 12
 
 
-def test_interrupted_run_keeps_what_it_computed(backbone, paths, own_cache):
+def test_interrupted_run_keeps_what_it_computed(backbone, tmp_path, own_cache):
+    many = sorted(fill(tmp_path / "many", count=80).rglob("*.*g"))
+
     class Stopped(Exception):
         pass
 
@@ -108,8 +110,17 @@ def test_interrupted_run_keeps_what_it_computed(backbone, paths, own_cache):
             raise Stopped
 
     with pytest.raises(Stopped):
-        features.extract(paths, backbone, settings(backbone), fail)
-    assert 1 <= features.extract(paths, backbone, settings(backbone)).computed <= 6
+        features.extract(many, backbone, settings(backbone), fail)
+    assert 1 <= features.extract(many, backbone, settings(backbone)).computed <= 240 - 6
+
+
+def test_cache_that_cannot_be_written_costs_only_the_keeping(backbone, paths, own_cache):
+    backbone.openvino_model  # noqa: B018  (kept before the place is blocked)
+    own_cache.mkdir(exist_ok=True)
+    (own_cache / "features").write_text("in the way")
+    with pytest.warns(UserWarning, match="not kept for next time"):
+        found = features.extract(paths, backbone, settings(backbone))
+    assert found.values.shape == (12, 1, 1280)
 
 
 def test_unreadable_pictures_have_a_reason_and_no_row(backbone, paths):

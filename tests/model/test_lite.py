@@ -1,7 +1,8 @@
+import keras
 import numpy as np
 import pytest
 
-from efftune.model import catalogue, lite
+from efftune.model import catalogue, lite, weights
 from efftune.model.backbone import Backbone
 
 PUBLISHED = {  # with 1000 classes
@@ -50,16 +51,14 @@ def reference_logits(name, pixels):
 @pytest.mark.torch
 @pytest.mark.parametrize("name", [entry.name for entry in catalogue.models()])
 def test_logits_equal_the_pytorch_references(name):
-    from efftune.model import weights
-
-    backbone = Backbone(name)
-    size = backbone.image_size
+    size = catalogue.model(name).resolution
     pixels = np.random.default_rng(0).uniform(0, 255, (3, size, size, 3)).astype(np.float32)
     expected = reference_logits(name, pixels)
-    tensors = weights.read_verified(backbone.entry.weights.path, backbone.entry.weights.sha256)
-    features = backbone.keras_model.predict(pixels, verbose=0)
-    logits = features @ tensors["_fc.weight"].T + tensors["_fc.bias"]
-    assert np.abs(logits - expected).max() <= 1e-3
+    backbone = lite.backbone(name, size)
+    model = keras.Model(backbone.input, keras.layers.Dense(1000, name="logits")(backbone.output))
+    pinned = catalogue.model(name).weights
+    weights.load_lite(model, weights.read_verified(pinned.path, pinned.sha256))
+    assert np.abs(model.predict(pixels, verbose=0) - expected).max() <= 1e-3
 
 
 def test_rebuilt_model_with_loaded_weights_is_the_same(tmp_path):
@@ -74,8 +73,6 @@ def test_rebuilt_model_with_loaded_weights_is_the_same(tmp_path):
 
 def test_preprocessing_is_inside():
     """Grey of 127 is the models' zero: the stem sees nothing of it."""
-    import keras
-
     model = lite.backbone("efficientnet-lite0", 32)
     entry = keras.Model(model.input, model.get_layer("preprocessing").output)
     grey = np.full((1, 32, 32, 3), 127, np.float32)
@@ -90,8 +87,6 @@ def test_pretrained_statistics_fit_real_pictures(clothing):
 
     This fails for another scaling of the pixels or another order of the channels' weights.
     """
-    import keras
-
     from efftune.data import images
 
     model = Backbone("efficientnet-lite0").keras_model

@@ -17,6 +17,8 @@ from efftune.errors import DataError
 Split = Literal["train", "val", "test"]
 Undecided = Literal[""]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+HIDDEN, MACOS, WINDOWS = "hidden", "left over from a macOS archive", "left over from Windows"
+LEFTOVERS = frozenset({HIDDEN, MACOS, WINDOWS})  # reasons that say nothing about a class
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,12 @@ class Examples:
     Attributes:
         source: what the user named.
         rows: one example per file.
+        cut: the splits that efftune has cut, because the source brings none.
     """
 
     source: str
     rows: tuple[Example, ...]
+    cut: frozenset[Split] = frozenset()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -106,7 +110,8 @@ class Examples:
                 order = order[count:]
             for i in order:
                 rows[i] = replace(rows[i], split="train")
-        return replace(self, rows=tuple(rows))
+        cut = frozenset(name for name in SPLITS if shares.get(name))
+        return replace(self, rows=tuple(rows), cut=cut)
 
     def as_read(self, sha256s: Mapping[Path, str], failures: Mapping[Path, str]) -> "Examples":
         """The same examples with what was learnt by reading them.
@@ -114,9 +119,6 @@ class Examples:
         Args:
             sha256s: content hashes by path.
             failures: reasons, by path, of the pictures that could not be decoded.
-
-        Raises:
-            DataError: no picture of a class could be decoded.
         """
         rows = (
             replace(
@@ -126,15 +128,7 @@ class Examples:
             )
             for row in self.rows
         )
-        read = replace(self, rows=tuple(rows))
-        lost = sorted(set(self.class_names) - set(read.class_names))
-        if lost:
-            first = next(row for row in read.set_aside if row.label == lost[0])
-            raise DataError(
-                f"No picture of class {_listed(lost)} can be decoded; {first.name}, for one, is "
-                f"{first.reason}. Replace those files, or move the class out of the source."
-            )
-        return read
+        return replace(self, rows=tuple(rows))
 
     def require_splittable(self, *, allow_missing: bool) -> None:
         """Check, before splitting, that every split can get pictures of every class.
@@ -145,14 +139,16 @@ class Examples:
         Raises:
             DataError: no picture, fewer than two classes, or a class too small.
         """
-        usable = [row for row in self.rows if row.usable]
-        if not usable:
+        if not any(row.usable for row in self.rows):
             raise DataError(f"{self.source} holds no picture that can be read.{self._reasons()}")
+        if not allow_missing:
+            self._require_no_class_lost()
         if len(self.class_names) < 2:
             raise DataError(
                 f"{self.source} holds one class only, {self.class_names[0]!r}. A classifier needs "
                 "two or more: give each class a folder of its own."
             )
+        usable = [row for row in self.rows if row.usable]
         needed = 1 + len({"val", "test"} - {row.split for row in usable})
         counts = Counter(row.label for row in usable if row.split in ("", "train"))
         small = sorted(name for name, count in counts.items() if count < needed)
@@ -172,26 +168,39 @@ class Examples:
         Raises:
             DataError: a split is empty, or a class is missing from one.
         """
+        if not allow_missing:
+            self._require_no_class_lost()
         for split in SPLITS:
             present = {row.label for row in self.of(split)}
             missing = [name for name in self.class_names if name not in present]
-            if split == "train" and missing:
-                raise DataError(
-                    f"No usable picture of class {_listed(missing)} in the train split of "
-                    f"{self.source}: it cannot be learnt. Add pictures there, or take the class "
-                    "out of the other splits."
-                )
-            if not present or (missing and not allow_missing):
+            if not present or (missing and (split == "train" or not allow_missing)):
                 raise DataError(
                     f"No usable picture of class {_listed(missing)} in the {split} split of "
-                    f"{self.source}. Add pictures there, or remove that split so that efftune "
-                    "cuts one, or pass --set missing_classes=allow."
+                    f"{self.source}. {self._remedy(split, empty=not present)}"
                 )
+
+    def _remedy(self, split: Split, *, empty: bool) -> str:
+        if split == "train":
+            return "It cannot be learnt: add pictures there, or take it out of the other splits."
+        allow = "" if empty else ", or pass --set missing_classes=allow"
+        if split in self.cut:
+            return f"Add pictures of it, at least three that can be decoded{allow}."
+        return f"Add pictures there, or remove that split so that efftune cuts one{allow}."
+
+    def _require_no_class_lost(self) -> None:
+        met = {row.label for row in self.rows if row.label and row.reason not in LEFTOVERS}
+        lost = sorted(met - set(self.class_names))
+        if lost:
+            reasons = Counter(row.reason for row in self.rows if row.label == lost[0])
+            raise DataError(
+                f"No picture of class {_listed(lost)} can be used ({_told(reasons)}). Replace "
+                "those files, or move the class out of the source, or pass "
+                "--set missing_classes=allow."
+            )
 
     def _reasons(self) -> str:
         counts = Counter(row.reason for row in self.set_aside)
-        told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-        return f" Found: {told}." if told else " It is empty: put one folder per class there."
+        return f" Found: {_told(counts)}." if counts else " It is empty: put class folders there."
 
     def to_csv(self) -> str:
         """The table `examples.csv`: path, label, split, status, reason, sha256."""
@@ -202,6 +211,12 @@ class Examples:
             status = "used" if row.usable else "set aside"
             writer.writerow([row.name, row.label, row.split, status, row.reason, row.sha256])
         return table.getvalue()
+
+    @property
+    def judged_but_trained_on(self) -> int:
+        """How many validation and test pictures are, byte for byte, in the training split too."""
+        trained = {row.sha256 for row in self.of("train")}
+        return sum(row.sha256 in trained for row in (*self.of("val"), *self.of("test")))
 
     @property
     def fingerprint(self) -> str:
@@ -216,17 +231,25 @@ def labels(rows: Sequence[Example], class_names: Sequence[str]) -> NDArray[np.in
     return np.array([number[row.label] for row in rows], dtype=np.int64)
 
 
+def _told(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (" …" if len(names) > 5 else "")
 
 
 def _counts(total: int, shares: Mapping[str, float]) -> dict[Split, int]:
-    """How many of `total` pictures go to each missing split; training keeps at least one."""
+    """How many of `total` pictures go to each missing split.
+
+    Each split, training first, then test, gets one picture before any gets two.
+    """
     counts: dict[Split, int] = {}
     left = total
-    for name in ("test", "val"):
-        share = shares[name]
-        wanted = max(1, round(share * total)) if share else 0
-        counts[name] = min(wanted, max(left - 1, 0))
+    reserved: tuple[tuple[Split, int], ...] = (("test", 1 + bool(shares["val"])), ("val", 1))
+    for name, others in reserved:
+        wanted = max(1, round(shares[name] * total)) if shares[name] else 0
+        kept = max(1, min(others, left - 1))
+        counts[name] = max(0, min(wanted, left - kept))
         left -= counts[name]
     return counts

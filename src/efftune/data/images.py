@@ -5,6 +5,7 @@ model everywhere. The content decides the format, never the file's name.
 """
 
 import io
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ _SIGNATURES = (
     (b"II+\x00", "TIFF"),
     (b"MM\x00+", "TIFF"),
 )
+_HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis"}
+NOT_AN_IMAGE = "not an image"
 _GREY = 127  # what the models' own preprocessing maps to zero
 
 
@@ -45,8 +48,11 @@ def sniff(path: Path) -> str:
     Raises:
         BadImage: the file cannot be read, is empty, or starts like none of the formats.
     """
-    with _readable(path), path.open("rb") as stream:
-        head = stream.read(16)
+    with _readable(path):
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise BadImage("not a regular file")  # opening a pipe would wait for ever
+        with path.open("rb") as stream:
+            head = stream.read(16)
     if not head:
         raise BadImage("empty file")
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -54,7 +60,9 @@ def sniff(path: Path) -> str:
     for signature, name in _SIGNATURES:
         if head.startswith(signature):
             return name
-    raise BadImage("not an image")
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        raise BadImage("HEIC or AVIF, which is not supported")
+    raise BadImage(NOT_AN_IMAGE)
 
 
 def read(path: Path) -> bytes:
@@ -94,7 +102,7 @@ def decode(content: bytes, size: int, fit: Fit) -> Pixels:
             _turn_upright(image)
             return _fitted(_rgb(image), size, fit)
     except UnidentifiedImageError:
-        raise BadImage("empty file" if not content else "not an image") from None
+        raise BadImage("empty file" if not content else NOT_AN_IMAGE) from None
     except Image.DecompressionBombError:
         raise BadImage("too large") from None
     # Decoders of six formats fail in their own ways on damaged files: OSError, SyntaxError,

@@ -5,14 +5,24 @@ reason.
 """
 
 import glob
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from efftune import files
 from efftune.data import images
-from efftune.data.examples import Example, Examples, Split, Undecided
+from efftune.data.examples import (
+    HIDDEN,
+    LEFTOVERS,
+    MACOS,
+    WINDOWS,
+    Example,
+    Examples,
+    Split,
+    Undecided,
+)
 from efftune.errors import BadImage, DataError, UsageError, unknown_name
 
 SPLIT_FOLDERS: dict[str, Split] = {
@@ -22,7 +32,7 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "validation": "val",
     "test": "test",
 }
-_LEFTOVERS = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
+_WINDOWS_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
 
 
 def find(source: str | Path) -> Examples:
@@ -42,12 +52,17 @@ def find(source: str | Path) -> Examples:
     name = str(source)
     if name.startswith("sample:"):
         return _sample(name)
-    root = Path(source).expanduser()
+    root = files.user_path(source)
     if not root.exists():
         raise UsageError(f"There is no folder {name!r}. Give a folder with one folder per class.")
     if not root.is_dir():
         raise UsageError(f"{name!r} is a file. Give a folder with one folder per class.")
-    return Examples(name, tuple(_rows(root)))
+    try:
+        return Examples(name, tuple(_rows(root)))
+    except PermissionError as error:
+        raise DataError(
+            f"No permission to look at {error.filename}. Change its permissions, or move it out."
+        ) from None
 
 
 def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
@@ -57,8 +72,8 @@ def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
         names: paths or patterns. A folder means every picture below it.
 
     Returns:
-        The pictures, in order, each once; and the reasons, by path, of named files that are none.
-        Files found in a folder that are no pictures are not mentioned.
+        The pictures, in order, each once; and the reasons, by path, of files that cannot be used.
+        Files in a folder that are something else than pictures are not mentioned.
 
     Raises:
         UsageError: a name means nothing that exists.
@@ -69,7 +84,7 @@ def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
     for name in names:
         for path in _meant(str(name)):
             if path.is_dir():
-                found |= dict.fromkeys(_pictures_below(path))
+                _look_below(path, found, failures)
                 continue
             try:
                 images.sniff(path)
@@ -80,7 +95,7 @@ def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
 
 
 def _meant(name: str) -> list[Path]:
-    path = Path(name).expanduser()
+    path = files.user_path(name)
     if path.exists() or path.is_symlink():
         return [path]
     matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
@@ -89,12 +104,19 @@ def _meant(name: str) -> list[Path]:
     return matches
 
 
-def _pictures_below(folder: Path) -> list[Path]:
-    rows = _pictures(folder, folder, "", "")
-    paths = [row.path for row in rows if row.usable]
-    if not paths:
+def _look_below(folder: Path, found: dict[Path, None], failures: dict[Path, str]) -> None:
+    rows = list(_pictures(folder, folder, "", ""))
+    if not any(row.usable for row in rows):
         raise DataError(f"{folder} holds no picture that can be read.")
-    return paths
+    for row in rows:
+        if row.usable:
+            found[row.path] = None
+        elif row.reason not in LEFTOVERS | {images.NOT_AN_IMAGE}:
+            failures[row.path] = row.reason
+
+
+def _names(paths: Iterable[Path]) -> str:
+    return ", ".join(path.name for path in paths)
 
 
 def _rows(root: Path) -> Iterator[Example]:
@@ -120,6 +142,16 @@ def _split_folders(root: Path) -> dict[Path, Split]:
     # A class may be called "test"; a source laid out by splits always has a train folder.
     if "train" not in found.values():
         return {}
+    others = [
+        entry.name
+        for entry in _entries(root)
+        if entry.is_dir() and entry not in found and not _leftover(entry)
+    ]
+    if others:
+        raise DataError(
+            f"{root} holds both split folders ({_names(found)}) and others ({', '.join(others)}). "
+            "Move the others out, or, if these are all classes, rename those called like splits."
+        )
     for split in set(found.values()):
         same = [folder.name for folder, of in found.items() if of == split]
         if len(same) > 1:
@@ -134,7 +166,9 @@ def _class_folders(folder: Path, root: Path, split: Split | Undecided) -> Iterat
         elif reason := _leftover(entry):
             yield _set_aside(entry, root, reason)
         else:
-            yield from _pictures(entry, root, entry.name, split)
+            # macOS writes é as two characters, others as one: they are one class.
+            label = unicodedata.normalize("NFC", entry.name)
+            yield from _pictures(entry, root, label, split)
 
 
 def _pictures(folder: Path, root: Path, label: str, split: Split | Undecided) -> Iterator[Example]:
@@ -170,7 +204,7 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())
+        return sorted(folder.iterdir(), key=lambda entry: entry.name)
     except PermissionError:
         raise DataError(
             f"No permission to read the folder {folder}. Change its permissions, or move it out."
@@ -182,11 +216,11 @@ def _entries(folder: Path) -> list[Path]:
 def _leftover(path: Path) -> str:
     """Why a file or folder is no user's picture, judged by its name; empty if it may be one."""
     if path.name.startswith("."):
-        return "hidden"
+        return HIDDEN
     if path.name == "__MACOSX":
-        return "left over from a macOS archive"
-    if path.name.casefold() in _LEFTOVERS:
-        return "left over from Windows"
+        return MACOS
+    if path.name.casefold() in _WINDOWS_FILES:
+        return WINDOWS
     return ""
 
 

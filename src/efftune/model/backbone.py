@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
 WIDTH = 1280  # features of every Lite variant
-DROPOUT = 0.2  # before the logits, while fine-tuning
+VERSION = 1  # part of every cache key: raise it when a backbone gives other features
 
 
 class Backbone:
@@ -64,13 +64,15 @@ class Backbone:
     def openvino_model(self) -> "ov.Model":
         """The same for OpenVINO, converted once and then kept in the cache folder."""
         folder = files.cache_folder() / "backbones" / self._conversion_key
-        if not _intact(folder):
-            from efftune.model.conversion import convert
+        if _intact(folder):
+            return inference.read(folder / "model.xml")
+        from efftune.model.conversion import convert
 
-            model = convert(self.keras_model)
+        model = convert(self.keras_model)
+        if not _intact(folder):  # another process may have been quicker
             shutil.rmtree(folder, ignore_errors=True)
             _keep(model, folder)
-        return inference.read(folder / "model.xml")
+        return model
 
     def keras_classifier(
         self, kernel: NDArray[np.float32], bias: NDArray[np.float32]
@@ -87,7 +89,10 @@ class Backbone:
         import keras
         from keras import layers
 
-        x = layers.Dropout(DROPOUT, name="dropout")(self.keras_model.output)
+        from efftune.model import lite
+
+        rate = lite.VARIANTS[self.entry.name].dropout
+        x = layers.Dropout(rate, name="dropout")(self.keras_model.output)
         logits = layers.Dense(len(bias), name="logits")
         probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits(x))
         logits.set_weights([kernel, bias])
@@ -98,7 +103,7 @@ class Backbone:
         shaping = {
             "weights": self.entry.weights.sha256,
             "image_size": self.image_size,
-            "versions": [version(name) for name in ("efftune", "keras", "openvino")],
+            "versions": [VERSION, version("keras"), version("openvino")],
         }
         digest = hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]
         return f"{self.entry.name}-{digest}"

@@ -8,10 +8,13 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from efftune.data import augmentation, images
 from efftune.data.examples import SPLITS, Examples, Split
 from efftune.data.images import Pixels
 from efftune.errors import BadImage
+from efftune.model import backbone as backbone_module
 from efftune.model.backbone import WIDTH, Backbone
 from efftune.model.inference import Network, Precision, fastest_precision
 from efftune.recipe import Fit, Recipe
@@ -73,7 +77,8 @@ class Settings:
     @property
     def key(self) -> str:
         """A name for these settings and the versions of the code behind them."""
-        shaping = asdict(self) | {"decoder": images.VERSION}
+        versions = [images.VERSION, backbone_module.VERSION, version("openvino")]
+        shaping = asdict(self) | {"versions": versions}
         if self.views:
             shaping["augmentation"] = augmentation.VERSION
         else:
@@ -226,6 +231,9 @@ def _temporary(shape: tuple[int, ...]) -> NDArray[np.float32]:
     if not np.prod(shape):
         return np.zeros(shape, np.float32)
     with tempfile.TemporaryFile(dir=files.cache_folder()) as stream:
+        if hasattr(os, "posix_fallocate"):
+            # A full disk must be an error here, not a crash when the array is written to.
+            os.posix_fallocate(stream.fileno(), 0, 4 * int(np.prod(shape)))
         return np.memmap(stream, np.float32, "w+", shape=shape)
 
 
@@ -239,29 +247,43 @@ class _Store:
     def __init__(self, folder: Path, shape: tuple[int, ...]):
         self._folder = folder
         self._dtype = np.dtype([("sha256", "V32"), ("values", np.float32, shape)])
-        self._rows: dict[Digest, tuple[NDArray[np.void], int]] = {}
+        self._places: dict[Digest, tuple[Path, int]] = {}
+        self._shard = lru_cache(maxsize=32)(_mapped)  # each holds a file open
         for path in sorted(folder.glob("[0-9a-f]*.npy")):
             self._open(path)
 
     def get(self, digest: Digest) -> NDArray[np.float32] | None:
         """The rows of a picture, or None."""
-        place = self._rows.get(digest)
-        return None if place is None else place[0]["values"][place[1]]
+        place = self._places.get(digest)
+        return None if place is None else self._shard(place[0])["values"][place[1]]
 
     def add(self, rows: Iterable[tuple[Digest, NDArray[np.float32]]]) -> None:
         """Keep the rows of some pictures as one shard."""
         shard = np.array([(np.void(digest), values) for digest, values in rows], self._dtype)
-        if len(shard):
-            content = io.BytesIO()
-            np.save(content, shard, allow_pickle=False)
-            name = hashlib.sha256(content.getbuffer()).hexdigest()
+        if not len(shard):
+            return
+        content = io.BytesIO()
+        np.save(content, shard, allow_pickle=False)
+        name = hashlib.sha256(content.getbuffer()).hexdigest()
+        try:
             files.write(self._folder / f"{name}.npy", content.getvalue())
+        except OSError as error:  # the features are there all the same
+            warnings.warn(
+                f"Features are not kept for next time in {self._folder}: {error.strerror}.",
+                stacklevel=2,
+            )
 
     def _open(self, path: Path) -> None:
-        if files.sha256(path) != path.stem:
-            path.unlink(missing_ok=True)
+        try:
+            if files.sha256(path) != path.stem:
+                path.unlink()
+                return
+            digests = _mapped(path)["sha256"].tobytes()
+        except (OSError, ValueError):  # not ours to read, or removed meanwhile
             return
-        shard = np.load(path, mmap_mode="r", allow_pickle=False)
-        digests = shard["sha256"].tobytes()
-        for i in range(len(shard)):
-            self._rows[digests[32 * i : 32 * (i + 1)]] = (shard, i)
+        for i in range(len(digests) // 32):
+            self._places[digests[32 * i : 32 * (i + 1)]] = (path, i)
+
+
+def _mapped(path: Path) -> NDArray[np.void]:
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

@@ -68,7 +68,7 @@ def fit(features: Matrix, labels: Labels, recipe: Recipe) -> Head:
     rotated = _rotated(rows, centre, rotation).reshape(pictures, views, -1)
 
     strength = _best_strength(rotated, labels, recipe)
-    coefficients, intercepts = _regression(rotated, labels, strength, None)
+    coefficients, intercepts = _regression(rotated, labels, strength, None, _FINAL_TOLERANCE)
     kernel = rotation @ coefficients.T
     return Head(kernel, intercepts - centre @ kernel, strength)
 
@@ -135,7 +135,7 @@ def _regression(
     labels: Labels,
     strength: float,
     start: tuple[Matrix, Matrix] | None,
-    tolerance: float = _FINAL_TOLERANCE,
+    tolerance: float,
 ) -> tuple[Matrix, Matrix]:
     """Coefficients (classes, features) and intercepts (classes,), by scikit-learn."""
     from sklearn.exceptions import ConvergenceWarning

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -186,6 +187,8 @@ def main() -> None:
     """Run the command line; foreseeable mistakes end in one clear message."""
     # Being ended by the system cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+    warnings.filterwarnings("ignore", module="PIL")  # odd files are told of in our own words
+    warnings.formatwarning = lambda message, *_: f"efftune: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes

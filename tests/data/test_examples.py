@@ -109,7 +109,7 @@ def test_class_missing_from_training_is_always_refused():
     found = Examples(
         "x", examples({"a": 2}, "train").rows + examples({"a": 2, "b": 2}, "test").rows
     ).split(0.3, 0.3, 0)
-    with pytest.raises(DataError, match="'b' in the train split of x. It cannot be learnt"):
+    with pytest.raises(DataError, match=r"'b' in the train split of x. It cannot be learnt"):
         found.require_trainable(allow_missing=True)
 
 

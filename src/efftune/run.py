@@ -28,7 +28,7 @@ from efftune.model.classifier import Classifier
 from efftune.model.features import Features
 from efftune.recipe import Recipe, choices_in
 from efftune.training import head as heads
-from efftune.training.head import Head
+from efftune.training.head import Head, Matrix
 
 Progress = Callable[[str, int, int], None]
 
@@ -89,18 +89,10 @@ def train(
             scores = {s: metrics.evaluate(answers[s], truth[s], names) for s in SPLITS}
         with watch.phase("save"):
             sums = classifiers.save(folder, backbone, (head.kernel, head.bias), names)
-            held_out = [(examples.of(split), answers[split]) for split in ("val", "test")]
-            evaluation = Evaluation(scores["val"], scores["test"])
+            _write_tables(folder, examples, answers, scores, watch.seconds["head"])
             files.write(folder / "recipe.toml", recipe.to_toml())
-            files.write(folder / "examples.csv", examples.to_csv())
-            files.write(folder / "history.csv", _history(scores, watch.seconds["head"]))
-            files.write(folder / "predictions.csv", predictions.to_csv(held_out, names))
-            files.write(folder / "evaluation.json", _json(evaluation.to_dict()))
-        facts = _facts(examples, backbone, recipe, head) | {
-            "features": _counted(parts),
-            "seconds": watch.seconds,
-            "files": sums,
-        }
+        facts = _facts(examples, backbone, recipe, head)
+        facts |= {"features": _counted(parts), "seconds": watch.seconds, "files": sums}
         # The record comes last: a folder without one is not a run.
         files.write(folder / RECORD, _json(facts))
     return Run.load(folder)
@@ -282,6 +274,22 @@ def _places(run: str | Path | None, source: str, backbone: Backbone) -> Iterable
     origin = source.removeprefix("sample:") if source.startswith("sample:") else source
     name = re.sub(r"[^\w.-]+", "-", Path(origin).resolve().name) or "pictures"
     return (Path("runs") / f"{name}-{backbone.entry.short_name}-{i}" for i in itertools.count(1))
+
+
+def _write_tables(
+    folder: Path,
+    examples: Examples,
+    answers: dict[Split, Matrix],
+    scores: dict[Split, SplitEvaluation],
+    head_seconds: float,
+) -> None:
+    held_out = [(examples.of(split), answers[split]) for split in ("val", "test")]
+    table = predictions.to_csv(held_out, examples.class_names)
+    evaluation = Evaluation(scores["val"], scores["test"])
+    files.write(folder / "examples.csv", examples.to_csv())
+    files.write(folder / "history.csv", _history(scores, head_seconds))
+    files.write(folder / "predictions.csv", table)
+    files.write(folder / "evaluation.json", _json(evaluation.to_dict()))
 
 
 def _history(scores: dict[Split, SplitEvaluation], seconds: float) -> str:

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -117,39 +117,33 @@ def extract_splits(
     pictures to judge by in float32 and as they are, so that the scores are those of the saved
     model on any machine.
     """
-    fastest = fastest_precision()
-    settings: dict[Split, Settings] = {
-        split: Settings.of(backbone, fit=recipe.fit, precision="f32") for split in SPLITS
-    }
-    settings["train"] = Settings.of(
-        backbone, fit=recipe.fit, precision=fastest, views=recipe.views, seed=recipe.seed
+    held_out = Settings.of(backbone, fit=recipe.fit, precision="f32")
+    train = Settings.of(
+        backbone,
+        fit=recipe.fit,
+        precision=fastest_precision(),
+        views=recipe.views,
+        seed=recipe.seed,
     )
     paths = {split: [row.path for row in examples.of(split)] for split in SPLITS}
     total = sum(map(len, paths.values()))
-    parts: dict[Split, Features] = {}
-    before = 0
-    for split in SPLITS:
-        parts[split] = extract(
+    done = itertools.count(1)
+    return {
+        split: extract(
             paths[split],
             backbone,
-            settings[split],
-            partial(_advance, on_progress, before, total),
+            train if split == "train" else held_out,
+            lambda: on_progress(next(done), total),
         )
-        before += len(paths[split])
-    return parts
-
-
-def _advance(
-    on_progress: Callable[[int, int], None], before: int, total: int, done: int, _of: int
-) -> None:
-    on_progress(before + done, total)
+        for split in SPLITS
+    }
 
 
 def extract(
     paths: Sequence[Path],
     backbone: Backbone,
     settings: Settings,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    on_done: Callable[[], None] = lambda: None,
 ) -> Features:
     """Compute the features of pictures, or take them from disk.
 
@@ -161,54 +155,75 @@ def extract(
         paths: the pictures.
         backbone: made and compiled only if a picture has to be computed.
         settings: what the features are to be.
-        on_progress: called with the pictures done and their total, from several threads.
+        on_done: called after each picture, from several threads.
 
     Returns:
         One row per readable picture, in the order of `paths`.
     """
-    shape = (len(paths), settings.views + 1, settings.width)
-    folder = files.cache_folder() / "features" / settings.key
-    store = _Store(folder, shape[1:])
-    values = _temporary(shape)
-    digests: dict[int, Digest] = {}
-    failures: dict[Path, str] = {}
-    computed: set[int] = set()
-    done = itertools.count(1)
-
-    def load(i: int) -> Pixels | None:
-        try:
-            content = images.read(paths[i])
-            digests[i] = hashlib.sha256(content).digest()
-            kept = store.get(digests[i])
-            if kept is None:
-                return _views(content, digests[i], settings)
-            values[i] = kept
-        except BadImage as error:
-            failures[paths[i]] = error.reason
-        on_progress(next(done), len(paths))
-        return None
-
-    def deliver(i: int, rows: NDArray[np.float32]) -> None:
-        values[i] = rows
-        computed.add(i)
-        on_progress(next(done), len(paths))
-
+    work = _Extraction(paths, settings, on_done)
     network = Network(
         lambda: backbone.openvino_model,
         size=settings.image_size,
         views=settings.views + 1,
         precision=settings.precision,
     )
-    step = max(1, SHARD_ROWS // shape[1])
+    step = max(1, SHARD_ROWS // (settings.views + 1))
     for start in range(0, len(paths), step):
         part = range(start, min(start + step, len(paths)))
         try:
-            network.run(part, load, deliver)
+            network.run(part, work.load, work.deliver)
         finally:  # an interrupted run keeps what it has computed
-            store.add((digests[i], values[i]) for i in sorted(computed.intersection(part)))
-    sha256s = {paths[i]: digest.hex() for i, digest in digests.items()}
-    kept = [i for i in range(len(paths)) if paths[i] not in failures]
-    return Features(_only(values, kept), sha256s, failures, len(computed))
+            work.keep(part)
+    return work.result()
+
+
+class _Extraction:
+    """One pass over pictures. Each is read and looked up, and if it is new, decoded and computed.
+
+    Pictures go by their position in `paths`.
+    """
+
+    def __init__(self, paths: Sequence[Path], settings: Settings, on_done: Callable[[], None]):
+        shape = (settings.views + 1, settings.width)
+        self.paths = paths
+        self.settings = settings
+        self.on_done = on_done
+        self.store = _Store(files.cache_folder() / "features" / settings.key, shape)
+        self.values = _temporary((len(paths), *shape))
+        self.digests: dict[int, Digest] = {}
+        self.failures: dict[Path, str] = {}
+        self.computed: set[int] = set()
+
+    def load(self, i: int) -> Pixels | None:
+        """The pixels to run the network on; None if the rows are there or cannot be had."""
+        try:
+            content = images.read(self.paths[i])
+            self.digests[i] = hashlib.sha256(content).digest()
+            kept = self.store.get(self.digests[i])
+            if kept is None:
+                return _views(content, self.digests[i], self.settings)
+            self.values[i] = kept
+        except BadImage as error:
+            self.failures[self.paths[i]] = error.reason
+        self.on_done()
+        return None
+
+    def deliver(self, i: int, rows: NDArray[np.float32]) -> None:
+        """Take in what the network says of a picture."""
+        self.values[i] = rows
+        self.computed.add(i)
+        self.on_done()
+
+    def keep(self, part: range) -> None:
+        """Put what was computed of a part of the pictures on disk."""
+        new = sorted(self.computed.intersection(part))
+        self.store.add((self.digests[i], self.values[i]) for i in new)
+
+    def result(self) -> Features:
+        sha256s = {self.paths[i]: digest.hex() for i, digest in self.digests.items()}
+        readable = [i for i, path in enumerate(self.paths) if path not in self.failures]
+        values = _only(self.values, readable)
+        return Features(values, sha256s, self.failures, len(self.computed))
 
 
 def _views(content: bytes, digest: Digest, settings: Settings) -> Pixels:

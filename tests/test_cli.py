@@ -208,6 +208,8 @@ def test_stopped_command_leaves_no_run(tmp_path, number, code):
         env=os.environ | {"EFFTUNE_CACHE": str(tmp_path / "cache")},
         stderr=subprocess.PIPE,
         text=True,
+        # A background shell lets its children ignore Ctrl-C; this one must not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stderr:
         if line.startswith("features"):

@@ -30,6 +30,7 @@ from efftune.run import Run
 
 Report = Callable[[str, int, int], None]
 
+_MAY_BREAK = {"picture", "split", "weights"}  # columns as long as a path or a command
 _PLAIN_EVERY_SECONDS = 10.0
 
 
@@ -112,11 +113,11 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
                 writer.writerow([each.path, rank, label, f"{value:.6f}"])
     elif predictions:
         rows = [
-            (str(each.path) if rank == 0 else "", _percent(value), label)
+            (label, _percent(value), str(each.path) if rank == 0 else "")
             for each in predictions
             for rank, (label, value) in enumerate(each.top)
         ]
-        _show_table(("picture", "confidence", "class"), rows, left=("picture", "class"))
+        _show_table(("class", "confidence", "picture"), rows, left=("picture",))
 
 
 def show_models(models: Sequence[Model], *, as_json: bool) -> None:
@@ -175,7 +176,8 @@ def _show_table(
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for i, heading in enumerate(headings):
         justify: Literal["left", "right"] = "left" if not i or heading in left else "right"
-        table.add_column(heading, justify=justify, no_wrap=True, overflow="fold")
+        whole = heading not in _MAY_BREAK
+        table.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     _console().print(table)

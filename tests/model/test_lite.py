@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from sklearn.datasets import load_sample_image
 
 from efftune.model import catalogue, lite, weights
 from efftune.model.backbone import Backbone
@@ -35,6 +36,15 @@ def test_layers_are_named_by_stage_and_block():
     )
 
 
+def with_imagenet_head(name, size):
+    """The backbone with its own 1000 classes, up to the logits."""
+    backbone = lite.backbone(name, size)
+    model = keras.Model(backbone.input, keras.layers.Dense(1000, name="logits")(backbone.output))
+    pinned = catalogue.model(name).weights
+    weights.load_lite(model, weights.read_verified(pinned.path, pinned.sha256))
+    return model
+
+
 def reference_logits(name, pixels):
     """What the PyTorch reference says of pixels (batch, size, size, 3)."""
     torch = pytest.importorskip("torch", reason="the PyTorch reference needs torch")
@@ -54,11 +64,29 @@ def test_logits_equal_the_pytorch_references(name):
     size = catalogue.model(name).resolution
     pixels = np.random.default_rng(0).uniform(0, 255, (3, size, size, 3)).astype(np.float32)
     expected = reference_logits(name, pixels)
-    backbone = lite.backbone(name, size)
-    model = keras.Model(backbone.input, keras.layers.Dense(1000, name="logits")(backbone.output))
-    pinned = catalogue.model(name).weights
-    weights.load_lite(model, weights.read_verified(pinned.path, pinned.sha256))
-    assert np.abs(model.predict(pixels, verbose=0) - expected).max() <= 1e-3
+    logits = with_imagenet_head(name, size).predict(pixels, verbose=0)
+    assert np.abs(logits - expected).max() <= 1e-3
+
+
+# What the PyTorch reference says of the middle of scikit-learn's picture of a Chinese palace:
+# 698 palace, 663 monastery, 442 bell cote, 449 boathouse, 497 church, 483 castle, 975 lakeside.
+PALACE = {
+    "efficientnet-lite0": {698: 8.904, 663: 7.8642, 442: 7.0577, 449: 6.6527, 975: 5.9773},
+    "efficientnet-lite1": {449: 8.4492, 698: 7.6874, 858: 5.4451, 975: 5.1213, 663: 5.0554},
+    "efficientnet-lite2": {698: 7.2656, 497: 5.1172, 858: 4.9381, 483: 4.3178, 975: 4.2951},
+}
+
+
+@pytest.mark.parametrize("name", PALACE)
+def test_palace_is_recognised_as_by_the_reference(name):
+    """Guards padding, BatchNorm's epsilon, channel order and scaling without PyTorch."""
+    picture = load_sample_image("china.jpg")
+    size = catalogue.model(name).resolution
+    top, left = ((side - size) // 2 for side in picture.shape[:2])
+    pixels = picture[top : top + size, left : left + size].astype(np.float32)
+    (logits,) = with_imagenet_head(name, size).predict(pixels[None], verbose=0)
+    assert np.argsort(-logits)[:5].tolist() == list(PALACE[name])
+    assert logits[list(PALACE[name])] == pytest.approx(list(PALACE[name].values()), abs=1e-3)
 
 
 def test_rebuilt_model_with_loaded_weights_is_the_same(tmp_path):

@@ -163,6 +163,8 @@ def mistakes(tmp_path, finished_run, source):
         (["train", "lonely", "--model", "efficientnet-lite9"], 2, "Unknown model"),
         (["train", "lonely", "--recipe", "quik"], 2, "Did you mean 'quick'"),
         (["train", "lonely", "--set", "veiws=1"], 2, "Did you mean 'views'"),
+        (["train", "lonely", "--set", "run=x"], 2, "Unknown recipe setting 'run'"),
+        (["train", "lonely", "--set", "name=3"], 2, "Unknown recipe '3'"),
         (["train", "lonely", "--val", "1.5"], 2, "val_fraction = 1.5"),
         (["train", "lonely", "--config", "gone.toml"], 2, "gone.toml"),
         (["train", "lonely", "--imgae-size", "32"], 2, "image-size"),

@@ -115,9 +115,9 @@ def _train(
     from efftune import console
 
     _lighten_keras()
+    recipe = efftune.Recipe.named(choices.pop("name", "quick"), **choices)
     with console.progress(quiet=quiet) as on_progress:
-        name = choices.pop("name", "quick")
-        finished = efftune.train(source, recipe=name, run=run, on_progress=on_progress, **choices)
+        finished = efftune.train(source, recipe=recipe, run=run, on_progress=on_progress)
     if json_:
         typer.echo(json.dumps(finished.summary))
     else:

@@ -4,7 +4,6 @@ import csv
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -88,9 +87,7 @@ def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:
         ],
     )
     if examples.set_aside:
-        counts = Counter(row.reason for row in examples.set_aside)
-        told = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
-        say(f"\nSet aside: {told}")
+        say(f"\nSet aside: {examples.told_reasons}")
 
 
 def show_predictions(predictions: Sequence[Prediction], form: str) -> None:

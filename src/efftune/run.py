@@ -271,8 +271,8 @@ def _places(run: str | Path | None, source: str, backbone: Backbone) -> Iterable
     """The run folder asked for, or the numbered ones, lowest first."""
     if run is not None:
         return [files.user_path(run)]
-    origin = source.removeprefix("sample:") if source.startswith("sample:") else source
-    name = re.sub(r"[^\w.-]+", "-", Path(origin).resolve().name) or "pictures"
+    origin = Path(source.removeprefix("sample:")).resolve().name
+    name = re.sub(r"[^\w.-]+", "-", origin) or "pictures"
     return (Path("runs") / f"{name}-{backbone.entry.short_name}-{i}" for i in itertools.count(1))
 
 

@@ -48,6 +48,14 @@ def test_unreadable_picture_is_an_error_unless_asked_for(finished_run, source, t
     assert failures == {paths[0]: "not an image"}
 
 
+def test_progress_counts_unreadable_pictures_too(finished_run, source, tmp_path):
+    (tmp_path / "a.jpg").write_text("text")
+    told = []
+    paths = [tmp_path / "a.jpg", *sorted(source.rglob("*.*g"))]
+    finished_run.classifier.probabilities(paths, lambda *each: told.append(each))
+    assert sorted(told) == [(i, 31) for i in range(1, 32)]
+
+
 def test_keras_model_says_the_same(finished_run, source):
     paths = sorted(source.rglob("*.*g"))
     classifier = finished_run.classifier

@@ -140,7 +140,12 @@ class Examples:
             DataError: no picture, fewer than two classes, or a class too small.
         """
         if not any(row.usable for row in self.rows):
-            raise DataError(f"{self.source} holds no picture that can be read.{self._reasons()}")
+            found = (
+                f"Found: {self.told_reasons}."
+                if self.rows
+                else "It is empty: put class folders there."
+            )
+            raise DataError(f"{self.source} holds no picture that can be read. {found}")
         if not allow_missing:
             self._require_no_class_lost()
         if len(self.class_names) < 2:
@@ -198,9 +203,10 @@ class Examples:
                 "--set missing_classes=allow."
             )
 
-    def _reasons(self) -> str:
-        counts = Counter(row.reason for row in self.set_aside)
-        return f" Found: {_told(counts)}." if counts else " It is empty: put class folders there."
+    @property
+    def told_reasons(self) -> str:
+        """Why files were set aside, in a few words: "3 not an image, 1 hidden"."""
+        return _told(Counter(row.reason for row in self.set_aside))
 
     def to_csv(self) -> str:
         """The table `examples.csv`: path, label, split, status, reason, sha256."""
@@ -232,7 +238,7 @@ def labels(rows: Sequence[Example], class_names: Sequence[str]) -> NDArray[np.in
 
 
 def _told(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Backbone, head and class names as one thing: predict, save, load."""
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,8 @@ class Classifier:
         """
         if top < 1:
             raise UsageError(f"top must be 1 or more. Received: {top}.")
-        paths = [Path(pictures)] if isinstance(pictures, str | Path) else list(map(Path, pictures))
+        named = [pictures] if isinstance(pictures, str | Path) else pictures
+        paths = list(map(files.user_path, named))
         probabilities, failures = self.probabilities(paths, on_progress)
         for path, reason in failures.items():
             if on_unreadable is None:
@@ -124,7 +126,7 @@ class Classifier:
 
         Args:
             paths: the pictures.
-            on_progress: called with the pictures done and their total.
+            on_progress: called with the pictures done and their total, from several threads.
 
         Returns:
             Probabilities, float32 (pictures, classes), zero where a picture cannot be decoded;
@@ -132,20 +134,19 @@ class Classifier:
         """
         rows = np.zeros((len(paths), len(self.class_names)), np.float32)
         failures: dict[Path, str] = {}
-        done = 0
+        done = itertools.count(1)  # counts right in several threads
 
         def load(i: int) -> Pixels | None:
             try:
                 return images.decode(images.read(paths[i]), self.image_size, self.fit)[None]
             except BadImage as error:
                 failures[paths[i]] = error.reason
+                on_progress(next(done), len(paths))
                 return None
 
         def deliver(i: int, output: NDArray[np.float32]) -> None:
-            nonlocal done
             rows[i] = output[0]
-            done += 1
-            on_progress(done, len(paths))
+            on_progress(next(done), len(paths))
 
         self._network.run(range(len(paths)), load, deliver)
         return rows, {path: failures[path] for path in paths if path in failures}

@@ -25,7 +25,7 @@ from efftune.data import augmentation, images
 from efftune.data.examples import SPLITS, Examples, Split
 from efftune.data.images import Pixels
 from efftune.errors import BadImage
-from efftune.model import backbone as backbone_module
+from efftune.model.backbone import VERSION as BACKBONE_VERSION
 from efftune.model.backbone import WIDTH, Backbone
 from efftune.model.inference import Network, Precision, fastest_precision
 from efftune.recipe import Fit, Recipe
@@ -77,7 +77,7 @@ class Settings:
     @property
     def key(self) -> str:
         """A name for these settings and the versions of the code behind them."""
-        versions = [images.VERSION, backbone_module.VERSION, version("openvino")]
+        versions = [images.VERSION, BACKBONE_VERSION, version("openvino")]
         shaping = asdict(self) | {"versions": versions}
         if self.views:
             shaping["augmentation"] = augmentation.VERSION

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NAME ?= quick_against_example
 
-.PHONY: install demo test lint docs bench lock clean
+.PHONY: install demo test test-jax lint docs bench lock clean
 
 install: $(INSTALLED)
 
@@ -22,6 +22,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/pytest
+
+# The parts that train, under another backend.
+test-jax: $(INSTALLED)
+	KERAS_BACKEND=jax $(BIN)/pytest tests/training tests/model
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -40,7 +44,7 @@ bench: $(INSTALLED)
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-emit-index-url --custom-compile-command "make lock" \
-		--extra dev --extra lite pyproject.toml --output-file requirements.txt
+		--extra dev --extra jax --extra lite pyproject.toml --output-file requirements.txt
 
 clean:
 	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -87,7 +87,8 @@ def finished_run(source: Path, tmp_path_factory: pytest.TempPathFactory):
     """A run on the coloured squares at 32 pixels."""
     import efftune
 
-    return efftune.train(source, run=tmp_path_factory.mktemp("runs") / "run", image_size=32)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return efftune.train(source, run=folder, recipe="quick", image_size=32)
 
 
 @pytest.fixture(scope="session")

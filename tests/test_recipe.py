@@ -14,7 +14,10 @@ recipes = st.builds(
     fit=st.sampled_from(["stretch", "crop", "pad"]),
     val_fraction=st.floats(0.01, 0.5),
     test_fraction=st.floats(0.01, 0.5),
-    views=st.integers(0, 32),
+    views=st.integers(0, 64),
+    unfreeze=st.sampled_from(["none", "all", "block5", "block6b"]),
+    learning_rate=st.floats(1e-6, 10),
+    train_depthwise=st.booleans(),
     head_strengths=st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=5).map(tuple),
     seed=st.integers(0, 2**32 - 1),
 )

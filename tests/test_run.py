@@ -119,26 +119,20 @@ def test_plain_keras_says_what_the_table_says(finished_run, source, tmp_path):
 
 
 def test_second_run_keeps_the_features(finished_run, source, tmp_path):
-    again = efftune.train(source, run=tmp_path / "run", image_size=32)
+    again = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32)
     assert again.record["features"] == {"computed": 0, "kept": 30}
     assert again.evaluation == finished_run.evaluation
 
 
 def test_other_seed_splits_otherwise(finished_run, source, tmp_path):
-    again = efftune.train(source, run=tmp_path / "run", image_size=32, seed=1)
+    again = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32, seed=1)
     first, second = (table(run.folder / "examples.csv") for run in (finished_run, again))
     assert [row["sha256"] for row in first] == [row["sha256"] for row in second]
     assert [row["split"] for row in first] != [row["split"] for row in second]
 
 
-def test_views_can_be_asked_for(source, tmp_path):
-    run = efftune.train(source, run=tmp_path / "run", image_size=32, views=2)
-    assert run.recipe.views == 2
-    assert run.evaluation.test.accuracy == 1
-
-
 def test_odd_files_are_set_aside_and_the_rest_is_used(broken_source, tmp_path):
-    run = efftune.train(broken_source, run=tmp_path / "run", image_size=32)
+    run = efftune.train(broken_source, run=tmp_path / "run", recipe="quick", image_size=32)
     rows = {row["path"]: row for row in table(run.folder / "examples.csv")}
     assert rows["red/cut.jpg"]["reason"] == "truncated"
     assert rows["red/notes.txt"]["reason"] == "not an image"
@@ -148,14 +142,14 @@ def test_odd_files_are_set_aside_and_the_rest_is_used(broken_source, tmp_path):
 
 def test_runs_are_numbered(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folders = [efftune.train(source, image_size=32).folder for _ in range(2)]
+    folders = [efftune.train(source, recipe="quick", image_size=32).folder for _ in range(2)]
     assert [str(folder) for folder in folders] == ["runs/squares-lite0-1", "runs/squares-lite0-2"]
 
 
 def test_existing_run_is_never_overwritten(finished_run, source):
     before = {path: path.stat().st_mtime_ns for path in finished_run.folder.rglob("*")}
     with pytest.raises(efftune.UsageError, match="never overwritten"):
-        efftune.train(source, run=finished_run.folder, image_size=32)
+        efftune.train(source, run=finished_run.folder, recipe="quick", image_size=32)
     assert {path: path.stat().st_mtime_ns for path in finished_run.folder.rglob("*")} == before
 
 
@@ -164,7 +158,9 @@ def test_failed_run_leaves_nothing(tmp_path):
     for path in (tmp_path / "photos" / "red").iterdir():
         path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(efftune.DataError, match="No picture of class 'red' can be used"):
-        efftune.train(tmp_path / "photos", run=tmp_path / "runs" / "a", image_size=32)
+        efftune.train(
+            tmp_path / "photos", run=tmp_path / "runs" / "a", recipe="quick", image_size=32
+        )
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -174,14 +170,16 @@ def test_stopped_run_leaves_nothing(source, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        efftune.train(source, run=tmp_path / "runs" / "a", image_size=32, on_progress=stop)
+        efftune.train(
+            source, run=tmp_path / "runs" / "a", recipe="quick", image_size=32, on_progress=stop
+        )
     assert list((tmp_path / "runs").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["model.keras", "openvino/model.bin", "classes.json"])
 @pytest.mark.parametrize("damage", ["altered", "missing"])
 def test_altered_model_is_refused(source, tmp_path, name, damage):
-    run = efftune.train(source, run=tmp_path / "run", image_size=32)
+    run = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32)
     path = run.folder / name
     if damage == "missing":
         path.unlink()
@@ -239,7 +237,7 @@ def test_unknown_class_is_named(finished_run, tmp_path):
 
 @pytest.mark.shared
 def test_quick_keeps_its_promises_on_real_photos(clothing, tmp_path, own_cache):
-    run = efftune.train(clothing, run=tmp_path / "run")
+    run = efftune.train(clothing, run=tmp_path / "run", recipe="quick")
     assert run.evaluation.test.accuracy >= 0.86
     rows = [row for row in table(run.folder / "predictions.csv") if row["split"] == "test"]
     names = run.classifier.class_names

@@ -63,7 +63,7 @@ def train(
         str | None,
         typer.Option(help="As `efftune models` lists it. (default: efficientnet-lite0)"),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="A named recipe. (default: quick)")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A named recipe. (default: balanced)")] = None,
     image_size: Annotated[
         int | None,
         typer.Option(
@@ -114,8 +114,8 @@ def _train(
 ) -> None:
     from efftune import console
 
-    _lighten_keras()
-    recipe = efftune.Recipe.named(choices.pop("name", "quick"), **choices)
+    recipe = efftune.Recipe.named(choices.pop("name", "balanced"), **choices)
+    _prepare_keras(trains=recipe.tunes)
     with console.progress(quiet=quiet) as on_progress:
         finished = efftune.train(source, recipe=recipe, run=run, on_progress=on_progress)
     if json_:
@@ -209,12 +209,14 @@ def _fail(message: str, exit_code: int) -> None:
     sys.exit(exit_code)
 
 
-def _lighten_keras() -> None:
-    """Let Keras start without TensorFlow, which costs 4 seconds and, from a cold disk, 10.
+def _prepare_keras(*, trains: bool) -> None:
+    """Let Keras start as lightly as the work allows.
 
-    `quick` only builds and saves Keras models, and Keras' OpenVINO backend can do that. This is
-    for a process of our own: in anybody else's, Keras runs as its owner has set it.
+    TensorFlow costs 4 seconds and, from a cold disk, 10. `quick` only builds and saves Keras
+    models, and Keras' OpenVINO backend can do that. This is for a process of our own: in anybody
+    else's, Keras runs as its owner has set it.
     """
-    if "KERAS_BACKEND" not in os.environ:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its start-up notes are not for users
+    if "KERAS_BACKEND" not in os.environ and not trains:
         os.environ["KERAS_BACKEND"] = "openvino"
         sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it to save

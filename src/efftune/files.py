@@ -7,8 +7,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import platformdirs
+from numpy.typing import NDArray
 
 from efftune.errors import UsageError
 
@@ -38,11 +41,12 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Hand out a temporary path beside `path`; move what was written there into place at the end.
 
     If the block raises, `path` stays as it was and the temporary file is removed. The temporary
-    name keeps the suffix, since some writers choose their format by it.
+    name keeps the suffix, since some writers choose their format by it. Without `flush` a power
+    cut may leave a file with holes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
@@ -52,7 +56,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield partial
         # mkstemp makes private files; a run should be as readable as any file its owner makes.
         partial.chmod(0o666 & ~_umask())
-        _flush_to_disk(partial)
+        if flush:
+            _flush_to_disk(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -119,12 +124,25 @@ def _made_now(folder: Path) -> bool:
     return True
 
 
-def write(path: Path, content: str | bytes) -> None:
+def write(path: Path, content: str | bytes, *, flush: bool = True) -> None:
     """Write `content` to `path`, whole or not at all. Text is UTF-8 with plain newlines."""
     if isinstance(content, str):
         content = content.encode(errors="backslashreplace")  # file names may hold any bytes
-    with written_whole(path) as partial:
+    with written_whole(path, flush=flush) as partial:
         partial.write_bytes(content)
+
+
+def temporary_array(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Zeros in a file without a name, which goes when the array goes: memory is not the limit."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    if not size:
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile(dir=cache_folder()) as stream:
+        if hasattr(os, "posix_fallocate"):
+            # A full disk must be an error here, not a crash when the array is written to.
+            os.posix_fallocate(stream.fileno(), 0, size)
+        return np.memmap(stream, dtype, "w+", shape=shape)
 
 
 def sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,31 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from efftune.errors import UsageError, unknown_name
 
 Fit = Literal["stretch", "crop", "pad"]
+Strength = Literal["light", "standard", "strong"]
+StageName = Literal["head", "upper", "whole", "scratch"]
+
+_Share = Annotated[float, Field(ge=0, le=0.9)]
+_Rate = Annotated[float, Field(gt=0, le=10)]
+_Epochs = Annotated[int, Field(ge=0, le=10_000)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One leg of training; it starts from the best that the one before it came to.
+
+    Attributes:
+        name: `head` fits the head on kept features. `upper` trains from a block up, on kept
+            activations. `whole` trains all blocks on pictures. `scratch` does that from random
+            weights.
+        block: the first block that is trained; `pixels` for all of them, empty for none.
+        epochs: passes over the training pictures.
+        learning_rate: the highest of the schedule.
+    """
+
+    name: StageName
+    block: str = ""
+    epochs: int = 1
+    learning_rate: float = 0.0
 
 
 class Recipe(BaseModel):
@@ -27,28 +53,95 @@ class Recipe(BaseModel):
         test_fraction: the same for the test split.
         missing_classes: `refuse` stops when a class is missing from a split; `allow` goes on as
             long as every class can be trained.
-        views: augmented views of each training picture, beside the picture itself, 0 to 32.
+        seed: makes splits, views, folds and training repeatable.
         head_strengths: strengths of the head's L2 penalty to choose from, as scikit-learn's `C`
             (larger is weaker).
         head_folds: folds of the cross-validation that chooses among them, 2 to 20.
-        seed: makes splits, views and folds repeatable.
+        unfreeze: the first block to train beside the head, such as `block5`; `none` or `all`.
+        views: augmented views of each training picture to keep, beside the picture itself, 0 to
+            64. An epoch sees one of them.
+        augment: how far the views go from the picture.
+        flip: whether left and right change places in half the views. `auto` finds out whether the
+            head knows mirrored pictures; if not, as with letters, nothing is mirrored.
+        activations: type of the kept activations.
+        memory: what the kept activations may take, in GiB; 0 means a quarter of the free memory.
+        epochs: of the stage that trains from `unfreeze` up.
+        learning_rate: the highest of that stage.
+        whole_epochs: of the stage that trains everything, after that; 0 leaves it out.
+        whole_learning_rate: the highest of that stage.
+        scratch_epochs: of training from random weights; above 0 it replaces all other stages.
+        scratch_learning_rate: the highest of that stage.
+        batch_size: pictures in one step, 1 to 4096.
+        warmup: share of a stage's steps in which the learning rate rises, 0 to 0.9.
+        weight_decay: decoupled, of kernels only; times the learning rate each step.
+        label_smoothing: share of each label that is spread over all classes, 0 to 0.9.
+        dropout: share of the features that the head does not see in a step, 0 to 0.9.
+        layer_decay: factor of the learning rate from one block to the next one below it.
+        mix: `mixup` blends pairs of pictures, `cutmix` puts a part of one into the other.
+        mix_alpha: of the Beta distribution that says how much; small means little.
+        ema: decay of the moving average of the weights, per step, that is judged and kept; 0
+            leaves it out.
+        class_weights: `balanced` gives each class the same weight in the loss.
+        patience: epochs without progress on validation after which a stage stops; 0 never stops.
+        head_start: where the head of the first stage after it starts: from the `regression`, or
+            at `random`.
+        train_depthwise: whether depthwise kernels are trained with the blocks they are in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["quick"] = "quick"
+    name: Literal["quick", "balanced", "thorough"] = "balanced"
     model: str = "efficientnet-lite0"
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     fit: Fit = "crop"
     val_fraction: Annotated[float, Field(ge=0.01, le=0.5)] = 0.15
     test_fraction: Annotated[float, Field(ge=0.01, le=0.5)] = 0.15
     missing_classes: Literal["refuse", "allow"] = "refuse"
-    views: Annotated[int, Field(ge=0, le=32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     head_strengths: Annotated[
         tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=20)
     ] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     head_folds: Annotated[int, Field(ge=2, le=20)] = 3
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    unfreeze: Annotated[str, Field(pattern=r"^(none|all|block\d+[a-z]?)$")] = "block5"
+    views: Annotated[int, Field(ge=0, le=64)] = 4
+    augment: Strength = "standard"
+    flip: Literal["auto", "yes", "no"] = "auto"
+    activations: Literal["float16", "bfloat16"] = "float16"
+    memory: Annotated[float, Field(ge=0)] = 0.0
+    epochs: _Epochs = 4
+    learning_rate: _Rate = 5e-4
+    whole_epochs: _Epochs = 0
+    whole_learning_rate: _Rate = 1e-4
+    scratch_epochs: _Epochs = 0
+    scratch_learning_rate: _Rate = 2e-3
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
+    warmup: _Share = 0.1
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.02
+    label_smoothing: _Share = 0.1
+    dropout: _Share = 0.2
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    mix_alpha: Annotated[float, Field(gt=0, le=10)] = 0.2
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    patience: Annotated[int, Field(ge=0)] = 0
+    head_start: Literal["regression", "random"] = "regression"
+    train_depthwise: bool = True
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of training, in order."""
+        if self.scratch_epochs:
+            return (Stage("scratch", "pixels", self.scratch_epochs, self.scratch_learning_rate),)
+        upper = Stage("upper", self.unfreeze, self.epochs, self.learning_rate)
+        whole = Stage("whole", "pixels", self.whole_epochs, self.whole_learning_rate)
+        tuning = {"none": (), "all": (whole,)}.get(self.unfreeze, (upper, whole))
+        return (Stage("head"), *(stage for stage in tuning if stage.epochs))
+
+    @property
+    def tunes(self) -> bool:
+        """Whether anything but the head is trained."""
+        return self.stages[-1].name != "head"
 
     def to_toml(self) -> str:
         """The recipe as TOML; `named` with `choices_in` gives back an equal recipe."""
@@ -80,7 +173,11 @@ class Recipe(BaseModel):
             raise UsageError(_explain(error)) from None
 
 
-RECIPES = {"quick": Recipe()}
+RECIPES = {
+    "quick": Recipe(name="quick", unfreeze="none"),
+    "balanced": Recipe(),
+    "thorough": Recipe(name="thorough", whole_epochs=6),
+}
 
 
 def choices_in(path: Path) -> Mapping[str, Any]:

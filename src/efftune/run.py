@@ -1,13 +1,9 @@
 """The story of a run: from a source of labelled pictures to a judged, saved classifier."""
 
-import csv
-import io
 import itertools
 import json
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,33 +18,26 @@ from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation import metrics, predictions
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model import classifier as classifiers
-from efftune.model import features, inference
+from efftune.model import inference
 from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier
 from efftune.model.features import Features
+from efftune.progress import Progress, Watch, silent
 from efftune.recipe import Recipe, choices_in
-from efftune.training import head as heads
+from efftune.training import stages, tuning
 from efftune.training.head import Head, Matrix
-
-Progress = Callable[[str, int, int], None]
+from efftune.training.stages import Epoch, Tuned
+from efftune.training.tuning import Seen
 
 RECORD = "run.json"
-_HISTORY = (
-    *("stage", "epoch", "seconds"),
-    *("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"),
-)
-
-
-def _silent(_phase: str, _done: int, _total: int) -> None:
-    pass
 
 
 def train(
     source: str | Path,
     *,
-    recipe: str | Recipe = "quick",
+    recipe: str | Recipe = "balanced",
     run: str | Path | None = None,
-    on_progress: Progress = _silent,
+    on_progress: Progress = silent,
     **choices: Any,
 ) -> "Run":
     """Train a classifier on the pictures in a source and leave a finished run folder.
@@ -72,33 +61,42 @@ def train(
     recipe = (
         Recipe.named(recipe, **choices) if isinstance(recipe, str) else recipe.changed(**choices)
     )
-    watch = _Watch(on_progress)
+    watch = Watch(on_progress)
     with watch.phase("find"):
         backbone = Backbone(recipe.model, recipe.image_size)
         examples = _split(sources.find(source), recipe)
     with files.reserved_folder(_places(run, examples.source, backbone)) as folder:
         with watch.phase("features"):
-            parts = features.extract_splits(examples, backbone, recipe, watch.count)
+            parts = tuning.see(examples, backbone, recipe, watch.count)
             examples = _as_read(examples, parts, recipe)
-        names = examples.class_names
-        truth = {split: labels(examples.of(split), names) for split in SPLITS}
+            pictures = tuning.seen(examples, parts)
         with watch.phase("head"):
-            head = heads.fit(parts["train"].values, truth["train"], recipe)
-        with watch.phase("evaluate"):
-            answers = {split: head.probabilities(parts[split].values[:, 0]) for split in SPLITS}
-            scores = {s: metrics.evaluate(answers[s], truth[s], names) for s in SPLITS}
+            head = tuning.fit_head(pictures, backbone, recipe)
+            recipe, mirrored = tuning.decide_flip(recipe, backbone, head, pictures)
+        tuned, outcomes = tuning.tune(backbone, head, pictures, recipe, watch)
+        names = examples.class_names
         with watch.phase("save"):
-            sums = classifiers.save(folder, backbone, (head.kernel, head.bias), names)
-            _write_tables(folder, examples, answers, scores, watch.seconds["head"])
+            sums = classifiers.save(folder, backbone, (tuned.kernel, tuned.bias), names)
             files.write(folder / "recipe.toml", recipe.to_toml())
-        facts = _facts(examples, backbone, recipe, head)
-        facts |= {"features": _counted(parts), "seconds": watch.seconds, "files": sums}
+        with watch.phase("evaluate"):
+            classifier = Classifier(folder, names, backbone.image_size, recipe.fit)
+            answers = _judged(classifier, tuned, pictures, watch)
+            epochs = tuning.history(head, pictures, watch.seconds["head"], outcomes)
+            _write_tables(folder, examples, answers, epochs)
+        facts = _facts(examples, backbone, recipe)
+        facts |= {
+            "head": {"strength": head.strength, "accuracy": mirrored},
+            "stages": [outcome.to_dict() for outcome in outcomes],
+            "features": _counted(parts),
+            "seconds": watch.seconds,
+            "files": sums,
+        }
         # The record comes last: a folder without one is not a run.
         files.write(folder / RECORD, _json(facts))
     return Run.load(folder)
 
 
-def demo(*, run: str | Path | None = None, on_progress: Progress = _silent) -> "Run":
+def demo(*, run: str | Path | None = None, on_progress: Progress = silent) -> "Run":
     """Train on the built-in sample, 1,797 scanned digits; see `train`."""
     return train("sample:digits", run=run, on_progress=on_progress)
 
@@ -164,7 +162,7 @@ class Run:
         source: str | Path,
         split: str | None = None,
         *,
-        on_progress: Progress = _silent,
+        on_progress: Progress = silent,
     ) -> tuple[SplitEvaluation, Examples]:
         """Score this run's classifier on other pictures.
 
@@ -276,35 +274,32 @@ def _places(run: str | Path | None, source: str, backbone: Backbone) -> Iterable
     return (Path("runs") / f"{name}-{backbone.entry.short_name}-{i}" for i in itertools.count(1))
 
 
+def _judged(
+    classifier: Classifier, tuned: Tuned, pictures: Seen, watch: Watch
+) -> dict[Split, Matrix]:
+    """The saved classifier's probabilities for the pictures that were held out."""
+    splits: tuple[Split, ...] = ("val", "test")
+    if not tuned.backbone.tuned:  # the features kept are those that the classifier would find
+        head = Head(tuned.kernel, tuned.bias)
+        return {split: head.probabilities(pictures.features[split].pooled()) for split in splits}
+    paths = {split: pictures.paths[split] for split in splits}
+    probabilities, _ = classifier.probabilities([*paths["val"], *paths["test"]], watch.count)
+    return dict(zip(splits, np.split(probabilities, [len(paths["val"])]), strict=True))
+
+
 def _write_tables(
-    folder: Path,
-    examples: Examples,
-    answers: dict[Split, Matrix],
-    scores: dict[Split, SplitEvaluation],
-    head_seconds: float,
+    folder: Path, examples: Examples, answers: dict[Split, Matrix], epochs: Sequence[Epoch]
 ) -> None:
+    names = examples.class_names
     held_out = [(examples.of(split), answers[split]) for split in ("val", "test")]
-    table = predictions.to_csv(held_out, examples.class_names)
-    evaluation = Evaluation(scores["val"], scores["test"])
+    scores = [metrics.evaluate(rows, labels(part, names), names) for part, rows in held_out]
     files.write(folder / "examples.csv", examples.to_csv())
-    files.write(folder / "history.csv", _history(scores, head_seconds))
-    files.write(folder / "predictions.csv", table)
-    files.write(folder / "evaluation.json", _json(evaluation.to_dict()))
+    files.write(folder / "history.csv", stages.to_csv(epochs))
+    files.write(folder / "predictions.csv", predictions.to_csv(held_out, names))
+    files.write(folder / "evaluation.json", _json(Evaluation(*scores).to_dict()))
 
 
-def _history(scores: dict[Split, SplitEvaluation], seconds: float) -> str:
-    """The table `history.csv`, with one row: the head is fitted once, to convergence."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(_HISTORY)
-    train, val = scores["train"], scores["val"]
-    row = ("head", 1, f"{seconds:.2f}")
-    judged = (train.loss, train.accuracy, val.loss, val.accuracy)
-    writer.writerow((*row, *(f"{value:.6f}" for value in judged), ""))
-    return table.getvalue()
-
-
-def _facts(examples: Examples, backbone: Backbone, recipe: Recipe, head: Head) -> dict[str, Any]:
+def _facts(examples: Examples, backbone: Backbone, recipe: Recipe) -> dict[str, Any]:
     """What `run.json` says beside checksums and seconds."""
     return {
         "state": "finished",
@@ -324,7 +319,6 @@ def _facts(examples: Examples, backbone: Backbone, recipe: Recipe, head: Head) -
         },
         "recipe": recipe.name,
         "seed": recipe.seed,
-        "head": {"strength": head.strength},
         "versions": provenance.versions(),
         "machine": provenance.machine() | {"precision": inference.fastest_precision()},
     }
@@ -333,31 +327,9 @@ def _facts(examples: Examples, backbone: Backbone, recipe: Recipe, head: Head) -
 def _counted(parts: dict[Split, Features]) -> dict[str, int]:
     """How many pictures' features were computed, and how many were found on disk."""
     computed = sum(part.computed for part in parts.values())
-    return {
-        "computed": computed,
-        "kept": sum(len(part.values) for part in parts.values()) - computed,
-    }
+    readable = sum(len(part.sha256s) - len(part.failures) for part in parts.values())
+    return {"computed": computed, "kept": readable - computed}
 
 
 def _json(values: Any) -> str:
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-
-
-class _Watch:
-    """Times the phases of a run and tells how far they are."""
-
-    def __init__(self, on_progress: Progress):
-        self.seconds: dict[str, float] = {}
-        self._on_progress = on_progress
-        self._phase = ""
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        self._phase = name
-        start = time.perf_counter()
-        self._on_progress(name, 0, 0)
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
-
-    def count(self, done: int, total: int) -> None:
-        self._on_progress(self._phase, done, total)

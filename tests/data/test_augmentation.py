@@ -12,19 +12,23 @@ PICTURE = hashlib.sha256(b"a").digest()
 STILL = View(0.0, 1.0, (0.0, 0.0), False, (1.0, 1.0, 1.0), 1.0)
 
 
+def plan(seed, picture, number, strength="standard", flip=True):
+    return augmentation.plan(seed, picture, number, strength, flip=flip)
+
+
 @pytest.fixture(scope="module")
 def pixels():
     return np.asarray(square((120, 90, 60), 1, (32, 32)))
 
 
 def test_same_seed_picture_and_number_give_the_same_view():
-    assert augmentation.plan(3, PICTURE, 2) == augmentation.plan(3, PICTURE, 2)
+    assert plan(3, PICTURE, 2) == plan(3, PICTURE, 2)
 
 
 def test_seed_picture_and_number_each_change_the_view():
     other = hashlib.sha256(b"b").digest()
     plans = [(3, PICTURE, 2), (4, PICTURE, 2), (3, other, 2), (3, PICTURE, 1)]
-    assert len({augmentation.plan(*each) for each in plans}) == 4
+    assert len({plan(*each) for each in plans}) == 4
 
 
 def test_still_view_changes_nothing(pixels):
@@ -66,8 +70,20 @@ def test_contrast_keeps_the_mean(pixels):
     assert flatter.std() == pytest.approx(pixels.std() / 2, rel=0.05)
 
 
-def test_views_stay_upright_and_in_range():
-    plans = [augmentation.plan(0, PICTURE, i) for i in range(500)]
-    assert all(abs(view.rotation) <= 15 for view in plans)
-    assert all(0.7 <= view.scale <= 1.05 for view in plans)
+@pytest.mark.parametrize(
+    ("strength", "rotation", "smallest"),
+    [("light", 7, 0.85), ("standard", 15, 0.7), ("strong", 25, 0.5)],
+)
+def test_views_stay_upright_and_in_range(strength, rotation, smallest):
+    plans = [plan(0, PICTURE, i, strength) for i in range(500)]
+    assert rotation * 0.9 < max(abs(view.rotation) for view in plans) <= rotation
+    assert smallest <= min(view.scale for view in plans) < smallest + 0.05
+    assert max(view.scale for view in plans) <= 1.05
     assert {view.flip for view in plans} == {True, False}
+
+
+def test_nothing_is_mirrored_unless_it_may_be():
+    plans = [plan(0, PICTURE, i, flip=False) for i in range(50)]
+    assert not any(view.flip for view in plans)
+    mirrored = [plan(0, PICTURE, i) for i in range(50)]
+    assert [replace(view, flip=False) for view in mirrored] == plans

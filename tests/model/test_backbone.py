@@ -8,9 +8,9 @@ from efftune.model.inference import Network
 
 def output(backbone):
     result = []
-    network = Network(lambda: backbone.openvino_model, size=32)
+    network = Network(backbone.openvino_model, size=32)
     pixels = np.full((1, 32, 32, 3), 90, np.uint8)
-    network.run([0], lambda _i: pixels, lambda _i, rows: result.append(rows.copy()))
+    network.run([0], lambda _i: pixels, lambda _i, _n, rows: result.append(rows[0].copy()))
     return result[0]
 
 

@@ -25,8 +25,8 @@ def run(model, pixels):
         (len(pixels), model.output(0).get_partial_shape()[1].get_length()), np.float32
     )
 
-    def deliver(i, rows):
-        result[i] = rows[0]
+    def deliver(i, _number, outputs):
+        result[i] = outputs[0]
 
     network = Network(lambda: model, size=pixels.shape[1])
     network.run(range(len(pixels)), lambda i: pixels[i][None], deliver)

@@ -11,8 +11,8 @@ from efftune.model import inference
 from efftune.model.inference import Network
 
 
-def mean_network(views=1, precision="f32", made=None):
-    """A network that gives each picture's mean colour."""
+def mean_network(precision="f32", made=None):
+    """A network that gives each square's mean colour."""
 
     def make():
         if made is not None:
@@ -20,7 +20,7 @@ def mean_network(views=1, precision="f32", made=None):
         pixels = ops.parameter([-1, 8, 8, 3], np.float32)
         return ov.Model([ops.reduce_mean(pixels, np.array([1, 2]))], [pixels])
 
-    return Network(make, size=8, views=views, precision=precision)
+    return Network(make, size=8, precision=precision)
 
 
 def grey(value, views=1):
@@ -31,33 +31,57 @@ def grey(value, views=1):
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 63])
 def test_each_item_gets_its_own_output(count, precision):
     results = {}
-    network = mean_network(precision=precision)
-    network.run(range(count), grey, lambda i, rows: results.__setitem__(i, rows.copy()))
-    assert sorted(results) == list(range(count))
-    assert all((rows == i).all() and rows.shape == (1, 3) for i, rows in results.items())
+
+    def deliver(i, number, outputs):
+        results[i, number] = outputs[0].copy()
+
+    mean_network(precision=precision).run(range(count), grey, deliver)
+    assert sorted(results) == [(i, 0) for i in range(count)]
+    assert all((row == i).all() and row.shape == (3,) for (i, _), row in results.items())
 
 
-def test_views_come_back_together():
+@pytest.mark.parametrize("precision", ["f32", inference.fastest_precision()])
+@pytest.mark.parametrize("squares", [2, 3, 7])
+def test_squares_of_an_item_keep_their_numbers(precision, squares):
     results = {}
 
     def load(i):
-        return np.concatenate([grey(i), grey(i + 100)])
+        return np.concatenate([grey(i + 20 * number) for number in range(squares)])
 
-    mean_network(views=2).run(range(9), load, lambda i, rows: results.__setitem__(i, rows.copy()))
-    assert all(results[i][:, 0].tolist() == [i, i + 100] for i in range(9))
+    def deliver(i, number, outputs):
+        results[i, number] = outputs[0].copy()
+
+    mean_network(precision=precision).run(range(9), load, deliver, squares=squares)
+    assert len(results) == 9 * squares
+    assert all((row == i + 20 * number).all() for (i, number), row in results.items())
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 0x3E00), ("bfloat16", 0x3FC0)])
+def test_outputs_come_in_the_type_asked_for(dtype, bits):
+    def make():
+        pixels = ops.parameter([-1, 8, 8, 3], np.float32)
+        mean = ops.reduce_mean(pixels, np.array([1, 2]))
+        return ov.Model([mean, ops.multiply(mean, np.float32(1.5))], [pixels])
+
+    results = []
+    network = Network(make, size=8, dtypes=["float32", dtype])
+    network.run([0], lambda _i: grey(1), lambda _i, _n, out: results.append([*map(np.copy, out)]))
+    ((plain, short),) = results
+    assert plain.tolist() == [1, 1, 1]
+    assert short.view(np.uint16).tolist() == [bits] * 3
 
 
 def test_items_without_pixels_are_left_out():
     seen = []
     mean_network().run(
-        range(10), lambda i: grey(i) if i % 3 else None, lambda i, _rows: seen.append(i)
+        range(10), lambda i: grey(i) if i % 3 else None, lambda i, _n, _out: seen.append(i)
     )
     assert sorted(seen) == [1, 2, 4, 5, 7, 8]
 
 
 def test_network_is_not_made_if_nothing_needs_it():
     made = []
-    mean_network(made=made).run(range(5), lambda _i: None, lambda _i, _rows: None)
+    mean_network(made=made).run(range(5), lambda _i: None, lambda _i, _n, _out: None)
     assert made == []
 
 
@@ -71,7 +95,7 @@ def test_loading_goes_on_in_several_threads():
         threads.add(threading.get_ident())
         return grey(i)
 
-    mean_network().run(range(20), load, lambda _i, _rows: None)
+    mean_network().run(range(20), load, lambda _i, _n, _out: None)
     assert threading.get_ident() not in threads
 
 
@@ -79,7 +103,7 @@ def test_few_pictures_wait_at_a_time(monkeypatch):
     monkeypatch.setattr(inference, "WINDOW_BYTES", 0)
     loaded, most = [], []
 
-    def deliver(i, _rows):
+    def deliver(i, _number, _outputs):
         most.append(len(loaded) - i)
 
     mean_network().run(range(500), lambda i: (loaded.append(i), grey(i % 256))[1], deliver)

@@ -7,17 +7,17 @@ from efftune.recipe import Recipe
 from efftune.training import head
 
 
-def clouds(classes=4, each=40, width=30, spread=1.0, views=1, seed=0):
-    """Features of classes that lie apart, float32 (pictures, views, width), and labels."""
+def clouds(classes=4, each=40, width=30, spread=1.0, seed=0):
+    """Features of classes that lie apart, float32 (pictures, width), and labels."""
     random = np.random.default_rng(seed)
     centres = random.normal(0, 1, (classes, width))
     labels = np.repeat(np.arange(classes), each)
-    noise = random.normal(0, spread, (len(labels), views, width))
-    return (centres[labels][:, None] + noise).astype(np.float32) + 5, labels
+    noise = random.normal(0, spread, (len(labels), width))
+    return (centres[labels] + noise).astype(np.float32) + 5, labels
 
 
 def accuracy(fitted, features, labels):
-    return (fitted.probabilities(features[:, 0]).argmax(axis=1) == labels).mean()
+    return (fitted.probabilities(features).argmax(axis=1) == labels).mean()
 
 
 def test_head_learns_what_can_be_learnt():
@@ -32,11 +32,11 @@ def test_head_equals_plain_logistic_regression(monkeypatch):
     monkeypatch.setattr(head, "_FINAL_TOLERANCE", 1e-7)
     features, labels = clouds()
     fitted = head.fit(features, labels, Recipe(head_strengths=(0.1,)))
-    rows = features[:, 0].astype(np.float64)
+    rows = features.astype(np.float64)
     scale = 1 / np.sqrt(rows.var(axis=0, ddof=1).mean())
     plain = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit(rows * scale, labels)
     logits = rows * scale @ plain.coef_.T + plain.intercept_
-    assert fitted.probabilities(features[:, 0]) == pytest.approx(softmax(logits, axis=1), abs=1e-3)
+    assert fitted.probabilities(features) == pytest.approx(softmax(logits, axis=1), abs=1e-3)
 
 
 def test_probabilities_are_a_softmax():
@@ -83,34 +83,6 @@ def test_class_with_a_single_picture_can_be_fitted():
 def test_two_pictures_are_enough():
     features, labels = clouds(classes=2, each=1, spread=0.1)
     assert accuracy(head.fit(features, labels, Recipe()), features, labels) == 1
-
-
-def test_views_add_rows_to_learn_from():
-    features, labels = clouds(each=6, spread=2.5, views=8)
-    test = clouds(each=50, spread=2.5, seed=0)
-    alone = head.fit(features[:, :1], labels, Recipe())
-    together = head.fit(features, labels, Recipe())
-    assert accuracy(together, features, labels) > 0.9
-    assert accuracy(together, *test) > accuracy(alone, *test)
-
-
-def test_picture_and_its_views_stay_in_one_fold(monkeypatch):
-    """Views equal to their picture, with random labels: any leak shows as a low loss."""
-    random = np.random.default_rng(0)
-    one = random.normal(0, 1, (120, 1, 20)).astype(np.float32)
-    features = one.repeat(4, axis=1)
-    labels = random.integers(0, 3, 120)
-    seen = []
-    real = head._losses
-
-    def recorded(*arguments):
-        result = real(*arguments)
-        seen.append(result / arguments[3].sum())
-        return result
-
-    monkeypatch.setattr(head, "_losses", recorded)
-    head.fit(features, labels, Recipe(head_strengths=(1e-3, 1e3)))
-    assert np.mean([losses[1] for losses in seen]) > np.log(3)
 
 
 def test_folds_share_out_every_class():

@@ -5,14 +5,33 @@ same pixels come out every time, whatever the order or the number of threads.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data.images import Pixels
+from efftune.recipe import Strength
 
-VERSION = 1  # part of every cache key: raise it when a view's pixels change
+VERSION = 2  # part of every cache key: raise it when a view's pixels change
+
+
+class _Reach(NamedTuple):
+    """How far the views of one strength go from the picture itself."""
+
+    rotation: float  # degrees, either way
+    smallest: float  # share of the picture's side that is shown at least
+    brightness: float  # share, either way
+    tint: float  # the same, for each channel alone
+    contrast: float  # the same
+
+
+_REACHES: dict[Strength, _Reach] = {
+    "light": _Reach(7, 0.85, 0.1, 0.03, 0.1),
+    "standard": _Reach(15, 0.7, 0.2, 0.05, 0.2),
+    "strong": _Reach(25, 0.5, 0.35, 0.1, 0.35),
+}
 
 
 @dataclass(frozen=True)
@@ -36,31 +55,32 @@ class View:
     contrast: float
 
 
-def plan(seed: int, picture: bytes, number: int) -> View:
+def plan(seed: int, picture: bytes, number: int, strength: Strength, *, flip: bool) -> View:
     """The plan of a picture's view.
 
     Args:
         seed: the run's seed.
         picture: the SHA-256 of the picture's file (32 bytes).
         number: which view, from 1 (0 is the picture itself).
-
-    Returns:
-        A view drawn from: rotation ±15°, scale 0.7–1.05, shift as far as the picture reaches and
-        5 % beyond, flip half the time, brightness ±20 %, tint ±5 %, contrast ±20 %. Pictures are
-        never turned upside down.
+        strength: how far views go. `standard` draws from: rotation ±15°, scale 0.7–1.05, shift as
+            far as the picture reaches and 5 % beyond, brightness ±20 %, tint ±5 %, contrast ±20 %.
+            `light` goes half as far, `strong` nearly twice as far.
+        flip: whether left and right change places half the time. Pictures are never turned upside
+            down.
     """
+    reach = _REACHES[strength]
     random = np.random.default_rng([seed, number, int.from_bytes(picture[:8], "big")])
-    scale = random.uniform(0.7, 1.05)
-    reach = abs(1 - scale) / 2 + 0.05
-    brightness = random.uniform(0.8, 1.2)
-    red, green, blue = brightness * random.uniform(0.95, 1.05, 3)
+    scale = random.uniform(reach.smallest, 1.05)
+    furthest = abs(1 - scale) / 2 + 0.05
+    brightness = 1 + reach.brightness * random.uniform(-1, 1)
+    red, green, blue = brightness * (1 + reach.tint * random.uniform(-1, 1, 3))
     return View(
-        rotation=random.uniform(-15, 15),
+        rotation=reach.rotation * random.uniform(-1, 1),
         scale=scale,
-        shift=(random.uniform(-reach, reach), random.uniform(-reach, reach)),
-        flip=bool(random.random() < 0.5),
+        shift=(random.uniform(-furthest, furthest), random.uniform(-furthest, furthest)),
+        flip=bool(random.random() < 0.5) and flip,
         gain=(red, green, blue),
-        contrast=random.uniform(0.8, 1.2),
+        contrast=1 + reach.contrast * random.uniform(-1, 1),
     )
 
 

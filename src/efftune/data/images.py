@@ -6,7 +6,8 @@ model everywhere. The content decides the format, never the file's name.
 
 import io
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from efftune import files
 from efftune.errors import BadImage
+from efftune.provenance import usable_processors
 from efftune.recipe import Fit
 
 Pixels = NDArray[np.uint8]
@@ -109,6 +112,36 @@ def decode(content: bytes, size: int, fit: Fit) -> Pixels:
     # struct.error, ValueError, EOFError, IndexError and more. All mean the same to the user.
     except Exception as error:  # noqa: BLE001
         raise BadImage(_damage(error)) from None
+
+
+def decode_all(
+    paths: Sequence[Path], size: int, fit: Fit, on_done: Callable[[], None] = lambda: None
+) -> Pixels:
+    """Decode many pictures, several at a time, into an array that lies on disk.
+
+    Args:
+        paths: the pictures.
+        size: side of the squares, in pixels.
+        fit: see `decode`.
+        on_done: called after each picture, from several threads.
+
+    Returns:
+        uint8 array (pictures, size, size, 3), memory-mapped from a temporary file: 150 kB a
+        picture at 224 pixels.
+
+    Raises:
+        BadImage: one cannot be decoded.
+    """
+    pixels: Pixels = files.temporary_array((len(paths), size, size, 3), np.uint8)
+
+    def place(i: int) -> None:
+        pixels[i] = decode(read(paths[i]), size, fit)
+        on_done()
+
+    with ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode") as pool:
+        for _ in pool.map(place, range(len(paths))):
+            pass
+    return pixels
 
 
 def _turn_upright(image: Image.Image) -> None:

@@ -1,17 +1,20 @@
-"""The pretrained part: built in Keras, converted once for fast forward passes."""
+"""The pretrained part: built in Keras, cut at a block, converted for fast forward passes."""
 
 import hashlib
 import json
+import re
 import shutil
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efftune import files
+from efftune.errors import unknown_name
 from efftune.model import catalogue, inference
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
 WIDTH = 1280  # features of every Lite variant
+FEATURES = "features"  # the output after global average pooling, beside the inputs of the blocks
 VERSION = 1  # part of every cache key: raise it when a backbone gives other features
 
 
@@ -30,6 +34,7 @@ class Backbone:
     Attributes:
         entry: its row in the catalogue.
         image_size: side of the input square, in pixels.
+        tuned: whether its Keras weights are no longer the pretrained ones.
     """
 
     def __init__(self, name: str, image_size: int = 0):
@@ -44,7 +49,9 @@ class Backbone:
         """
         self.entry = catalogue.model(name)
         self.image_size = image_size or self.entry.resolution
+        self.tuned = False
         self._weights_path = catalogue.weights_path(self.entry)
+        self._converted: dict[tuple[str, ...], ov.Model] = {}
 
     @cached_property
     def keras_model(self) -> "keras.Model":
@@ -61,18 +68,104 @@ class Backbone:
         return model
 
     @cached_property
-    def openvino_model(self) -> "ov.Model":
-        """The same for OpenVINO, converted once and then kept in the cache folder."""
-        folder = files.cache_folder() / "backbones" / self._conversion_key
-        if _intact(folder):
-            return inference.read(folder / "model.xml")
+    def blocks(self) -> tuple[str, ...]:
+        """The names of its blocks, lowest first, from `block1a` to `block7a`."""
+        names = (re.match(r"(block\d+[a-z]+)_", layer.name) for layer in self.keras_model.layers)
+        return tuple(dict.fromkeys(name[1] for name in names if name))
+
+    def block(self, name: str) -> str:
+        """The full name of a block: `block6`, say, begins with `block6a`.
+
+        Raises:
+            UsageError: there is no such block.
+        """
+        for block in self.blocks:
+            if name in (block, block.rstrip("abcdefghijklmnopqrstuvwxyz")):
+                return block
+        raise unknown_name("block", name, self.blocks)
+
+    def shape(self, output: str) -> tuple[int, ...]:
+        """The shape of an output for one picture: `features`, or activations at a block's input."""
+        if output == FEATURES:
+            return (WIDTH,)
+        return tuple(self._output(output).shape[1:])
+
+    def cut(self, block: str) -> tuple["keras.Model", "keras.Model"]:
+        """Two models that share their weights with the whole.
+
+        Args:
+            block: the first block of the upper one.
+
+        Returns:
+            The lower part, from pixels to the activations at the block's input; and the upper
+            part, from those to features. One after the other they are the whole.
+        """
+        import keras
+
+        lower = keras.Model(self.keras_model.input, self._output(block), name="lower")
+        return lower, self.upper(block, lambda layer, x: layer(x if len(x) > 1 else x[0]))
+
+    def upper(self, block: str, apply: Callable[[Any, list[Any]], Any]) -> "keras.Model":
+        """The part above a cut, built layer by layer.
+
+        Args:
+            block: its first block; `block1a` does not include the stem, `pixels` is the whole.
+            apply: called with each layer and a list of its input tensors, gives its output tensor.
+        """
+        import keras
+
+        start = self.keras_model.input if block == "pixels" else self._output(block)
+        entry = keras.Input(start.shape[1:], name=block)
+        tensors = {id(start): entry}
+        for layer in self.keras_model.layers:
+            inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+            if not isinstance(layer, keras.layers.InputLayer) and id(inputs[0]) in tensors:
+                tensors[id(layer.output)] = apply(layer, [tensors[id(each)] for each in inputs])
+        return keras.Model(entry, tensors[id(self.keras_model.output)], name="upper")
+
+    def forget(self, seed: int) -> None:
+        """Put random weights in the place of the pretrained ones.
+
+        Kernels are drawn as EfficientNet's authors do: normal, with twice the variance that keeps
+        gradients' size.
+
+        Args:
+            seed: of the draw.
+        """
+        import keras
+
+        self.tuned = True
+        for i, layer in enumerate(self.keras_model.layers):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                shape = layer.gamma.shape
+                layer.set_weights([np.ones(shape), *np.zeros((2, *shape)), np.ones(shape)])
+            elif layer.weights:
+                draw = keras.initializers.VarianceScaling(
+                    2.0, "fan_out", "truncated_normal", seed=np.uint32(seed + 7919 * i).item()
+                )
+                layer.set_weights([draw(weight.shape) for weight in layer.weights])
+
+    def openvino_model(self, outputs: Sequence[str] = (FEATURES,)) -> "ov.Model":
+        """The pretrained network for OpenVINO, converted once and then kept in the cache folder.
+
+        Args:
+            outputs: `features`, or blocks, for the activations at their input (height, width,
+                channels).
+        """
+        key = tuple(outputs)
+        if key not in self._converted:
+            self._converted[key] = self._kept_conversion(key)
+        return self._converted[key]
+
+    def openvino_classifier(
+        self, kernel: NDArray[np.float32], bias: NDArray[np.float32]
+    ) -> "ov.Model":
+        """As `keras_classifier`, for OpenVINO."""
+        if not self.tuned:
+            return inference.with_head(self.openvino_model(), kernel, bias)
         from efftune.model.conversion import convert
 
-        model = convert(self.keras_model)
-        if not _intact(folder):  # another process may have been quicker
-            shutil.rmtree(folder, ignore_errors=True)
-            _keep(model, folder)
-        return model
+        return inference.with_head(convert(self.keras_model), kernel, bias)
 
     def keras_classifier(
         self, kernel: NDArray[np.float32], bias: NDArray[np.float32]
@@ -98,11 +191,32 @@ class Backbone:
         logits.set_weights([kernel, bias])
         return keras.Model(self.keras_model.input, probabilities, name=self.entry.short_name)
 
-    @property
-    def _conversion_key(self) -> str:
+    def _output(self, name: str) -> "keras.KerasTensor":
+        if name == FEATURES:
+            return self.keras_model.output
+        (first, *_) = (x for x in self.keras_model.layers if x.name.startswith(f"{name}_"))
+        return first.input
+
+    def _kept_conversion(self, outputs: tuple[str, ...]) -> "ov.Model":
+        folder = files.cache_folder() / "backbones" / self._conversion_key(outputs)
+        if _intact(folder):
+            return inference.read(folder / "model.xml")
+        import keras
+
+        from efftune.model.conversion import convert
+
+        tensors = [self._output(output) for output in outputs]
+        model = convert(keras.Model(self.keras_model.input, tensors, name=self.entry.short_name))
+        if not _intact(folder):  # another process may have been quicker
+            shutil.rmtree(folder, ignore_errors=True)
+            _keep(model, folder)
+        return model
+
+    def _conversion_key(self, outputs: tuple[str, ...]) -> str:
         shaping = {
             "weights": self.entry.weights.sha256,
             "image_size": self.image_size,
+            "outputs": outputs,
             "versions": [VERSION, version("keras"), version("openvino")],
         }
         digest = hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]

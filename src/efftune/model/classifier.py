@@ -144,8 +144,8 @@ class Classifier:
                 on_progress(next(done), len(paths))
                 return None
 
-        def deliver(i: int, output: NDArray[np.float32]) -> None:
-            rows[i] = output[0]
+        def deliver(i: int, _square: int, outputs: list[NDArray[np.float32]]) -> None:
+            rows[i] = outputs[0]
             on_progress(next(done), len(paths))
 
         self._network.run(range(len(paths)), load, deliver)
@@ -177,7 +177,7 @@ def save(
     with files.written_whole(folder / KERAS_FILE) as partial:
         backbone.keras_classifier(*head).save(partial)
     with files.folder_written_whole((folder / OPENVINO_FILE).parent) as partial:
-        whole = inference.with_head(backbone.openvino_model, *head)
+        whole = backbone.openvino_classifier(*head)
         inference.write(whole, partial / Path(OPENVINO_FILE).name)
     files.write(folder / CLASSES_FILE, json.dumps(list(class_names), indent=1, ensure_ascii=False))
     return {name: files.sha256(folder / name) for name in FILES}

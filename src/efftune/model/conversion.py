@@ -20,14 +20,14 @@ Node = Any  # OpenVINO's nodes have no useful static type
 
 
 def convert(model: keras.Model) -> ov.Model:
-    """Convert a functional model of one input and one output; weights stay in float32.
+    """Convert a functional model of one input; weights stay in float32.
 
     Args:
         model: made of the layers in `_COUNTERPARTS`, each used once. Its input is a batch of
             channels-last pictures.
 
     Returns:
-        The same function, for any batch size.
+        The same function, for any batch size; activations come channels-last.
 
     Raises:
         TypeError: the model has a layer of another kind.
@@ -40,10 +40,16 @@ def convert(model: keras.Model) -> ov.Model:
             entries = layer.input if isinstance(layer.input, list) else [layer.input]
             inputs = [nodes[id(entry)] for entry in entries]
             nodes[id(layer.output)] = _counterpart(layer)(layer, *inputs)
-    result = nodes[id(model.output)]
-    result.output(0).tensor.set_names({model.output.name})
+    results = [_result(nodes[id(output)], output) for output in model.outputs]
     pixels.output(0).tensor.set_names({"pixels"})
-    return ov.Model([result], [pixels], model.name)
+    return ov.Model(results, [pixels], model.name)
+
+
+def _result(node: Node, output: keras.KerasTensor) -> Node:
+    if len(output.shape) == 4:
+        node = ops.transpose(node, [0, 2, 3, 1])
+    node.output(0).tensor.set_names({output.name})
+    return node
 
 
 def _counterpart(layer: layers.Layer) -> Callable[..., Node]:

@@ -1,142 +1,108 @@
 """The frozen part of the network, run once over the pictures and kept on disk.
 
-Features are kept per picture, found again by the picture's content and by everything else that
-shapes them. Adding ten pictures to ten thousand computes ten.
+What it computes is kept per picture and view, found again by the picture's content and by
+everything else that shapes it. Adding ten pictures to ten thousand computes ten.
 """
 
 import hashlib
-import io
-import itertools
 import json
-import os
-import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efftune import files
 from efftune.data import augmentation, images
-from efftune.data.examples import SPLITS, Examples, Split
 from efftune.data.images import Pixels
 from efftune.errors import BadImage
+from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
-from efftune.model.backbone import WIDTH, Backbone
-from efftune.model.inference import Network, Precision, fastest_precision
-from efftune.recipe import Fit, Recipe
+from efftune.model.inference import Network, Precision
+from efftune.model.kept import SHARD_ROWS, Digest, Rows, Store
+from efftune.recipe import Fit, Strength
 
-Digest = bytes  # SHA-256 of a picture's file, 32 bytes
-SHARD_ROWS = 4096
+WAITING_BYTES = 256 * 2**20  # rows computed and not yet written, at most
+MIRRORED = -1  # the view with left and right changed and nothing else
+Place = tuple[str, int]  # an output of the frozen part, and a view
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that shapes a picture's features, beside its content.
+    """All that shapes what is computed of a picture, beside its content.
 
     Attributes:
-        model: the backbone's name.
-        weights: SHA-256 of its weights file.
-        image_size: side of the square it sees, in pixels.
-        width: values in one feature row.
         fit: how pictures become squares.
-        views: augmented views beside the picture itself.
-        seed: of the views.
         precision: in which the network computes.
+        dtype: in which activations are kept; features are float32.
+        augment: how far views go.
+        flip: whether views change left and right.
+        seed: of the views.
     """
 
-    model: str
-    weights: str
-    image_size: int
-    width: int
     fit: Fit
-    views: int
-    seed: int
     precision: Precision
+    dtype: str = "float16"
+    augment: Strength = "standard"
+    flip: bool = True
+    seed: int = 0
 
-    @classmethod
-    def of(
-        cls, backbone: Backbone, *, fit: Fit, precision: Precision, views: int = 0, seed: int = 0
-    ) -> "Settings":
-        """The settings for a backbone."""
-        return cls(
-            model=backbone.entry.name,
-            weights=backbone.entry.weights.sha256,
-            image_size=backbone.image_size,
-            width=WIDTH,
-            fit=fit,
-            views=views,
-            seed=seed,
-            precision=precision,
-        )
-
-    @property
-    def key(self) -> str:
-        """A name for these settings and the versions of the code behind them."""
-        versions = [images.VERSION, BACKBONE_VERSION, version("openvino")]
-        shaping = asdict(self) | {"versions": versions}
-        if self.views:
-            shaping["augmentation"] = augmentation.VERSION
-        else:
-            del shaping["seed"]
+    def key(self, backbone: Backbone, place: Place) -> str:
+        """A name for these settings, an output and a view, and the code behind them."""
+        output, view = place
+        shaping: dict[str, Any] = {
+            "weights": backbone.entry.weights.sha256,
+            "image_size": backbone.image_size,
+            "output": output,
+            "fit": self.fit,
+            "precision": self.precision,
+            "dtype": self.dtype_of(output),
+            "versions": [images.VERSION, BACKBONE_VERSION, version("openvino")],
+        }
+        if view == MIRRORED:
+            shaping["view"] = "mirrored"
+        elif view:
+            views = {"augment": self.augment, "flip": self.flip, "seed": self.seed, "view": view}
+            shaping |= views | {"augmentation": augmentation.VERSION}
         text = json.dumps(shaping, sort_keys=True)
-        return f"{self.model}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        return f"{backbone.entry.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def dtype_of(self, output: str) -> str:
+        """The type in which an output is kept."""
+        return "float32" if output == FEATURES else self.dtype
 
 
 @dataclass(frozen=True)
 class Features:
-    """The features of many pictures.
+    """What the frozen part says of many pictures. Pictures that failed have no rows.
 
     Attributes:
-        values: float32, shape (pictures, 1 + views, width); the first view is the picture itself.
-            Memory-mapped from a temporary file. Pictures that failed have no row.
+        rows: by output and view.
         sha256s: content hash by path, of each file that could be read.
         failures: by path, why a picture could not be decoded.
         computed: how many pictures were not found on disk.
     """
 
-    values: NDArray[np.float32]
+    rows: dict[Place, Rows]
     sha256s: dict[Path, str]
     failures: dict[Path, str]
     computed: int
 
+    def pooled(self, view: int = 0) -> NDArray[np.float32]:
+        """The features after global average pooling, float32 (pictures, features).
 
-def extract_splits(
-    examples: Examples,
-    backbone: Backbone,
-    recipe: Recipe,
-    on_progress: Callable[[int, int], None],
-) -> dict[Split, Features]:
-    """The features of each split.
-
-    Training pictures are computed in the CPU's fastest precision and with the recipe's views; the
-    pictures to judge by in float32 and as they are, so that the scores are those of the saved
-    model on any machine.
-    """
-    held_out = Settings.of(backbone, fit=recipe.fit, precision="f32")
-    train = Settings.of(
-        backbone,
-        fit=recipe.fit,
-        precision=fastest_precision(),
-        views=recipe.views,
-        seed=recipe.seed,
-    )
-    paths = {split: [row.path for row in examples.of(split)] for split in SPLITS}
-    total = sum(map(len, paths.values()))
-    done = itertools.count(1)
-    return {
-        split: extract(
-            paths[split],
-            backbone,
-            train if split == "train" else held_out,
-            lambda: on_progress(next(done), total),
-        )
-        for split in SPLITS
-    }
+        Memory-mapped from a temporary file: 5 kB a picture.
+        """
+        rows = self.rows[FEATURES, view]
+        values: NDArray[np.float32] = files.temporary_array((len(rows), *rows.shape), rows.dtype)
+        for i in range(len(rows)):
+            values[i] = rows[i]
+        return values
 
 
 def extract(
@@ -144,36 +110,40 @@ def extract(
     backbone: Backbone,
     settings: Settings,
     on_done: Callable[[], None] = lambda: None,
+    *,
+    outputs: Sequence[str] = (FEATURES,),
+    views: Sequence[int] = (0,),
 ) -> Features:
-    """Compute the features of pictures, or take them from disk.
+    """Run the frozen part over pictures, or take what it says from disk.
 
-    Beside the result, memory is bounded whatever the number of pictures: 256 MiB of decoded
-    pictures and one shard of rows. The result takes 4 · width · (1 + views) bytes a picture in a
-    temporary file: 5 kB without views.
+    Memory is bounded whatever the number of pictures: 256 MiB of decoded pictures and
+    `WAITING_BYTES` of rows.
 
     Args:
         paths: the pictures.
         backbone: made and compiled only if a picture has to be computed.
-        settings: what the features are to be.
-        on_done: called after each picture, from several threads.
+        settings: how to compute.
+        on_done: called after each view of each picture, from several threads.
+        outputs: names of blocks, for the activations at their input, and `features`. Without any,
+            pictures are read and decoded, and what fails is told.
+        views: numbers of the augmented views to see; 0 is the picture itself, `MIRRORED` its
+            mirror image.
 
     Returns:
-        One row per readable picture, in the order of `paths`.
+        Rows for each output and view, one per readable picture, in the order of `paths`.
     """
-    work = _Extraction(paths, settings, on_done)
+    work = _Extraction(paths, backbone, settings, on_done, (outputs, views))
     network = Network(
-        lambda: backbone.openvino_model,
-        size=settings.image_size,
-        views=settings.views + 1,
+        lambda: backbone.openvino_model(outputs),
+        size=backbone.image_size,
         precision=settings.precision,
+        dtypes=[settings.dtype_of(output) for output in outputs],
     )
-    step = max(1, SHARD_ROWS // (settings.views + 1))
-    for start in range(0, len(paths), step):
-        part = range(start, min(start + step, len(paths)))
+    for part in work.parts():
         try:
-            network.run(part, work.load, work.deliver)
+            network.run(part, work.load, work.deliver, squares=len(views))
         finally:  # an interrupted run keeps what it has computed
-            work.keep(part)
+            work.keep()
     return work.result()
 
 
@@ -183,122 +153,102 @@ class _Extraction:
     Pictures go by their position in `paths`.
     """
 
-    def __init__(self, paths: Sequence[Path], settings: Settings, on_done: Callable[[], None]):
-        shape = (settings.views + 1, settings.width)
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        backbone: Backbone,
+        settings: Settings,
+        on_done: Callable[[], None],
+        wanted: tuple[Sequence[str], Sequence[int]],
+    ):
         self.paths = paths
         self.settings = settings
+        self.size = backbone.image_size
         self.on_done = on_done
-        self.store = _Store(files.cache_folder() / "features" / settings.key, shape)
-        self.values = _temporary((len(paths), *shape))
+        self.outputs, self.views = wanted
+        root = files.cache_folder() / "features"
+        self.stores = {
+            (output, view): Store(
+                root / settings.key(backbone, (output, view)),
+                settings.dtype_of(output),
+                backbone.shape(output),
+            )
+            for output in self.outputs
+            for view in self.views
+        }
         self.digests: dict[int, Digest] = {}
         self.failures: dict[Path, str] = {}
-        self.computed: set[int] = set()
+        self.computed = 0
+        self._part = range(0)
+        self._waiting: dict[Place, NDArray[Any]] = {}
+        self._delivered: Counter[int] = Counter()
+        self._lock = threading.Lock()
+
+    def parts(self) -> Iterator[range]:
+        """The pictures, as many at a time as may wait in memory until they are written."""
+        stores = self.stores.values()
+        row_bytes = sum(store.dtype.itemsize * int(np.prod(store.shape)) for store in stores)
+        step = max(1, min(SHARD_ROWS, WAITING_BYTES // max(1, row_bytes)))
+        for start in range(0, len(self.paths), step):
+            self._part = range(start, min(start + step, len(self.paths)))
+            self._waiting = {
+                place: np.empty((len(self._part), *store.shape), store.dtype)
+                for place, store in self.stores.items()
+            }
+            yield self._part
 
     def load(self, i: int) -> Pixels | None:
-        """The pixels to run the network on; None if the rows are there or cannot be had."""
+        """The views to run the network on; None if all is kept or cannot be had."""
         try:
             content = images.read(self.paths[i])
-            self.digests[i] = hashlib.sha256(content).digest()
-            kept = self.store.get(self.digests[i])
-            if kept is None:
-                return _views(content, self.digests[i], self.settings)
-            self.values[i] = kept
+            digest = self.digests[i] = hashlib.sha256(content).digest()
+            if not self.stores:
+                images.decode(content, self.size, self.settings.fit)
+            if not all(digest in store for store in self.stores.values()):
+                return self._views(content, digest)
         except BadImage as error:
             self.failures[self.paths[i]] = error.reason
-        self.on_done()
+        for _ in self.views:
+            self.on_done()
         return None
 
-    def deliver(self, i: int, rows: NDArray[np.float32]) -> None:
-        """Take in what the network says of a picture."""
-        self.values[i] = rows
-        self.computed.add(i)
+    def deliver(self, i: int, number: int, outputs: list[NDArray[Any]]) -> None:
+        """Take in what the network says of a view."""
+        at = i - self._part.start
+        for output, values in zip(self.outputs, outputs, strict=True):
+            waiting = self._waiting[output, self.views[number]]
+            waiting[at] = values.view(waiting.dtype)
+        with self._lock:
+            self._delivered[i] += 1
         self.on_done()
 
-    def keep(self, part: range) -> None:
+    def keep(self) -> None:
         """Put what was computed of a part of the pictures on disk."""
-        new = sorted(self.computed.intersection(part))
-        self.store.add((self.digests[i], self.values[i]) for i in new)
+        whole = [i for i, count in sorted(self._delivered.items()) if count == len(self.views)]
+        self.computed += len(whole)
+        self._delivered.clear()
+        new = np.array(whole, np.int64) - self._part.start
+        for place, store in self.stores.items():
+            waiting = self._waiting.pop(place)
+            rows = waiting if len(new) == len(waiting) else waiting[new]
+            store.add([self.digests[i] for i in whole], rows)
 
     def result(self) -> Features:
-        sha256s = {self.paths[i]: digest.hex() for i, digest in self.digests.items()}
+        sha256s = {self.paths[i]: digest.hex() for i, digest in sorted(self.digests.items())}
         readable = [i for i, path in enumerate(self.paths) if path not in self.failures]
-        values = _only(self.values, readable)
-        return Features(values, sha256s, self.failures, len(self.computed))
+        digests = [self.digests[i] for i in readable]
+        rows = {place: Rows(store, digests) for place, store in self.stores.items()}
+        return Features(rows, sha256s, self.failures, self.computed)
 
+    def _views(self, content: bytes, digest: Digest) -> Pixels:
+        """The wanted views of a picture, uint8 (views, size, size, 3)."""
+        pixels = images.decode(content, self.size, self.settings.fit)
+        return np.stack([self._view(pixels, digest, view) for view in self.views])
 
-def _views(content: bytes, digest: Digest, settings: Settings) -> Pixels:
-    """The picture and its augmented views, uint8 (1 + views, size, size, 3)."""
-    pixels = images.decode(content, settings.image_size, settings.fit)
-    plans = (augmentation.plan(settings.seed, digest, i + 1) for i in range(settings.views))
-    return np.stack([pixels, *(augmentation.apply(pixels, view) for view in plans)])
-
-
-def _only(values: NDArray[np.float32], kept: Sequence[int]) -> NDArray[np.float32]:
-    """The rows `kept` (ascending), moved up in place: there may be no memory for a copy."""
-    for to, at in enumerate(kept):
-        if to != at:
-            values[to] = values[at]
-    return values[: len(kept)]
-
-
-def _temporary(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Zeros in a file without a name, which goes when the array goes."""
-    if not np.prod(shape):
-        return np.zeros(shape, np.float32)
-    with tempfile.TemporaryFile(dir=files.cache_folder()) as stream:
-        if hasattr(os, "posix_fallocate"):
-            # A full disk must be an error here, not a crash when the array is written to.
-            os.posix_fallocate(stream.fileno(), 0, 4 * int(np.prod(shape)))
-        return np.memmap(stream, np.float32, "w+", shape=shape)
-
-
-class _Store:
-    """Feature rows on disk, in shards named by the SHA-256 of their own bytes.
-
-    A shard that does not match its name was damaged or half-written: it is removed, and its rows
-    are computed again.
-    """
-
-    def __init__(self, folder: Path, shape: tuple[int, ...]):
-        self._folder = folder
-        self._dtype = np.dtype([("sha256", "V32"), ("values", np.float32, shape)])
-        self._places: dict[Digest, tuple[Path, int]] = {}
-        self._shard = lru_cache(maxsize=32)(_mapped)  # each holds a file open
-        for path in sorted(folder.glob("[0-9a-f]*.npy")):
-            self._open(path)
-
-    def get(self, digest: Digest) -> NDArray[np.float32] | None:
-        """The rows of a picture, or None."""
-        place = self._places.get(digest)
-        return None if place is None else self._shard(place[0])["values"][place[1]]
-
-    def add(self, rows: Iterable[tuple[Digest, NDArray[np.float32]]]) -> None:
-        """Keep the rows of some pictures as one shard."""
-        shard = np.array([(np.void(digest), values) for digest, values in rows], self._dtype)
-        if not len(shard):
-            return
-        content = io.BytesIO()
-        np.save(content, shard, allow_pickle=False)
-        name = hashlib.sha256(content.getbuffer()).hexdigest()
-        try:
-            files.write(self._folder / f"{name}.npy", content.getvalue())
-        except OSError as error:  # the features are there all the same
-            warnings.warn(
-                f"Features are not kept for next time in {self._folder}: {error.strerror}.",
-                stacklevel=2,
-            )
-
-    def _open(self, path: Path) -> None:
-        try:
-            if files.sha256(path) != path.stem:
-                path.unlink()
-                return
-            digests = _mapped(path)["sha256"].tobytes()
-        except (OSError, ValueError):  # not ours to read, or removed meanwhile
-            return
-        for i in range(len(digests) // 32):
-            self._places[digests[32 * i : 32 * (i + 1)]] = (path, i)
-
-
-def _mapped(path: Path) -> NDArray[np.void]:
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    def _view(self, pixels: Pixels, digest: Digest, view: int) -> Pixels:
+        if view in (0, MIRRORED):
+            return pixels[:, ::-1] if view else pixels
+        plan = augmentation.plan(
+            self.settings.seed, digest, view, self.settings.augment, flip=self.settings.flip
+        )
+        return augmentation.apply(pixels, plan)

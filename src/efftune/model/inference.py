@@ -22,6 +22,7 @@ from efftune.provenance import usable_processors
 Precision = Literal["f32", "bf16"]
 Item = TypeVar("Item")
 
+_TYPES = {"float32": ov.Type.f32, "float16": ov.Type.f16, "bfloat16": ov.Type.bf16}
 _FASTEST_BATCH: dict[Precision, int] = {"bf16": 4, "f32": 1}  # measured; larger ones lose
 WINDOW_BYTES = 256 * 2**20  # decoded pictures waiting for the network, at most
 
@@ -69,9 +70,8 @@ class Network:
 
     Attributes:
         size: side of the input square, in pixels.
-        views: pictures that one item brings.
-        together: items run in one request.
-        precision: in which it computes; weights and outputs are float32 either way.
+        precision: in which it computes; weights are float32 either way.
+        together: squares run in one request.
     """
 
     def __init__(
@@ -79,22 +79,32 @@ class Network:
         make: Callable[[], ov.Model],
         *,
         size: int,
-        views: int = 1,
         precision: Precision = "f32",
+        dtypes: Sequence[str] = ("float32",),
     ):
+        """Describe a network.
+
+        Args:
+            make: gives the model, whose input is a batch of float32 squares.
+            size: side of the input square, in pixels.
+            precision: in which it computes.
+            dtypes: of its outputs; bfloat16 comes as uint16.
+        """
         self.size = size
-        self.views = views
-        self.together = max(1, _FASTEST_BATCH[precision] // views)
         self.precision = precision
+        self.together = _FASTEST_BATCH[precision]
         self._make = make
+        self._dtypes = dtypes
 
     @cached_property
     def compiled(self) -> ov.CompiledModel:
         """The compiled model."""
         steps = PrePostProcessor(self._make().clone())
         steps.input().tensor().set_element_type(ov.Type.u8)
+        for i, dtype in enumerate(self._dtypes):
+            steps.output(i).tensor().set_element_type(_TYPES[dtype])
         model = steps.build()
-        model.reshape([self.together * self.views, self.size, self.size, 3])
+        model.reshape([self.together, self.size, self.size, 3])
         return ov.Core().compile_model(
             model,
             "CPU",
@@ -105,21 +115,25 @@ class Network:
         self,
         items: Sequence[Item],
         load: Callable[[Item], Pixels | None],
-        deliver: Callable[[Item, NDArray[np.float32]], None],
+        deliver: Callable[[Item, int, list[Any]], None],
+        *,
+        squares: int = 1,
     ) -> None:
         """Run the network over many items while threads load the next ones.
 
         Args:
             items: what to run over.
-            load: gives an item's pixels, uint8 (views, size, size, 3), or None to leave it out.
+            load: gives an item's pixels, uint8 (squares, size, size, 3), or None to leave it out.
                 Called in several threads at once.
-            deliver: takes an item and its output, float32 (views, values), valid during the call
-                only. Called in any order and in several threads.
+            deliver: takes an item, the number of its square, and what each output of the network
+                says of it, an array without batch axis, valid during the call only. Called in any
+                order and in several threads.
+            squares: how many squares an item brings at most; bounds what waits in memory.
 
         Raises:
             Exception: whatever `load` or `deliver` raises; no item is started after that.
         """
-        ahead = max(2 * usable_processors(), WINDOW_BYTES // (self.views * self.size**2 * 3))
+        ahead = max(2 * usable_processors(), WINDOW_BYTES // (squares * self.size**2 * 3))
         waiting: deque[tuple[Item, Future[Pixels | None]]] = deque()
         pool = ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode")
         requests = _Requests(self, deliver)
@@ -140,41 +154,42 @@ class Network:
 class _Requests(Generic[Item]):
     """Inference requests under way; the network is compiled when the first one starts."""
 
-    def __init__(self, network: Network, deliver: Callable[[Item, NDArray[np.float32]], None]):
+    def __init__(self, network: Network, deliver: Callable[[Item, int, list[Any]], None]):
         self.network = network
         self.deliver = deliver
         self.queue: Any = None
         self.failure: Exception | None = None
-        self.gathered: list[tuple[Item, Pixels]] = []
+        self.gathered: list[tuple[Item, int, Pixels]] = []
 
     def add(self, item: Item, loaded: "Future[Pixels | None]") -> None:
         pixels = loaded.result()
-        if pixels is not None:
-            self.gathered.append((item, pixels))
-        if len(self.gathered) == self.network.together:
-            self.start()
+        if pixels is None:
+            return
+        for number, square in enumerate(pixels):
+            self.gathered.append((item, number, square))
+            if len(self.gathered) == self.network.together:
+                self.start()
 
     def start(self) -> None:
-        """Start a request with what is gathered, filled up with its last pixels if need be."""
+        """Start a request with what is gathered, filled up with its last square if need be."""
         if not self.gathered:
             return
         if self.queue is None:
             self.queue = ov.AsyncInferQueue(self.network.compiled, 2 * usable_processors())
             self.queue.set_callback(self.finished)
-        items = [item for item, _ in self.gathered]
-        parts = [pixels for _, pixels in self.gathered]
-        parts += parts[-1:] * (self.network.together - len(parts))
+        places = [(item, number) for item, number, _ in self.gathered]
+        squares = [square for _, _, square in self.gathered]
+        squares += squares[-1:] * (self.network.together - len(squares))
         self.gathered = []
-        self.queue.start_async({0: np.concatenate(parts)}, items)
+        self.queue.start_async({0: np.stack(squares)}, places)
         self.raise_failure()
 
-    def finished(self, request: Any, items: list[Item]) -> None:
-        views = self.network.views
-        output = request.get_output_tensor(0).data
+    def finished(self, request: Any, places: list[tuple[Item, int]]) -> None:
+        outputs = [tensor.data for tensor in request.output_tensors]
         # An exception that leaves this callback would end the process: it is raised later.
         try:
-            for i, item in enumerate(items):
-                self.deliver(item, output[i * views : (i + 1) * views])
+            for i, (item, number) in enumerate(places):
+                self.deliver(item, number, [output[i] for output in outputs])
         except Exception as error:  # noqa: BLE001
             self.failure = self.failure or error
 

@@ -30,12 +30,13 @@ class Head:
     Attributes:
         kernel: float32, shape (features, classes).
         bias: float32, shape (classes,).
-        strength: the chosen `C` of scikit-learn's penalty, on features of unit mean variance.
+        strength: the chosen `C` of scikit-learn's penalty, on features of unit mean variance;
+            None for a head that was not fitted.
     """
 
     kernel: Matrix
     bias: Matrix
-    strength: float
+    strength: float | None = None
 
     def probabilities(self, features: Matrix) -> Matrix:
         """Class probabilities, float32 (rows, classes), of features (rows, features)."""
@@ -48,29 +49,31 @@ def fit(features: Matrix, labels: Labels, recipe: Recipe) -> Head:
     """Fit a head.
 
     Args:
-        features: float32, shape (pictures, views, features); the first view is the picture itself.
+        features: float32, shape (pictures, features).
         labels: class numbers, shape (pictures,), each class from 0 to the last at least once.
         recipe: gives the strengths to choose from, the folds and the seed.
 
     Returns:
-        The head with the lowest cross-validated log-loss, fitted on all rows. In the
-        cross-validation a picture's views stay on one side, and only the pictures themselves are
-        judged.
+        The head with the lowest cross-validated log-loss, fitted on all pictures.
     """
     from sklearn.decomposition import PCA
 
-    pictures, views, width = features.shape
-    rows = features.reshape(-1, width)
-    pca = PCA(min(COMPONENTS, *rows.shape), svd_solver="covariance_eigh").fit(rows)
-    scale = 1 / np.sqrt(max(pca.explained_variance_.sum() / width, 1e-12))
+    pca = PCA(min(COMPONENTS, *features.shape), svd_solver="covariance_eigh").fit(features)
+    scale = 1 / np.sqrt(max(pca.explained_variance_.sum() / features.shape[1], 1e-12))
     rotation = (pca.components_.T * scale).astype(np.float32)
     centre = pca.mean_.astype(np.float32)
-    rotated = _rotated(rows, centre, rotation).reshape(pictures, views, -1)
+    rotated = _rotated(features, centre, rotation)
 
     strength = _best_strength(rotated, labels, recipe)
     coefficients, intercepts = _regression(rotated, labels, strength, None, _FINAL_TOLERANCE)
     kernel = rotation @ coefficients.T
     return Head(kernel, intercepts - centre @ kernel, strength)
+
+
+def random(width: int, classes: int, seed: int) -> Head:
+    """A head that knows nothing yet: small normal weights, no bias."""
+    kernel = np.random.default_rng(seed).normal(0, width**-0.5, (width, classes))
+    return Head(kernel.astype(np.float32), np.zeros(classes, np.float32))
 
 
 def _rotated(rows: Matrix, centre: Matrix, rotation: Matrix) -> Matrix:
@@ -125,7 +128,7 @@ def _losses(
     for i in np.argsort(strengths):  # from strong to weak penalty: each starts near its end
         start = _regression(features[inside], numbers, strengths[i], start, _SEARCH_TOLERANCE)
         head = Head(start[0].T, start[1], strengths[i])
-        likelihood = head.probabilities(features[outside, 0])[np.arange(len(truth)), truth]
+        likelihood = head.probabilities(features[outside])[np.arange(len(truth)), truth]
         losses[i] = -np.log(likelihood.clip(1e-7)).sum()
     return losses
 
@@ -145,11 +148,10 @@ def _regression(
     binary = labels.max() == 1
     if start is not None:
         model.coef_, model.intercept_ = (part[1:] if binary else part for part in start)
-    views = features.shape[1]
     with warnings.catch_warnings():
         # Stopping early costs a little fit, and the evaluation shows what the head is worth.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(features.reshape(-1, features.shape[2]), labels.repeat(views))
+        model.fit(features, labels)
     coefficients = model.coef_.astype(np.float32)
     intercepts = model.intercept_.astype(np.float32)
     if binary:  # one row for the second class; softmax wants one for each

@@ -1,0 +1,175 @@
+"""What a stage trains: freeze and compile in one place, since one does nothing without the other.
+
+Imports Keras; `stages` imports this module only when a stage begins.
+"""
+
+import re
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+from numpy.typing import NDArray
+
+from efftune.model.backbone import Backbone
+from efftune.model.folding import folded
+from efftune.model.inference import fastest_precision
+from efftune.recipe import Recipe, Stage
+
+
+class Network:
+    """The part of a classifier that a stage trains, ready for its first step.
+
+    Attributes:
+        judged: from the stage's inputs to logits, as in use.
+        trained: the same weights, compiled for training.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: tuple[NDArray[np.float32], NDArray[np.float32]],
+        stage: Stage,
+        recipe: Recipe,
+        steps: tuple[int, int],
+    ):
+        """Freeze and compile.
+
+        Args:
+            backbone: its weights are shared and will change. BatchNorm stays as it was pretrained,
+                and so does everything below the stage's block.
+            head: kernel (features, classes) and bias (classes,).
+            stage: what to train, at which rate.
+            recipe: how to train.
+            steps: how many there will be in all, and over how many of them gradients are gathered
+                until the weights change.
+        """
+        _freeze(backbone, stage, recipe)
+        kernel, bias = head
+        part = _part(backbone, stage)
+        x = layers.Dropout(recipe.dropout, seed=recipe.seed, name="dropout")(part.output)
+        logits = layers.Dense(len(bias), name="logits")
+        self.judged = keras.Model(part.input, logits(x))
+        logits.set_weights([kernel, bias])
+        self._logits = logits
+        self.trained = self.judged if recipe.mix == "none" else _mixing(self.judged)
+        self.trained.compile(
+            optimizer=_optimizer(self.judged, backbone, stage, recipe, steps),
+            loss=keras.losses.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=recipe.label_smoothing
+            ),
+            metrics=["accuracy"],
+            # XLA takes longer to compile these graphs for a CPU than it saves; JAX has no choice.
+            jit_compile=keras.backend.backend() == "jax",
+        )
+        self._averages = keras.callbacks.SwapEMAWeights() if recipe.ema else None
+        if self._averages:
+            self._averages.set_model(self.trained)
+
+    @property
+    def head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Kernel and bias as they are now."""
+        kernel, bias = self._logits.get_weights()
+        return kernel, bias
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.trained.optimizer.learning_rate)
+
+    def show_averages(self) -> None:
+        """Put the weights' moving averages, if any, in their place."""
+        if self._averages:
+            self._averages.on_test_begin()
+
+    def hide_averages(self) -> None:
+        """Put the weights themselves back."""
+        if self._averages:
+            self._averages.on_test_end()
+
+
+class LayerwiseAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
+    """AdamW whose learning rate shrinks from the head down, a factor a block.
+
+    Sources: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019),
+    https://arxiv.org/abs/1711.05101; Clark et al., "ELECTRA" (2020),
+    https://arxiv.org/abs/2003.10555, for the factor.
+    """
+
+    def __init__(self, factors: list[float], **choices: Any):
+        super().__init__(**choices)
+        self._factors = factors
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One weight's step, at that weight's own rate."""
+        factor = self._factors[self._get_variable_index(variable)]
+        super().update_step(gradient, variable, learning_rate * factor)
+
+
+class Mixing(layers.Layer):  # type: ignore[misc]
+    """Blends each picture with another one of its batch, at each place by that place's share."""
+
+    def call(self, x: Any, partners: Any, share: Any) -> Any:
+        """Blend inputs (batch, height, width, channels) by `share` (batch, height, width, 1)."""
+        x = ops.cast(x, "float32")
+        return share * x + (1 - share) * ops.take(x, partners, axis=0)
+
+
+def _freeze(backbone: Backbone, stage: Stage, recipe: Recipe) -> None:
+    scratch = stage.name == "scratch"
+    for layer in backbone.keras_model.layers:
+        frozen = isinstance(layer, layers.BatchNormalization) or (
+            isinstance(layer, layers.DepthwiseConv2D) and not recipe.train_depthwise
+        )
+        layer.trainable = scratch or not frozen
+
+
+def _part(backbone: Backbone, stage: Stage) -> keras.Model:
+    if stage.name == "scratch":
+        return backbone.keras_model
+    block = stage.block if stage.block == "pixels" else backbone.block(stage.block)
+    product_dtype = "bfloat16" if fastest_precision() == "bf16" else "float32"
+    return folded(backbone, block, product_dtype)
+
+
+def _mixing(model: keras.Model) -> keras.Model:
+    entry = keras.Input(model.input.shape[1:], dtype=model.input.dtype)
+    partners = keras.Input((), dtype="int32")
+    share = keras.Input((*model.input.shape[1:3], 1))
+    return keras.Model([entry, partners, share], model(Mixing()(entry, partners, share)))
+
+
+def _optimizer(
+    model: keras.Model, backbone: Backbone, stage: Stage, recipe: Recipe, steps: tuple[int, int]
+) -> keras.optimizers.Optimizer:
+    total, gathered = steps
+    total = max(1, total // gathered)
+    warmup = round(recipe.warmup * total)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else stage.learning_rate,
+        decay_steps=max(1, total - warmup),
+        warmup_target=stage.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    optimizer = LayerwiseAdamW(
+        _factors(model, backbone, recipe),
+        learning_rate=schedule,
+        weight_decay=recipe.weight_decay,
+        use_ema=recipe.ema > 0,
+        ema_momentum=recipe.ema or 0.99,
+        gradient_accumulation_steps=gathered if gathered > 1 else None,
+    )
+    plain = [weight for weight in model.trainable_weights if len(weight.shape) < 2]
+    optimizer.exclude_from_weight_decay(var_list=plain)
+    return optimizer
+
+
+def _factors(model: keras.Model, backbone: Backbone, recipe: Recipe) -> list[float]:
+    """The learning rate's factor for each weight: 1 for head and top, less for lower blocks."""
+    depths = {block: i for i, block in enumerate(reversed(backbone.blocks), start=1)}
+    factors = []
+    for weight in model.trainable_weights:
+        found = re.search(r"(block\d+[a-z]+|stem)_", weight.path)
+        depth = 0 if found is None else depths.get(found[1], len(depths) + 1)
+        factors.append(recipe.layer_decay**depth)
+    return factors

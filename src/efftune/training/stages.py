@@ -1,0 +1,304 @@
+"""Fine-tuning: stages in order, each starting from the best that the one before it came to."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.errors import DataError
+from efftune.model.backbone import Backbone
+from efftune.recipe import Recipe, Stage
+from efftune.training.batches import Material
+
+Array = NDArray[np.float32]
+
+_RATE_AFTER_FAILURE = 0.1  # of the learning rate, when a stage starts again
+_EXPLODED = 10.0  # times the loss of guessing: no stage comes back from there
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training pictures.
+
+    Attributes:
+        stage: the stage it belongs to.
+        number: from 1; 0 is the state the stage began with.
+        seconds: that it took, validation included.
+        loss: mean training loss, as trained: smoothed labels, dropout, views.
+        accuracy: on the training pictures, as trained.
+        val_loss: mean cross-entropy on validation, in nats.
+        val_accuracy: on validation.
+        learning_rate: at its end.
+    """
+
+    stage: str
+    number: int
+    seconds: float
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Larger is better: accuracy on validation, then its loss."""
+        return (self.val_accuracy, -self.val_loss)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a stage.
+
+    Attributes:
+        stage: as asked for.
+        start: how the network fared before.
+        epochs: those that were trained.
+        best: the number of the epoch whose weights were kept; 0 if the stage was rolled back,
+            because it ended worse than it began.
+        batch_size: pictures in a step that fitted into memory.
+        failures: why it had to start again, if it had to.
+    """
+
+    stage: Stage
+    start: Epoch
+    epochs: tuple[Epoch, ...]
+    best: int
+    batch_size: int
+    failures: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `run.json` says of it."""
+        return {
+            "name": self.stage.name,
+            "block": self.stage.block,
+            "epochs": len(self.epochs),
+            "best_epoch": self.best,
+            "rolled_back": self.best == 0,
+            "val_accuracy": {"before": self.start.val_accuracy, "after": self.kept.val_accuracy},
+            "learning_rate": self.stage.learning_rate,
+            "batch_size": self.batch_size,
+            "failures": list(self.failures),
+        }
+
+    @property
+    def kept(self) -> Epoch:
+        """The state that was kept."""
+        return (self.start, *self.epochs)[self.best]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A network under training.
+
+    Attributes:
+        backbone: its Keras weights change in place.
+        kernel: of the head, shape (features, classes).
+        bias: of the head, shape (classes,).
+    """
+
+    backbone: Backbone
+    kernel: Array
+    bias: Array
+
+
+def to_csv(epochs: Sequence[Epoch]) -> str:
+    """The table `history.csv`; what a stage does not have is left empty."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    judged = ("loss", "accuracy", "val_loss", "val_accuracy")
+    writer.writerow(["stage", "epoch", "seconds", *judged, "learning_rate"])
+    for each in epochs:
+        values = (each.loss, each.accuracy, each.val_loss, each.val_accuracy)
+        told = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
+        rate = "" if math.isnan(each.learning_rate) else f"{each.learning_rate:.3g}"
+        writer.writerow([each.stage, each.number, f"{each.seconds:.2f}", *told, rate])
+    return table.getvalue()
+
+
+class _Diverged(Exception):
+    """The loss is no number, or far above that of guessing."""
+
+
+def fit(
+    tuned: Tuned,
+    stage: Stage,
+    train: Material,
+    val: Material,
+    recipe: Recipe,
+    on_step: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[Tuned, Outcome]:
+    """Run one stage.
+
+    Args:
+        tuned: the network as the stages before it have left it.
+        stage: what to train, and for how long.
+        train: inputs at the input of the stage's first block.
+        val: the same, to judge by.
+        recipe: how to train.
+        on_step: called with the steps done and their total.
+
+    Returns:
+        The network with the weights of its best epoch, and how that came about. It is never worse
+        on validation than before.
+
+    Raises:
+        DataError: the loss explodes even at a lower learning rate, or a single picture does not
+            fit into memory; the message says what to do.
+    """
+    failures: list[str] = []
+    batch_size = min(recipe.batch_size, len(train.labels))
+    parts = 1
+    while True:
+        attempt = _Attempt(tuned, stage, recipe, (train, val), (batch_size, parts))
+        try:
+            return attempt.run(on_step, tuple(failures))
+        except _Diverged as problem:
+            attempt.undo()
+            failures.append(f"{problem} at a learning rate of {stage.learning_rate:g}")
+            if len([each for each in failures if "learning rate" in each]) > 1:
+                raise DataError(
+                    f"Stage {stage.name} cannot be trained: {'; '.join(failures)}. Give a lower "
+                    "--learning-rate, and look for wrong labels or damaged pictures."
+                ) from None
+            stage = replace(stage, learning_rate=_RATE_AFTER_FAILURE * stage.learning_rate)
+        except Exception as error:
+            if not _out_of_memory(error):
+                raise
+            attempt.undo()
+            failures.append(f"out of memory with {batch_size} pictures in a step")
+            if batch_size == 1:
+                raise DataError(
+                    f"Stage {stage.name} does not fit into memory, not even one picture at a "
+                    "time. Choose a smaller --image-size or --model, or a higher block with "
+                    "--unfreeze."
+                ) from None
+            batch_size, parts = -(-batch_size // 2), parts * 2
+
+
+class _Attempt:
+    """A stage being run, at one learning rate and batch size."""
+
+    def __init__(
+        self,
+        tuned: Tuned,
+        stage: Stage,
+        recipe: Recipe,
+        materials: tuple[Material, Material],
+        batch: tuple[int, int],
+    ):
+        from efftune.training.network import Network
+
+        self.tuned, self.stage, self.recipe = tuned, stage, recipe
+        self.train, self.val = materials
+        self.batch_size, parts = batch
+        self.steps = max(1, len(self.train.labels) // self.batch_size)
+        self.classes = len(tuned.bias)
+        self.class_weights = _class_weights(self.train.labels, self.classes, recipe)
+        total = self.steps * stage.epochs
+        head = (tuned.kernel, tuned.bias)
+        self.network = Network(tuned.backbone, head, stage, recipe, (total, parts))
+        self.before = self.network.judged.get_weights()
+
+    def undo(self) -> None:
+        self.network.judged.set_weights(self.before)
+
+    def run(
+        self, on_step: Callable[[int, int], None], failures: tuple[str, ...]
+    ) -> tuple[Tuned, Outcome]:
+        nothing = (math.nan, math.nan)
+        start = best = Epoch(self.stage.name, 0, 0.0, *nothing, *self._judge(), 0.0)
+        weights = self.before
+        epochs: list[Epoch] = []
+        for number in range(1, self.stage.epochs + 1):
+            began = time.perf_counter()
+            trained = self._train(number, on_step)
+            self.network.show_averages()
+            judged = self._judge()
+            rate, seconds = self.network.learning_rate, time.perf_counter() - began
+            epochs.append(Epoch(self.stage.name, number, seconds, *trained, *judged, rate))
+            if epochs[-1].rank > best.rank:
+                best, weights = epochs[-1], self.network.judged.get_weights()
+            self.network.hide_averages()
+            if self.recipe.patience and number - best.number >= self.recipe.patience:
+                break
+        self.network.judged.set_weights(weights)
+        self.tuned.backbone.tuned |= best.number > 0
+        kernel, bias = self.network.head
+        outcome = Outcome(self.stage, start, tuple(epochs), best.number, self.batch_size, failures)
+        return replace(self.tuned, kernel=kernel, bias=bias), outcome
+
+    def _train(self, epoch: int, on_step: Callable[[int, int], None]) -> tuple[float, float]:
+        """One pass over the training pictures, shuffled; a last partial batch is left out."""
+        random = np.random.default_rng([self.recipe.seed, epoch])
+        order = random.permutation(len(self.train.labels))
+        total = right = 0.0
+        for step in range(self.steps):
+            pictures = order[step * self.batch_size : (step + 1) * self.batch_size]
+            loss, accuracy = self._step(pictures, epoch, random)
+            if not loss < _EXPLODED * math.log(max(2, self.classes)):
+                raise _Diverged(f"the loss came to {loss:.3g} in epoch {epoch}")
+            total, right = total + loss, right + accuracy
+            on_step((epoch - 1) * self.steps + step + 1, self.steps * self.stage.epochs)
+        return total / self.steps, right / self.steps
+
+    def _step(
+        self, pictures: NDArray[np.int64], epoch: int, random: np.random.Generator
+    ) -> tuple[float, float]:
+        labels = self.train.labels[pictures]
+        inputs: Any = self.train.batch(pictures, epoch)
+        targets = np.eye(self.classes, dtype=np.float32)[labels]
+        if self.recipe.mix != "none":
+            partners = random.permutation(len(pictures)).astype(np.int32)
+            share = _shares(self.recipe, self.train.inputs.shape[:2], random)
+            part = float(share.mean())
+            targets = part * targets + (1 - part) * targets[partners]
+            inputs = [inputs, partners, np.repeat(share, len(pictures), axis=0)]
+        weights = self.class_weights[labels]
+        loss, accuracy = self.network.trained.train_on_batch(inputs, targets, weights)
+        return float(loss), float(accuracy)
+
+    def _judge(self) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy on validation."""
+        batches = self.val.in_order(self.batch_size)
+        logits = np.concatenate([self.network.judged.predict_on_batch(batch) for batch in batches])
+        logits = logits.astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        likelihoods = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        truth = likelihoods[np.arange(len(logits)), self.val.labels]
+        return float(-truth.mean()), float((logits.argmax(axis=1) == self.val.labels).mean())
+
+
+def _class_weights(labels: NDArray[np.int64], classes: int, recipe: Recipe) -> Array:
+    counts = np.bincount(labels, minlength=classes).clip(1)
+    if recipe.class_weights == "none":
+        return np.ones(classes, np.float32)
+    return np.asarray(counts.sum() / (classes * counts), np.float32)
+
+
+def _shares(recipe: Recipe, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+    """How much of a picture is its own at each place, float32 (1, height, width, 1).
+
+    Sources: Zhang et al., "mixup" (2018), https://arxiv.org/abs/1710.09412; Yun et al., "CutMix"
+    (2019), https://arxiv.org/abs/1905.04899.
+    """
+    own = random.beta(recipe.mix_alpha, recipe.mix_alpha)
+    if recipe.mix == "mixup":
+        return np.full((1, *shape, 1), own, np.float32)
+    share = np.ones((1, *shape, 1), np.float32)
+    sides = [max(1, round(side * math.sqrt(1 - own))) for side in shape]
+    top, left = (random.integers(0, side - cut + 1) for side, cut in zip(shape, sides, strict=True))
+    share[:, top : top + sides[0], left : left + sides[1]] = 0
+    return share
+
+
+def _out_of_memory(error: Exception) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    told = "RESOURCE_EXHAUSTED" in str(error)
+    return told or bool(names & {"MemoryError", "ResourceExhaustedError"})

@@ -1,0 +1,235 @@
+"""From examples to a trained network: what each stage trains on, and the stages in order."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.data import images
+from efftune.data.examples import SPLITS, Examples, Split, labels
+from efftune.errors import BadImage, DataError
+from efftune.model import features
+from efftune.model.backbone import FEATURES, WIDTH, Backbone
+from efftune.model.features import MIRRORED, Features, Settings
+from efftune.model.inference import fastest_precision
+from efftune.progress import Watch
+from efftune.recipe import Recipe, Stage
+from efftune.training import head as heads
+from efftune.training import stages
+from efftune.training.batches import KeptViews, Material, Pictures
+from efftune.training.head import Head
+from efftune.training.stages import Epoch, Outcome, Tuned
+
+_MIRROR_PICTURES = 1000  # enough to see whether mirrored pictures are known
+_MIRROR_LOSS = 0.05  # of accuracy: above that a mirrored picture is another thing
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The pictures of a run and what the pretrained network says of them.
+
+    Attributes:
+        paths: of the readable pictures, by split.
+        labels: their class numbers.
+        features: the pictures themselves as the frozen part sees them.
+    """
+
+    paths: dict[Split, list[Path]]
+    labels: dict[Split, NDArray[np.int64]]
+    features: dict[Split, Features]
+
+
+def see(
+    examples: Examples,
+    backbone: Backbone,
+    recipe: Recipe,
+    on_progress: Callable[[int, int], None],
+) -> dict[Split, Features]:
+    """Run the frozen part over the pictures themselves, split by split.
+
+    Training pictures are computed in the CPU's fastest precision; the pictures to judge by in
+    float32, so that the scores are those of the saved model on any machine. Activations are kept
+    where a stage will train from them.
+    """
+    kept = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
+    pooled = [FEATURES] if recipe.stages[0].name == "head" else []
+    total = sum(len(examples.of(split)) for split in SPLITS)
+    done = itertools.count(1)
+    found = {}
+    for split in SPLITS:
+        found[split] = features.extract(
+            [row.path for row in examples.of(split)],
+            backbone,
+            _settings(recipe, exact=split != "train"),
+            lambda: on_progress(next(done), total),
+            outputs=[*(kept if split != "test" else []), *pooled],
+        )
+    return found
+
+
+def seen(examples: Examples, parts: dict[Split, Features]) -> Seen:
+    """What is known of the examples that could be read."""
+    rows = {split: examples.of(split) for split in SPLITS}
+    names = examples.class_names
+    return Seen(
+        {split: [row.path for row in rows[split]] for split in SPLITS},
+        {split: labels(rows[split], names) for split in SPLITS},
+        parts,
+    )
+
+
+def tune(
+    backbone: Backbone, head: Head, pictures: Seen, recipe: Recipe, watch: Watch
+) -> tuple[Tuned, list[Outcome]]:
+    """Run the stages after the head.
+
+    Args:
+        backbone: its Keras weights are trained in place.
+        head: fitted on the features of the training pictures.
+        pictures: what to train on and to judge by.
+        recipe: how; `flip` has been decided.
+        watch: times the phases.
+
+    Returns:
+        The trained network, and what came of each stage.
+    """
+    start = head
+    if recipe.head_start == "random":
+        start = heads.random(len(head.kernel), len(head.bias), recipe.seed)
+    tuned, outcomes = Tuned(backbone, start.kernel, start.bias), []
+    for stage in recipe.stages:
+        if stage.name == "head":
+            continue
+        if stage.name == "upper":
+            train, val = _kept_views(stage, backbone, pictures, recipe, watch)
+        else:
+            train, val = _decoded(backbone, pictures, recipe, watch)
+        with watch.phase(stage.name):
+            tuned, outcome = stages.fit(tuned, stage, train, val, recipe, watch.count)
+        outcomes.append(outcome)
+    return tuned, outcomes
+
+
+def fit_head(pictures: Seen, backbone: Backbone, recipe: Recipe) -> Head:
+    """The first stage: a head for the frozen backbone, or an empty one for training from scratch.
+
+    Training from scratch takes the backbone's weights away.
+    """
+    truth = pictures.labels["train"]
+    if recipe.stages[0].name == "head":
+        return heads.fit(pictures.features["train"].pooled(), truth, recipe)
+    backbone.forget(recipe.seed)
+    return heads.random(WIDTH, int(truth.max()) + 1, recipe.seed)
+
+
+def decide_flip(
+    recipe: Recipe, backbone: Backbone, head: Head, pictures: Seen
+) -> tuple[Recipe, dict[str, float]]:
+    """Find out whether left and right may change places, where the recipe leaves it open.
+
+    A head that takes mirrored validation pictures for something else has classes that are not
+    symmetric, such as letters: then views are not mirrored.
+
+    Returns:
+        The recipe with `flip` decided, and the head's accuracy on validation pictures as they are
+        (`plain`) and mirrored (`mirrored`), if that had to be found out.
+    """
+    if recipe.flip != "auto" or not recipe.tunes or head.strength is None:
+        return recipe, {}
+    truth = pictures.labels["val"]
+    chosen = np.random.default_rng(recipe.seed).permutation(len(truth))[:_MIRROR_PICTURES]
+    paths = [pictures.paths["val"][i] for i in chosen]
+    found = features.extract(paths, backbone, _settings(recipe), views=[MIRRORED])
+    rows = {
+        "plain": pictures.features["val"].pooled()[chosen],
+        "mirrored": found.pooled(MIRRORED),
+    }
+    accuracy = {
+        name: float((head.probabilities(each).argmax(axis=1) == truth[chosen]).mean())
+        for name, each in rows.items()
+    }
+    same = accuracy["mirrored"] >= accuracy["plain"] - _MIRROR_LOSS
+    return recipe.changed(flip="yes" if same else "no"), accuracy
+
+
+def history(
+    head: Head, pictures: Seen, head_seconds: float, outcomes: Sequence[Outcome]
+) -> list[Epoch]:
+    """The epochs of all stages; the head is fitted once, to convergence."""
+    later = list(itertools.chain.from_iterable(outcome.epochs for outcome in outcomes))
+    if head.strength is None:
+        return later
+    judged = []
+    for split in ("train", "val"):
+        rows, truth = pictures.features[split].pooled(), pictures.labels[split]
+        probabilities = head.probabilities(rows)
+        likelihoods = probabilities[np.arange(len(truth)), truth].astype(np.float64)
+        judged.append(float(-np.log(likelihoods.clip(1e-30)).mean()))
+        judged.append(float((probabilities.argmax(axis=1) == truth).mean()))
+    loss, accuracy, val_loss, val_accuracy = judged
+    first = Epoch("head", 1, head_seconds, loss, accuracy, val_loss, val_accuracy, math.nan)
+    return [first, *later]
+
+
+def _settings(recipe: Recipe, *, exact: bool = False) -> Settings:
+    return Settings(
+        fit=recipe.fit,
+        precision="f32" if exact else fastest_precision(),
+        dtype=recipe.activations,
+        augment=recipe.augment,
+        flip=recipe.flip != "no",
+        seed=recipe.seed,
+    )
+
+
+def _kept_views(
+    stage: Stage, backbone: Backbone, pictures: Seen, recipe: Recipe, watch: Watch
+) -> tuple[Material, Material]:
+    """The activations at the stage's block: of all views to train on, of none to judge by."""
+    block = backbone.block(stage.block)
+    paths, numbers = pictures.paths["train"], range(1, recipe.views + 1)
+    rows = [pictures.features["train"].rows[block, 0]]
+    if recipe.views:
+        with watch.phase("views"):
+            done, total = itertools.count(1), len(paths) * recipe.views
+            found = features.extract(
+                paths,
+                backbone,
+                _settings(recipe),
+                lambda: watch.count(next(done), total),
+                outputs=[block],
+                views=numbers,
+            )
+        for path, reason in found.failures.items():
+            raise DataError(f"{path} was changed while the run went on: {reason}. Start again.")
+        rows += [found.rows[block, number] for number in numbers]
+    val = KeptViews([pictures.features["val"].rows[block, 0]], recipe.seed)
+    train = KeptViews(rows, recipe.seed)
+    return Material(train, pictures.labels["train"]), Material(val, pictures.labels["val"])
+
+
+def _decoded(
+    backbone: Backbone, pictures: Seen, recipe: Recipe, watch: Watch
+) -> tuple[Material, Material]:
+    """The decoded pictures: in fresh views to train on, as they are to judge by."""
+    materials = []
+    total = len(pictures.paths["train"]) + len(pictures.paths["val"])
+    done = itertools.count(1)
+    for split in ("train", "val"):
+        paths = pictures.paths[split]
+        with watch.phase("decode"):
+            try:
+                pixels = images.decode_all(
+                    paths, backbone.image_size, recipe.fit, lambda: watch.count(next(done), total)
+                )
+            except BadImage as error:
+                raise DataError(f"A picture was changed while the run went on: {error}.") from None
+        sha256s = pictures.features[split].sha256s
+        digests = [bytes.fromhex(sha256s[path]) for path in paths]
+        inputs = Pictures(pixels, digests, recipe)
+        materials.append(Material(inputs, pictures.labels[split]))
+    return materials[0], materials[1]

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from efftune.model.catalogue import models
     from efftune.model.classifier import Classifier, Prediction
     from efftune.recipe import Recipe
-    from efftune.run import Run, demo, load, train
+    from efftune.run import Run, demo, load, plan, train
+    from efftune.training.planning import Plan
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ _HOMES = {
     "DataError": "errors",
     "EfftuneError": "errors",
     "Evaluation": "evaluation.metrics",
+    "Plan": "training.planning",
     "Prediction": "model.classifier",
     "Recipe": "recipe",
     "Run": "run",
@@ -30,6 +32,7 @@ _HOMES = {
     "demo": "run",
     "load": "run",
     "models": "model.catalogue",
+    "plan": "run",
     "train": "run",
 }
 
@@ -38,6 +41,7 @@ __all__ = [
     "DataError",
     "EfftuneError",
     "Evaluation",
+    "Plan",
     "Prediction",
     "Recipe",
     "Run",
@@ -46,6 +50,7 @@ __all__ = [
     "demo",
     "load",
     "models",
+    "plan",
     "train",
 ]
 

@@ -82,6 +82,46 @@ def train(
         float | None,
         typer.Option(help="Share to test on, if SOURCE has no test split. (default: 0.15)"),
     ] = None,
+    unfreeze: Annotated[
+        str | None,
+        typer.Option(
+            help="First block to train beside the head, such as block6; or none, or all. "
+            "(default: block5)"
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Of fine-tuning from that block. (default: enough for 180 steps)"),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest of fine-tuning. (default: 0.001)")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures in one step. (default: 64)")
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            help="How far training views go from the pictures: none, light, standard or strong. "
+            "(default: standard)"
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        typer.Option(help="Share of a label spread over all classes. (default: 0.1)"),
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(help="Share of features the head does not see in a step. (default: 0.2)"),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        typer.Option(help="Weigh classes in the loss: none or balanced. (default: none)"),
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Decay of the weights' moving average, 0 for none. (default: 0)"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes a run repeatable. (default: 0)")] = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file of settings, such as a run's recipe.toml.")
@@ -91,6 +131,9 @@ def train(
         typer.Option("--set", help="Any setting of the recipe, as KEY=VALUE. Repeatable."),
     ] = None,
     run: RunOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done, and how long it takes.")
+    ] = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -98,9 +141,15 @@ def train(
     from efftune.recipe import gathered
 
     options: dict[str, Any] = {"model": model, "image_size": image_size, "fit": fit, "seed": seed}
-    options |= {"name": recipe, "val_fraction": val, "test_fraction": test}
+    options |= {"name": recipe, "val_fraction": val, "test_fraction": test, "unfreeze": unfreeze}
+    options |= {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+    options |= {"augment": augment, "label_smoothing": label_smoothing, "dropout": dropout}
+    options |= {"class_weights": class_weights, "ema": ema}
     choices = gathered(config, settings or [], options)
-    _train(source, choices, run, json_=json_, quiet=quiet)
+    if dry_run:
+        _plan(source, choices, json_=json_, quiet=quiet)
+    else:
+        _train(source, choices, run, json_=json_, quiet=quiet)
 
 
 @app.command()
@@ -114,14 +163,32 @@ def _train(
 ) -> None:
     from efftune import console
 
-    recipe = efftune.Recipe.named(choices.pop("name", "balanced"), **choices)
-    _prepare_keras(trains=recipe.tunes)
+    recipe = _recipe(choices, source)
     with console.progress(quiet=quiet) as on_progress:
         finished = efftune.train(source, recipe=recipe, run=run, on_progress=on_progress)
     if json_:
         typer.echo(json.dumps(finished.summary))
     else:
         console.show_run(finished)
+
+
+def _plan(source: str, choices: dict[str, Any], *, json_: bool, quiet: bool) -> None:
+    from efftune import console
+
+    recipe = _recipe(choices, source)
+    with console.progress(quiet=quiet) as on_progress:
+        plan = efftune.plan(source, recipe=recipe, on_progress=on_progress)
+    if json_:
+        typer.echo(json.dumps(plan.to_dict()))
+    else:
+        console.show_plan(plan)
+
+
+def _recipe(choices: dict[str, Any], source: str) -> efftune.Recipe:
+    recipe = efftune.Recipe.named(choices.pop("name", "balanced"), **choices)
+    if source.startswith("sample:") or Path(source).exists():  # else there is nothing to wait for
+        _start_keras(trains=recipe.tunes)
+    return recipe
 
 
 @app.command()
@@ -209,14 +276,25 @@ def _fail(message: str, exit_code: int) -> None:
     sys.exit(exit_code)
 
 
-def _prepare_keras(*, trains: bool) -> None:
-    """Let Keras start as lightly as the work allows.
+def _start_keras(*, trains: bool) -> None:
+    """Let Keras start as lightly and quietly as the work allows.
 
     TensorFlow costs 4 seconds and, from a cold disk, 10. `quick` only builds and saves Keras
     models, and Keras' OpenVINO backend can do that. This is for a process of our own: in anybody
     else's, Keras runs as its owner has set it.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its start-up notes are not for users
-    if "KERAS_BACKEND" not in os.environ and not trains:
-        os.environ["KERAS_BACKEND"] = "openvino"
-        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it to save
+    if not trains:
+        if "KERAS_BACKEND" not in os.environ:
+            os.environ["KERAS_BACKEND"] = "openvino"
+            sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it
+        return
+    # TensorFlow greets on file descriptor 2 whatever its log level. What it says later is heard.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    heard, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)
+    try:
+        import keras  # noqa: F401
+    finally:
+        os.dup2(heard, 2)
+        os.close(heard)
+        os.close(silent)

@@ -26,6 +26,7 @@ from efftune.evaluation.metrics import SplitEvaluation
 from efftune.model.catalogue import Model
 from efftune.model.classifier import Prediction
 from efftune.run import Run
+from efftune.training.planning import Plan
 
 Report = Callable[[str, int, int], None]
 
@@ -67,6 +68,42 @@ def show_run(run: Run) -> None:
     say(f"Weakest on test: {', '.join(told)}")
     say(f"Run folder:      {run.folder}   ({run.summary['seconds']:.1f} s)")
     say(f"Use it:          efftune predict {run.folder} PHOTO.jpg")
+
+
+def show_plan(plan: Plan) -> None:
+    """Print what a run is going to do."""
+    counts = " · ".join(f"{split} {count:,}" for split, count in plan.pictures.items())
+    say(f"Pictures: {counts}")
+    for note in plan.notes:
+        say(f"Note: {note}")
+    say()
+    recipe = plan.recipe
+    blocks = {"head": "the head", "upper": f"{recipe.unfreeze} and up", "whole": "all blocks"}
+    _show_table(
+        ("stage", "trains", "epochs", "learning rate", "about"),
+        [
+            (
+                stage.name,
+                blocks.get(stage.name, "all blocks, from random weights"),
+                f"{stage.epochs:,}",
+                f"{stage.learning_rate:g}" if stage.learning_rate else "",
+                f"{plan.seconds.get(stage.name, 0):,.0f} s",
+            )
+            for stage in recipe.stages
+        ],
+        left=("trains",),
+    )
+    say()
+    if plan.kept_bytes:
+        say(
+            f"Keeps {int(recipe.views) + 1} views of each training picture, "
+            f"{plan.kept_bytes / 2**30:.2f} GiB, at most {plan.mapped_bytes / 2**30:.2f} GiB of it "
+            f"in memory"
+        )
+    others = set(plan.seconds) - {stage.name for stage in recipe.stages}
+    told = ", ".join(f"{name} {plan.seconds[name]:,.0f} s" for name in sorted(others))
+    say(f"Beside the stages: {told}")
+    say(f"In all about {sum(plan.seconds.values()):,.0f} s, and the start")
 
 
 def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:

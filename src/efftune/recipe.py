@@ -1,5 +1,6 @@
 """Every choice of a run as one frozen value, TOML in and out."""
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from efftune.errors import UsageError, unknown_name
 Fit = Literal["stretch", "crop", "pad"]
 Strength = Literal["light", "standard", "strong"]
 StageName = Literal["head", "upper", "whole", "scratch"]
+
+LEAST_EPOCHS = 3  # of fine-tuning, however many pictures there are
+MOST_EPOCHS = 30  # however few
+MOST_VIEWS = 15  # kept of a picture, unless asked for more
 
 _Share = Annotated[float, Field(ge=0, le=0.9)]
 _Rate = Annotated[float, Field(gt=0, le=10)]
@@ -59,13 +64,14 @@ class Recipe(BaseModel):
         head_folds: folds of the cross-validation that chooses among them, 2 to 20.
         unfreeze: the first block to train beside the head, such as `block5`; `none` or `all`.
         views: augmented views of each training picture to keep, beside the picture itself, 0 to
-            64. An epoch sees one of them.
-        augment: how far the views go from the picture.
+            64. An epoch sees one of them, so `auto` keeps one less than there are epochs.
+        augment: how far the views go from the picture; `none` trains on the picture alone.
         flip: whether left and right change places in half the views. `auto` finds out whether the
             head knows mirrored pictures; if not, as with letters, nothing is mirrored.
         activations: type of the kept activations.
         memory: what the kept activations may take, in GiB; 0 means a quarter of the free memory.
-        epochs: of the stage that trains from `unfreeze` up.
+        epochs: of the stage that trains from `unfreeze` up; `auto` is as many as `steps` asks for.
+        steps: of that stage, at least, where `epochs` is `auto`: few pictures are seen more often.
         learning_rate: the highest of that stage.
         whole_epochs: of the stage that trains everything, after that; 0 leaves it out.
         whole_learning_rate: the highest of that stage.
@@ -103,13 +109,14 @@ class Recipe(BaseModel):
     ] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     head_folds: Annotated[int, Field(ge=2, le=20)] = 3
     unfreeze: Annotated[str, Field(pattern=r"^(none|all|block\d+[a-z]?)$")] = "block5"
-    views: Annotated[int, Field(ge=0, le=64)] = 4
-    augment: Strength = "standard"
+    views: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
+    augment: Literal["none"] | Strength = "standard"
     flip: Literal["auto", "yes", "no"] = "auto"
     activations: Literal["float16", "bfloat16"] = "float16"
     memory: Annotated[float, Field(ge=0)] = 0.0
-    epochs: _Epochs = 4
-    learning_rate: _Rate = 5e-4
+    epochs: Literal["auto"] | _Epochs = "auto"
+    steps: Annotated[int, Field(ge=1)] = 180
+    learning_rate: _Rate = 1e-3
     whole_epochs: _Epochs = 0
     whole_learning_rate: _Rate = 1e-4
     scratch_epochs: _Epochs = 0
@@ -126,17 +133,30 @@ class Recipe(BaseModel):
     class_weights: Literal["none", "balanced"] = "none"
     patience: Annotated[int, Field(ge=0)] = 0
     head_start: Literal["regression", "random"] = "regression"
-    train_depthwise: bool = True
+    train_depthwise: bool = False
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages of training, in order."""
         if self.scratch_epochs:
             return (Stage("scratch", "pixels", self.scratch_epochs, self.scratch_learning_rate),)
-        upper = Stage("upper", self.unfreeze, self.epochs, self.learning_rate)
+        epochs = LEAST_EPOCHS if self.epochs == "auto" else self.epochs
+        upper = Stage("upper", self.unfreeze, epochs, self.learning_rate)
         whole = Stage("whole", "pixels", self.whole_epochs, self.whole_learning_rate)
         tuning = {"none": (), "all": (whole,)}.get(self.unfreeze, (upper, whole))
         return (Stage("head"), *(stage for stage in tuning if stage.epochs))
+
+    def decided(self, pictures: int) -> "Recipe":
+        """The same recipe with `epochs` and `views` as numbers.
+
+        Args:
+            pictures: how many there are to train on.
+        """
+        enough = math.ceil(self.steps / max(1, pictures // self.batch_size))
+        automatic = min(max(LEAST_EPOCHS, enough), MOST_EPOCHS)
+        epochs = automatic if self.epochs == "auto" else self.epochs
+        views = min(MOST_VIEWS, max(0, epochs - 1)) if self.views == "auto" else self.views
+        return self.changed(epochs=epochs, views=0 if self.augment == "none" else views)
 
     @property
     def tunes(self) -> bool:

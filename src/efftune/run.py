@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from efftune.model.classifier import Classifier
 from efftune.model.features import Features
 from efftune.progress import Progress, Watch, silent
 from efftune.recipe import Recipe, choices_in
-from efftune.training import stages, tuning
+from efftune.training import planning, stages, tuning
 from efftune.training.head import Head, Matrix
+from efftune.training.planning import Plan
 from efftune.training.stages import Epoch, Tuned
 from efftune.training.tuning import Seen
 
@@ -58,34 +59,31 @@ def train(
         UsageError: an unknown name, a choice out of range, or a run folder that cannot be made.
         DataError: the source cannot be trained on.
     """
-    recipe = (
-        Recipe.named(recipe, **choices) if isinstance(recipe, str) else recipe.changed(**choices)
-    )
     watch = Watch(on_progress)
     with watch.phase("find"):
-        backbone = Backbone(recipe.model, recipe.image_size)
-        examples = _split(sources.find(source), recipe)
+        recipe, backbone, examples, plan = _prepared(source, recipe, choices)
     with files.reserved_folder(_places(run, examples.source, backbone)) as folder:
         with watch.phase("features"):
-            parts = tuning.see(examples, backbone, recipe, watch.count)
+            parts = tuning.see(examples, backbone, plan, watch.count)
             examples = _as_read(examples, parts, recipe)
             pictures = tuning.seen(examples, parts)
         with watch.phase("head"):
-            head = tuning.fit_head(pictures, backbone, recipe)
-            recipe, mirrored = tuning.decide_flip(recipe, backbone, head, pictures)
-        tuned, outcomes = tuning.tune(backbone, head, pictures, recipe, watch)
+            head = tuning.fit_head(pictures, backbone, plan.recipe)
+            plan, mirrored = tuning.decide_flip(plan, backbone, head, pictures)
+        tuned, outcomes = tuning.tune(backbone, head, pictures, plan, watch)
         names = examples.class_names
         with watch.phase("save"):
             sums = classifiers.save(folder, backbone, (tuned.kernel, tuned.bias), names)
-            files.write(folder / "recipe.toml", recipe.to_toml())
+            files.write(folder / "recipe.toml", plan.recipe.to_toml())
         with watch.phase("evaluate"):
             classifier = Classifier(folder, names, backbone.image_size, recipe.fit)
             answers = _judged(classifier, tuned, pictures, watch)
             epochs = tuning.history(head, pictures, watch.seconds["head"], outcomes)
             _write_tables(folder, examples, answers, epochs)
-        facts = _facts(examples, backbone, recipe)
+        facts = _facts(examples, backbone, plan.recipe)
         facts |= {
             "head": {"strength": head.strength, "accuracy": mirrored},
+            "plan": plan.to_dict(),
             "stages": [outcome.to_dict() for outcome in outcomes],
             "features": _counted(parts),
             "seconds": watch.seconds,
@@ -94,6 +92,25 @@ def train(
         # The record comes last: a folder without one is not a run.
         files.write(folder / RECORD, _json(facts))
     return Run.load(folder)
+
+
+def plan(
+    source: str | Path,
+    *,
+    recipe: str | Recipe = "balanced",
+    on_progress: Progress = silent,
+    **choices: Any,
+) -> Plan:
+    """What `train` would do with the same arguments, and how long it would take; see there.
+
+    A few pictures and training steps are run to measure the time. No run folder is made.
+    """
+    watch = Watch(on_progress)
+    with watch.phase("find"):
+        _, backbone, examples, plan = _prepared(source, recipe, choices)
+    with watch.phase("measure"):
+        paths = [row.path for row in examples.of("train")]
+        return replace(plan, seconds=planning.estimate(plan, backbone, paths))
 
 
 def demo(*, run: str | Path | None = None, on_progress: Progress = silent) -> "Run":
@@ -235,6 +252,17 @@ def _record(folder: Path) -> dict[str, Any]:
     )
 
 
+def _prepared(
+    source: str | Path, recipe: str | Recipe, choices: dict[str, Any]
+) -> tuple[Recipe, Backbone, Examples, Plan]:
+    recipe = (
+        Recipe.named(recipe, **choices) if isinstance(recipe, str) else recipe.changed(**choices)
+    )
+    backbone = Backbone(recipe.model, recipe.image_size)
+    examples = _split(sources.find(source), recipe)
+    return recipe, backbone, examples, planning.plan(recipe, backbone, examples.counts)
+
+
 def _split(examples: Examples, recipe: Recipe) -> Examples:
     allow_missing = recipe.missing_classes == "allow"
     examples.require_splittable(allow_missing=allow_missing)
@@ -307,7 +335,7 @@ def _facts(examples: Examples, backbone: Backbone, recipe: Recipe) -> dict[str, 
         "source": examples.source,
         "data": {
             "fingerprint": examples.fingerprint,
-            "pictures": {split: len(examples.of(split)) for split in SPLITS},
+            "pictures": examples.counts,
             "set_aside": len(examples.set_aside),
             "judged_but_trained_on": examples.judged_but_trained_on,
         },

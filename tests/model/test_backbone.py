@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from keras import ops
 
 from efftune.errors import UsageError
+from efftune.model import catalogue
 from efftune.model.backbone import Backbone
 from efftune.model.inference import Network
 
@@ -28,6 +30,55 @@ def test_kept_conversion_needs_no_keras_model(own_cache):
     again = Backbone("efficientnet-lite0", 32)
     output(again)
     assert "keras_model" not in vars(again)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in catalogue.MODELS])
+def test_lower_and_upper_part_are_the_whole_at_every_block(name):
+    backbone = Backbone(name, 40)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3)).astype(np.float32)
+    blocks = backbone.blocks
+    assert len(blocks) == sum(
+        layer.name.endswith("_dwconv") for layer in backbone.keras_model.layers
+    )
+    top = backbone.keras_model.get_layer("top_conv")
+    top.set_weights([1.01 * top.get_weights()[0]])  # as after training: the parts share weights
+    whole = ops.convert_to_numpy(backbone.keras_model(pixels))
+    for block in blocks:
+        lower, upper = backbone.cut(block)
+        activations = lower(pixels)
+        assert tuple(activations.shape[1:]) == backbone.shape(block)
+        assert np.abs(ops.convert_to_numpy(upper(activations)) - whole).max() <= 1e-5
+
+
+def test_parts_hold_every_weight_once():
+    backbone = Backbone("efficientnet-lite0", 32)
+    lower, upper = backbone.cut("block6a")
+    paths = [weight.path for part in (lower, upper) for weight in part.weights]
+    assert sorted(paths) == sorted(weight.path for weight in backbone.keras_model.weights)
+
+
+def test_block_can_be_named_by_its_number():
+    backbone = Backbone("efficientnet-lite0", 32)
+    assert backbone.block("block6") == backbone.block("block6a") == "block6a"
+    assert backbone.block("block6c") == "block6c"
+    with pytest.raises(UsageError, match=r"Unknown block 'block6e'. Did you mean"):
+        backbone.block("block6e")
+
+
+def test_forgotten_weights_are_random_and_repeatable():
+    kernels = []
+    for seed in (0, 0, 1):
+        backbone = Backbone("efficientnet-lite0", 32)
+        pretrained = backbone.keras_model.get_layer("block4b_expand_conv").get_weights()[0]
+        backbone.forget(seed)
+        kernels.append(backbone.keras_model.get_layer("block4b_expand_conv").get_weights()[0])
+        assert (kernels[-1] != pretrained).any()
+        norm = backbone.keras_model.get_layer("block4b_bn").get_weights()
+        assert [set(np.unique(part)) for part in norm] == [{1}, {0}, {0}, {1}]
+    assert (kernels[0] == kernels[1]).all()
+    assert (kernels[0] != kernels[2]).any()
+    assert kernels[0].std() == pytest.approx(np.sqrt(2 / 480), rel=0.1)
+    assert backbone.tuned
 
 
 def test_unknown_model_is_refused():

@@ -75,6 +75,11 @@ class Examples:
         """The usable pictures of one split."""
         return tuple(row for row in self.rows if row.usable and row.split == split)
 
+    @property
+    def counts(self) -> dict[Split, int]:
+        """How many usable pictures each split has."""
+        return {split: len(self.of(split)) for split in SPLITS}
+
     def split(self, val: float, test: float, seed: int) -> "Examples":
         """Give every usable picture a split; splits that the source brings stay as they are.
 

@@ -24,7 +24,7 @@ from efftune.errors import BadImage
 from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
 from efftune.model.inference import Network, Precision
-from efftune.model.kept import SHARD_ROWS, Digest, Rows, Store
+from efftune.model.kept import MAPPED_BYTES, SHARD_ROWS, Digest, Rows, Store
 from efftune.recipe import Fit, Strength
 
 WAITING_BYTES = 256 * 2**20  # rows computed and not yet written, at most
@@ -43,6 +43,8 @@ class Settings:
         augment: how far views go.
         flip: whether views change left and right.
         seed: of the views.
+        mapped_bytes: how much of the rows may be in memory at a time when they are used; shapes
+            nothing.
     """
 
     fit: Fit
@@ -51,6 +53,7 @@ class Settings:
     augment: Strength = "standard"
     flip: bool = True
     seed: int = 0
+    mapped_bytes: int = MAPPED_BYTES
 
     def key(self, backbone: Backbone, place: Place) -> str:
         """A name for these settings, an output and a view, and the code behind them."""
@@ -167,11 +170,13 @@ class _Extraction:
         self.on_done = on_done
         self.outputs, self.views = wanted
         root = files.cache_folder() / "features"
+        places = max(1, len(self.outputs) * len(self.views))
         self.stores = {
             (output, view): Store(
                 root / settings.key(backbone, (output, view)),
                 settings.dtype_of(output),
                 backbone.shape(output),
+                settings.mapped_bytes // places,
             )
             for output in self.outputs
             for view in self.views

@@ -7,8 +7,8 @@ name was damaged or half-written: it is removed, and its rows are computed again
 import hashlib
 import io
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from efftune import files
 
 Digest = bytes  # SHA-256 of a picture's file, 32 bytes
 SHARD_ROWS = 4096  # at most; a shard is also never larger than what may wait in memory
+MAPPED_BYTES = 4 * 2**30  # of a store, mapped into memory at a time, unless less is asked for
+_MAPPED_SHARDS = 128  # each holds a file open
 
 
 class Store:
@@ -30,8 +32,17 @@ class Store:
         shape: of one row.
     """
 
-    def __init__(self, folder: Path, dtype: str, shape: tuple[int, ...]):
-        """Open what is there of a store; every shard is checked against its name."""
+    def __init__(
+        self, folder: Path, dtype: str, shape: tuple[int, ...], mapped_bytes: int = MAPPED_BYTES
+    ):
+        """Open what is there of a store; every shard is checked against its name.
+
+        Args:
+            folder: where its shards lie.
+            dtype: of the rows' values.
+            shape: of one row.
+            mapped_bytes: how much of it may be in memory at a time, one shard at least.
+        """
         self.dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype, dtype))
         self.shape = shape
         # NumPy's own files know no bfloat16: its bits lie there as integers.
@@ -40,7 +51,8 @@ class Store:
         self._folder = folder
         self._places: dict[Digest, tuple[Path, int]] = {}
         self._unwritten: dict[Path, NDArray[np.void]] = {}
-        self._mapped = lru_cache(maxsize=256)(_mapped)  # each holds a file open
+        self._mapped_bytes = mapped_bytes
+        self._mapped: OrderedDict[Path, NDArray[np.void]] = OrderedDict()
         for path in sorted(folder.glob("[0-9a-f]*.npy")):
             self._open(path)
 
@@ -55,8 +67,7 @@ class Store:
             KeyError: there is none.
         """
         path, number = self._places[digest]
-        shard = self._unwritten[path] if path in self._unwritten else self._mapped(path)
-        row: NDArray[Any] = shard["values"][number].view(self.dtype)
+        row: NDArray[Any] = self._shard(path)["values"][number].view(self.dtype)
         return row
 
     def add(self, digests: Sequence[Digest], values: NDArray[Any]) -> None:
@@ -82,6 +93,20 @@ class Store:
                 stacklevel=2,
             )
         self._places |= {digest: (path, i) for i, digest in enumerate(digests)}
+
+    def _shard(self, path: Path) -> NDArray[np.void]:
+        """A shard's records, mapped; those not asked for longest are let go."""
+        if path in self._unwritten:
+            return self._unwritten[path]
+        if path not in self._mapped:
+            self._mapped[path] = _mapped(path)
+            total = sum(shard.nbytes for shard in self._mapped.values())
+            while len(self._mapped) > 1 and (
+                total > self._mapped_bytes or len(self._mapped) > _MAPPED_SHARDS
+            ):
+                total -= self._mapped.popitem(last=False)[1].nbytes
+        self._mapped.move_to_end(path)
+        return self._mapped[path]
 
     def _open(self, path: Path) -> None:
         try:

@@ -97,9 +97,9 @@ class Pictures:
         recipe = self._recipe
         for to, picture in enumerate(pictures):
             batch[to] = self._pixels[picture]
-            if epoch:
+            if epoch and recipe.augment != "none":
                 # The numbers after those of the kept views: these are new to the network.
-                number, digest = recipe.views + epoch, self._digests[picture]
+                number, digest = int(recipe.views) + epoch, self._digests[picture]
                 plan = augmentation.plan(
                     recipe.seed, digest, number, recipe.augment, flip=recipe.flip != "no"
                 )

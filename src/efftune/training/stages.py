@@ -19,7 +19,7 @@ from efftune.training.batches import Material
 Array = NDArray[np.float32]
 
 _RATE_AFTER_FAILURE = 0.1  # of the learning rate, when a stage starts again
-_EXPLODED = 10.0  # times the loss of guessing: no stage comes back from there
+_EXPLODED = 10.0  # times the loss of guessing, or of the first step: no stage comes back from it
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,7 @@ class _Attempt:
         self.steps = max(1, len(self.train.labels) // self.batch_size)
         self.classes = len(tuned.bias)
         self.class_weights = _class_weights(self.train.labels, self.classes, recipe)
+        self.usual = math.log(max(2, self.classes))
         total = self.steps * stage.epochs
         head = (tuned.kernel, tuned.bias)
         self.network = Network(tuned.backbone, head, stage, recipe, (total, parts))
@@ -242,7 +243,9 @@ class _Attempt:
         for step in range(self.steps):
             pictures = order[step * self.batch_size : (step + 1) * self.batch_size]
             loss, accuracy = self._step(pictures, epoch, random)
-            if not loss < _EXPLODED * math.log(max(2, self.classes)):
+            # The first step is taken at the bottom of the warm-up: its loss is that of the start.
+            self.usual = max(self.usual, loss) if epoch == 1 and step == 0 else self.usual
+            if not loss < _EXPLODED * self.usual:
                 raise _Diverged(f"the loss came to {loss:.3g} in epoch {epoch}")
             total, right = total + loss, right + accuracy
             on_step((epoch - 1) * self.steps + step + 1, self.steps * self.stage.epochs)

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,14 @@ from efftune.data.examples import SPLITS, Examples, Split, labels
 from efftune.errors import BadImage, DataError
 from efftune.model import features
 from efftune.model.backbone import FEATURES, WIDTH, Backbone
-from efftune.model.features import MIRRORED, Features, Settings
-from efftune.model.inference import fastest_precision
+from efftune.model.features import MIRRORED, Features
 from efftune.progress import Watch
 from efftune.recipe import Recipe, Stage
 from efftune.training import head as heads
-from efftune.training import stages
+from efftune.training import planning, stages
 from efftune.training.batches import KeptViews, Material, Pictures
 from efftune.training.head import Head
+from efftune.training.planning import Plan
 from efftune.training.stages import Epoch, Outcome, Tuned
 
 _MIRROR_PICTURES = 1000  # enough to see whether mirrored pictures are known
@@ -46,7 +46,7 @@ class Seen:
 def see(
     examples: Examples,
     backbone: Backbone,
-    recipe: Recipe,
+    plan: Plan,
     on_progress: Callable[[int, int], None],
 ) -> dict[Split, Features]:
     """Run the frozen part over the pictures themselves, split by split.
@@ -55,6 +55,7 @@ def see(
     float32, so that the scores are those of the saved model on any machine. Activations are kept
     where a stage will train from them.
     """
+    recipe = plan.recipe
     kept = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
     pooled = [FEATURES] if recipe.stages[0].name == "head" else []
     total = sum(len(examples.of(split)) for split in SPLITS)
@@ -64,7 +65,7 @@ def see(
         found[split] = features.extract(
             [row.path for row in examples.of(split)],
             backbone,
-            _settings(recipe, exact=split != "train"),
+            planning.settings(plan, exact=split != "train"),
             lambda: on_progress(next(done), total),
             outputs=[*(kept if split != "test" else []), *pooled],
         )
@@ -83,7 +84,7 @@ def seen(examples: Examples, parts: dict[Split, Features]) -> Seen:
 
 
 def tune(
-    backbone: Backbone, head: Head, pictures: Seen, recipe: Recipe, watch: Watch
+    backbone: Backbone, head: Head, pictures: Seen, plan: Plan, watch: Watch
 ) -> tuple[Tuned, list[Outcome]]:
     """Run the stages after the head.
 
@@ -91,13 +92,13 @@ def tune(
         backbone: its Keras weights are trained in place.
         head: fitted on the features of the training pictures.
         pictures: what to train on and to judge by.
-        recipe: how; `flip` has been decided.
+        plan: how; the recipe's `flip` has been decided.
         watch: times the phases.
 
     Returns:
         The trained network, and what came of each stage.
     """
-    start = head
+    recipe, start = plan.recipe, head
     if recipe.head_start == "random":
         start = heads.random(len(head.kernel), len(head.bias), recipe.seed)
     tuned, outcomes = Tuned(backbone, start.kernel, start.bias), []
@@ -105,7 +106,7 @@ def tune(
         if stage.name == "head":
             continue
         if stage.name == "upper":
-            train, val = _kept_views(stage, backbone, pictures, recipe, watch)
+            train, val = _kept_views(stage, backbone, pictures, plan, watch)
         else:
             train, val = _decoded(backbone, pictures, recipe, watch)
         with watch.phase(stage.name):
@@ -127,23 +128,24 @@ def fit_head(pictures: Seen, backbone: Backbone, recipe: Recipe) -> Head:
 
 
 def decide_flip(
-    recipe: Recipe, backbone: Backbone, head: Head, pictures: Seen
-) -> tuple[Recipe, dict[str, float]]:
+    plan: Plan, backbone: Backbone, head: Head, pictures: Seen
+) -> tuple[Plan, dict[str, float]]:
     """Find out whether left and right may change places, where the recipe leaves it open.
 
     A head that takes mirrored validation pictures for something else has classes that are not
     symmetric, such as letters: then views are not mirrored.
 
     Returns:
-        The recipe with `flip` decided, and the head's accuracy on validation pictures as they are
+        The plan with `flip` decided, and the head's accuracy on validation pictures as they are
         (`plain`) and mirrored (`mirrored`), if that had to be found out.
     """
+    recipe = plan.recipe
     if recipe.flip != "auto" or not recipe.tunes or head.strength is None:
-        return recipe, {}
+        return plan, {}
     truth = pictures.labels["val"]
     chosen = np.random.default_rng(recipe.seed).permutation(len(truth))[:_MIRROR_PICTURES]
     paths = [pictures.paths["val"][i] for i in chosen]
-    found = features.extract(paths, backbone, _settings(recipe), views=[MIRRORED])
+    found = features.extract(paths, backbone, planning.settings(plan), views=[MIRRORED])
     rows = {
         "plain": pictures.features["val"].pooled()[chosen],
         "mirrored": found.pooled(MIRRORED),
@@ -153,7 +155,7 @@ def decide_flip(
         for name, each in rows.items()
     }
     same = accuracy["mirrored"] >= accuracy["plain"] - _MIRROR_LOSS
-    return recipe.changed(flip="yes" if same else "no"), accuracy
+    return replace(plan, recipe=recipe.changed(flip="yes" if same else "no")), accuracy
 
 
 def history(
@@ -175,31 +177,21 @@ def history(
     return [first, *later]
 
 
-def _settings(recipe: Recipe, *, exact: bool = False) -> Settings:
-    return Settings(
-        fit=recipe.fit,
-        precision="f32" if exact else fastest_precision(),
-        dtype=recipe.activations,
-        augment=recipe.augment,
-        flip=recipe.flip != "no",
-        seed=recipe.seed,
-    )
-
-
 def _kept_views(
-    stage: Stage, backbone: Backbone, pictures: Seen, recipe: Recipe, watch: Watch
+    stage: Stage, backbone: Backbone, pictures: Seen, plan: Plan, watch: Watch
 ) -> tuple[Material, Material]:
     """The activations at the stage's block: of all views to train on, of none to judge by."""
     block = backbone.block(stage.block)
-    paths, numbers = pictures.paths["train"], range(1, recipe.views + 1)
+    recipe, paths = plan.recipe, pictures.paths["train"]
+    numbers = range(1, int(recipe.views) + 1)
     rows = [pictures.features["train"].rows[block, 0]]
-    if recipe.views:
+    if numbers:
         with watch.phase("views"):
-            done, total = itertools.count(1), len(paths) * recipe.views
+            done, total = itertools.count(1), len(paths) * len(numbers)
             found = features.extract(
                 paths,
                 backbone,
-                _settings(recipe),
+                planning.settings(plan),
                 lambda: watch.count(next(done), total),
                 outputs=[block],
                 views=numbers,

@@ -1,0 +1,234 @@
+"""What a run is going to do: stages, views, what is kept and where, and how long it takes."""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from efftune import files
+from efftune.data import images
+from efftune.data.examples import Split
+from efftune.errors import UsageError
+from efftune.model import features
+from efftune.model.backbone import FEATURES, WIDTH, Backbone
+from efftune.model.features import Settings
+from efftune.model.inference import fastest_precision
+from efftune.recipe import Recipe, Stage
+
+_MEMORY_SHARE = 1 / 4  # of the free memory, for kept activations
+_DISK_SHARE = 1 / 2  # of the free disk
+_BYTES = 2  # of a kept value
+_MEASURED_PICTURES = 24
+_MEASURED_STEPS = 2
+_HEAD_SECONDS = 1e-3  # a picture; little enough not to be measured
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is going to do.
+
+    Attributes:
+        recipe: every choice, with nothing left open that can be decided beforehand.
+        pictures: by split.
+        kept_bytes: what the kept activations take.
+        mapped_bytes: how much of them may be in memory at a time.
+        place: `memory` where all of them fit in there, else `disk`; empty if none are kept.
+        notes: what was given up for want of room.
+        seconds: by phase, where that was measured.
+    """
+
+    recipe: Recipe
+    pictures: Mapping[Split, int]
+    kept_bytes: int = 0
+    mapped_bytes: int = 0
+    place: str = ""
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `run.json` and `--dry-run --json` say of it."""
+        recipe = self.recipe
+        return {
+            "stages": [
+                {
+                    "name": stage.name,
+                    "block": stage.block,
+                    "epochs": stage.epochs,
+                    "learning_rate": stage.learning_rate,
+                }
+                for stage in recipe.stages
+            ],
+            "pictures": dict(self.pictures),
+            "views": recipe.views,
+            "activations": {
+                "type": recipe.activations,
+                "bytes": self.kept_bytes,
+                "place": self.place,
+                "in_memory_at_most": self.mapped_bytes,
+            },
+            "notes": list(self.notes),
+            "seconds": dict(self.seconds),
+        }
+
+
+def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> Plan:
+    """Decide what the recipe leaves open.
+
+    Activations that do not fit into the memory allowed for them are read from disk as they are
+    needed. If they do not fit there either, there are fewer views, and if not even the pictures
+    themselves fit, a higher block is the first to be trained.
+
+    Args:
+        recipe: how to train.
+        backbone: what to train.
+        pictures: how many there are, by split.
+
+    Raises:
+        UsageError: the recipe names a block that the backbone does not have, or there is no room
+            for the activations of any block.
+    """
+    recipe = recipe.decided(pictures["train"])
+    if not any(stage.name == "upper" for stage in recipe.stages):
+        return Plan(recipe, pictures)
+    memory = psutil.virtual_memory().available
+    allowed = int(recipe.memory * 2**30) or int(memory * _MEMORY_SHARE)
+    room = max(allowed, int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE))
+    block, views = _fitting(recipe, backbone, pictures, room)
+    notes = []
+    if block != backbone.block(recipe.unfreeze):
+        notes.append(f"{block} instead of {recipe.unfreeze}, for want of disk space")
+    if views != recipe.views:
+        notes.append(f"{views} views instead of {recipe.views}, for want of disk space")
+    kept = _bytes(backbone, block, pictures, views)
+    return Plan(
+        recipe.changed(unfreeze=block, views=views),
+        pictures,
+        kept,
+        min(kept, allowed),
+        "memory" if kept <= allowed else "disk",
+        tuple(notes),
+    )
+
+
+def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str, float]:
+    """How long the phases of a run will take, from a short measurement on this machine.
+
+    A few pictures are run for real, so what is kept from earlier runs counts as kept, and so do
+    these from now on. Tracing and compiling are in it.
+
+    Args:
+        plan: what the run is going to do.
+        backbone: as for `plan`; its weights stay as they are.
+        paths: the training pictures.
+
+    Returns:
+        Seconds by phase, without the start.
+    """
+    recipe, train = plan.recipe, plan.pictures["train"]
+    held_out = plan.pictures["val"] + plan.pictures["test"]
+    upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
+    outputs = [*upper, FEATURES] if recipe.stages[0].name == "head" else []
+    exact = _frozen_seconds(paths, backbone, settings(plan, exact=True), outputs, [0])
+    plain = _frozen_seconds(paths, backbone, settings(plan), outputs, [0])
+    seconds = {"features": train * plain + held_out * exact}
+    if outputs:
+        seconds["head"] = train * _HEAD_SECONDS
+    for stage in recipe.stages:
+        if stage.name == "upper" and recipe.views:
+            views = range(1, int(recipe.views) + 1)
+            seconds["views"] = train * _frozen_seconds(
+                paths, backbone, settings(plan), upper, views
+            )
+        if stage.name in ("whole", "scratch"):
+            seconds["decode"] = (train + plan.pictures["val"]) * _decode_seconds(paths, backbone)
+        if stage.name != "head":
+            seconds[stage.name] = _stage_seconds(stage, backbone, plan)
+    if recipe.tunes:
+        seconds["evaluate"] = held_out * exact
+    return {phase: round(spent, 1) for phase, spent in seconds.items()}
+
+
+def settings(plan: Plan, *, exact: bool = False) -> Settings:
+    """How a plan's features are computed: `exact` ones in float32, others as fast as can be."""
+    recipe = plan.recipe
+    return Settings(
+        fit=recipe.fit,
+        precision="f32" if exact else fastest_precision(),
+        dtype=recipe.activations,
+        augment="standard" if recipe.augment == "none" else recipe.augment,
+        flip=recipe.flip != "no",
+        seed=recipe.seed,
+        mapped_bytes=plan.mapped_bytes,
+    )
+
+
+def _frozen_seconds(
+    paths: Sequence[Path],
+    backbone: Backbone,
+    settings: Settings,
+    outputs: Sequence[str],
+    views: Sequence[int],
+) -> float:
+    """Of the frozen part for one picture: what more pictures take more than one does."""
+    chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, _MEASURED_PICTURES).astype(int)]
+    spent = []
+    for part in (chosen[:1], chosen[1:2], chosen[2:]):  # the first pays for the conversion
+        start = time.perf_counter()
+        features.extract(part, backbone, settings, outputs=outputs, views=views)
+        spent.append(time.perf_counter() - start)
+    return max(0.0, spent[2] - spent[1]) / (len(chosen) - 3)
+
+
+def _decode_seconds(paths: Sequence[Path], backbone: Backbone) -> float:
+    start = time.perf_counter()
+    images.decode_all(paths[:_MEASURED_PICTURES], backbone.image_size, "crop")
+    return (time.perf_counter() - start) / len(paths[:_MEASURED_PICTURES])
+
+
+def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
+    """Tracing, and a step of random inputs times the number of steps."""
+    from efftune.training.network import Network
+
+    size = min(plan.recipe.batch_size, plan.pictures["train"])
+    start = time.perf_counter()
+    head = (np.zeros((WIDTH, 2), np.float32), np.zeros(2, np.float32))
+    recipe = plan.recipe.changed(mix="none")
+    network = Network(backbone, head, stage, recipe, (_MEASURED_STEPS + 1, 1))
+    before = network.judged.get_weights()
+    inputs = np.zeros((size, *network.judged.input.shape[1:]), np.float32)
+    targets = np.eye(2, dtype=np.float32)[np.arange(size) % 2]
+    network.trained.train_on_batch(inputs, targets)
+    traced = time.perf_counter()
+    for _ in range(_MEASURED_STEPS):
+        network.trained.train_on_batch(inputs, targets)
+    step = (time.perf_counter() - traced) / _MEASURED_STEPS
+    network.judged.set_weights(before)
+    steps = max(1, plan.pictures["train"] // size) * stage.epochs
+    return traced - start + step * steps
+
+
+def _fitting(
+    recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], room: int
+) -> tuple[str, int]:
+    """The first block to train and the number of views for which there is room (bytes)."""
+    wanted, views = backbone.block(recipe.unfreeze), int(recipe.views)
+    for block in backbone.blocks[backbone.blocks.index(wanted) :]:
+        plain = _bytes(backbone, block, pictures, 0)
+        if plain <= room:
+            view = _bytes(backbone, block, pictures, 1) - plain
+            return block, min(views, (room - plain) // max(1, view))
+    raise UsageError(
+        f"There is no room for {plain / 2**30:.1f} GiB of activations in {files.cache_folder()}. "
+        "Make room, set EFFTUNE_CACHE to a folder on a larger disk, or train with --unfreeze none."
+    )
+
+
+def _bytes(backbone: Backbone, block: str, pictures: Mapping[Split, int], views: int) -> int:
+    """What the activations at a block take, of all views to train on and of none to judge by."""
+    rows = (1 + views) * pictures["train"] + pictures["val"]
+    return rows * int(np.prod(backbone.shape(block))) * _BYTES

@@ -1,0 +1,69 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from efftune.model.backbone import Backbone
+from efftune.model.folding import FoldedConvolution, folded
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return Backbone("efficientnet-lite0", 64)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("block", ["pixels", "block1a", "block2a", "block5b", "block6a", "block7a"])
+def test_folded_part_says_what_the_plain_one_says(backbone, pixels, block):
+    inputs, plain = pixels, backbone.keras_model
+    if block != "pixels":
+        lower, plain = backbone.cut(block)
+        inputs = lower(pixels)
+    expected = ops.convert_to_numpy(plain(inputs))
+    found = ops.convert_to_numpy(folded(backbone, block)(inputs))
+    assert np.abs(found - expected).max() <= 1e-4
+
+
+def test_bfloat16_products_stay_close(backbone, pixels):
+    lower, plain = backbone.cut("block6a")
+    inputs = lower(pixels)
+    expected = ops.convert_to_numpy(plain(inputs))
+    found = ops.convert_to_numpy(folded(backbone, "block6a", "bfloat16")(inputs))
+    assert 1e-4 < np.abs(found - expected).max() <= 0.25
+    assert np.abs(found - expected).mean() <= 0.01
+
+
+def test_folding_leaves_no_norm_to_pass(backbone):
+    part = folded(backbone, "block5a")
+    assert not [each for each in part.layers if isinstance(each, layers.BatchNormalization)]
+    count = sum(isinstance(each, FoldedConvolution) for each in part.layers)
+    plain = [each.name for each in backbone.cut("block5a")[1].layers if "conv" in each.name]
+    assert count == len(plain)
+
+
+def stepped(model, inputs, weights):
+    """The weights after one step of plain gradient descent."""
+    features = keras.Model(model.input, layers.Dense(2, kernel_initializer="ones")(model.output))
+    features.compile(optimizer=keras.optimizers.SGD(1e-3), loss="mse")
+    features.train_on_batch(inputs, np.array([[0.0, 1.0]] * len(inputs), np.float32))
+    return [ops.convert_to_numpy(each).copy() for each in weights]
+
+
+def test_folded_part_learns_what_the_plain_one_learns(pixels):
+    results = []
+    for fold in (False, True):
+        backbone = Backbone("efficientnet-lite0", 64)
+        for layer in backbone.keras_model.layers:
+            layer.trainable = not isinstance(layer, layers.BatchNormalization)
+        lower, plain = backbone.cut("block7a")
+        part = folded(backbone, "block7a") if fold else plain
+        before = [ops.convert_to_numpy(each).copy() for each in plain.trainable_weights]
+        after = stepped(part, ops.convert_to_numpy(lower(pixels)), plain.trainable_weights)
+        results.append([two - one for one, two in zip(before, after, strict=True)])
+    for plain, fold in zip(*results, strict=True):
+        assert np.abs(plain).max() > 0
+        assert np.abs(plain - fold).max() <= 1e-3 * np.abs(plain).max()

@@ -1,0 +1,64 @@
+"""Coloured squares as the frozen part of a real backbone sees them at block 7."""
+
+from dataclasses import dataclass
+
+import pytest
+from keras import ops
+
+from conftest import fill
+from efftune.data import sources
+from efftune.data.examples import SPLITS
+from efftune.model.backbone import Backbone
+from efftune.progress import Watch
+from efftune.recipe import Recipe, Stage
+from efftune.training import planning, tuning
+from efftune.training.batches import KeptViews, Material
+from efftune.training.stages import Tuned
+
+BLOCK = "block7a"
+
+
+@dataclass(frozen=True)
+class Squares:
+    """What a stage is given, from examples found in a folder."""
+
+    backbone: Backbone
+    recipe: Recipe
+    tuned: Tuned
+    train: Material
+    val: Material
+    stage: Stage
+
+
+def squares(folder, **choices) -> Squares:
+    """The coloured squares of a folder, with a head fitted on them."""
+    choices = {"image_size": 32, "unfreeze": BLOCK, "views": 1, "batch_size": 8} | choices
+    recipe = Recipe.named("balanced", **choices)
+    backbone = Backbone(recipe.model, 32)
+    examples = sources.find(folder).split(0.3, 0.1, 0)
+    plan = planning.plan(recipe, backbone, examples.counts)
+    parts = tuning.see(examples, backbone, plan, lambda _done, _total: None)
+    pictures = tuning.seen(examples, parts)
+    head = tuning.fit_head(pictures, backbone, recipe)
+    stage = Stage("upper", BLOCK, 6, 3e-3)
+    train, val = tuning._kept_views(stage, backbone, pictures, plan, Watch())
+    return Squares(backbone, recipe, Tuned(backbone, head.kernel, head.bias), train, val, stage)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("squares") / "photos", count=20)
+
+
+@pytest.fixture
+def given(folder):
+    """A fresh backbone each time: training changes its weights."""
+    return squares(folder)
+
+
+def weights(backbone):
+    """A copy of every weight by name."""
+    return {each.path: ops.convert_to_numpy(each).copy() for each in backbone.keras_model.weights}
+
+
+__all__ = ["BLOCK", "SPLITS", "KeptViews", "Squares", "squares", "weights"]

@@ -1,0 +1,101 @@
+from collections import namedtuple
+
+import pytest
+
+from conftest import fill
+from efftune.errors import UsageError
+from efftune.model.backbone import Backbone
+from efftune.recipe import Recipe
+from efftune.training import planning
+
+GIB = 2**30
+PICTURES = {"train": 1000, "val": 100, "test": 100}
+ROW = 2 * 2 * 80 * 2  # bytes of block 5's input at 32 pixels
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return Backbone("efficientnet-lite0", 32)
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Pretend to have so much free memory and disk, in bytes."""
+
+    def pretend(memory=64 * GIB, disk=64 * GIB):
+        available = namedtuple("available", "available")
+        monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: available(memory))
+        free = namedtuple("free", "free")
+        monkeypatch.setattr(planning.shutil, "disk_usage", lambda _path: free(disk))
+
+    return pretend
+
+
+def plan(backbone, **choices):
+    return planning.plan(Recipe(**({"views": 3} | choices)), backbone, PICTURES)
+
+
+def test_what_fits_into_a_quarter_of_the_free_memory_stays_there(backbone, room):
+    kept = (1000 * 4 + 100) * ROW
+    room(memory=4 * kept)
+    found = plan(backbone)
+    assert (found.kept_bytes, found.mapped_bytes, found.place) == (kept, kept, "memory")
+    assert found.notes == ()
+
+
+def test_what_does_not_is_read_from_disk(backbone, room):
+    kept = (1000 * 4 + 100) * ROW
+    room(memory=4 * kept - 8)
+    found = plan(backbone)
+    assert (found.kept_bytes, found.mapped_bytes, found.place) == (kept, kept - 2, "disk")
+    assert found.recipe.views == 3
+
+
+def test_memory_can_be_stated(backbone, room):
+    room()
+    assert plan(backbone, memory=0.001).mapped_bytes == GIB // 1000
+    assert plan(backbone, memory=0.001).place == "disk"
+
+
+def test_small_disk_means_fewer_views(backbone, room):
+    room(memory=0, disk=2 * (1000 * 3 + 100) * ROW)
+    found = plan(backbone)
+    assert (found.recipe.views, found.recipe.unfreeze) == (2, "block5a")
+    assert found.notes == ("2 views instead of 3, for want of disk space",)
+
+
+def test_smaller_disk_means_a_higher_block(backbone, room):
+    room(memory=0, disk=2 * 1100 * ROW - 2)
+    found = plan(backbone)
+    assert found.recipe.unfreeze == "block6b"
+    assert "block6b instead of block5, for want of disk space" in found.notes
+
+
+def test_no_disk_is_an_error_with_advice(backbone, room):
+    room(memory=0, disk=0)
+    with pytest.raises(UsageError, match=r"Make room, set EFFTUNE_CACHE .* --unfreeze none"):
+        plan(backbone)
+
+
+def test_unknown_block_is_named(backbone):
+    with pytest.raises(UsageError, match=r"Unknown block 'block9'"):
+        plan(backbone, unfreeze="block9")
+
+
+@pytest.mark.parametrize("choices", [{"unfreeze": "none"}, {"unfreeze": "all", "whole_epochs": 1}])
+def test_nothing_is_kept_where_nothing_trains_from_it(backbone, choices):
+    found = plan(backbone, **choices)
+    assert (found.kept_bytes, found.place) == (0, "")
+
+
+def test_estimate_covers_every_phase(backbone, tmp_path, own_cache):
+    paths = sorted(fill(tmp_path / "photos", count=12).rglob("*.*g"))
+    recipe = Recipe(image_size=32, unfreeze="block7", views=2, whole_epochs=1, batch_size=8)
+    before = backbone.keras_model.get_weights()
+    pictures = {"train": 36, "val": 9, "test": 9}
+    found = planning.estimate(planning.plan(recipe, backbone, pictures), backbone, paths)
+    assert list(found) == ["features", "head", "views", "upper", "decode", "whole", "evaluate"]
+    assert all(0 <= seconds < 120 for seconds in found.values())
+    assert found["upper"] > 0
+    after = backbone.keras_model.get_weights()
+    assert all((one == two).all() for one, two in zip(before, after, strict=True))

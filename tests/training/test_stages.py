@@ -1,0 +1,185 @@
+import csv
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from efftune.errors import DataError
+from efftune.recipe import Stage
+from efftune.training import head as heads
+from efftune.training import stages
+from efftune.training.batches import Material
+from efftune.training.stages import Epoch
+
+from .conftest import BLOCK, squares, weights
+
+
+def fit(given, stage=None, **choices):
+    recipe = given.recipe.changed(**choices)
+    return stages.fit(given.tuned, stage or given.stage, given.train, given.val, recipe)
+
+
+def blank(given):
+    """The same with a head that knows nothing."""
+    head = heads.random(1280, 3, seed=0)
+    return replace(given, tuned=replace(given.tuned, kernel=head.kernel, bias=head.bias))
+
+
+def test_stage_learns_from_where_it_starts(given):
+    tuned, outcome = fit(blank(given))
+    assert outcome.start.val_accuracy < 0.7
+    assert outcome.kept.val_accuracy == 1
+    assert tuned.backbone.tuned
+
+
+def test_next_stage_starts_from_the_best_of_the_last(given):
+    tuned, outcome = fit(blank(given))
+    _, later = fit(replace(given, tuned=tuned))
+    assert later.start.val_loss == pytest.approx(outcome.kept.val_loss, rel=1e-3)
+
+
+def test_stage_that_makes_it_worse_is_rolled_back(given):
+    before = weights(given.backbone)
+    wrong = Material(given.train.inputs, (given.train.labels + 1) % 3)
+    tuned, outcome = fit(replace(given, train=wrong))
+    assert outcome.best == 0
+    assert outcome.to_dict()["rolled_back"]
+    assert outcome.kept == outcome.start
+    assert (tuned.kernel == given.tuned.kernel).all()
+    assert not tuned.backbone.tuned
+    assert all((value == before[name]).all() for name, value in weights(given.backbone).items())
+
+
+def test_best_epoch_is_kept_not_the_last(given):
+    tuned, outcome = fit(blank(given), Stage("upper", BLOCK, 6, 0.02))
+    best = max(outcome.epochs, key=lambda epoch: epoch.rank)
+    assert outcome.best == best.number
+    _, later = fit(replace(given, tuned=tuned), Stage("upper", BLOCK, 1, 1e-9))
+    assert later.start.val_loss == pytest.approx(best.val_loss, rel=1e-3)
+
+
+def test_patience_ends_a_stage_that_no_longer_gains(given):
+    _, outcome = fit(given, Stage("upper", BLOCK, 30, 1e-8), patience=2)
+    assert len(outcome.epochs) <= outcome.best + 2 < 30
+
+
+def test_exploding_loss_starts_again_with_a_lower_rate(given):
+    _, outcome = fit(given, Stage("upper", BLOCK, 2, 0.1))
+    assert len(outcome.failures) == 1
+    assert "at a learning rate of 0.1" in outcome.failures[0]
+    assert outcome.stage.learning_rate == pytest.approx(0.01)
+
+
+def test_loss_that_explodes_twice_is_an_error_with_advice(given):
+    before = weights(given.backbone)
+    with pytest.raises(DataError, match=r"cannot be trained: .* Give a lower --learning-rate"):
+        fit(given, Stage("upper", BLOCK, 2, 1e4))
+    assert all((value == before[name]).all() for name, value in weights(given.backbone).items())
+
+
+class Greedy(Material):
+    """Pictures of which only so many fit into memory."""
+
+    fits = 3
+
+    def batch(self, pictures, epoch):
+        if epoch and len(pictures) > self.fits:
+            raise MemoryError
+        return super().batch(pictures, epoch)
+
+
+def test_batch_that_does_not_fit_is_halved_and_gradients_gathered(given):
+    greedy = Greedy(given.train.inputs, given.train.labels)
+    _, outcome = fit(replace(blank(given), train=greedy))
+    assert outcome.batch_size == 2
+    assert outcome.failures == tuple(
+        f"out of memory with {size} pictures in a step" for size in (8, 4)
+    )
+    assert outcome.kept.val_accuracy > outcome.start.val_accuracy
+
+
+def test_picture_that_does_not_fit_is_an_error_with_advice(given, monkeypatch):
+    monkeypatch.setattr(Greedy, "fits", 0)
+    with pytest.raises(DataError, match="not even one picture at a time"):
+        fit(replace(given, train=Greedy(given.train.inputs, given.train.labels)))
+
+
+def test_other_errors_come_out_as_they_are(given):
+    class Broken(Material):
+        def batch(self, _pictures, _epoch):
+            raise LookupError("seven")
+
+    with pytest.raises(LookupError, match="seven"):
+        fit(replace(given, train=Broken(given.train.inputs, given.train.labels)))
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_mixing_still_learns(given, mix):
+    _, outcome = fit(blank(given), Stage("upper", BLOCK, 20, 1e-3), mix=mix)
+    assert outcome.kept.val_accuracy >= outcome.start.val_accuracy + 0.3
+
+
+def test_averaged_weights_are_judged_and_kept(given):
+    tuned, outcome = fit(blank(given), ema=0.5)
+    _, later = fit(replace(given, tuned=tuned), Stage("upper", BLOCK, 1, 1e-9))
+    assert later.start.val_loss == pytest.approx(outcome.kept.val_loss, rel=1e-3)
+
+
+def test_same_seed_gives_the_same_to_the_last_digit(folder):
+    losses = [
+        [epoch.loss for epoch in fit(blank(squares(folder)), dropout=0.3)[1].epochs]
+        for _ in range(2)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_balanced_weights_give_each_class_its_share():
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    found = stages._class_weights(labels, 3, squares_recipe(class_weights="balanced"))
+    assert found * [6, 3, 1] == pytest.approx([10 / 3] * 3)
+    assert (stages._class_weights(labels, 3, squares_recipe()) == 1).all()
+
+
+def squares_recipe(**choices):
+    from efftune.recipe import Recipe
+
+    return Recipe(**choices)
+
+
+def test_mixup_shares_are_even_and_cutmix_shares_are_a_box():
+    random = np.random.default_rng(0)
+    even = stages._shares(squares_recipe(mix="mixup"), (4, 6), random)
+    assert even.shape == (1, 4, 6, 1)
+    assert len(np.unique(even)) == 1
+    for _ in range(20):
+        box = stages._shares(squares_recipe(mix="cutmix", mix_alpha=1.0), (4, 6), random)
+        rows, columns = np.nonzero(box[0, ..., 0] == 0)
+        inside = box[0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert (inside == 0).all()
+        assert set(np.unique(box)) <= {0, 1}
+
+
+def test_history_leaves_empty_what_a_stage_does_not_have():
+    nan = float("nan")
+    table = stages.to_csv(
+        [Epoch("head", 1, 2.5, 0.5, 0.75, 0.25, 1.0, nan), Epoch("upper", 1, 3, 1, 0, 2, 0, 1e-3)]
+    )
+    first, second = csv.DictReader(io.StringIO(table))
+    assert first["learning_rate"] == ""
+    assert (first["stage"], float(first["val_accuracy"])) == ("head", 1.0)
+    assert float(second["learning_rate"]) == 0.001
+
+
+def test_steps_are_counted_to_their_total(given):
+    told = []
+    stages.fit(
+        given.tuned,
+        given.stage,
+        given.train,
+        given.val,
+        given.recipe,
+        lambda done, total: told.append((done, total)),
+    )
+    steps = len(given.train.labels) // 8
+    assert told == [(i + 1, 6 * steps) for i in range(6 * steps)]

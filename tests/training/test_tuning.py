@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import square
+from efftune.data import sources
+from efftune.model.backbone import Backbone
+from efftune.recipe import Recipe
+from efftune.training import planning, tuning
+
+
+@pytest.fixture(scope="module")
+def lit(tmp_path_factory):
+    """Pictures lit from the left or from the right: mirrored, one class is the other."""
+    folder = tmp_path_factory.mktemp("lit")
+    for side in ("left", "right"):
+        (folder / side).mkdir()
+        for i in range(30):
+            pixels = np.asarray(square((60, 60, 60), i + 100 * (side == "left"), (32, 32))).copy()
+            half = slice(0, 16) if side == "left" else slice(16, 32)
+            pixels[:, half] = 255 - pixels[:, half]
+            Image.fromarray(pixels).save(folder / side / f"{i:02}.png")
+    return folder
+
+
+def decided(folder, **choices):
+    recipe = Recipe(**({"image_size": 32, "unfreeze": "block7"} | choices))
+    backbone = Backbone(recipe.model, 32)
+    examples = sources.find(folder).split(0.3, 0.2, 0)
+    plan = planning.plan(recipe, backbone, examples.counts)
+    parts = tuning.see(examples, backbone, plan, lambda _done, _total: None)
+    pictures = tuning.seen(examples, parts)
+    head = tuning.fit_head(pictures, backbone, recipe)
+    plan, accuracy = tuning.decide_flip(plan, backbone, head, pictures)
+    return plan.recipe.flip, accuracy
+
+
+def test_pictures_with_a_left_and_a_right_are_not_mirrored(lit):
+    flip, accuracy = decided(lit)
+    assert flip == "no"
+    assert accuracy["plain"] > accuracy["mirrored"] + 0.5
+
+
+def test_pictures_without_are(source):
+    assert decided(source) == ("yes", {"plain": 1.0, "mirrored": 1.0})
+
+
+@pytest.mark.parametrize("choices", [{"flip": "yes"}, {"flip": "no"}, {"unfreeze": "none"}])
+def test_nothing_is_found_out_that_is_not_open(lit, choices):
+    flip, accuracy = decided(lit, **choices)
+    assert (flip, accuracy) == (choices.get("flip", "auto"), {})
+
+
+def test_held_out_pictures_are_seen_in_float32_and_without_views(source, own_cache):
+    recipe = Recipe(image_size=32, unfreeze="block7", views=2)
+    backbone = Backbone(recipe.model, 32)
+    examples = sources.find(source).split(0.2, 0.2, 0)
+    plan = planning.plan(recipe, backbone, examples.counts)
+    parts = tuning.see(examples, backbone, plan, lambda _done, _total: None)
+    assert set(parts["train"].rows) == set(parts["val"].rows) == {("block7a", 0), ("features", 0)}
+    assert set(parts["test"].rows) == {("features", 0)}
+    exact = planning.settings(plan, exact=True)
+    kept = own_cache / "features" / exact.key(backbone, ("features", 0))
+    assert len(list(kept.glob("*.npy"))) == 2

@@ -11,6 +11,11 @@ import pytest
 from PIL import Image
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
+# The head of these squares is perfect already: only a random one leaves something to be learnt.
+TUNED = {
+    **{"image_size": 32, "unfreeze": "block7", "flip": "yes", "head_start": "random"},
+    **{"epochs": 8, "views": 2, "batch_size": 6, "learning_rate": 3e-3},
+}
 ROOT = Path(__file__).parents[1]
 
 
@@ -89,6 +94,15 @@ def finished_run(source: Path, tmp_path_factory: pytest.TempPathFactory):
 
     folder = tmp_path_factory.mktemp("runs") / "run"
     return efftune.train(source, run=folder, recipe="quick", image_size=32)
+
+
+@pytest.fixture(scope="session")
+def tuned_run(source: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The same, fine-tuned from block 7."""
+    import efftune
+
+    folder = tmp_path_factory.mktemp("runs") / "tuned"
+    return efftune.train(source, run=folder, **TUNED)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import efftune
-from conftest import fill
+from conftest import TUNED, fill
 from efftune.data import images
 from efftune.data.examples import SPLITS
 
@@ -116,6 +116,104 @@ def test_plain_keras_says_what_the_table_says(finished_run, source, tmp_path):
     theirs = keras_alone(finished_run.folder / "model.keras", pixels, tmp_path)
     said = [[float(row[f"p_{name}"]) for name in names] for row in rows]
     assert np.abs(theirs - said).max() <= 1e-4
+
+
+def features_kept(cache):
+    return {path.relative_to(cache) for path in cache.glob("features/*/*.npy")}
+
+
+def test_fine_tuning_is_told_stage_by_stage(tuned_run):
+    rows = table(tuned_run.folder / "history.csv")
+    told = [(row["stage"], int(row["epoch"])) for row in rows]
+    assert told == [("head", 1), *(("upper", i) for i in range(1, 9))]
+    record = tuned_run.record
+    assert set(record["seconds"]) == {
+        *("find", "features", "head", "views", "upper", "evaluate", "save")
+    }
+    (stage,) = record["stages"]
+    assert (stage["name"], stage["block"], stage["epochs"]) == ("upper", "block7a", 8)
+    assert stage["best_epoch"] > 0
+    assert record["plan"]["views"] == tuned_run.recipe.views == 2
+    assert tuned_run.recipe.unfreeze == "block7a"
+    assert tuned_run.evaluation.test.accuracy == 1
+
+
+def test_tuned_model_says_the_same_everywhere(tuned_run, source, tmp_path):
+    """The table, plain Keras and a loaded classifier: one network, with its trained weights."""
+    rows = table(tuned_run.folder / "predictions.csv")
+    names = json.loads((tuned_run.folder / "classes.json").read_text())
+    paths = [source / row["path"] for row in rows]
+    said = [[float(row[f"p_{name}"]) for name in names] for row in rows]
+    pixels = np.stack([images.decode(images.read(path), 32, "crop") for path in paths])
+    theirs = keras_alone(tuned_run.folder / "model.keras", pixels, tmp_path)
+    assert np.abs(theirs - said).max() <= 1e-4
+    ours, _ = efftune.load(tuned_run.folder).probabilities(paths)
+    assert np.abs(ours - said).max() <= 1e-6
+    untuned = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32)
+    assert np.abs(untuned.classifier.probabilities(paths)[0] - said).max() > 1e-3
+
+
+def test_same_seed_gives_the_same_evaluation_to_the_last_digit(tuned_run, source, tmp_path):
+    again = efftune.train(source, run=tmp_path / "run", **TUNED)
+    first, second = (run.folder / "evaluation.json" for run in (tuned_run, again))
+    assert first.read_bytes() == second.read_bytes()
+    assert (first.parent / "recipe.toml").read_bytes() == (
+        tmp_path / "run/recipe.toml"
+    ).read_bytes()
+
+
+def test_another_learning_rate_computes_no_view_again(tuned_run, cache, source, tmp_path):
+    before = features_kept(cache)
+    again = efftune.train(source, run=tmp_path / "run", **(TUNED | {"learning_rate": 1e-3}))
+    assert features_kept(cache) == before
+    assert again.record["features"]["computed"] == 0
+    assert again.record["stages"][0]["learning_rate"] == 1e-3
+
+
+def test_whole_network_is_trained_after_its_upper_part(source, tmp_path):
+    run = efftune.train(source, recipe="thorough", run=tmp_path / "run", **TUNED, whole_epochs=2)
+    stages = [(stage["name"], stage["block"]) for stage in run.record["stages"]]
+    assert stages == [("upper", "block7a"), ("whole", "pixels")]
+    upper, whole = (stage["val_accuracy"] for stage in run.record["stages"])
+    assert whole["after"] >= whole["before"] == upper["after"]
+    assert [row["stage"] for row in table(run.folder / "history.csv")][-2:] == ["whole"] * 2
+
+
+def test_everything_can_be_trained_at_once(source, tmp_path):
+    choices = TUNED | {"unfreeze": "all", "whole_epochs": 1}
+    run = efftune.train(source, run=tmp_path / "run", **choices)
+    assert [stage["name"] for stage in run.record["stages"]] == ["whole"]
+
+
+def test_network_can_be_trained_from_scratch(source, tmp_path):
+    run = efftune.train(source, run=tmp_path / "run", image_size=32, scratch_epochs=2, batch_size=8)
+    assert [row["stage"] for row in table(run.folder / "history.csv")] == ["scratch"] * 2
+    assert run.record["head"]["strength"] is None
+    paths = [source / row["path"] for row in table(run.folder / "predictions.csv")]
+    assert len(run.classifier.predict(paths)) == 12
+
+
+def test_picture_that_vanishes_meanwhile_is_named(tmp_path):
+    folder = fill(tmp_path / "photos", count=6)
+
+    def vanish(phase, _done, _total):
+        if phase == "views":
+            for path in folder.glob("red/*"):
+                path.unlink(missing_ok=True)
+
+    with pytest.raises(efftune.DataError, match=r"red/\d\d\.\w+ was changed while the run went on"):
+        efftune.train(folder, run=tmp_path / "run", **TUNED, on_progress=vanish)
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_says_what_training_would_do_and_does_nothing(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = efftune.plan(source, **TUNED)
+    assert [stage.name for stage in plan.recipe.stages] == ["head", "upper"]
+    assert plan.pictures == {"train": 18, "val": 6, "test": 6}
+    assert plan.kept_bytes == (18 * 3 + 6) * 192 * 2
+    assert set(plan.seconds) == {"features", "head", "views", "upper", "evaluate"}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_second_run_keeps_the_features(finished_run, source, tmp_path):
@@ -248,3 +346,11 @@ def test_quick_keeps_its_promises_on_real_photos(clothing, tmp_path, own_cache):
     assert np.abs(theirs - said).max() <= 1e-4
     ours, _ = run.classifier.probabilities(paths)
     assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() >= 0.995
+
+
+@pytest.mark.shared
+def test_balanced_keeps_its_promises_on_real_photos(clothing, tmp_path, own_cache):
+    run = efftune.train(clothing, run=tmp_path / "run", unfreeze="block6", epochs=2)
+    (stage,) = run.record["stages"]
+    assert stage["val_accuracy"]["after"] >= stage["val_accuracy"]["before"] + 0.01
+    assert run.evaluation.test.accuracy >= 0.88

@@ -289,7 +289,7 @@ def _start_keras(*, trains: bool) -> None:
             sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it
         return
     # TensorFlow greets on file descriptor 2 whatever its log level. What it says later is heard.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     heard, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 2)
     try:

@@ -91,7 +91,9 @@ def test_type_matters_only_to_activations(backbone):
 def test_outputs_views_and_sizes_share_nothing(backbone):
     places = [PICTURE, VIEW, ("features", 2), ("features", MIRRORED), ("block6a", 0)]
     keys = {settings().key(backbone, place) for place in places}
-    assert len(keys | {settings().key(Backbone("efficientnet-lite0", 64), PICTURE)}) == 6
+    keys.add(settings().key(Backbone("efficientnet-lite0", 64), PICTURE))
+    keys.add(settings().key(backbone, PICTURE, ["block6a", "features"]))
+    assert len(keys) == 7
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
@@ -199,7 +201,9 @@ def test_activations_lead_to_the_features(backbone, paths, own_cache, dtype):
         carried = upper.predict(activations, verbose=0)
         bound = {"float16": 0.01, "bfloat16": 0.08}[dtype]
         assert np.abs(carried - found.pooled(view)).max() <= bound
-    again = features.extract(paths, backbone, settings(dtype=dtype), outputs=["block6a"], views=[1])
+    again = features.extract(
+        paths, backbone, settings(dtype=dtype), outputs=["block6a", "features"], views=[1]
+    )
     assert again.computed == 0
     assert (again.rows["block6a", 1][7] == found.rows["block6a", 1][7]).all()
 

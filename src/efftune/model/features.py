@@ -55,13 +55,21 @@ class Settings:
     seed: int = 0
     mapped_bytes: int = MAPPED_BYTES
 
-    def key(self, backbone: Backbone, place: Place) -> str:
-        """A name for these settings, an output and a view, and the code behind them."""
+    def key(self, backbone: Backbone, place: Place, outputs: Sequence[str] = (FEATURES,)) -> str:
+        """A name for these settings and the code behind them.
+
+        Args:
+            backbone: the frozen part.
+            place: the output and the view that are kept.
+            outputs: all that are computed together. With others the last digits may differ, and a
+                run must not depend on what other runs have left behind.
+        """
         output, view = place
         shaping: dict[str, Any] = {
             "weights": backbone.entry.weights.sha256,
             "image_size": backbone.image_size,
             "output": output,
+            "outputs": list(outputs),
             "fit": self.fit,
             "precision": self.precision,
             "dtype": self.dtype_of(output),
@@ -173,7 +181,7 @@ class _Extraction:
         places = max(1, len(self.outputs) * len(self.views))
         self.stores = {
             (output, view): Store(
-                root / settings.key(backbone, (output, view)),
+                root / settings.key(backbone, (output, view), self.outputs),
                 settings.dtype_of(output),
                 backbone.shape(output),
                 settings.mapped_bytes // places,

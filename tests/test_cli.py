@@ -21,6 +21,10 @@ MODULES = (
 )
 
 
+QUICK = ["--recipe", "quick", "--image-size", 32]
+TUNED = ["--image-size", 32, "--unfreeze", "block7", "--epochs", 1]
+
+
 def modules_after(*arguments):
     """Run a command and tell which training frameworks it has imported."""
     script = MODULES.format(arguments=[str(each) for each in arguments])
@@ -44,7 +48,7 @@ def test_version(efftune_command):
 
 
 def test_train_prints_the_score_and_where_the_run_is(efftune_command, source, tmp_path):
-    done = efftune_command("train", source, "--image-size", 32)
+    done = efftune_command("train", source, *QUICK)
     assert done.returncode == 0, done.stderr
     assert "30 pictures of 3 classes: train 18 · val 6 · test 6" in done.stdout
     assert "100.0 %" in done.stdout
@@ -54,7 +58,9 @@ def test_train_prints_the_score_and_where_the_run_is(efftune_command, source, tm
 
 
 def test_train_json_ends_with_one_line(efftune_command, source):
-    done = efftune_command("train", source, "--image-size", 32, "--json", "--quiet")
+    done = efftune_command(
+        "train", source, "--recipe", "quick", "--image-size", 32, "--json", "--quiet"
+    )
     (line,) = done.stdout.splitlines()
     told = json.loads(line)
     assert done.stderr == ""
@@ -68,7 +74,9 @@ def test_train_json_ends_with_one_line(efftune_command, source):
 def test_options_reach_the_recipe(efftune_command, source, tmp_path):
     (tmp_path / "mine.toml").write_text("seed = 5\nfit = 'pad'\nval_fraction = 0.3\n")
     options = ["--config", "mine.toml", "--fit", "stretch", "--test", 0.2, "--set", "views=1"]
-    done = efftune_command("train", source, "--image-size", 32, *options, "--run", "mine")
+    done = efftune_command(
+        "train", source, "--recipe", "quick", "--image-size", 32, *options, "--run", "mine"
+    )
     assert done.returncode == 0, done.stderr
     recipe = efftune.Run.load(tmp_path / "mine").recipe
     assert (recipe.seed, recipe.fit, recipe.views) == (5, "stretch", 1)
@@ -192,7 +200,7 @@ def test_mistake_gets_one_clear_message(mistakes, efftune_command, arguments, co
 
 
 def test_altered_model_gets_a_clear_message(efftune_command, source, tmp_path):
-    run = efftune.train(source, run=tmp_path / "run", image_size=32)
+    run = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32)
     with (run.folder / "openvino" / "model.bin").open("ab") as stream:
         stream.write(b"x")
     done = efftune_command("predict", "run", source / "red" / "01.png")
@@ -205,7 +213,7 @@ def test_altered_model_gets_a_clear_message(efftune_command, source, tmp_path):
 def test_stopped_command_leaves_no_run(tmp_path, number, code):
     fill(tmp_path / "photos", count=400)
     process = subprocess.Popen(
-        [sys.executable, "-m", "efftune", "train", "photos"],
+        [sys.executable, "-m", "efftune", "train", "photos", "--recipe", "quick"],
         cwd=tmp_path,
         env=os.environ | {"EFFTUNE_CACHE": str(tmp_path / "cache")},
         stderr=subprocess.PIPE,
@@ -237,3 +245,46 @@ def test_file_names_of_any_bytes_are_told(efftune_command, finished_run, source,
         done = efftune_command("predict", finished_run.folder, odd, form)
         assert done.returncode == 0, done.stderr
         assert "red" in done.stdout
+
+
+def test_fine_tuning_ends_with_the_same_line_and_no_noise(efftune_command, source):
+    done = efftune_command("train", source, *TUNED, "--json", "--quiet")
+    assert done.stderr == ""
+    told = json.loads(done.stdout)
+    assert (told["recipe"], told["test"]["accuracy"]) == ("balanced", 1)
+
+
+def test_fine_tuning_tells_its_phases(efftune_command, source, tmp_path):
+    done = efftune_command("train", source, *TUNED, "--run", "run")
+    phases = ["find", "start", "features", "head", "upper", "save", "evaluate"]
+    assert [line.removesuffix(" …") for line in done.stderr.splitlines()] == phases
+    assert done.returncode == 0
+
+
+def test_dry_run_tells_the_plan_and_trains_nothing(efftune_command, source, tmp_path):
+    done = efftune_command("train", source, *TUNED, "--set", "views=1", "--dry-run", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert "block7a and up" in done.stdout
+    assert "In all about" in done.stdout
+    told = json.loads(efftune_command("train", source, *TUNED, "--dry-run", "--json").stdout)
+    assert [stage["name"] for stage in told["stages"]] == ["head", "upper"]
+    assert told["stages"][1]["epochs"] == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_fine_tuning_reach_the_recipe(efftune_command, source, tmp_path):
+    options = {
+        "learning-rate": 0.002,
+        "batch-size": 7,
+        "augment": "light",
+        "label-smoothing": 0.05,
+        "dropout": 0.1,
+        "class-weights": "balanced",
+        "ema": 0.9,
+    }
+    pairs = [part for name, value in options.items() for part in (f"--{name}", value)]
+    done = efftune_command("train", source, *QUICK, *pairs, "--run", "run")
+    assert done.returncode == 0, done.stderr
+    recipe = efftune.Run.load(tmp_path / "run").recipe
+    for name, value in options.items():
+        assert getattr(recipe, name.replace("-", "_")) == value

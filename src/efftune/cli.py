@@ -13,6 +13,7 @@ import typer
 
 import efftune
 from efftune.errors import EfftuneError
+from efftune.progress import Progress
 
 app = typer.Typer(
     add_completion=False,
@@ -154,8 +155,8 @@ def train(
 
 @app.command()
 def demo(run: RunOption = None, json_: Json = False, quiet: Quiet = False) -> None:
-    """Train on the built-in sample: 1,797 scanned digits."""
-    _train("sample:digits", {}, run, json_=json_, quiet=quiet)
+    """Train the head on the built-in sample, 1,797 scanned digits, in seconds."""
+    _train("sample:digits", {"name": "quick"}, run, json_=json_, quiet=quiet)
 
 
 def _train(
@@ -163,9 +164,11 @@ def _train(
 ) -> None:
     from efftune import console
 
-    recipe = _recipe(choices, source)
+    recipe = _recipe(choices)
     with console.progress(quiet=quiet) as on_progress:
-        finished = efftune.train(source, recipe=recipe, run=run, on_progress=on_progress)
+        finished = efftune.train(
+            source, recipe=recipe, run=run, on_progress=_starting_keras(recipe, on_progress)
+        )
     if json_:
         typer.echo(json.dumps(finished.summary))
     else:
@@ -175,20 +178,17 @@ def _train(
 def _plan(source: str, choices: dict[str, Any], *, json_: bool, quiet: bool) -> None:
     from efftune import console
 
-    recipe = _recipe(choices, source)
+    recipe = _recipe(choices)
     with console.progress(quiet=quiet) as on_progress:
-        plan = efftune.plan(source, recipe=recipe, on_progress=on_progress)
+        plan = efftune.plan(source, recipe=recipe, on_progress=_starting_keras(recipe, on_progress))
     if json_:
         typer.echo(json.dumps(plan.to_dict()))
     else:
         console.show_plan(plan)
 
 
-def _recipe(choices: dict[str, Any], source: str) -> efftune.Recipe:
-    recipe = efftune.Recipe.named(choices.pop("name", "balanced"), **choices)
-    if source.startswith("sample:") or Path(source).exists():  # else there is nothing to wait for
-        _start_keras(trains=recipe.tunes)
-    return recipe
+def _recipe(choices: dict[str, Any]) -> efftune.Recipe:
+    return efftune.Recipe.named(choices.pop("name", "balanced"), **choices)
 
 
 @app.command()
@@ -253,6 +253,8 @@ def models(json_: Json = False) -> None:
 def main() -> None:
     """Run the command line; foreseeable mistakes end in one clear message."""
     # Being ended by the system cleans up as Ctrl-C does.
+    # What we say goes out on a copy of stderr: the original is silenced while TensorFlow starts.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     warnings.filterwarnings("ignore", module="PIL")  # odd files are told of in our own words
     warnings.formatwarning = lambda message, *_: f"efftune: {message}\n"
@@ -276,24 +278,37 @@ def _fail(message: str, exit_code: int) -> None:
     sys.exit(exit_code)
 
 
-def _start_keras(*, trains: bool) -> None:
+def _starting_keras(recipe: efftune.Recipe, report: Progress) -> Progress:
     """Let Keras start as lightly and quietly as the work allows.
 
     TensorFlow costs 4 seconds and, from a cold disk, 10. `quick` only builds and saves Keras
     models, and Keras' OpenVINO backend can do that. This is for a process of our own: in anybody
     else's, Keras runs as its owner has set it.
+
+    Returns:
+        `report`, which also imports Keras when a run comes to that.
     """
-    if not trains:
+    if not recipe.tunes:
         if "KERAS_BACKEND" not in os.environ:
             os.environ["KERAS_BACKEND"] = "openvino"
             sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it
-        return
-    # TensorFlow greets on file descriptor 2 whatever its log level. What it says later is heard.
+        return report
+
+    def reported(phase: str, done: int, total: int) -> None:
+        report(phase, done, total)
+        if phase == "start" and "keras" not in sys.modules:
+            _import_keras()
+
+    return reported
+
+
+def _import_keras() -> None:
+    """TensorFlow greets on file descriptor 2 whatever its log level; errors are raised anyway."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     heard, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 2)
     try:
-        import keras  # noqa: F401
+        from efftune.model import lite  # noqa: F401
     finally:
         os.dup2(heard, 2)
         os.close(heard)

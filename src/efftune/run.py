@@ -31,6 +31,7 @@ from efftune.training.stages import Epoch, Tuned
 from efftune.training.tuning import Seen
 
 RECORD = "run.json"
+START = "start"  # the phase in which Keras is imported, where anything is to be fine-tuned
 
 
 def train(
@@ -60,8 +61,7 @@ def train(
         DataError: the source cannot be trained on.
     """
     watch = Watch(on_progress)
-    with watch.phase("find"):
-        recipe, backbone, examples, plan = _prepared(source, recipe, choices)
+    recipe, backbone, examples, plan = _prepared(source, recipe, choices, watch)
     with files.reserved_folder(_places(run, examples.source, backbone)) as folder:
         with watch.phase("features"):
             parts = tuning.see(examples, backbone, plan, watch.count)
@@ -106,16 +106,15 @@ def plan(
     A few pictures and training steps are run to measure the time. No run folder is made.
     """
     watch = Watch(on_progress)
-    with watch.phase("find"):
-        _, backbone, examples, plan = _prepared(source, recipe, choices)
+    _, backbone, examples, plan = _prepared(source, recipe, choices, watch)
     with watch.phase("measure"):
         paths = [row.path for row in examples.of("train")]
         return replace(plan, seconds=planning.estimate(plan, backbone, paths))
 
 
 def demo(*, run: str | Path | None = None, on_progress: Progress = silent) -> "Run":
-    """Train on the built-in sample, 1,797 scanned digits; see `train`."""
-    return train("sample:digits", run=run, on_progress=on_progress)
+    """Train the head on the built-in sample, 1,797 scanned digits, in seconds; see `train`."""
+    return train("sample:digits", recipe="quick", run=run, on_progress=on_progress)
 
 
 @dataclass(frozen=True)
@@ -253,14 +252,17 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _prepared(
-    source: str | Path, recipe: str | Recipe, choices: dict[str, Any]
+    source: str | Path, recipe: str | Recipe, choices: dict[str, Any], watch: Watch
 ) -> tuple[Recipe, Backbone, Examples, Plan]:
     recipe = (
         Recipe.named(recipe, **choices) if isinstance(recipe, str) else recipe.changed(**choices)
     )
-    backbone = Backbone(recipe.model, recipe.image_size)
-    examples = _split(sources.find(source), recipe)
-    return recipe, backbone, examples, planning.plan(recipe, backbone, examples.counts)
+    with watch.phase("find"):
+        backbone = Backbone(recipe.model, recipe.image_size)
+        examples = _split(sources.find(source), recipe)
+    with watch.phase(START):
+        plan = planning.plan(recipe, backbone, examples.counts)
+    return recipe, backbone, examples, plan
 
 
 def _split(examples: Examples, recipe: Recipe) -> Examples:

@@ -40,7 +40,7 @@ def squares(folder, **choices) -> Squares:
     parts = tuning.see(examples, backbone, plan, lambda _done, _total: None)
     pictures = tuning.seen(examples, parts)
     head = tuning.fit_head(pictures, backbone, recipe)
-    stage = Stage("upper", BLOCK, 6, 3e-3)
+    stage = Stage("upper", BLOCK, 10, 1e-3)
     train, val = tuning._kept_views(stage, backbone, pictures, plan, Watch())
     return Squares(backbone, recipe, Tuned(backbone, head.kernel, head.bias), train, val, stage)
 

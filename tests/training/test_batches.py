@@ -44,7 +44,7 @@ def test_every_view_comes_once_before_any_comes_again(kept):
 def test_batch_holds_the_pictures_asked_for(kept):
     batch = seen(kept, 2, [7, 3, 7])
     assert (batch[:, 0, 0, 0] % 100).tolist() == [7, 3, 7]
-    assert batch.dtype == np.float16
+    assert batch.dtype == np.float32
     assert (batch == batch[:, :1, :1, :1]).all()
 
 

@@ -65,7 +65,7 @@ def test_patience_ends_a_stage_that_no_longer_gains(given):
 
 
 def test_exploding_loss_starts_again_with_a_lower_rate(given):
-    _, outcome = fit(given, Stage("upper", BLOCK, 2, 0.1))
+    _, outcome = fit(given, Stage("upper", BLOCK, 4, 0.1))
     assert len(outcome.failures) == 1
     assert "at a learning rate of 0.1" in outcome.failures[0]
     assert outcome.stage.learning_rate == pytest.approx(0.01)
@@ -182,4 +182,4 @@ def test_steps_are_counted_to_their_total(given):
         lambda done, total: told.append((done, total)),
     )
     steps = len(given.train.labels) // 8
-    assert told == [(i + 1, 6 * steps) for i in range(6 * steps)]
+    assert told == [(i + 1, 10 * steps) for i in range(10 * steps)]

@@ -64,12 +64,13 @@ class KeptViews:
     """Activations kept of several views of each picture; each epoch sees another view.
 
     Every view of a picture comes once before any comes again, in an order drawn for that picture.
+    They become float32 on the one occasion that they are copied.
     """
 
     def __init__(self, views: Sequence[Rows], seed: int):
         """Views of the same pictures; the first is the picture itself."""
         self.shape = views[0].shape
-        self.dtype = views[0].dtype
+        self.dtype: np.dtype[Any] = np.dtype(np.float32)
         self._views = views
         random = np.random.default_rng([seed, len(views)])
         self._order = random.random((len(views[0]), len(views))).argsort(axis=1)

@@ -20,6 +20,7 @@ Array = NDArray[np.float32]
 
 _RATE_AFTER_FAILURE = 0.1  # of the learning rate, when a stage starts again
 _EXPLODED = 10.0  # times the loss of guessing, or of the first step: no stage comes back from it
+_TREND_STEPS = 5  # that the loss is averaged over, for that
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class _Attempt:
         self.steps = max(1, len(self.train.labels) // self.batch_size)
         self.classes = len(tuned.bias)
         self.class_weights = _class_weights(self.train.labels, self.classes, recipe)
-        self.usual = math.log(max(2, self.classes))
+        self.usual = self.trend = math.log(max(2, self.classes))
         total = self.steps * stage.epochs
         head = (tuned.kernel, tuned.bias)
         self.network = Network(tuned.backbone, head, stage, recipe, (total, parts))
@@ -243,9 +244,10 @@ class _Attempt:
         for step in range(self.steps):
             pictures = order[step * self.batch_size : (step + 1) * self.batch_size]
             loss, accuracy = self._step(pictures, epoch, random)
-            # The first step is taken at the bottom of the warm-up: its loss is that of the start.
-            self.usual = max(self.usual, loss) if epoch == 1 and step == 0 else self.usual
-            if not loss < _EXPLODED * self.usual:
+            if epoch == 1 and step == 0:  # at the bottom of the warm-up: the loss of the start
+                self.usual = self.trend = max(self.usual, loss)
+            self.trend += (loss - self.trend) / _TREND_STEPS
+            if not self.trend < _EXPLODED * self.usual:
                 raise _Diverged(f"the loss came to {loss:.3g} in epoch {epoch}")
             total, right = total + loss, right + accuracy
             on_step((epoch - 1) * self.steps + step + 1, self.steps * self.stage.epochs)

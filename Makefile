@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-NAME ?= quick_against_example
+NAME ?= against_keras_example
 
 .PHONY: install demo test test-jax lint docs bench lock clean
 

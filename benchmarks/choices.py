@@ -1,4 +1,4 @@
-"""The choices behind `--recipe quick`, measured: fit, number of views, head.
+"""The choices behind `--recipe quick`, measured: fit and head.
 
 Everything is judged by five-fold cross-validation on the training split alone, with several seeds;
 test pictures are never looked at.
@@ -29,7 +29,6 @@ from efftune.training import head
 
 RESULTS = Path(__file__).parent / "results" / "choices.csv"
 FOLDS = 5
-MOST_VIEWS = 4
 
 Rows = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -68,17 +67,15 @@ def measured(source: str, seeds: list[int]) -> Iterator[tuple[str, list[float], 
     for fit in ("stretch", "crop", "pad"):
         values = extracted(rows, fit=fit)
         yield f"fit {fit}", *judged(values, truth, seeds, regression)
-    values = extracted(rows, fit=recipe.fit, views=MOST_VIEWS)
-    for views in range(MOST_VIEWS + 1):
-        yield f"views {views}", *judged(values[:, : views + 1], truth, seeds, regression)
+    values = extracted(rows, fit=recipe.fit)
     for name, train in (("Keras head, as the example", keras_head), ("regression", regression)):
-        yield f"head {name}", *judged(values[:, :1], truth, seeds, train)
+        yield f"head {name}", *judged(values, truth, seeds, train)
 
 
 def extracted(rows: tuple[Example, ...], **choices: object) -> Rows:
     backbone = Backbone("efficientnet-lite0")
-    settings = Settings.of(backbone, precision=inference.fastest_precision(), **choices)
-    return np.array(features.extract([row.path for row in rows], backbone, settings).values)
+    settings = Settings(precision=inference.fastest_precision(), **choices)
+    return features.extract([row.path for row in rows], backbone, settings).pooled()
 
 
 def judged(
@@ -97,7 +94,7 @@ def judged(
             start = time.perf_counter()
             fitted = train(values[inside], truth[inside])
             seconds.append(time.perf_counter() - start)
-            probabilities[~inside] = fitted(values[~inside, 0])
+            probabilities[~inside] = fitted(values[~inside])
         accuracies.append(float((probabilities.argmax(axis=1) == truth).mean()))
         likelihood = probabilities[np.arange(len(truth)), truth].clip(1e-7)
         losses.append(float(-np.log(likelihood).mean()))
@@ -121,7 +118,7 @@ def keras_head(values: Rows, truth: Labels) -> Fitted:
         ]
     )
     model.compile(optimizer=keras.optimizers.Adam(1e-2), loss="sparse_categorical_crossentropy")
-    model.fit(values[:, 0], truth, batch_size=64, epochs=25, verbose=0)
+    model.fit(values, truth, batch_size=64, epochs=25, verbose=0)
     return lambda rows: model.predict(rows, verbose=0)
 
 

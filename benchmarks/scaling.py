@@ -1,9 +1,9 @@
-"""Seconds and peak memory of `efftune train --recipe quick` on ever more photos.
+"""Seconds and peak memory of `efftune train` on ever more photos.
 
 Makes folders of 1, 2 and 4 times the photos of FOLDER/train, each copy with another comment in its
 JPEG header so that no two have the same content, and trains on each from a cold start.
 
-    python benchmarks/scaling.py [FOLDER] [--times 1 2 4]
+    python benchmarks/scaling.py [FOLDER] [--times 1 2 4] [--recipe quick] [--memory GIB]
 
 FOLDER needs a train folder of JPEG class folders. It defaults to $EFFTUNE_CLOTHING.
 """
@@ -19,17 +19,21 @@ from pathlib import Path
 
 from efftune import provenance
 
-RESULTS = Path(__file__).parent / "results" / "scaling.csv"
+RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", default=os.environ.get("EFFTUNE_CLOTHING"))
     parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--recipe", default="quick")
+    parser.add_argument("--memory", default="0", help="for kept activations, in GiB")
     asked = parser.parse_args()
     if not asked.folder:
         parser.error("name a folder, or set EFFTUNE_CLOTHING")
-    rows = [measured(Path(asked.folder) / "train", times) for times in sorted(asked.times)]
+    options = ["--recipe", asked.recipe, "--set", f"memory={asked.memory}"]
+    folder = Path(asked.folder) / "train"
+    rows = [measured(folder, times, options) for times in sorted(asked.times)]
     print(f"{provenance.machine()}\n{provenance.versions()}\n")
     print(f"{'photos':>8}{'seconds':>10}{'peak MB':>10}")
     for photos, seconds, peak in rows:
@@ -38,14 +42,15 @@ def main() -> None:
     pace = (slowest - quickest) / (many - few)
     print(f"\n{1000 * pace:.2f} ms and {(high - low) / (many - few):.4f} MB a photo more, ", end="")
     print(f"beyond a start of {quickest - pace * few:.1f} s")
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="", encoding="utf-8") as stream:
+    RESULTS.mkdir(exist_ok=True)
+    name = f"scaling_{asked.recipe}.csv"
+    with (RESULTS / name).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["photos", "seconds", "peak_mb"])
         writer.writerows(rows)
 
 
-def measured(photos: Path, times: int) -> tuple[int, float, float]:
+def measured(photos: Path, times: int, options: list[str]) -> tuple[int, float, float]:
     with tempfile.TemporaryDirectory() as place:
         count = 0
         for path in photos.glob("*/*.jpg"):
@@ -58,6 +63,7 @@ def measured(photos: Path, times: int) -> tuple[int, float, float]:
                 copy.write_bytes(content[:2] + comment + content[2:])
                 count += 1
         command = [sys.executable, "-m", "efftune", "train", "photos", "--run", "run", "--quiet"]
+        command += options
         start = time.perf_counter()
         process = subprocess.Popen(
             command,

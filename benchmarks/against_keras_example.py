@@ -1,0 +1,215 @@
+"""efftune against the public Keras example, on the same folder in one go: accuracy against seconds.
+
+The example is "Image classification via fine-tuning with EfficientNet": tf.data, its own four
+augmentation layers, batches of 64; a frozen backbone under a head of BatchNorm, dropout and a dense
+layer, Adam at 1e-2, 25 epochs; then the last 20 layers without BatchNorm, Adam at 1e-5, 4 epochs.
+All sides use EfficientNet-Lite0 with the same ImageNet weights. Whole processes are timed, from a
+cold start, with nothing kept from before.
+
+`--short` runs 3 + 1 of the example's epochs and multiplies its time by what is left out; its
+accuracy is then that of the short run.
+
+    make bench NAME=against_keras_example
+    python benchmarks/against_keras_example.py [FOLDER] [--short] [--seeds 0 1 2] [--recipes quick]
+
+FOLDER needs train, validation and test folders. It defaults to $EFFTUNE_CLOTHING.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from efftune import provenance
+
+RESULTS = Path(__file__).parent / "results"
+EPOCHS, SHORT_EPOCHS = (25, 4), (3, 1)
+Row = dict[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", default=os.environ.get("EFFTUNE_CLOTHING"))
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipes", nargs="+", default=["quick", "balanced", "thorough"])
+    parser.add_argument("--example-only", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if not asked.folder:
+        parser.error("name a folder, or set EFFTUNE_CLOTHING")
+    if asked.example_only:
+        example(Path(asked.folder), SHORT_EPOCHS if asked.short else EPOCHS)
+        return
+    sides = {
+        f"efftune {recipe}": [run_efftune(asked.folder, recipe, seed) for seed in asked.seeds]
+        for recipe in asked.recipes
+    }
+    curve = run_example(asked.folder, short=asked.short)
+    report(sides, curve)
+
+
+def run_efftune(folder: str, recipe: str, seed: int) -> Row:
+    with tempfile.TemporaryDirectory() as place:
+        environment = os.environ | {"EFFTUNE_CACHE": f"{place}/cache"}
+        options = ["--recipe", recipe, "--seed", str(seed), "--run", f"{place}/run"]
+        command = [sys.executable, "-m", "efftune", "train", folder, *options]
+        start = time.perf_counter()
+        done = subprocess.run(
+            [*command, "--json", "--quiet"], env=environment, capture_output=True, check=True
+        )
+        seconds = time.perf_counter() - start
+    told = json.loads(done.stdout)
+    row = {"seconds": seconds, "val": told["val"]["accuracy"], "test": told["test"]["accuracy"]}
+    print(f"efftune {recipe}, seed {seed}: {row}", flush=True)
+    return row
+
+
+def run_example(folder: str, *, short: bool) -> list[Row]:
+    """Seconds since the start, validation and test accuracy after each of the example's epochs."""
+    command = [sys.executable, __file__, folder, "--example-only", *(["--short"] if short else [])]
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+    start = time.perf_counter()
+    curve: list[Row] = []
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            if line.startswith("{"):
+                # Judging the test split is our wish, not the example's: its time is taken off.
+                row = json.loads(line)
+                row["seconds"] = time.perf_counter() - start - row.pop("extra")
+                curve.append(row)
+                print(f"Keras example: {row}", flush=True)
+    if process.returncode:
+        sys.exit("the example failed")
+    return stretched(curve) if short else curve
+
+
+def stretched(curve: list[Row]) -> list[Row]:
+    """A short run's last row as if all epochs had been run, each as long as those that were."""
+    frozen, tuned = SHORT_EPOCHS
+    first = curve[0]["seconds"]
+    per_frozen = (curve[frozen - 1]["seconds"] - first) / (frozen - 1)
+    per_tuned = (curve[-1]["seconds"] - curve[frozen - 1]["seconds"]) / tuned
+    seconds = first + (EPOCHS[0] - 1) * per_frozen + EPOCHS[1] * per_tuned
+    return [*curve, curve[-1] | {"seconds": seconds}]
+
+
+def example(folder: Path, epochs: tuple[int, int]) -> None:
+    """The example's sections on transfer learning and fine-tuning, with Lite0 in place of B0."""
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    from efftune.model.backbone import Backbone
+
+    size, batch = 224, 64
+    names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    augmentation = [
+        layers.RandomRotation(factor=0.15),
+        layers.RandomTranslation(height_factor=0.1, width_factor=0.1),
+        layers.RandomFlip(),
+        layers.RandomContrast(factor=0.1),
+    ]
+
+    def pictures(split):
+        return keras.utils.image_dataset_from_directory(
+            folder / split,
+            class_names=names,
+            label_mode="categorical",
+            image_size=(size, size),
+            batch_size=None,
+            shuffle=split == "train",
+            verbose=False,
+        )
+
+    def augmented(image, label):
+        for layer in augmentation:
+            image = layer(image)
+        return image, label
+
+    auto = tf.data.AUTOTUNE
+    train = pictures("train").map(augmented, num_parallel_calls=auto)
+    train = train.batch(batch, drop_remainder=True).prefetch(auto)
+    val, test = (pictures(split).batch(batch).prefetch(auto) for split in ("validation", "test"))
+
+    backbone = Backbone("efficientnet-lite0").keras_model
+    backbone.trainable = False
+    x = layers.BatchNormalization()(backbone.output)
+    x = layers.Dropout(0.2)(x)
+    model = keras.Model(backbone.input, layers.Dense(len(names), activation="softmax")(x))
+    extra = [0.0]
+
+    class Tell(keras.callbacks.Callback):
+        def on_epoch_end(self, _epoch, logs=None):
+            start = time.perf_counter()
+            accuracy = model.evaluate(test, verbose=0)[1]
+            extra[0] += time.perf_counter() - start
+            row = {"val": logs["val_accuracy"], "test": accuracy, "extra": extra[0]}
+            print(json.dumps(row), flush=True)
+
+    def fitted(rate, count):
+        model.compile(
+            optimizer=keras.optimizers.Adam(rate),
+            loss="categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        model.fit(train, epochs=count, validation_data=val, verbose=0, callbacks=[Tell()])
+
+    fitted(1e-2, epochs[0])
+    backbone.trainable = True
+    for layer in model.layers:
+        norm = isinstance(layer, layers.BatchNormalization)
+        layer.trainable = layer in model.layers[-20:] and not norm
+    fitted(1e-5, epochs[1])
+
+
+def report(sides: dict[str, list[Row]], curve: list[Row]) -> None:
+    theirs = curve[-1]
+    print(f"\n{provenance.machine()}\n{provenance.versions()}\n")
+    print("| | seconds | validation | test | times faster |\n|---|--:|--:|--:|--:|")
+    for name, rows in [*sides.items(), ("Keras example", [theirs])]:
+        told = [
+            " ± ".join(f"{part(row[key] for row in rows):.{digits}f}" for part in parts(rows))
+            for key, digits in (("seconds", 1), ("val", 4), ("test", 4))
+        ]
+        faster = theirs["seconds"] / statistics.mean(row["seconds"] for row in rows)
+        print(f"| {name} | {' | '.join(told)} | {faster:.1f} |")
+    RESULTS.mkdir(exist_ok=True)
+    table = [(name, row) for name, rows in sides.items() for row in rows]
+    table += [("Keras example", row) for row in curve]
+    with (RESULTS / "against_keras_example.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["side", "seconds", "val_accuracy", "test_accuracy"])
+        writer.writerows([name, row["seconds"], row["val"], row["test"]] for name, row in table)
+    plot(sides, curve)
+
+
+def parts(rows: list[Row]) -> list:
+    return [statistics.mean] if len(rows) == 1 else [statistics.mean, statistics.stdev]
+
+
+def plot(sides: dict[str, list[Row]], curve: list[Row]) -> None:
+    """Test accuracy against seconds, as a picture beside the table."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    seconds, test = ([row[key] for row in curve] for key in ("seconds", "test"))
+    axes.plot(seconds, test, color="0.45", label="Keras example, epoch by epoch")
+    for name, rows in sides.items():
+        axes.scatter([row["seconds"] for row in rows], [row["test"] for row in rows], label=name)
+    axes.set(xscale="log", xlabel="seconds, from a cold start", ylabel="test accuracy")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(RESULTS / "against_keras_example.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

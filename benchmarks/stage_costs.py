@@ -1,0 +1,177 @@
+"""What a photo costs at each step of training, and how near that is to the machine's peak.
+
+Decoding, an augmented view, the frozen part up to each block, and a training step from each block
+up, data feeding included. The peak is a large matrix product by the same library, in float32 and in
+bfloat16; the share of it counts only multiplications that the step needs.
+
+    make bench NAME=stage_costs
+"""
+
+import argparse
+import csv
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from efftune import provenance
+from efftune.data import augmentation, images, sources
+from efftune.model.backbone import FEATURES, Backbone
+from efftune.model.inference import Network as Frozen
+from efftune.model.inference import fastest_precision
+from efftune.model.kept import Rows, Store
+from efftune.recipe import Recipe, Stage
+from efftune.training.batches import KeptViews, Material, Pictures
+from efftune.training.network import Network
+
+ROOT = Path(__file__).parents[1]
+CLOTHING = os.environ.get("EFFTUNE_CLOTHING", str(ROOT.parent / "shared/data/clothing"))
+RESULTS = ROOT / "benchmarks/results/stage_costs.csv"
+BLOCKS = ("block7", "block6", "block5", "block4", "block3")
+PHOTOS, STEPS, CLASSES = 512, 12, 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=64)
+    batch = parser.parse_args().batch
+    print(f"{provenance.machine()}\n{provenance.versions()}\n")
+    fast = "bfloat16" if fastest_precision() == "bf16" else "float32"
+    peaks = {dtype: peak(dtype) for dtype in ("float32", "bfloat16")}
+    rows = [row.path for row in sources.find(CLOTHING).rows if row.usable]
+    paths = rows[:: max(1, len(rows) // PHOTOS)][:PHOTOS]
+    backbone = Backbone("efficientnet-lite0")
+
+    start = time.perf_counter()
+    pixels = images.decode_all(paths, backbone.image_size, "crop")
+    table = [("decode, two threads", 1e3 * (time.perf_counter() - start) / len(paths), 0.0)]
+    table.append(("augmented view, one thread", view_ms(pixels), 0.0))
+    for block in (*BLOCKS[::-1], FEATURES):
+        output = block if block == FEATURES else backbone.block(block)
+        work = sum(costs(backbone, None, output).values())
+        table.append((f"frozen part to {block}", frozen_ms(backbone, output, pixels), 2e-9 * work))
+    for block in (*BLOCKS, "pixels"):
+        ms, traced = step_ms(backbone, block, batch, pixels)
+        name = "everything" if block == "pixels" else f"from {block}"
+        work = trained_work(backbone, block)
+        table.append((f"training step, {name} (traced in {traced:.1f} s)", ms, 2e-9 * work))
+
+    print(f"peak: {peaks['float32']:.0f} GFLOPS in float32, {peaks['bfloat16']:.0f} in bfloat16\n")
+    print(f"| | ms a photo | GFLOP | share of the {fast} peak |\n|---|--:|--:|--:|")
+    for name, ms, gflop in table:
+        share = f"{gflop / (1e-3 * ms) / peaks[fast]:.0%}" if gflop else ""
+        print(f"| {name} | {ms:.2f} | {f'{gflop:.2f}' if gflop else ''} | {share} |")
+    with RESULTS.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows([("what", "ms_a_photo", "gflop"), *table])
+
+
+def peak(dtype: str) -> float:
+    """GFLOPS of a product of two matrices of 4,096 rows and columns."""
+    import tensorflow as tf
+
+    matrix = tf.cast(tf.random.normal((4096, 4096)), dtype)
+    product = tf.function(lambda one: tf.reduce_max(one @ one))
+    return 2 * 4096**3 / median(lambda: product(matrix).numpy(), 5) / 1e9
+
+
+def median(run: Callable[[], object], times: int) -> float:
+    """Seconds of a call, after one that is not counted."""
+    run()
+    spent = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        spent.append(time.perf_counter() - start)
+    return float(np.median(spent))
+
+
+def view_ms(pixels: images.Pixels) -> float:
+    plans = [augmentation.plan(0, digest(i), 1, "standard", flip=True) for i in range(len(pixels))]
+
+    def run() -> None:
+        for square, plan in zip(pixels, plans, strict=True):
+            augmentation.apply(square, plan)
+
+    return 1e3 * median(run, 3) / len(pixels)
+
+
+def frozen_ms(backbone: Backbone, output: str, pixels: images.Pixels) -> float:
+    network = Frozen(
+        lambda: backbone.openvino_model([output]),
+        size=backbone.image_size,
+        precision=fastest_precision(),
+        dtypes=["float32" if output == FEATURES else "float16"],
+    )
+
+    def run() -> None:
+        network.run(range(len(pixels)), lambda i: pixels[i][None], lambda _i, _n, _out: None)
+
+    return 1e3 * median(run, 3) / len(pixels)
+
+
+def step_ms(
+    backbone: Backbone, block: str, batch: int, pixels: images.Pixels
+) -> tuple[float, float]:
+    """Milliseconds a photo of a step, its data feeding included; and seconds to trace it."""
+    recipe = Recipe(flip="yes", views=0)
+    digests = [digest(i) for i in range(len(pixels))]
+    if block == "pixels":
+        inputs: KeptViews | Pictures = Pictures(pixels, digests, recipe)
+    else:
+        store = Store(Path(tempfile.mkdtemp()), "float16", backbone.shape(backbone.block(block)))
+        values = np.random.default_rng(0).normal(0, 1, (len(digests), *store.shape))
+        store.add(digests, values.astype(np.float16))
+        inputs = KeptViews([Rows(store, digests)], seed=0)
+    material = Material(inputs, np.arange(len(digests)) % CLASSES)
+    head = (np.zeros((1280, CLASSES), np.float32), np.zeros(CLASSES, np.float32))
+    start = time.perf_counter()
+    network = Network(backbone, head, Stage("upper", block, 1, 1e-9), recipe, (1000, 1))
+    targets = np.eye(CLASSES, dtype=np.float32)[np.arange(batch) % CLASSES]
+    weights = np.ones(batch, np.float32)
+    random = np.random.default_rng(0)
+
+    def run() -> None:
+        pictures = random.integers(0, len(digests), batch)
+        network.trained.train_on_batch(material.batch(pictures, 1), targets, weights)
+
+    run()
+    traced = time.perf_counter() - start
+    return 1e3 * median(run, STEPS) / batch, traced
+
+
+def costs(backbone: Backbone, first: str | None, last: str = FEATURES) -> dict[str, int]:
+    """Multiplications of each convolution from a block up, or below another one."""
+    part = backbone.keras_model
+    if first not in (None, "pixels"):
+        part = backbone.cut(backbone.block(first))[1]
+    elif last != FEATURES:
+        part = backbone.cut(last)[0]
+    found = {}
+    for layer in part.layers:
+        if "conv" in layer.name:
+            kernel, output = layer.get_weights()[0], layer.output.shape
+            depthwise = layer.name.endswith("dwconv")
+            each = kernel.size if depthwise else kernel.size // kernel.shape[-1] * output[-1]
+            found[layer.name] = int(output[1] * output[2] * each)
+    return found
+
+
+def trained_work(backbone: Backbone, block: str) -> int:
+    """Multiplications of a step: forward, for the inputs' gradients, for those of the kernels."""
+    found = costs(backbone, block)
+    depthwise = sum(work for name, work in found.items() if name.endswith("dwconv"))
+    first = next(iter(found.values()))
+    return 3 * sum(found.values()) - depthwise - first
+
+
+def digest(number: int) -> bytes:
+    return hashlib.sha256(str(number).encode()).digest()
+
+
+if __name__ == "__main__":
+    main()

@@ -81,3 +81,38 @@ def test_settings_file_that_is_not_toml_is_named(tmp_path):
 def test_missing_settings_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"gone\.toml: No such file"):
         choices_in(tmp_path / "gone.toml")
+
+
+@pytest.mark.parametrize(
+    ("choices", "stages"),
+    [
+        ({"unfreeze": "none"}, ["head"]),
+        ({}, ["head", "upper"]),
+        ({"whole_epochs": 2}, ["head", "upper", "whole"]),
+        ({"unfreeze": "all"}, ["head", "whole"]),
+        ({"unfreeze": "all", "epochs": 7}, ["head", "whole"]),
+        ({"epochs": 0, "whole_epochs": 2}, ["head", "whole"]),
+        ({"scratch_epochs": 3, "whole_epochs": 2}, ["scratch"]),
+    ],
+)
+def test_stages_follow_from_the_choices(choices, stages):
+    recipe = Recipe(**choices)
+    assert [stage.name for stage in recipe.stages] == stages
+    assert recipe.tunes == (stages != ["head"])
+    if choices.get("epochs") == 7:
+        assert recipe.stages[-1].epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("pictures", "epochs", "views"), [(10, 30, 15), (1259, 10, 9), (3068, 4, 3), (100_000, 3, 2)]
+)
+def test_few_pictures_are_seen_more_often(pictures, epochs, views):
+    decided = Recipe().decided(pictures)
+    assert (decided.epochs, decided.views) == (epochs, views)
+    assert Recipe(epochs=2, views=7).decided(pictures).views == 7
+    assert Recipe(augment="none").decided(pictures).views == 0
+
+
+def test_block_that_is_none_is_told_in_plain_words():
+    with pytest.raises(UsageError, match=r"unfreeze = .blok5.: .*name a block, such as block5"):
+        Recipe.named("balanced", unfreeze="blok5")

@@ -60,6 +60,13 @@ def show_run(run: Run) -> None:
         say(f"{data['set_aside']:,} files set aside; see {run.folder / 'examples.csv'}")
     if copies := data["judged_but_trained_on"]:
         say(f"{copies:,} pictures of val and test are in train too: the score flatters")
+    for note in run.record["plan"]["notes"]:
+        say(f"Note: {note}")
+    for stage in run.record["stages"]:
+        for failure in stage["failures"]:
+            say(f"Stage {stage['name']} started again: {failure}")
+        if stage["rolled_back"]:
+            say(f"Stage {stage['name']} made validation no better and was rolled back")
     say()
     _show_scores({"val": run.evaluation.val, "test": score})
     say()

@@ -1,6 +1,7 @@
 """Every choice of a run as one frozen value, TOML in and out."""
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from efftune.errors import UsageError, unknown_name
 
@@ -23,6 +24,12 @@ MOST_VIEWS = 15  # kept of a picture, unless asked for more
 _Share = Annotated[float, Field(ge=0, le=0.9)]
 _Rate = Annotated[float, Field(gt=0, le=10)]
 _Epochs = Annotated[int, Field(ge=0, le=10_000)]
+
+
+def _block(name: str) -> str:
+    if re.fullmatch(r"none|all|block\d+[a-z]?", name):
+        return name
+    raise ValueError("name a block, such as block5 or block6b, or none, or all")
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ class Recipe(BaseModel):
         epochs: of the stage that trains from `unfreeze` up; `auto` is as many as `steps` asks for.
         steps: of that stage, at least, where `epochs` is `auto`: few pictures are seen more often.
         learning_rate: the highest of that stage.
-        whole_epochs: of the stage that trains everything, after that; 0 leaves it out.
+        whole_epochs: of the stage that trains everything, after that; 0 leaves it out, or, with
+            `unfreeze` at `all`, takes `epochs`.
         whole_learning_rate: the highest of that stage.
         scratch_epochs: of training from random weights; above 0 it replaces all other stages.
         scratch_learning_rate: the highest of that stage.
@@ -108,7 +116,7 @@ class Recipe(BaseModel):
         tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=20)
     ] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     head_folds: Annotated[int, Field(ge=2, le=20)] = 3
-    unfreeze: Annotated[str, Field(pattern=r"^(none|all|block\d+[a-z]?)$")] = "block5"
+    unfreeze: Annotated[str, AfterValidator(_block)] = "block5"
     views: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
     augment: Literal["none"] | Strength = "standard"
     flip: Literal["auto", "yes", "no"] = "auto"
@@ -142,7 +150,8 @@ class Recipe(BaseModel):
             return (Stage("scratch", "pixels", self.scratch_epochs, self.scratch_learning_rate),)
         epochs = LEAST_EPOCHS if self.epochs == "auto" else self.epochs
         upper = Stage("upper", self.unfreeze, epochs, self.learning_rate)
-        whole = Stage("whole", "pixels", self.whole_epochs, self.whole_learning_rate)
+        whole_epochs = self.whole_epochs or (epochs if self.unfreeze == "all" else 0)
+        whole = Stage("whole", "pixels", whole_epochs, self.whole_learning_rate)
         tuning = {"none": (), "all": (whole,)}.get(self.unfreeze, (upper, whole))
         return (Stage("head"), *(stage for stage in tuning if stage.epochs))
 

@@ -18,7 +18,7 @@ from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation import metrics, predictions
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model import classifier as classifiers
-from efftune.model import inference
+from efftune.model import inference, kept
 from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier
 from efftune.model.features import Features
@@ -261,6 +261,7 @@ def _prepared(
         backbone = Backbone(recipe.model, recipe.image_size)
         examples = _split(sources.find(source), recipe)
     with watch.phase(START):
+        kept.prune(files.cache_folder() / "features")
         plan = planning.plan(recipe, backbone, examples.counts)
     return recipe, backbone, examples, plan
 

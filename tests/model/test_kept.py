@@ -1,4 +1,7 @@
 import hashlib
+import os
+import time
+from collections import namedtuple
 
 import ml_dtypes
 import numpy as np
@@ -73,3 +76,27 @@ def test_rows_that_cannot_be_written_stay_in_memory(tmp_path):
     with pytest.warns(UserWarning, match="not kept for next time"):
         store.add(digests(3), values(3, "float16"))
     assert float(store.row(digests(3)[2])[0, 0]) == 2
+
+
+def test_stores_not_used_for_longest_are_pruned(own_cache, monkeypatch):
+    own_cache.mkdir()
+    free = namedtuple("free", "free")
+    monkeypatch.setattr(kept.shutil, "disk_usage", lambda _path: free(0))
+    for age in (5, 1, 3, 0):
+        folder = own_cache / "features" / str(age)
+        Store(folder, "float32", (2, 3)).add(digests(4), values(4))
+        os.utime(folder, times=(time.time() - 100_000 * age,) * 2)
+    kept.prune(own_cache / "features", share=0.5)
+    assert {path.name for path in (own_cache / "features").iterdir()} == {"0", "1"}
+    Store(own_cache / "features" / "1", "float32", (2, 3))  # opened: in use
+    kept.prune(own_cache / "features", share=0.0)
+    assert {path.name for path in (own_cache / "features").iterdir()} == {"0", "1"}
+
+
+def test_nothing_is_pruned_while_there_is_room(own_cache):
+    folder = own_cache / "features" / "old"
+    Store(folder, "float32", (2, 3)).add(digests(4), values(4))
+    os.utime(folder, times=(0, 0))
+    kept.prune(own_cache / "features")
+    kept.prune(own_cache / "nothing here")
+    assert folder.is_dir()

@@ -6,9 +6,13 @@ name was damaged or half-written: it is removed, and its rows are computed again
 
 import hashlib
 import io
+import os
+import shutil
+import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ Digest = bytes  # SHA-256 of a picture's file, 32 bytes
 SHARD_ROWS = 4096  # at most; a shard is also never larger than what may wait in memory
 MAPPED_BYTES = 4 * 2**30  # of a store, mapped into memory at a time, unless less is asked for
 _MAPPED_SHARDS = 128  # each holds a file open
+CACHE_SHARE = 0.25  # of the free disk and what is kept already
+_IN_USE_SECONDS = 24 * 3600  # another process may be using what was opened since
 
 
 class Store:
@@ -53,6 +59,9 @@ class Store:
         self._unwritten: dict[Path, NDArray[np.void]] = {}
         self._mapped_bytes = mapped_bytes
         self._mapped: OrderedDict[Path, NDArray[np.void]] = OrderedDict()
+        if folder.is_dir():
+            with suppress(OSError):
+                os.utime(folder)  # for `prune`: used now
         for path in sorted(folder.glob("[0-9a-f]*.npy")):
             self._open(path)
 
@@ -120,6 +129,25 @@ class Store:
             digests = shard["sha256"].tobytes()
             for i in range(len(shard)):
                 self._places[digests[32 * i : 32 * (i + 1)]] = (path, i)
+
+
+def prune(folder: Path, share: float = CACHE_SHARE) -> None:
+    """Remove the stores not used for longest, until the rest take no more than their share.
+
+    Args:
+        folder: where the stores lie, a folder each.
+        share: of the disk space that is free or taken by the stores.
+    """
+    stores = [path for path in folder.glob("*") if path.is_dir()]
+    used = {path: path.stat().st_mtime for path in stores}
+    sizes = {path: sum(each.stat().st_size for each in path.glob("*.npy")) for path in stores}
+    total = sum(sizes.values())
+    allowed = share * (total + shutil.disk_usage(files.cache_folder()).free)
+    for path in sorted(stores, key=used.__getitem__):
+        if total <= allowed or used[path] > time.time() - _IN_USE_SECONDS:
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        total -= sizes[path]
 
 
 class Rows:

@@ -255,7 +255,8 @@ def _value(text: str) -> Any:
 
 def _explain(error: ValidationError) -> str:
     problems = [
-        f"{'.'.join(map(str, problem['loc'][:1]))} = {problem['input']!r}: {problem['msg']}"
+        f"{'.'.join(map(str, problem['loc'][:1]))} = {problem['input']!r}: "
+        + problem["msg"].removeprefix("Value error, ")
         for problem in error.errors()
     ]
     return "This recipe cannot be used. " + "; ".join(problems) + "."

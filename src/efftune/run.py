@@ -358,7 +358,7 @@ def _facts(examples: Examples, backbone: Backbone, recipe: Recipe) -> dict[str, 
 def _counted(parts: dict[Split, Features]) -> dict[str, int]:
     """How many pictures' features were computed, and how many were found on disk."""
     computed = sum(part.computed for part in parts.values())
-    readable = sum(len(part.sha256s) - len(part.failures) for part in parts.values())
+    readable = sum(len(part.sha256s.keys() - part.failures.keys()) for part in parts.values())
     return {"computed": computed, "kept": readable - computed}
 
 

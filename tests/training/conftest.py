@@ -7,12 +7,11 @@ from keras import ops
 
 from conftest import fill
 from efftune.data import sources
-from efftune.data.examples import SPLITS
 from efftune.model.backbone import Backbone
 from efftune.progress import Watch
 from efftune.recipe import Recipe, Stage
 from efftune.training import planning, tuning
-from efftune.training.batches import KeptViews, Material
+from efftune.training.batches import Material
 from efftune.training.stages import Tuned
 
 BLOCK = "block7a"
@@ -30,16 +29,21 @@ class Squares:
     stage: Stage
 
 
-def squares(folder, **choices) -> Squares:
-    """The coloured squares of a folder, with a head fitted on them."""
-    choices = {"image_size": 32, "unfreeze": BLOCK, "views": 1, "batch_size": 8} | choices
-    recipe = Recipe.named("balanced", **choices)
+def with_head(folder, **choices):
+    """A backbone, a plan, what was seen of a folder's pictures, and a head fitted on that."""
+    recipe = Recipe(**({"image_size": 32, "unfreeze": BLOCK} | choices))
     backbone = Backbone(recipe.model, 32)
-    examples = sources.find(folder).split(0.3, 0.1, 0)
+    examples = sources.find(folder).split(0.3, 0.2, 0)
     plan = planning.plan(recipe, backbone, examples.counts)
     parts = tuning.see(examples, backbone, plan, lambda _done, _total: None)
     pictures = tuning.seen(examples, parts)
-    head = tuning.fit_head(pictures, backbone, recipe)
+    return backbone, plan, pictures, tuning.fit_head(pictures, backbone, recipe)
+
+
+def squares(folder, **choices) -> Squares:
+    """The coloured squares of a folder, with a head fitted on them."""
+    backbone, plan, pictures, head = with_head(folder, views=1, batch_size=8, **choices)
+    recipe = plan.recipe
     stage = Stage("upper", BLOCK, 10, 1e-3)
     train, val = tuning._kept_views(stage, backbone, pictures, plan, Watch())
     return Squares(backbone, recipe, Tuned(backbone, head.kernel, head.bias), train, val, stage)
@@ -59,6 +63,3 @@ def given(folder):
 def weights(backbone):
     """A copy of every weight by name."""
     return {each.path: ops.convert_to_numpy(each).copy() for each in backbone.keras_model.weights}
-
-
-__all__ = ["BLOCK", "SPLITS", "KeptViews", "Squares", "squares", "weights"]

@@ -8,6 +8,8 @@ from efftune.model.backbone import Backbone
 from efftune.recipe import Recipe
 from efftune.training import planning, tuning
 
+from .conftest import with_head
+
 
 @pytest.fixture(scope="module")
 def lit(tmp_path_factory):
@@ -24,13 +26,7 @@ def lit(tmp_path_factory):
 
 
 def decided(folder, **choices):
-    recipe = Recipe(**({"image_size": 32, "unfreeze": "block7"} | choices))
-    backbone = Backbone(recipe.model, 32)
-    examples = sources.find(folder).split(0.3, 0.2, 0)
-    plan = planning.plan(recipe, backbone, examples.counts)
-    parts = tuning.see(examples, backbone, plan, lambda _done, _total: None)
-    pictures = tuning.seen(examples, parts)
-    head = tuning.fit_head(pictures, backbone, recipe)
+    backbone, plan, pictures, head = with_head(folder, **choices)
     plan, accuracy = tuning.decide_flip(plan, backbone, head, pictures)
     return plan.recipe.flip, accuracy
 

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,7 @@ class Plan:
         """What `run.json` and `--dry-run --json` say of it."""
         recipe = self.recipe
         return {
-            "stages": [
-                {
-                    "name": stage.name,
-                    "block": stage.block,
-                    "epochs": stage.epochs,
-                    "learning_rate": stage.learning_rate,
-                }
-                for stage in recipe.stages
-            ],
+            "stages": [asdict(stage) for stage in recipe.stages],
             "pictures": dict(self.pictures),
             "views": recipe.views,
             "activations": {

@@ -58,13 +58,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--sources", nargs="+", default=[CLOTHING, "sample:digits"])
+    parser.add_argument("--settings", nargs="+", help="only those of these names, and as it is")
     chosen = parser.parse_args()
+    changes = [change for change in CHANGES if wanted(change, chosen.settings)]
     for seed in chosen.seeds:
-        for change in CHANGES:
+        for change in changes:
             for source in chosen.sources:
                 if key(change, source, seed) not in [row[:4] for row in rows()]:
                     add(measured(change, source, seed))
     show()
+
+
+def wanted(change: dict[str, object], settings: list[str] | None) -> bool:
+    return settings is None or not change or set(change) <= set(settings)
 
 
 def key(change: dict[str, object], source: str, seed: int) -> list[str]:

@@ -49,6 +49,20 @@ def test_unknown_recipe_is_named():
         Recipe.named("quik")
 
 
+@pytest.mark.parametrize("choices", [{"learning_rate": 0.01}, {"views": 3}, {"ema": 0.9}])
+def test_choice_made_in_vain_is_named(choices):
+    Recipe.named("quick", seed=3, fit="pad", class_weights="balanced").require_effect()
+    Recipe.named("quick", unfreeze="block7", **choices).require_effect()
+    with pytest.raises(UsageError, match=f"{next(iter(choices))} would change nothing"):
+        Recipe.named("quick", **choices).require_effect()
+
+
+@pytest.mark.parametrize("name", ["quik", ["quick"], 1])
+def test_recipe_that_does_not_exist_is_named(name):
+    with pytest.raises(UsageError, match="Unknown recipe"):
+        Recipe.named(name)
+
+
 def test_recipe_cannot_be_changed_in_place():
     with pytest.raises(ValueError, match="frozen"):
         Recipe().seed = 3

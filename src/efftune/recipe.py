@@ -21,6 +21,14 @@ LEAST_EPOCHS = 3  # of fine-tuning, however many pictures there are
 MOST_EPOCHS = 30  # however few
 MOST_VIEWS = 15  # kept of a picture, unless asked for more
 
+# What is idle while the head alone is fitted.
+_TUNING = (
+    *("views", "augment", "flip", "activations", "memory", "epochs", "steps", "learning_rate"),
+    *("whole_epochs", "whole_learning_rate", "scratch_learning_rate", "batch_size", "warmup"),
+    *("weight_decay", "label_smoothing", "dropout", "layer_decay", "mix", "mix_alpha", "ema"),
+    *("patience", "head_start", "train_depthwise"),
+)
+
 _Share = Annotated[float, Field(ge=0, le=0.9)]
 _Rate = Annotated[float, Field(gt=0, le=10)]
 _Epochs = Annotated[int, Field(ge=0, le=10_000)]
@@ -161,11 +169,27 @@ class Recipe(BaseModel):
         Args:
             pictures: how many there are to train on.
         """
+        if not self.tunes:
+            return self
         enough = math.ceil(self.steps / max(1, pictures // self.batch_size))
         automatic = min(max(LEAST_EPOCHS, enough), MOST_EPOCHS)
         epochs = automatic if self.epochs == "auto" else self.epochs
         views = min(MOST_VIEWS, max(0, epochs - 1)) if self.views == "auto" else self.views
         return self.changed(epochs=epochs, views=0 if self.augment == "none" else views)
+
+    def require_effect(self) -> None:
+        """Make sure that no choice was made in vain.
+
+        Raises:
+            UsageError: one of fine-tuning, where only the head is to be trained.
+        """
+        usual = RECIPES[self.name]
+        idle = [key for key in _TUNING if getattr(self, key) != getattr(usual, key)]
+        if idle and not self.tunes:
+            raise UsageError(
+                f"{idle[0]} would change nothing: only the head is to be trained. Leave it out, "
+                "or train more, for example with --unfreeze block5."
+            )
 
     @property
     def tunes(self) -> bool:
@@ -187,7 +211,7 @@ class Recipe(BaseModel):
         Raises:
             UsageError: an unknown recipe or attribute, or a value out of its range.
         """
-        if name not in RECIPES:
+        if not isinstance(name, str) or name not in RECIPES:
             raise unknown_name("recipe", str(name), RECIPES)
         return RECIPES[name].changed(**choices)
 

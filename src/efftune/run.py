@@ -257,6 +257,7 @@ def _prepared(
     recipe = (
         Recipe.named(recipe, **choices) if isinstance(recipe, str) else recipe.changed(**choices)
     )
+    recipe.require_effect()
     with watch.phase("find"):
         backbone = Backbone(recipe.model, recipe.image_size)
         examples = _split(sources.find(source), recipe)

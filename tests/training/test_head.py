@@ -80,6 +80,30 @@ def test_class_with_a_single_picture_can_be_fitted():
     assert accuracy(fitted, features[keep], labels[keep]) == 1
 
 
+def test_balanced_weights_give_each_class_its_share():
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    found = head.class_weights(labels, Recipe(class_weights="balanced"))
+    assert found * [6, 3, 1] == pytest.approx([10 / 3] * 3)
+    assert (head.class_weights(labels, Recipe()) == 1).all()
+
+
+def test_balanced_weights_do_for_a_rare_class_what_more_of_its_pictures_would(monkeypatch):
+    monkeypatch.setattr(head, "_FINAL_TOLERANCE", 1e-6)
+    features, labels = clouds(classes=2, each=60, spread=3)
+    rare = np.concatenate([np.arange(60), np.arange(60, 80)])
+    often = np.concatenate([np.arange(60), np.tile(np.arange(60, 80), 3)])
+    one = head.fit(
+        features[rare], labels[rare], Recipe(class_weights="balanced", head_strengths=(1e-2,))
+    )
+    # 80 pictures weigh 80 when balanced and 120 when repeated: C times 1.5. The scale of the
+    # features, which C refers to, differs a little between the two.
+    plain = head.fit(features[rare], labels[rare], Recipe(head_strengths=(1e-2,)))
+    repeated = head.fit(features[often], labels[often], Recipe(head_strengths=(1e-2 / 1.5,)))
+    shares = [each.probabilities(features)[:, 1].mean() for each in (one, repeated, plain)]
+    assert shares[0] == pytest.approx(shares[1], abs=0.02)
+    assert shares[2] < shares[0] - 0.1
+
+
 def test_two_pictures_are_enough():
     features, labels = clouds(classes=2, each=1, spread=0.1)
     assert accuracy(head.fit(features, labels, Recipe()), features, labels) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from efftune.errors import DataError
-from efftune.recipe import Stage
+from efftune.recipe import Recipe, Stage
 from efftune.training import head as heads
 from efftune.training import stages
 from efftune.training.batches import Material
@@ -49,6 +49,16 @@ def test_stage_that_makes_it_worse_is_rolled_back(given):
     assert (tuned.kernel == given.tuned.kernel).all()
     assert not tuned.backbone.tuned
     assert all((value == before[name]).all() for name, value in weights(given.backbone).items())
+
+
+def test_stage_with_a_new_head_has_to_be_better_than_the_old_one(given):
+    fresh = heads.random(1280, 3, seed=0)
+    hardly = Stage("upper", BLOCK, 1, 1e-7)
+    before = replace(given.tuned, new_head=fresh)
+    tuned, outcome = fit(replace(given, tuned=before), hardly)
+    assert outcome.start.val_accuracy > outcome.epochs[0].val_accuracy
+    assert outcome.best == 0
+    assert (tuned.kernel == given.tuned.kernel).all()
 
 
 def test_best_epoch_is_kept_not_the_last(given):
@@ -134,26 +144,13 @@ def test_same_seed_gives_the_same_to_the_last_digit(folder):
     assert losses[0] == losses[1]
 
 
-def test_balanced_weights_give_each_class_its_share():
-    labels = np.array([0] * 6 + [1] * 3 + [2])
-    found = stages._class_weights(labels, 3, squares_recipe(class_weights="balanced"))
-    assert found * [6, 3, 1] == pytest.approx([10 / 3] * 3)
-    assert (stages._class_weights(labels, 3, squares_recipe()) == 1).all()
-
-
-def squares_recipe(**choices):
-    from efftune.recipe import Recipe
-
-    return Recipe(**choices)
-
-
 def test_mixup_shares_are_even_and_cutmix_shares_are_a_box():
     random = np.random.default_rng(0)
-    even = stages._shares(squares_recipe(mix="mixup"), (4, 6), random)
+    even = stages._shares(Recipe(mix="mixup"), (4, 6), random)
     assert even.shape == (1, 4, 6, 1)
     assert len(np.unique(even)) == 1
     for _ in range(20):
-        box = stages._shares(squares_recipe(mix="cutmix", mix_alpha=1.0), (4, 6), random)
+        box = stages._shares(Recipe(mix="cutmix", mix_alpha=1.0), (4, 6), random)
         rows, columns = np.nonzero(box[0, ..., 0] == 0)
         inside = box[0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert (inside == 0).all()

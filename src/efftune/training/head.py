@@ -65,7 +65,10 @@ def fit(features: Matrix, labels: Labels, recipe: Recipe) -> Head:
     rotated = _rotated(features, centre, rotation)
 
     strength = _best_strength(rotated, labels, recipe)
-    coefficients, intercepts = _regression(rotated, labels, strength, None, _FINAL_TOLERANCE)
+    weights = class_weights(labels, recipe)[labels]
+    coefficients, intercepts = _regression(
+        rotated, labels, weights, strength, None, _FINAL_TOLERANCE
+    )
     kernel = rotation @ coefficients.T
     return Head(kernel, intercepts - centre @ kernel, strength)
 
@@ -74,6 +77,14 @@ def random(width: int, classes: int, seed: int) -> Head:
     """A head that knows nothing yet: small normal weights, no bias."""
     kernel = np.random.default_rng(seed).normal(0, width**-0.5, (width, classes))
     return Head(kernel.astype(np.float32), np.zeros(classes, np.float32))
+
+
+def class_weights(labels: Labels, recipe: Recipe) -> Matrix:
+    """What a picture of each class counts for in the loss, shape (classes,), 1 on average."""
+    counts = np.bincount(labels)
+    if recipe.class_weights == "none":
+        return np.ones(len(counts), np.float32)
+    return np.asarray(counts.sum() / (len(counts) * counts.clip(1)), np.float32)
 
 
 def _rotated(rows: Matrix, centre: Matrix, rotation: Matrix) -> Matrix:
@@ -94,13 +105,14 @@ def _best_strength(features: Matrix, labels: Labels, recipe: Recipe) -> float:
     chosen = random.permutation(len(labels))[:SEARCH_PICTURES]
     features, labels = features[chosen], labels[chosen]
     fold_of = _folds(labels, folds)
+    weights = class_weights(labels, recipe)[labels]
     losses = np.zeros(len(strengths))
     for fold in range(folds):
         inside = fold_of != fold
         # A class with a single picture cannot be judged while that picture is left out.
         outside = ~inside & np.isin(labels, labels[inside])
         if outside.any() and len(np.unique(labels[inside])) > 1:
-            losses += _losses(features, labels, inside, outside, strengths)
+            losses += _losses(features, labels, weights, (inside, outside), strengths)
     return strengths[int(losses.argmin())]
 
 
@@ -116,26 +128,30 @@ def _folds(labels: Labels, folds: int) -> Labels:
 def _losses(
     features: Matrix,
     labels: Labels,
-    inside: NDArray[np.bool_],
-    outside: NDArray[np.bool_],
+    weights: Matrix,
+    sides: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     strengths: Sequence[float],
 ) -> NDArray[np.float64]:
     """The summed log-loss outside a fold's training part, for each strength."""
+    inside, outside = sides
     known, numbers = np.unique(labels[inside], return_inverse=True)
     truth = np.searchsorted(known, labels[outside])
     losses = np.zeros(len(strengths))
     start = None
     for i in np.argsort(strengths):  # from strong to weak penalty: each starts near its end
-        start = _regression(features[inside], numbers, strengths[i], start, _SEARCH_TOLERANCE)
+        start = _regression(
+            features[inside], numbers, weights[inside], strengths[i], start, _SEARCH_TOLERANCE
+        )
         head = Head(start[0].T, start[1], strengths[i])
         likelihood = head.probabilities(features[outside])[np.arange(len(truth)), truth]
-        losses[i] = -np.log(likelihood.clip(1e-7)).sum()
+        losses[i] = -(weights[outside] * np.log(likelihood.clip(1e-7))).sum()
     return losses
 
 
 def _regression(
     features: Matrix,
     labels: Labels,
+    weights: Matrix,
     strength: float,
     start: tuple[Matrix, Matrix] | None,
     tolerance: float,
@@ -151,7 +167,7 @@ def _regression(
     with warnings.catch_warnings():
         # Stopping early costs a little fit, and the evaluation shows what the head is worth.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(features, labels)
+        model.fit(features, labels, weights)
     coefficients = model.coef_.astype(np.float32)
     intercepts = model.intercept_.astype(np.float32)
     if binary:  # one row for the second class; softmax wants one for each

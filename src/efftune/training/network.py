@@ -72,6 +72,10 @@ class Network:
         kernel, bias = self._logits.get_weights()
         return kernel, bias
 
+    @head.setter
+    def head(self, head: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
+        self._logits.set_weights(head)
+
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from efftune.errors import DataError
 from efftune.model.backbone import Backbone
 from efftune.recipe import Recipe, Stage
+from efftune.training import head as heads
 from efftune.training.batches import Material
+from efftune.training.head import Head
 
 Array = NDArray[np.float32]
 
@@ -102,11 +104,13 @@ class Tuned:
         backbone: its Keras weights change in place.
         kernel: of the head, shape (features, classes).
         bias: of the head, shape (classes,).
+        new_head: to begin the next stage with, in that one's place.
     """
 
     backbone: Backbone
     kernel: Array
     bias: Array
+    new_head: Head | None = None
 
 
 def to_csv(epochs: Sequence[Epoch]) -> str:
@@ -201,7 +205,7 @@ class _Attempt:
         self.batch_size, parts = batch
         self.steps = max(1, len(self.train.labels) // self.batch_size)
         self.classes = len(tuned.bias)
-        self.class_weights = _class_weights(self.train.labels, self.classes, recipe)
+        self.weights = heads.class_weights(self.train.labels, recipe)[self.train.labels]
         self.usual = self.trend = math.log(max(2, self.classes))
         total = self.steps * stage.epochs
         head = (tuned.kernel, tuned.bias)
@@ -217,6 +221,8 @@ class _Attempt:
         nothing = (math.nan, math.nan)
         start = best = Epoch(self.stage.name, 0, 0.0, *nothing, *self._judge(), 0.0)
         weights = self.before
+        if self.tuned.new_head is not None:  # it has to come out better than the one judged here
+            self.network.head = self.tuned.new_head.kernel, self.tuned.new_head.bias
         epochs: list[Epoch] = []
         for number in range(1, self.stage.epochs + 1):
             began = time.perf_counter()
@@ -234,7 +240,7 @@ class _Attempt:
         self.tuned.backbone.tuned |= best.number > 0
         kernel, bias = self.network.head
         outcome = Outcome(self.stage, start, tuple(epochs), best.number, self.batch_size, failures)
-        return replace(self.tuned, kernel=kernel, bias=bias), outcome
+        return Tuned(self.tuned.backbone, kernel, bias), outcome
 
     def _train(self, epoch: int, on_step: Callable[[int, int], None]) -> tuple[float, float]:
         """One pass over the training pictures, shuffled; a last partial batch is left out."""
@@ -265,7 +271,7 @@ class _Attempt:
             part = float(share.mean())
             targets = part * targets + (1 - part) * targets[partners]
             inputs = [inputs, partners, np.repeat(share, len(pictures), axis=0)]
-        weights = self.class_weights[labels]
+        weights = self.weights[pictures]
         loss, accuracy = self.network.trained.train_on_batch(inputs, targets, weights)
         return float(loss), float(accuracy)
 
@@ -278,13 +284,6 @@ class _Attempt:
         likelihoods = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         truth = likelihoods[np.arange(len(logits)), self.val.labels]
         return float(-truth.mean()), float((logits.argmax(axis=1) == self.val.labels).mean())
-
-
-def _class_weights(labels: NDArray[np.int64], classes: int, recipe: Recipe) -> Array:
-    counts = np.bincount(labels, minlength=classes).clip(1)
-    if recipe.class_weights == "none":
-        return np.ones(classes, np.float32)
-    return np.asarray(counts.sum() / (classes * counts), np.float32)
 
 
 def _shares(recipe: Recipe, shape: tuple[int, ...], random: np.random.Generator) -> Array:

@@ -98,10 +98,10 @@ def tune(
     Returns:
         The trained network, and what came of each stage.
     """
-    recipe, start = plan.recipe, head
+    recipe, new_head = plan.recipe, None
     if recipe.head_start == "random":
-        start = heads.random(len(head.kernel), len(head.bias), recipe.seed)
-    tuned, outcomes = Tuned(backbone, start.kernel, start.bias), []
+        new_head = heads.random(len(head.kernel), len(head.bias), recipe.seed)
+    tuned, outcomes = Tuned(backbone, head.kernel, head.bias, new_head), []
     for stage in recipe.stages:
         if stage.name == "head":
             continue

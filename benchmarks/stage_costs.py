@@ -91,7 +91,7 @@ def median(run: Callable[[], object], times: int) -> float:
 
 
 def view_ms(pixels: images.Pixels) -> float:
-    plans = [augmentation.plan(0, digest(i), 1, "standard", flip=True) for i in range(len(pixels))]
+    plans = [augmentation.plan(0, digest(i), 1, "standard", "yes") for i in range(len(pixels))]
 
     def run() -> None:
         for square, plan in zip(pixels, plans, strict=True):

@@ -104,7 +104,7 @@ def train(
         str | None,
         typer.Option(
             help="How far training views go from the pictures: none, light, standard or strong. "
-            "(default: standard)"
+            "(default: the furthest, up to standard, that are still recognised)"
         ),
     ] = None,
     label_smoothing: Annotated[

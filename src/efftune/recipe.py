@@ -15,6 +15,8 @@ from efftune.errors import UsageError, unknown_name
 
 Fit = Literal["stretch", "crop", "pad"]
 Strength = Literal["light", "standard", "strong"]
+Augment = Literal["none"] | Strength
+Flip = Literal["no", "yes", "both"]
 StageName = Literal["head", "upper", "whole", "scratch"]
 
 LEAST_EPOCHS = 3  # of fine-tuning, however many pictures there are
@@ -80,9 +82,11 @@ class Recipe(BaseModel):
         unfreeze: the first block to train beside the head, such as `block5`; `none` or `all`.
         views: augmented views of each training picture to keep, beside the picture itself, 0 to
             64. An epoch sees one of them, so `auto` keeps one less than there are epochs.
-        augment: how far the views go from the picture; `none` trains on the picture alone.
+        augment: how far the views go from the picture; `none` trains on the picture alone. `auto`
+            is the furthest, up to `standard`, at which the head still knows what it sees.
         flip: whether left and right change places in half the views. `auto` finds out whether the
-            head knows mirrored pictures; if not, as with letters, nothing is mirrored.
+            head knows mirrored pictures; if not, as with letters, nothing is mirrored. `both` is
+            for pictures without an up and down: top and bottom change places too.
         activations: type of the kept activations.
         memory: what the kept activations may take, in GiB; 0 means a quarter of the free memory.
         epochs: of the stage that trains from `unfreeze` up; `auto` is as many as `steps` asks for.
@@ -126,8 +130,8 @@ class Recipe(BaseModel):
     head_folds: Annotated[int, Field(ge=2, le=20)] = 3
     unfreeze: Annotated[str, AfterValidator(_block)] = "block5"
     views: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
-    augment: Literal["none"] | Strength = "standard"
-    flip: Literal["auto", "yes", "no"] = "auto"
+    augment: Literal["auto"] | Augment = "auto"
+    flip: Literal["auto"] | Flip = "auto"
     activations: Literal["float16", "bfloat16"] = "float16"
     memory: Annotated[float, Field(ge=0)] = 0.0
     epochs: Literal["auto"] | _Epochs = "auto"
@@ -176,6 +180,19 @@ class Recipe(BaseModel):
         epochs = automatic if self.epochs == "auto" else self.epochs
         views = min(MOST_VIEWS, max(0, epochs - 1)) if self.views == "auto" else self.views
         return self.changed(epochs=epochs, views=0 if self.augment == "none" else views)
+
+    @property
+    def views_shown(self) -> tuple[Strength, Flip]:
+        """Strength and flip of the views, if there are any; the usual ones as long as that is open.
+
+        What is open is decided before a network is trained.
+        """
+        flip = "yes" if self.flip == "auto" else self.flip
+        match self.augment:
+            case "auto" | "none":
+                return "standard", flip
+            case strength:
+                return strength, flip
 
     def require_effect(self) -> None:
         """Make sure that no choice was made in vain.

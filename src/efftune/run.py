@@ -69,7 +69,7 @@ def train(
             pictures = tuning.seen(examples, parts)
         with watch.phase("head"):
             head = tuning.fit_head(pictures, backbone, plan.recipe)
-            plan, mirrored = tuning.decide_flip(plan, backbone, head, pictures)
+            plan, known = tuning.decide_views(plan, backbone, head, pictures)
         tuned, outcomes = tuning.tune(backbone, head, pictures, plan, watch)
         names = examples.class_names
         with watch.phase("save"):
@@ -82,7 +82,7 @@ def train(
             _write_tables(folder, examples, answers, epochs)
         facts = _facts(examples, backbone, plan.recipe)
         facts |= {
-            "head": {"strength": head.strength, "accuracy": mirrored},
+            "head": {"strength": head.strength, "accuracy": known},
             "plan": plan.to_dict(),
             "stages": [outcome.to_dict() for outcome in outcomes],
             "features": _counted(parts),

@@ -12,8 +12,8 @@ PICTURE = hashlib.sha256(b"a").digest()
 STILL = View(0.0, 1.0, (0.0, 0.0), False, (1.0, 1.0, 1.0), 1.0)
 
 
-def plan(seed, picture, number, strength="standard", flip=True):
-    return augmentation.plan(seed, picture, number, strength, flip=flip)
+def plan(seed, picture, number, strength="standard", flip="yes"):
+    return augmentation.plan(seed, picture, number, strength, flip)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,10 @@ def test_still_view_changes_nothing(pixels):
 
 def test_flip_swaps_left_and_right(pixels):
     assert (augmentation.apply(pixels, replace(STILL, flip=True)) == pixels[:, ::-1]).all()
+
+
+def test_upside_down_swaps_top_and_bottom(pixels):
+    assert (augmentation.apply(pixels, replace(STILL, upside_down=True)) == pixels[::-1]).all()
 
 
 def test_rotation_is_anticlockwise():
@@ -80,10 +84,20 @@ def test_views_stay_upright_and_in_range(strength, rotation, smallest):
     assert smallest <= min(view.scale for view in plans) < smallest + 0.05
     assert max(view.scale for view in plans) <= 1.05
     assert {view.flip for view in plans} == {True, False}
+    assert not any(view.upside_down for view in plans)
 
 
 def test_nothing_is_mirrored_unless_it_may_be():
-    plans = [plan(0, PICTURE, i, flip=False) for i in range(50)]
+    plans = [plan(0, PICTURE, i, flip="no") for i in range(50)]
     assert not any(view.flip for view in plans)
     mirrored = [plan(0, PICTURE, i) for i in range(50)]
     assert [replace(view, flip=False) for view in mirrored] == plans
+
+
+def test_top_and_bottom_change_places_only_where_that_was_asked_for():
+    plans = [plan(0, PICTURE, i, flip="both") for i in range(50)]
+    assert {(view.flip, view.upside_down) for view in plans} == {
+        *((True, True), (True, False), (False, True), (False, False))
+    }
+    usual = [plan(0, PICTURE, i) for i in range(50)]
+    assert [replace(view, upside_down=False) for view in plans] == usual

@@ -74,7 +74,7 @@ def test_other_settings_share_nothing(backbone, changes):
     assert settings().key(backbone, PICTURE) != settings(**changes).key(backbone, PICTURE)
 
 
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"augment": "light"}, {"flip": False}])
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"augment": "light"}, {"flip": "no"}])
 def test_what_shapes_views_matters_only_to_views(backbone, changes):
     assert settings().key(backbone, PICTURE) == settings(**changes).key(backbone, PICTURE)
     assert settings().key(backbone, VIEW) != settings(**changes).key(backbone, VIEW)

@@ -80,7 +80,7 @@ def test_each_epoch_sees_fresh_views_and_the_same_ones_again(pixels):
 
 
 def test_views_of_pictures_go_on_after_the_kept_ones(pixels):
-    plan = augmentation.plan(0, DIGESTS[5], 2 + 3, "standard", flip=True)
+    plan = augmentation.plan(0, DIGESTS[5], 2 + 3, "standard", "yes")
     assert (seen(pictures(pixels), 3)[5] == augmentation.apply(pixels[5], plan)).all()
 
 

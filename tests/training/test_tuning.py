@@ -25,26 +25,55 @@ def lit(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def leaning(tmp_path_factory):
+    """Pictures with a corner lit, or one beside it: zoomed or turned, they are hard to tell."""
+    folder = tmp_path_factory.mktemp("leaning")
+    for side, rows in (("above", slice(0, 3)), ("below", slice(3, 6))):
+        (folder / side).mkdir()
+        for i in range(30):
+            pixels = np.full((32, 32, 3), 60, np.uint8)
+            pixels[rows] = 200
+            pixels[20:22, i] = 90  # no two are the same
+            Image.fromarray(pixels).save(folder / side / f"{i:02}.png")
+    return folder
+
+
 def decided(folder, **choices):
     backbone, plan, pictures, head = with_head(folder, **choices)
-    plan, accuracy = tuning.decide_flip(plan, backbone, head, pictures)
-    return plan.recipe.flip, accuracy
+    plan, accuracy = tuning.decide_views(plan, backbone, head, pictures)
+    return plan, accuracy
 
 
 def test_pictures_with_a_left_and_a_right_are_not_mirrored(lit):
-    flip, accuracy = decided(lit)
-    assert flip == "no"
+    plan, accuracy = decided(lit, augment="light")
+    assert plan.recipe.flip == "no"
     assert accuracy["plain"] > accuracy["mirrored"] + 0.5
 
 
-def test_pictures_without_are(source):
-    assert decided(source) == ("yes", {"plain": 1.0, "mirrored": 1.0})
+def test_views_that_are_known_are_used(source):
+    plan, accuracy = decided(source)
+    assert (plan.recipe.augment, plan.recipe.flip) == ("standard", "yes")
+    assert accuracy == {"plain": 1.0, "standard": 1.0, "mirrored": 1.0}
+    assert plan.recipe.views > 0
 
 
-@pytest.mark.parametrize("choices", [{"flip": "yes"}, {"flip": "no"}, {"unfreeze": "none"}])
+def test_views_that_are_something_else_are_not(leaning):
+    plan, accuracy = decided(leaning)
+    assert accuracy["plain"] > max(accuracy["standard"], accuracy["light"]) + 0.1
+    assert (plan.recipe.augment, plan.recipe.views) == ("none", 0)
+    asked, _ = decided(leaning, augment="none")
+    assert plan.kept_bytes == asked.kept_bytes > 0
+
+
+@pytest.mark.parametrize("choices", [{"flip": "yes"}, {"flip": "no"}, {"flip": "both"}])
 def test_nothing_is_found_out_that_is_not_open(lit, choices):
-    flip, accuracy = decided(lit, **choices)
-    assert (flip, accuracy) == (choices.get("flip", "auto"), {})
+    plan, accuracy = decided(lit, augment="strong", **choices)
+    assert (plan.recipe.augment, plan.recipe.flip, accuracy) == ("strong", choices["flip"], {})
+
+
+def test_views_cost_nothing_where_there_are_none(lit):
+    assert decided(lit, unfreeze="none")[1] == decided(lit, augment="none")[1] == {}
 
 
 def test_held_out_pictures_are_seen_in_float32_and_without_views(source, own_cache):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data.images import Pixels
-from efftune.recipe import Strength
+from efftune.recipe import Flip, Strength
 
 VERSION = 2  # part of every cache key: raise it when a view's pixels change
 
@@ -45,6 +45,7 @@ class View:
         flip: whether left and right change places.
         gain: factor of each channel (red, green, blue).
         contrast: factor of the distance from the picture's mean.
+        upside_down: whether top and bottom change places.
     """
 
     rotation: float
@@ -53,9 +54,10 @@ class View:
     flip: bool
     gain: tuple[float, float, float]
     contrast: float
+    upside_down: bool = False
 
 
-def plan(seed: int, picture: bytes, number: int, strength: Strength, *, flip: bool) -> View:
+def plan(seed: int, picture: bytes, number: int, strength: Strength, flip: Flip) -> View:
     """The plan of a picture's view.
 
     Args:
@@ -65,8 +67,8 @@ def plan(seed: int, picture: bytes, number: int, strength: Strength, *, flip: bo
         strength: how far views go. `standard` draws from: rotation ±15°, scale 0.7–1.05, shift as
             far as the picture reaches and 5 % beyond, brightness ±20 %, tint ±5 %, contrast ±20 %.
             `light` goes half as far, `strong` nearly twice as far.
-        flip: whether left and right change places half the time. Pictures are never turned upside
-            down.
+        flip: whether left and right change places half the time; with `both`, top and bottom do
+            too.
     """
     reach = _REACHES[strength]
     random = np.random.default_rng([seed, number, int.from_bytes(picture[:8], "big")])
@@ -78,9 +80,10 @@ def plan(seed: int, picture: bytes, number: int, strength: Strength, *, flip: bo
         rotation=reach.rotation * random.uniform(-1, 1),
         scale=scale,
         shift=(random.uniform(-furthest, furthest), random.uniform(-furthest, furthest)),
-        flip=bool(random.random() < 0.5) and flip,
+        flip=bool(random.random() < 0.5) and flip != "no",
         gain=(red, green, blue),
         contrast=1 + reach.contrast * random.uniform(-1, 1),
+        upside_down=bool(random.random() < 0.5) and flip == "both",
     )
 
 
@@ -118,6 +121,8 @@ def _affine(view: View, size: int) -> NDArray[np.float64]:
     )
     if view.flip:
         turn[:, 0] *= -1
+    if view.upside_down:
+        turn[:, 1] *= -1
     centre = np.full(2, (size - 1) / 2)
     offset = centre + size * np.asarray(view.shift) - turn @ centre
     return np.column_stack([turn, offset])

@@ -25,7 +25,7 @@ from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
 from efftune.model.inference import Network, Precision
 from efftune.model.kept import MAPPED_BYTES, SHARD_ROWS, Digest, Rows, Store
-from efftune.recipe import Fit, Strength
+from efftune.recipe import Fit, Flip, Strength
 
 WAITING_BYTES = 256 * 2**20  # rows computed and not yet written, at most
 MIRRORED = -1  # the view with left and right changed and nothing else
@@ -41,7 +41,7 @@ class Settings:
         precision: in which the network computes.
         dtype: in which activations are kept; features are float32.
         augment: how far views go.
-        flip: whether views change left and right.
+        flip: whether views change left and right, or top and bottom too.
         seed: of the views.
         mapped_bytes: how much of the rows may be in memory at a time when they are used; shapes
             nothing.
@@ -51,7 +51,7 @@ class Settings:
     precision: Precision
     dtype: str = "float16"
     augment: Strength = "standard"
-    flip: bool = True
+    flip: Flip = "yes"
     seed: int = 0
     mapped_bytes: int = MAPPED_BYTES
 
@@ -262,6 +262,6 @@ class _Extraction:
         if view in (0, MIRRORED):
             return pixels[:, ::-1] if view else pixels
         plan = augmentation.plan(
-            self.settings.seed, digest, view, self.settings.augment, flip=self.settings.flip
+            self.settings.seed, digest, view, self.settings.augment, self.settings.flip
         )
         return augmentation.apply(pixels, plan)

@@ -101,9 +101,7 @@ class Pictures:
             if epoch and recipe.augment != "none":
                 # The numbers after those of the kept views: these are new to the network.
                 number, digest = int(recipe.views) + epoch, self._digests[picture]
-                plan = augmentation.plan(
-                    recipe.seed, digest, number, recipe.augment, flip=recipe.flip != "no"
-                )
+                plan = augmentation.plan(recipe.seed, digest, number, *recipe.views_shown)
                 batch[to] = augmentation.apply(batch[to], plan)
 
 

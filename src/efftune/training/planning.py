@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from efftune.model import features
 from efftune.model.backbone import FEATURES, WIDTH, Backbone
 from efftune.model.features import Settings
 from efftune.model.inference import fastest_precision
-from efftune.recipe import Recipe, Stage
+from efftune.recipe import Augment, Flip, Recipe, Stage
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for kept activations
 _DISK_SHARE = 1 / 2  # of the free disk
@@ -107,6 +107,16 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
     )
 
 
+def with_views(plan: Plan, backbone: Backbone, augment: Augment, flip: Flip) -> Plan:
+    """The same plan with views of that kind, or without any."""
+    recipe = plan.recipe.changed(augment=augment, flip=flip)
+    if augment != "none" or not plan.kept_bytes:
+        return replace(plan, recipe=recipe)
+    block = backbone.block(recipe.unfreeze)
+    kept = _bytes(backbone, block, plan.pictures, 0)
+    return replace(plan, recipe=recipe.changed(views=0), kept_bytes=kept)
+
+
 def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str, float]:
     """How long the phases of a run will take, from a short measurement on this machine.
 
@@ -148,12 +158,13 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
 def settings(plan: Plan, *, exact: bool = False) -> Settings:
     """How a plan's features are computed: `exact` ones in float32, others as fast as can be."""
     recipe = plan.recipe
+    strength, flip = recipe.views_shown
     return Settings(
         fit=recipe.fit,
         precision="f32" if exact else fastest_precision(),
         dtype=recipe.activations,
-        augment="standard" if recipe.augment == "none" else recipe.augment,
-        flip=recipe.flip != "no",
+        augment=strength,
+        flip=flip,
         seed=recipe.seed,
         mapped_bytes=plan.mapped_bytes,
     )

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from efftune.model import features
 from efftune.model.backbone import FEATURES, WIDTH, Backbone
 from efftune.model.features import MIRRORED, Features
 from efftune.progress import Watch
-from efftune.recipe import Recipe, Stage
+from efftune.recipe import Augment, Recipe, Stage, Strength
 from efftune.training import head as heads
 from efftune.training import planning, stages
 from efftune.training.batches import KeptViews, Material, Pictures
@@ -24,8 +25,9 @@ from efftune.training.head import Head
 from efftune.training.planning import Plan
 from efftune.training.stages import Epoch, Outcome, Tuned
 
-_MIRROR_PICTURES = 1000  # enough to see whether mirrored pictures are known
+_JUDGED_PICTURES = 1000  # enough to see which views are known
 _MIRROR_LOSS = 0.05  # of accuracy: above that a mirrored picture is another thing
+_VIEW_LOSS = 0.1  # the same for the other views
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def tune(
         backbone: its Keras weights are trained in place.
         head: fitted on the features of the training pictures.
         pictures: what to train on and to judge by.
-        plan: how; the recipe's `flip` has been decided.
+        plan: how; its views have been decided.
         watch: times the phases.
 
     Returns:
@@ -127,35 +129,62 @@ def fit_head(pictures: Seen, backbone: Backbone, recipe: Recipe) -> Head:
     return heads.random(WIDTH, int(truth.max()) + 1, recipe.seed)
 
 
-def decide_flip(
+def decide_views(
     plan: Plan, backbone: Backbone, head: Head, pictures: Seen
 ) -> tuple[Plan, dict[str, float]]:
-    """Find out whether left and right may change places, where the recipe leaves it open.
+    """Find out which views still show what the picture shows, where the recipe leaves it open.
 
-    A head that takes mirrored validation pictures for something else has classes that are not
-    symmetric, such as letters: then views are not mirrored.
+    The head is the judge. If it takes the `standard` views of validation pictures for something
+    else, views are `light`, and if it does so with those, there are none. If it takes mirrored
+    pictures for something else, the classes are not symmetric, as with letters, and nothing is
+    mirrored.
 
     Returns:
-        The plan with `flip` decided, and the head's accuracy on validation pictures as they are
-        (`plain`) and mirrored (`mirrored`), if that had to be found out.
+        The plan with nothing left open, and the head's accuracy on validation pictures as they are
+        (`plain`) and in each way that had to be tried (`standard`, `light`, `mirrored`).
     """
     recipe = plan.recipe
-    if recipe.flip != "auto" or not recipe.tunes or head.strength is None:
+    if not recipe.tunes:
         return plan, {}
-    truth = pictures.labels["val"]
-    chosen = np.random.default_rng(recipe.seed).permutation(len(truth))[:_MIRROR_PICTURES]
-    paths = [pictures.paths["val"][i] for i in chosen]
-    found = features.extract(paths, backbone, planning.settings(plan), views=[MIRRORED])
-    rows = {
-        "plain": pictures.features["val"].pooled()[chosen],
-        "mirrored": found.pooled(MIRRORED),
-    }
-    accuracy = {
-        name: float((head.probabilities(each).argmax(axis=1) == truth[chosen]).mean())
-        for name, each in rows.items()
-    }
-    same = accuracy["mirrored"] >= accuracy["plain"] - _MIRROR_LOSS
-    return replace(plan, recipe=recipe.changed(flip="yes" if same else "no")), accuracy
+    accuracy = {}
+    strength, flip = recipe.views_shown
+    augment: Augment = "none" if recipe.augment == "none" else strength
+    if head.strength is not None:
+        judge = _Judge(plan, backbone, head, pictures)
+        if recipe.augment == "auto" and not judge.knows("standard", 1, _VIEW_LOSS):
+            augment = "light" if judge.knows("light", 1, _VIEW_LOSS) else "none"
+        if recipe.flip == "auto" and augment != "none":
+            flip = "yes" if judge.knows("mirrored", MIRRORED, _MIRROR_LOSS) else "no"
+        accuracy = judge.accuracy
+    return planning.with_views(plan, backbone, augment, flip), accuracy
+
+
+class _Judge:
+    """The head, asked whether it knows validation pictures again."""
+
+    def __init__(self, plan: Plan, backbone: Backbone, head: Head, pictures: Seen):
+        self.plan, self.backbone, self.head = plan, backbone, head
+        truth = pictures.labels["val"]
+        random = np.random.default_rng(plan.recipe.seed)
+        chosen = random.permutation(len(truth))[:_JUDGED_PICTURES]
+        self.paths = [pictures.paths["val"][i] for i in chosen]
+        self.truth = truth[chosen]
+        self.plain = pictures.features["val"].pooled()[chosen]
+        self.accuracy: dict[str, float] = {}
+
+    def knows(self, name: str, view: int, loss: float) -> bool:
+        """Whether its accuracy on a view is hardly lower, by `loss` at most, than without."""
+        self.accuracy.setdefault("plain", self._accuracy(self.plain))
+        settings = planning.settings(self.plan)
+        if view != MIRRORED:
+            settings = replace(settings, augment=cast(Strength, name), flip="no")
+        found = features.extract(self.paths, self.backbone, settings, views=[view])
+        _require_unchanged(found)
+        self.accuracy[name] = self._accuracy(found.pooled(view))
+        return self.accuracy[name] >= self.accuracy["plain"] - loss
+
+    def _accuracy(self, rows: NDArray[np.float32]) -> float:
+        return float((self.head.probabilities(rows).argmax(axis=1) == self.truth).mean())
 
 
 def history(
@@ -196,12 +225,16 @@ def _kept_views(
                 outputs=[block],
                 views=numbers,
             )
-        for path, reason in found.failures.items():
-            raise DataError(f"{path} was changed while the run went on: {reason}. Start again.")
+        _require_unchanged(found)
         rows += [found.rows[block, number] for number in numbers]
     val = KeptViews([pictures.features["val"].rows[block, 0]], recipe.seed)
     train = KeptViews(rows, recipe.seed)
     return Material(train, pictures.labels["train"]), Material(val, pictures.labels["val"])
+
+
+def _require_unchanged(found: Features) -> None:
+    for path, reason in found.failures.items():
+        raise DataError(f"{path} was changed while the run went on: {reason}. Start again.")
 
 
 def _decoded(

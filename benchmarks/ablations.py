@@ -1,4 +1,4 @@
-"""The choices behind `--recipe balanced`, measured: each setting changed alone, on validation data.
+"""The choices behind the recipes, measured: each setting changed alone, on validation data.
 
 Trains on the training split of the clothing photos and of `sample:digits` and judges on the
 validation split; test pictures are not looked at. With seeds 0 and 1 the clothing photos are in
@@ -7,6 +7,7 @@ anew, since 341 photos alone tell little. Rows already in the results file are n
 run that was stopped goes on where it was.
 
     make bench NAME=ablations ARGS="--seeds 0 1"
+    make bench NAME=ablations ARGS="--recipe thorough --seeds 0"
 """
 
 import argparse
@@ -26,12 +27,13 @@ from efftune.training import planning, tuning
 
 ROOT = Path(__file__).parents[1]
 CLOTHING = os.environ.get("EFFTUNE_CLOTHING", str(ROOT.parent / "shared/data/clothing"))
-RESULTS = ROOT / "benchmarks/results/ablations.csv"
+RESULTS = ROOT / "benchmarks/results"
 COLUMNS = ("setting", "value", "source", "seed", "accuracy", "loss", "epochs", "best")
 
 OWN_SPLITS = 2  # seeds below that
 
-CHANGES: list[dict[str, object]] = [
+Change = dict[str, object]
+BALANCED: list[Change] = [
     {},
     {"unfreeze": "block6"},
     {"unfreeze": "block4"},
@@ -60,37 +62,50 @@ CHANGES: list[dict[str, object]] = [
     {"warmup": 0.3},
     {"flip": "no"},
 ]
+# Of the stage after that; with three epochs instead of six, for the time it takes.
+SHORT = {"whole_epochs": 3}
+THOROUGH: list[Change] = [
+    {},
+    {"whole_learning_rate": 3e-5},
+    {"whole_learning_rate": 3e-4},
+    {"mix": "cutmix"},
+    {"layer_decay": 0.85},
+    {"ema": 0.98},
+]
+CHANGES = {"balanced": BALANCED, "thorough": THOROUGH}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--sources", nargs="+", default=[CLOTHING, "sample:digits"])
+    parser.add_argument("--recipe", choices=CHANGES, default="balanced")
     parser.add_argument(
         "--settings", nargs="+", help="only these, and as it is: NAME or NAME=VALUE"
     )
     chosen = parser.parse_args()
-    changes = [change for change in CHANGES if wanted(change, chosen.settings)]
+    ablation = Ablation(chosen.recipe)
+    changes = [change for change in ablation.changes if wanted(change, chosen.settings)]
     for seed in chosen.seeds:
         for change in changes:
             for source in chosen.sources:
-                if key(change, source, seed) not in [row[:4] for row in rows()]:
-                    add(measured(change, source, seed))
-    show()
+                if key(change, source, seed) not in [row[:4] for row in ablation.rows()]:
+                    ablation.add(measured(chosen.recipe, change, source, seed))
+    ablation.show()
 
 
-def wanted(change: dict[str, object], settings: list[str] | None) -> bool:
+def wanted(change: Change, settings: list[str] | None) -> bool:
     names = {*change, *(f"{name}={value}" for name, value in change.items())}
     return settings is None or not change or bool(names & set(settings))
 
 
-def key(change: dict[str, object], source: str, seed: int) -> list[str]:
+def key(change: Change, source: str, seed: int) -> list[str]:
     ((setting, value),) = change.items() or [("as it is", "")]
     return [setting, str(value), Path(source).name, str(seed)]
 
 
-def measured(change: dict[str, object], source: str, seed: int) -> list[str]:
-    recipe = Recipe.named("balanced", seed=seed, **change)
+def measured(name: str, change: Change, source: str, seed: int) -> list[str]:
+    recipe = Recipe.named(name, seed=seed, **(SHORT if name == "thorough" else {}), **change)
     backbone = Backbone(recipe.model)
     examples = sources.find(source)
     if seed >= OWN_SPLITS:
@@ -102,7 +117,7 @@ def measured(change: dict[str, object], source: str, seed: int) -> list[str]:
     head = tuning.fit_head(pictures, backbone, recipe)
     plan, _ = tuning.decide_views(plan, backbone, head, pictures)
     watch = Watch()
-    _, (outcome,) = tuning.tune(backbone, head, pictures, plan, watch)
+    _, (*_, outcome) = tuning.tune(backbone, head, pictures, plan, watch)
     kept = outcome.kept
     judged = (f"{kept.val_accuracy:.4f}", f"{kept.val_loss:.4f}")
     counted = (str(len(outcome.epochs)), str(outcome.best))
@@ -117,36 +132,55 @@ def cut_anew(examples: Examples) -> Examples:
     return replace(examples, rows=tuple(open_rows))
 
 
-def rows() -> list[list[str]]:
-    if not RESULTS.exists():
-        return []
-    with RESULTS.open(newline="") as stream:
-        return list(csv.reader(stream))[1:]
+class Ablation:
+    """The results of one recipe's changes, in a file."""
+
+    def __init__(self, recipe: str):
+        self.changes = CHANGES[recipe]
+        self._path = RESULTS / f"ablations_{recipe}.csv"
+
+    def rows(self) -> list[list[str]]:
+        """Those that are there, without the heading."""
+        if not self._path.exists():
+            return []
+        with self._path.open(newline="") as stream:
+            return list(csv.reader(stream))[1:]
+
+    def add(self, row: list[str]) -> None:
+        """Print a row and keep it."""
+        print(*row, flush=True)
+        new = not self._path.exists()
+        with self._path.open("a", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerows([COLUMNS, row] if new else [row])
+
+    def show(self) -> None:
+        """Means over the seeds, and how far from the recipe as it is on the same seeds."""
+        table = {tuple(row[:4]): (float(row[4]), float(row[5])) for row in self.rows()}
+        names = sorted({name for _, _, name, _ in table})
+        heads = [f"{name}: seeds | accuracy | difference | log-loss | difference" for name in names]
+        print("| |", " | ".join(heads), "|")
+        print("|---|", "--:|" * 5 * len(names), sep="")
+        for change in self.changes:
+            setting, value, *_ = key(change, "", 0)
+            cells = []
+            for name in names:
+                seeds = [each[3] for each in table if each[:3] == (setting, value, name)]
+                mine = np.array([table[setting, value, name, seed] for seed in seeds])
+                usual = np.array([table["as it is", "", name, seed] for seed in seeds])
+                cells += told(mine, usual)
+            print("|", f"{setting} {value}".strip(), "|", " | ".join(cells), "|")
 
 
-def add(row: list[str]) -> None:
-    print(*row, flush=True)
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerows([COLUMNS, row] if new else [row])
-
-
-def show() -> None:
-    """Mean and standard deviation over the seeds, as a table in Markdown."""
-    names = sorted({row[2] for row in rows()})
-    heads = [f"{name} accuracy | log-loss" for name in names]
-    print("| |", " | ".join(heads), "|")
-    print("|---|", "--:|" * 2 * len(names), sep="")
-    for change in CHANGES:
-        cells = []
-        for name in names:
-            mine = [row for row in rows() if row[:3] == key(change, name, 0)[:3]]
-            for column, digits in ((4, 4), (5, 3)):
-                values = [float(row[column]) for row in mine]
-                spread = f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}"
-                cells.append(spread if values else "")
-        print("|", " ".join(key(change, "", 0)[:2]).strip(), "|", " | ".join(cells), "|")
+def told(mine: np.ndarray, usual: np.ndarray) -> list[str]:
+    if not len(mine):
+        return [""] * 5
+    cells = [str(len(mine))]
+    for column in (0, 1):
+        gap = mine[:, column] - usual[:, column]
+        spread = f" ± {gap.std(ddof=1):.3f}" if len(gap) > 1 and gap.any() else ""
+        cells += [f"{mine[:, column].mean():.3f}", f"{gap.mean():+.3f}{spread}"]
+    return cells
 
 
 if __name__ == "__main__":

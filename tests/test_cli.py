@@ -73,13 +73,13 @@ def test_train_json_ends_with_one_line(efftune_command, source):
 
 def test_options_reach_the_recipe(efftune_command, source, tmp_path):
     (tmp_path / "mine.toml").write_text("seed = 5\nfit = 'pad'\nval_fraction = 0.3\n")
-    options = ["--config", "mine.toml", "--fit", "stretch", "--test", 0.2, "--set", "views=1"]
+    options = ["--config", "mine.toml", "--fit", "stretch", "--test", 0.2, "--set", "head_folds=4"]
     done = efftune_command(
         "train", source, "--recipe", "quick", "--image-size", 32, *options, "--run", "mine"
     )
     assert done.returncode == 0, done.stderr
     recipe = efftune.Run.load(tmp_path / "mine").recipe
-    assert (recipe.seed, recipe.fit, recipe.views) == (5, "stretch", 1)
+    assert (recipe.seed, recipe.fit, recipe.head_folds) == (5, "stretch", 4)
     assert (recipe.val_fraction, recipe.test_fraction) == (0.3, 0.2)
 
 
@@ -283,7 +283,8 @@ def test_options_of_fine_tuning_reach_the_recipe(efftune_command, source, tmp_pa
         "ema": 0.9,
     }
     pairs = [part for name, value in options.items() for part in (f"--{name}", value)]
-    done = efftune_command("train", source, *QUICK, *pairs, "--run", "run")
+    tuned = ["--image-size", 32, "--unfreeze", "block7", "--epochs", 1]
+    done = efftune_command("train", source, *tuned, *pairs, "--run", "run")
     assert done.returncode == 0, done.stderr
     recipe = efftune.Run.load(tmp_path / "run").recipe
     for name, value in options.items():

@@ -6,6 +6,7 @@ import tomllib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import efftune
 from conftest import TUNED, fill
@@ -138,17 +139,23 @@ def test_fine_tuning_is_told_stage_by_stage(tuned_run):
     assert tuned_run.evaluation.test.accuracy == 1
 
 
-def test_tuned_model_says_the_same_everywhere(tuned_run, source, tmp_path):
-    """The table, plain Keras and a loaded classifier: one network, with its trained weights."""
-    rows = table(tuned_run.folder / "predictions.csv")
-    names = json.loads((tuned_run.folder / "classes.json").read_text())
+def says_the_same_everywhere(run, source, place):
+    """The table, plain Keras and a loaded classifier; returns the pictures' paths and the table."""
+    rows = table(run.folder / "predictions.csv")
+    names = json.loads((run.folder / "classes.json").read_text())
     paths = [source / row["path"] for row in rows]
-    said = [[float(row[f"p_{name}"]) for name in names] for row in rows]
+    said = np.array([[float(row[f"p_{name}"]) for name in names] for row in rows])
     pixels = np.stack([images.decode(images.read(path), 32, "crop") for path in paths])
-    theirs = keras_alone(tuned_run.folder / "model.keras", pixels, tmp_path)
+    theirs = keras_alone(run.folder / "model.keras", pixels, place)
     assert np.abs(theirs - said).max() <= 1e-4
-    ours, _ = efftune.load(tuned_run.folder).probabilities(paths)
+    ours, _ = efftune.load(run.folder).probabilities(paths)
     assert np.abs(ours - said).max() <= 1e-6
+    return paths, said
+
+
+def test_tuned_model_says_the_same_everywhere(tuned_run, source, tmp_path):
+    """One network, with its trained weights."""
+    paths, said = says_the_same_everywhere(tuned_run, source, tmp_path)
     untuned = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32)
     assert np.abs(untuned.classifier.probabilities(paths)[0] - said).max() > 1e-3
 
@@ -177,6 +184,19 @@ def test_whole_network_is_trained_after_its_upper_part(source, tmp_path):
     upper, whole = (stage["val_accuracy"] for stage in run.record["stages"])
     assert whole["after"] >= whole["before"] == upper["after"]
     assert [row["stage"] for row in table(run.folder / "history.csv")][-2:] == ["whole"] * 2
+
+
+def test_answers_over_mirror_images_are_the_same_everywhere(source, tmp_path):
+    choices = {**TUNED, "epochs": 2, "test_flip": True}
+    run = efftune.train(source, run=tmp_path / "run", **choices)
+    assert run.record["model"]["test_flip"]
+    paths, said = says_the_same_everywhere(run, source, tmp_path)
+    (tmp_path / "mirrored").mkdir()
+    mirrored = [tmp_path / "mirrored" / f"{i}.png" for i in range(len(paths))]
+    for path, mirror in zip(paths, mirrored, strict=True):
+        Image.fromarray(images.decode(images.read(path), 32, "crop")[:, ::-1]).save(mirror)
+    again, _ = run.classifier.probabilities(mirrored)
+    assert np.abs(again - said).max() <= 1e-4
 
 
 def test_everything_can_be_trained_at_once(source, tmp_path):

@@ -28,7 +28,7 @@ _TUNING = (
     *("views", "augment", "flip", "activations", "memory", "epochs", "steps", "learning_rate"),
     *("whole_epochs", "whole_learning_rate", "scratch_learning_rate", "batch_size", "warmup"),
     *("weight_decay", "label_smoothing", "dropout", "layer_decay", "mix", "mix_alpha", "ema"),
-    *("patience", "head_start", "train_depthwise"),
+    *("patience", "head_start", "train_depthwise", "test_flip"),
 )
 
 _Share = Annotated[float, Field(ge=0, le=0.9)]
@@ -87,6 +87,8 @@ class Recipe(BaseModel):
         flip: whether left and right change places in half the views. `auto` finds out whether the
             head knows mirrored pictures; if not, as with letters, nothing is mirrored. `both` is
             for pictures without an up and down: top and bottom change places too.
+        test_flip: whether answers are the mean over a picture and its mirror image, where that is
+            known as the same thing; it takes the classifier twice as long.
         activations: type of the kept activations.
         memory: what the kept activations may take, in GiB; 0 means a quarter of the free memory.
         epochs: of the stage that trains from `unfreeze` up; `auto` is as many as `steps` asks for.
@@ -132,6 +134,7 @@ class Recipe(BaseModel):
     views: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
     augment: Literal["auto"] | Augment = "auto"
     flip: Literal["auto"] | Flip = "auto"
+    test_flip: bool = False
     activations: Literal["float16", "bfloat16"] = "float16"
     memory: Annotated[float, Field(ge=0)] = 0.0
     epochs: Literal["auto"] | _Epochs = "auto"
@@ -180,6 +183,11 @@ class Recipe(BaseModel):
         epochs = automatic if self.epochs == "auto" else self.epochs
         views = min(MOST_VIEWS, max(0, epochs - 1)) if self.views == "auto" else self.views
         return self.changed(epochs=epochs, views=0 if self.augment == "none" else views)
+
+    @property
+    def mirrors_answers(self) -> bool:
+        """Whether answers are the mean over a picture and its mirror image."""
+        return self.test_flip and self.tunes and self.flip in {"yes", "both"}
 
     @property
     def views_shown(self) -> tuple[Strength, Flip]:
@@ -246,7 +254,7 @@ class Recipe(BaseModel):
 RECIPES = {
     "quick": Recipe(name="quick", unfreeze="none"),
     "balanced": Recipe(),
-    "thorough": Recipe(name="thorough", whole_epochs=6),
+    "thorough": Recipe(name="thorough", whole_epochs=6, test_flip=True),
 }
 
 

@@ -73,11 +73,12 @@ def train(
         tuned, outcomes = tuning.tune(backbone, head, pictures, plan, watch)
         names = examples.class_names
         with watch.phase("save"):
-            sums = classifiers.save(folder, backbone, (tuned.kernel, tuned.bias), names)
+            head_now, mirrored = (tuned.kernel, tuned.bias), plan.recipe.mirrors_answers
+            sums = classifiers.save(folder, backbone, head_now, names, mirrored=mirrored)
             files.write(folder / "recipe.toml", plan.recipe.to_toml())
         with watch.phase("evaluate"):
             classifier = Classifier(folder, names, backbone.image_size, recipe.fit)
-            answers = _judged(classifier, tuned, pictures, watch)
+            answers = _judged(classifier, tuned, pictures, watch, mirrored=mirrored)
             epochs = tuning.history(head, pictures, watch.seconds["head"], outcomes)
             _write_tables(folder, examples, answers, epochs)
         facts = _facts(examples, backbone, plan.recipe)
@@ -307,11 +308,13 @@ def _places(run: str | Path | None, source: str, backbone: Backbone) -> Iterable
 
 
 def _judged(
-    classifier: Classifier, tuned: Tuned, pictures: Seen, watch: Watch
+    classifier: Classifier, tuned: Tuned, pictures: Seen, watch: Watch, *, mirrored: bool
 ) -> dict[Split, Matrix]:
     """The saved classifier's probabilities for the pictures that were held out."""
     splits: tuple[Split, ...] = ("val", "test")
-    if not tuned.backbone.tuned:  # the features kept are those that the classifier would find
+    if (
+        not tuned.backbone.tuned and not mirrored
+    ):  # the features kept are those that the classifier would find
         head = Head(tuned.kernel, tuned.bias)
         return {split: head.probabilities(pictures.features[split].pooled()) for split in splits}
     paths = {split: pictures.paths[split] for split in splits}
@@ -347,6 +350,7 @@ def _facts(examples: Examples, backbone: Backbone, recipe: Recipe) -> dict[str, 
             "name": backbone.entry.name,
             "image_size": backbone.image_size,
             "fit": recipe.fit,
+            "test_flip": recipe.mirrors_answers,
             "weights_sha256": backbone.entry.weights.sha256,
         },
         "recipe": recipe.name,

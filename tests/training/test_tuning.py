@@ -72,6 +72,14 @@ def test_nothing_is_found_out_that_is_not_open(lit, choices):
     assert (plan.recipe.augment, plan.recipe.flip, accuracy) == ("strong", choices["flip"], {})
 
 
+def test_answers_are_mirrored_only_if_mirrored_pictures_are_known(lit, source):
+    for folder, known in ((lit, False), (source, True)):
+        plan, accuracy = decided(folder, augment="none", test_flip=True)
+        assert "mirrored" in accuracy
+        assert plan.recipe.mirrors_answers is known
+        assert not decided(folder)[0].recipe.mirrors_answers
+
+
 def test_views_cost_nothing_where_there_are_none(lit):
     assert decided(lit, unfreeze="none")[1] == decided(lit, augment="none")[1] == {}
 

@@ -158,38 +158,45 @@ class Backbone:
         return self._converted[key]
 
     def openvino_classifier(
-        self, kernel: NDArray[np.float32], bias: NDArray[np.float32]
+        self, kernel: NDArray[np.float32], bias: NDArray[np.float32], *, mirrored: bool = False
     ) -> "ov.Model":
         """As `keras_classifier`, for OpenVINO."""
-        if not self.tuned:
+        if not self.tuned and not mirrored:
             return inference.with_head(self.openvino_model(), kernel, bias)
         from efftune.model.conversion import convert
 
-        return inference.with_head(convert(self.keras_model), kernel, bias)
+        return inference.with_head(convert(self.keras_model, mirrored=mirrored), kernel, bias)
 
     def keras_classifier(
-        self, kernel: NDArray[np.float32], bias: NDArray[np.float32]
+        self, kernel: NDArray[np.float32], bias: NDArray[np.float32], *, mirrored: bool = False
     ) -> "keras.Model":
         """The backbone's own graph, carried on to probabilities.
 
         Args:
             kernel: the head's weights, shape (1280, classes).
             bias: the head's bias, shape (classes,).
+            mirrored: answer by the mean logits of each picture and its mirror image.
 
         Returns:
             A model from float32 pixels to float32 probabilities (batch, classes).
         """
         import keras
-        from keras import layers
+        from keras import layers, ops
 
         from efftune.model import lite
 
+        backbone = self.keras_model
+        pixels, features = backbone.input, backbone.output
+        if mirrored:
+            pixels = keras.Input(pixels.shape[1:], name="pixels")
+            both = [backbone(pixels), backbone(ops.flip(pixels, axis=2))]
+            features = layers.Average(name="both")(both)
         rate = lite.VARIANTS[self.entry.name].dropout
-        x = layers.Dropout(rate, name="dropout")(self.keras_model.output)
+        x = layers.Dropout(rate, name="dropout")(features)
         logits = layers.Dense(len(bias), name="logits")
         probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits(x))
         logits.set_weights([kernel, bias])
-        return keras.Model(self.keras_model.input, probabilities, name=self.entry.short_name)
+        return keras.Model(pixels, probabilities, name=f"{self.entry.short_name}-classifier")
 
     def _output(self, name: str) -> "keras.KerasTensor":
         if name == FEATURES:

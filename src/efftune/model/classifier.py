@@ -162,6 +162,8 @@ def save(
     backbone: Backbone,
     head: tuple[NDArray[np.float32], NDArray[np.float32]],
     class_names: Sequence[str],
+    *,
+    mirrored: bool = False,
 ) -> dict[str, str]:
     """Write a classifier's files: the Keras model, the OpenVINO model and the class names.
 
@@ -170,14 +172,15 @@ def save(
         backbone: the pretrained part.
         head: kernel (features, classes) and bias (classes,).
         class_names: in the order of the head's outputs.
+        mirrored: answer by the mean logits of each picture and its mirror image.
 
     Returns:
         The SHA-256 of each file, by its name within the folder.
     """
     with files.written_whole(folder / KERAS_FILE) as partial:
-        backbone.keras_classifier(*head).save(partial)
+        backbone.keras_classifier(*head, mirrored=mirrored).save(partial)
     with files.folder_written_whole((folder / OPENVINO_FILE).parent) as partial:
-        whole = backbone.openvino_classifier(*head)
+        whole = backbone.openvino_classifier(*head, mirrored=mirrored)
         inference.write(whole, partial / Path(OPENVINO_FILE).name)
     files.write(folder / CLASSES_FILE, json.dumps(list(class_names), indent=1, ensure_ascii=False))
     return {name: files.sha256(folder / name) for name in FILES}

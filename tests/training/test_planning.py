@@ -77,6 +77,21 @@ def test_no_disk_is_an_error_with_advice(backbone, room):
         plan(backbone)
 
 
+def test_memory_does_not_stand_in_for_disk(backbone, room):
+    room(disk=2 * (1000 * 3 + 100) * ROW)
+    assert plan(backbone).recipe.views == 2
+
+
+def test_decoded_pictures_need_room_too(backbone, room):
+    decoded = 1100 * 32 * 32 * 3
+    room(disk=2 * (decoded + (1000 * 3 + 100) * ROW))
+    found = plan(backbone, whole_epochs=1)
+    assert (found.decoded_bytes, found.recipe.views) == (decoded, 2)
+    room(disk=2 * decoded - 2)
+    with pytest.raises(UsageError, match=r"decoded pictures .* does not train all blocks"):
+        plan(backbone, whole_epochs=1)
+
+
 def test_unknown_block_is_named(backbone):
     with pytest.raises(UsageError, match=r"Unknown block 'block9'"):
         plan(backbone, unfreeze="block9")

@@ -38,6 +38,7 @@ class Plan:
         kept_bytes: what the kept activations take.
         mapped_bytes: how much of them may be in memory at a time.
         place: `memory` where all of them fit in there, else `disk`; empty if none are kept.
+        decoded_bytes: what the decoded pictures take on disk while all blocks are trained.
         notes: what was given up for want of room.
         seconds: by phase, where that was measured.
     """
@@ -47,6 +48,7 @@ class Plan:
     kept_bytes: int = 0
     mapped_bytes: int = 0
     place: str = ""
+    decoded_bytes: int = 0
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -63,6 +65,7 @@ class Plan:
                 "place": self.place,
                 "in_memory_at_most": self.mapped_bytes,
             },
+            "decoded_bytes": self.decoded_bytes,
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }
@@ -71,9 +74,9 @@ class Plan:
 def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> Plan:
     """Decide what the recipe leaves open.
 
-    Activations that do not fit into the memory allowed for them are read from disk as they are
-    needed. If they do not fit there either, there are fewer views, and if not even the pictures
-    themselves fit, a higher block is the first to be trained.
+    Activations lie on disk, for later runs too; what does not fit into the memory allowed for them
+    is read from there as it is needed. If the disk has no room, there are fewer views, and if not
+    even the pictures themselves fit, a higher block is the first to be trained.
 
     Args:
         recipe: how to train.
@@ -82,14 +85,19 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
 
     Raises:
         UsageError: the recipe names a block that the backbone does not have, or there is no room
-            for the activations of any block.
+            for the activations of any block, or for the decoded pictures.
     """
     recipe = recipe.decided(pictures["train"])
+    decoded = 0
+    if any(stage.block == "pixels" for stage in recipe.stages):
+        decoded = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
+    room = int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE) - decoded
+    if decoded and room < 0:
+        raise _no_room(decoded, "decoded pictures", "take a recipe that does not train all blocks")
     if not any(stage.name == "upper" for stage in recipe.stages):
-        return Plan(recipe, pictures)
+        return Plan(recipe, pictures, decoded_bytes=decoded)
     memory = psutil.virtual_memory().available
     allowed = int(recipe.memory * 2**30) or int(memory * _MEMORY_SHARE)
-    room = max(allowed, int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE))
     block, views = _fitting(recipe, backbone, pictures, room)
     notes = []
     if block != backbone.block(recipe.unfreeze):
@@ -103,6 +111,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
         kept,
         min(kept, allowed),
         "memory" if kept <= allowed else "disk",
+        decoded,
         tuple(notes),
     )
 
@@ -225,9 +234,14 @@ def _fitting(
         if plain <= room:
             view = _bytes(backbone, block, pictures, 1) - plain
             return block, min(views, (room - plain) // max(1, view))
-    raise UsageError(
-        f"There is no room for {plain / 2**30:.1f} GiB of activations in {files.cache_folder()}. "
-        "Make room, set EFFTUNE_CACHE to a folder on a larger disk, or train with --unfreeze none."
+    raise _no_room(plain, "activations", "train with --unfreeze none")
+
+
+def _no_room(size: int, of: str, way_out: str) -> UsageError:
+    return UsageError(
+        f"There is no room for {size / 2**30:.1f} GiB of {of} in {files.cache_folder()}: at most "
+        f"half of what is free there is used. Make room, set EFFTUNE_CACHE to a folder on a larger "
+        f"disk, or {way_out}."
     )
 
 

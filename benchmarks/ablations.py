@@ -65,7 +65,7 @@ BALANCED: list[Change] = [
 # Of the stage after that.
 THOROUGH: list[Change] = [
     {},
-    {"whole_learning_rate": 3e-5},
+    {"whole_learning_rate": 1e-4},
     {"whole_learning_rate": 3e-4},
     {"label_smoothing": 0.1},
     {"mix": "cutmix"},

@@ -141,7 +141,7 @@ class Recipe(BaseModel):
     steps: Annotated[int, Field(ge=1)] = 180
     learning_rate: _Rate = 1e-3
     whole_epochs: _Epochs = 0
-    whole_learning_rate: _Rate = 1e-4
+    whole_learning_rate: _Rate = 3e-5
     scratch_epochs: _Epochs = 0
     scratch_learning_rate: _Rate = 2e-3
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 64

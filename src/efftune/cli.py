@@ -109,7 +109,7 @@ def train(
     ] = None,
     label_smoothing: Annotated[
         float | None,
-        typer.Option(help="Share of a label spread over all classes. (default: 0)"),
+        typer.Option(help="Share of a label spread over all classes. (default: 0.1)"),
     ] = None,
     dropout: Annotated[
         float | None,

@@ -147,7 +147,7 @@ class Recipe(BaseModel):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
     warmup: _Share = 0.1
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.02
-    label_smoothing: _Share = 0.0
+    label_smoothing: _Share = 0.1
     dropout: _Share = 0.2
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     mix: Literal["none", "mixup", "cutmix"] = "none"

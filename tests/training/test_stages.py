@@ -63,10 +63,40 @@ def test_stage_with_a_new_head_has_to_be_better_than_the_old_one(given):
 
 def test_best_epoch_is_kept_not_the_last(given):
     tuned, outcome = fit(blank(given), Stage("upper", BLOCK, 6, 0.02))
-    best = max(outcome.epochs, key=lambda epoch: epoch.rank)
+    best = min(outcome.epochs, key=lambda epoch: epoch.val_sharpness)
     assert outcome.best == best.number
     _, later = fit(replace(given, tuned=tuned), Stage("upper", BLOCK, 1, 1e-9))
     assert later.start.val_loss == pytest.approx(best.val_loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "best", "kept"),
+    [
+        ((0.91, 0.20), (0.90, 0.30), True),  # better in both
+        ((0.91, 0.30), (0.90, 0.20), False),  # luck
+        ((0.90, 0.20), (0.91, 0.30), True),  # hardly less accurate, and surer
+        ((0.80, 0.20), (0.91, 0.30), False),  # far less accurate
+        ((0.95, 0.40), (0.80, 0.30), True),  # far more accurate
+    ],
+)
+def test_luck_does_not_decide_which_epoch_is_kept(epoch, best, kept):
+    epochs = [
+        Epoch("upper", 1, 0.0, 0.0, 0.0, 0.0, accuracy, 0.0, loss)
+        for accuracy, loss in (epoch, best)
+    ]
+    top = max(each.val_accuracy for each in epochs)
+    assert stages.better(*epochs, top, pictures=300) is kept
+
+
+def test_sharpness_does_not_care_about_the_scale_of_logits():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4, 200)
+    logits = random.normal(0, 1, (200, 4)) + 2 * np.eye(4)[labels]
+    found = stages.sharpness(logits, labels)
+    assert stages.sharpness(0.3 * logits, labels) == pytest.approx(found, rel=1e-4)
+    assert stages.sharpness(5 * logits + 7, labels) == pytest.approx(found, rel=1e-4)
+    likelihoods = np.log(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
+    assert found <= -likelihoods[np.arange(200), labels].mean()
 
 
 def test_patience_ends_a_stage_that_no_longer_gains(given):

@@ -38,6 +38,9 @@ class Epoch:
         val_loss: mean cross-entropy on validation, in nats.
         val_accuracy: on validation.
         learning_rate: at its end.
+        val_sharpness: the mean cross-entropy on validation at the best temperature, in nats; lower
+            is better. Unlike `val_loss` it does not change if all logits are scaled, as label
+            smoothing scales them.
     """
 
     stage: str
@@ -48,11 +51,7 @@ class Epoch:
     val_loss: float
     val_accuracy: float
     learning_rate: float
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Larger is better: accuracy on validation, then its loss."""
-        return (self.val_accuracy, -self.val_loss)
+    val_sharpness: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,7 @@ class Outcome:
             "best_epoch": self.best,
             "rolled_back": self.best == 0,
             "val_accuracy": {"before": self.start.val_accuracy, "after": self.kept.val_accuracy},
+            "val_loss": {"before": self.start.val_loss, "after": self.kept.val_loss},
             "learning_rate": self.stage.learning_rate,
             "batch_size": self.batch_size,
             "failures": list(self.failures),
@@ -111,6 +111,49 @@ class Tuned:
     kernel: Array
     bias: Array
     new_head: Head | None = None
+
+
+def better(epoch: Epoch, best: Epoch, top: float, pictures: int) -> bool:
+    """Whether an epoch is to be kept instead of the best so far.
+
+    Accuracy on few pictures is mostly luck, so that whoever picks the highest of several picks the
+    luckiest. Of the epochs within a standard error of the highest accuracy, the one with the lowest
+    log-loss at its best temperature is kept: it chooses better for pictures not seen.
+
+    Args:
+        epoch: the one in question.
+        best: the one that is kept so far.
+        top: the highest accuracy on validation so far, that of `epoch` included.
+        pictures: how many it was measured on.
+    """
+    least = top - math.sqrt(top * (1 - top) / pictures)
+    if epoch.val_accuracy < least:
+        return False
+    return epoch.val_sharpness < best.val_sharpness or best.val_accuracy < least
+
+
+def sharpness(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    """The mean cross-entropy at the temperature, from 1/20 to 20, at which it is lowest, in nats.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks" (2017),
+    https://arxiv.org/abs/1706.04599.
+    """
+    from scipy.optimize import minimize_scalar
+
+    furthest = math.log(20)
+    found = minimize_scalar(
+        lambda power: _cross_entropy(logits * math.exp(power), labels),
+        bounds=(-furthest, furthest),
+        method="bounded",
+    )
+    return float(found.fun)
+
+
+def _cross_entropy(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    from scipy.special import log_softmax
+
+    likelihoods = log_softmax(logits.astype(np.float64), axis=1)
+    return float(-likelihoods[np.arange(len(labels)), labels].mean())
 
 
 def to_csv(epochs: Sequence[Epoch]) -> str:
@@ -150,8 +193,8 @@ def fit(
         on_step: called with the steps done and their total.
 
     Returns:
-        The network with the weights of its best epoch, and how that came about. It is never worse
-        on validation than before.
+        The network with the weights of its best epoch (see `better`), or as it was if none is
+        better than that, and how that came about.
 
     Raises:
         DataError: the loss explodes even at a lower learning rate, or a single picture does not
@@ -219,8 +262,10 @@ class _Attempt:
         self, on_step: Callable[[int, int], None], failures: tuple[str, ...]
     ) -> tuple[Tuned, Outcome]:
         nothing = (math.nan, math.nan)
-        start = best = Epoch(self.stage.name, 0, 0.0, *nothing, *self._judge(), 0.0)
-        weights = self.before
+        loss, accuracy, sharpness = self._judge()
+        start = Epoch(self.stage.name, 0, 0.0, *nothing, loss, accuracy, 0.0, sharpness)
+        best = start
+        weights, top = self.before, start.val_accuracy
         if self.tuned.new_head is not None:  # it has to come out better than the one judged here
             self.network.head = self.tuned.new_head.kernel, self.tuned.new_head.bias
         epochs: list[Epoch] = []
@@ -228,10 +273,12 @@ class _Attempt:
             began = time.perf_counter()
             trained = self._train(number, on_step)
             self.network.show_averages()
-            judged = self._judge()
+            loss, accuracy, sharpness = self._judge()
             rate, seconds = self.network.learning_rate, time.perf_counter() - began
-            epochs.append(Epoch(self.stage.name, number, seconds, *trained, *judged, rate))
-            if epochs[-1].rank > best.rank:
+            judged = (loss, accuracy, rate, sharpness)
+            epochs.append(Epoch(self.stage.name, number, seconds, *trained, *judged))
+            top = max(top, epochs[-1].val_accuracy)
+            if better(epochs[-1], best, top, len(self.val.labels)):
                 best, weights = epochs[-1], self.network.judged.get_weights()
             self.network.hide_averages()
             if self.recipe.patience and number - best.number >= self.recipe.patience:
@@ -275,15 +322,13 @@ class _Attempt:
         loss, accuracy = self.network.trained.train_on_batch(inputs, targets, weights)
         return float(loss), float(accuracy)
 
-    def _judge(self) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy on validation."""
+    def _judge(self) -> tuple[float, float, float]:
+        """Mean cross-entropy, accuracy and `sharpness` on validation."""
         batches = self.val.in_order(self.batch_size)
         logits = np.concatenate([self.network.judged.predict_on_batch(batch) for batch in batches])
-        logits = logits.astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        likelihoods = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        truth = likelihoods[np.arange(len(logits)), self.val.labels]
-        return float(-truth.mean()), float((logits.argmax(axis=1) == self.val.labels).mean())
+        right = logits.argmax(axis=1) == self.val.labels
+        loss = _cross_entropy(logits, self.val.labels)
+        return loss, float(right.mean()), sharpness(logits, self.val.labels)
 
 
 def _shares(recipe: Recipe, shape: tuple[int, ...], random: np.random.Generator) -> Array:

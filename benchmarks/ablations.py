@@ -57,7 +57,7 @@ BALANCED: list[Change] = [
     {"layer_decay": 0.85},
     {"mix": "mixup"},
     {"mix": "cutmix"},
-    {"ema": 0.95},
+    {"ema": 0.98},
     {"batch_size": 32},
     {"warmup": 0.3},
     {"flip": "no"},
@@ -171,7 +171,8 @@ class Ablation:
                 mine = np.array([table[setting, value, name, seed] for seed in seeds])
                 usual = np.array([table["as it is", "", name, seed] for seed in seeds])
                 cells += told(mine, usual)
-            print("|", f"{setting} {value}".strip(), "|", " | ".join(cells), "|")
+            if any(cells):
+                print("|", f"{setting} {value}".strip(), "|", " | ".join(cells), "|")
 
 
 def told(mine: np.ndarray, usual: np.ndarray) -> list[str]:

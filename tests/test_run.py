@@ -182,7 +182,7 @@ def test_whole_network_is_trained_after_its_upper_part(source, tmp_path):
     stages = [(stage["name"], stage["block"]) for stage in run.record["stages"]]
     assert stages == [("upper", "block7a"), ("whole", "pixels")]
     upper, whole = (stage["val_accuracy"] for stage in run.record["stages"])
-    assert whole["before"] == upper["after"]
+    assert whole["after"] >= whole["before"] == upper["after"]
     assert [row["stage"] for row in table(run.folder / "history.csv")][-2:] == ["whole"] * 2
 
 

@@ -27,7 +27,7 @@ def lit(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def leaning(tmp_path_factory):
-    """Pictures with a corner lit, or one beside it: zoomed or turned, they are hard to tell."""
+    """Pictures with a bright bar at the top, or just below it: shifted, they are hard to tell."""
     folder = tmp_path_factory.mktemp("leaning")
     for side, rows in (("above", slice(0, 3)), ("below", slice(3, 6))):
         (folder / side).mkdir()

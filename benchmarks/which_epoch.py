@@ -12,7 +12,6 @@ from collections.abc import Callable
 from unittest import mock
 
 import numpy as np
-from scipy.special import log_softmax
 
 from ablations import CLOTHING, measured
 from efftune.training import stages
@@ -35,13 +34,13 @@ def epochs_of(seed: int) -> tuple[Logits, np.ndarray]:
     kept: Logits = []
     labels: list[np.ndarray] = []
 
-    def spy(logits: np.ndarray, truth: np.ndarray) -> float:
+    def spy(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
         kept.append(logits)
         labels.append(truth)
-        return sharpness(logits, truth)
+        return verdict(logits, truth)
 
-    sharpness = stages.sharpness
-    with mock.patch.object(stages, "sharpness", spy):
+    verdict = stages.verdict
+    with mock.patch.object(stages, "verdict", spy):
         print(*measured("balanced", {}, CLOTHING, seed), flush=True)
     return kept, labels[0]
 
@@ -71,9 +70,7 @@ def report(runs: list[tuple[Logits, np.ndarray]]) -> None:
 
 def judged(number: int, logits: np.ndarray, labels: np.ndarray) -> Epoch:
     """An epoch's record, as far as the rules need it."""
-    accuracy = float((logits.argmax(axis=1) == labels).mean())
-    loss = float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
-    sharp = stages.sharpness(logits, labels)
+    loss, accuracy, sharp = stages.verdict(logits, labels)
     return Epoch("upper", number, 0.0, 0.0, 0.0, loss, accuracy, 0.0, sharp)
 
 

@@ -106,6 +106,40 @@ def test_predict_json_is_an_object_a_line(efftune_command, finished_run, source)
     assert all(len(each["top"]) == 2 for each in told)
 
 
+def test_classify_names_what_a_picture_shows(efftune_command, source):
+    done = efftune_command("classify", source / "red" / "01.png", "--json", "--top", 3)
+    assert done.returncode == 0, done.stderr
+    (told,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told["top"]) == 3
+    assert told["label"] == told["top"][0]["label"]
+
+
+def test_classify_without_weights_names_a_model_that_has_them(efftune_command, source, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    done = efftune_command("classify", source / "red" / "01.png", "--model", "efficientnet-b0")
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+    assert "efficientnet-lite0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_models_lists_the_family(efftune_command):
+    done = efftune_command("models")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split()[0] for line in done.stdout.splitlines() if "efficientnet-" in line]
+    assert len(rows) == 20
+    assert "downloaded when used" in done.stdout
+    told = json.loads(efftune_command("models", "--json").stdout)
+    assert {row["name"] for row in told} == set(rows)
+    assert [row["here"] for row in told if row["name"] == "efficientnet-lite0"] == [True]
+
+
+def test_unknown_model_is_not_fetched(efftune_command):
+    done = efftune_command("models", "--fetch", "efficientnet-b9")
+    assert done.returncode == 2
+    assert "Did you mean 'efficientnet-b" in done.stderr
+
+
 def test_predict_csv_has_a_row_per_class(efftune_command, finished_run, source):
     done = efftune_command("predict", finished_run.folder, source / "red", "--csv", "--top", 2)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
@@ -124,13 +158,6 @@ def test_predict_goes_on_past_a_bad_file_and_exits_with_1(
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 1
     assert "cut.jpg: truncated" in done.stderr
-
-
-def test_models_are_listed(efftune_command):
-    told = json.loads(efftune_command("models", "--json").stdout)
-    assert [each["name"] for each in told] == [f"efficientnet-lite{i}" for i in range(3)]
-    assert told[0]["here"] is True
-    assert "efficientnet-lite0" in efftune_command("models").stdout
 
 
 @pytest.fixture

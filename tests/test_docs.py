@@ -1,3 +1,4 @@
+import re
 import runpy
 import subprocess
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import efftune
+from conftest import fill
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,3 +48,32 @@ def test_tracked_files_name_no_registry_host():
             text = (ROOT / name).read_text(encoding="utf-8")
             assert "://" not in text or name == "pyproject.toml", name
             assert "index-url" not in text.replace("--no-emit-index-url", ""), name
+
+
+def tutorial_commands():
+    page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    return [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+        for line in block.splitlines()
+    ]
+
+
+@pytest.mark.parametrize("command", tutorial_commands())
+def test_every_command_of_the_tutorial_runs(command, efftune_command, tmp_path):
+    """As written, but on a few squares in the place of dogs, with epochs few and pictures small."""
+    fill(tmp_path / "photos")
+    fill(tmp_path / "dogs" / "train", count=8)
+    fill(tmp_path / "dogs" / "test", count=4, offset=50)
+    (tmp_path / "small.toml").write_text(
+        "image_size = 32\nscratch_epochs = 1\nhead_strengths = [0.01]\n"
+    )
+    program, *arguments = command.replace("tfds:stanford_dogs", "dogs").split()
+    assert program == "efftune"
+    if arguments[0] == "train":
+        arguments += ["--config", "small.toml"]
+        arguments += ["--head-epochs", "2"] if "keras-example" in command else []
+        arguments += [] if {"quick", "scratch"} & set(arguments) else ["--epochs", "1"]
+    done = efftune_command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout

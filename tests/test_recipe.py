@@ -106,7 +106,9 @@ def test_missing_settings_file_is_named(tmp_path):
         ({"unfreeze": "all"}, ["head", "whole"]),
         ({"unfreeze": "all", "epochs": 7}, ["head", "whole"]),
         ({"epochs": 0, "whole_epochs": 2}, ["head", "whole"]),
-        ({"scratch_epochs": 3, "whole_epochs": 2}, ["scratch"]),
+        ({"phases": ["scratch"], "whole_epochs": 2}, ["scratch"]),
+        ({"phases": ["tune", "scratch", "head"]}, ["scratch", "head", "upper"]),
+        ({"phases": ["head"], "whole_epochs": 2}, ["head"]),
     ],
 )
 def test_stages_follow_from_the_choices(choices, stages):
@@ -125,6 +127,38 @@ def test_few_pictures_are_seen_more_often(pictures, epochs, views):
     assert (decided.epochs, decided.views) == (epochs, views)
     assert Recipe(epochs=2, views=7).decided(pictures).views == 7
     assert Recipe(augment="none").decided(pictures).views == 0
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ({"phases": ["tune"]}, "add head to --phases"),
+        ({"weights": "none"}, "take --recipe scratch"),
+        ({"phases": ["head"], "epochs": 3}, "epochs would change nothing"),
+    ],
+)
+def test_phases_that_cannot_be_are_refused(choices, told):
+    with pytest.raises(UsageError, match=told):
+        Recipe(**choices).require_effect()
+
+
+@pytest.mark.parametrize("phases", [[], ["head", "head"], ["heads"]])
+def test_phases_that_are_none_are_refused(phases):
+    with pytest.raises(UsageError, match="phases"):
+        Recipe.named("balanced", phases=phases)
+
+
+def test_head_alone_by_gradient_descent_trains_something():
+    recipe = Recipe.named("keras-example", phases=("head",), learning_rate=1e-3)
+    assert recipe.tunes
+    recipe.require_effect()
+
+
+def test_public_example_has_its_own_numbers():
+    recipe = Recipe.named("keras-example").decided(12_000)
+    stages = [(stage.name, stage.epochs, stage.learning_rate) for stage in recipe.stages]
+    assert stages == [("scratch", 40, 1e-3), ("head", 25, 1e-2), ("upper", 4, 1e-5)]
+    assert (recipe.views, recipe.batch_size, recipe.dropout) == (4, 64, 0.2)
 
 
 def test_block_that_is_none_is_told_in_plain_words():

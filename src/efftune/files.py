@@ -1,6 +1,7 @@
 """Files appear whole or not at all, and say when they were altered since."""
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -14,6 +15,8 @@ import platformdirs
 from numpy.typing import NDArray
 
 from efftune.errors import UsageError
+
+_SUMS = "sha256.json"
 
 
 def user_path(path: str | Path) -> Path:
@@ -149,6 +152,22 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def seal(folder: Path) -> None:
+    """Note the checksums of the files in a folder, for `is_intact`."""
+    inside = (path for path in folder.rglob("*") if path.is_file())
+    sums = {path.relative_to(folder).as_posix(): sha256(path) for path in inside}
+    write(folder / _SUMS, json.dumps(sums))
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether a sealed folder is there, whole and unaltered."""
+    try:
+        sums = json.loads((folder / _SUMS).read_text())
+        return bool(sums) and all(sha256(folder / name) == sums[name] for name in sums)
+    except (OSError, ValueError):
+        return False
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -16,11 +16,12 @@ class Watch:
 
     Attributes:
         seconds: by phase; those that ended.
+        on_progress: called with a phase, what is done of it, and its total.
     """
 
     def __init__(self, on_progress: Progress = silent):
         self.seconds: dict[str, float] = {}
-        self._on_progress = on_progress
+        self.on_progress = on_progress
         self._phase = ""
 
     @contextmanager
@@ -28,11 +29,11 @@ class Watch:
         """The block is this phase."""
         self._phase = name
         start = time.perf_counter()
-        self._on_progress(name, 0, 0)
+        self.on_progress(name, 0, 0)
         yield
         spent = time.perf_counter() - start
         self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
 
     def count(self, done: int, total: int) -> None:
         """Tell how far the phase is; may be called from several threads."""
-        self._on_progress(self._phase, done, total)
+        self.on_progress(self._phase, done, total)

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -14,10 +14,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from efftune.errors import UsageError, unknown_name
 
 Fit = Literal["stretch", "crop", "pad"]
-Strength = Literal["light", "standard", "strong"]
+Strength = Literal["light", "standard", "strong", "keras-example"]
 Augment = Literal["none"] | Strength
 Flip = Literal["no", "yes", "both"]
 StageName = Literal["head", "upper", "whole", "scratch"]
+Phase = Literal["scratch", "head", "tune"]
 
 LEAST_EPOCHS = 3  # of fine-tuning, however many pictures there are
 MOST_EPOCHS = 30  # however few
@@ -25,9 +26,28 @@ MOST_VIEWS = 15  # kept of a picture, unless asked for more
 
 # What is idle while the head alone is fitted.
 _TUNING = (
-    *("views", "augment", "flip", "activations", "memory", "epochs", "steps", "learning_rate"),
-    *("whole_epochs", "whole_learning_rate", "scratch_learning_rate", "batch_size", "warmup"),
-    *("weight_decay", "label_smoothing", "dropout", "layer_decay", "mix", "mix_alpha", "ema"),
+    *(
+        "views",
+        "plain_view",
+        "augment",
+        "flip",
+        "activations",
+        "memory",
+        "epochs",
+        "steps",
+        "learning_rate",
+    ),
+    *("whole_epochs", "whole_learning_rate", "batch_size", "optimizer", "schedule", "warmup"),
+    *(
+        "weight_decay",
+        "label_smoothing",
+        "dropout",
+        "drop_connect_rate",
+        "layer_decay",
+        "mix",
+        "mix_alpha",
+        "ema",
+    ),
     *("patience", "head_start", "train_depthwise", "test_flip"),
 )
 
@@ -36,10 +56,16 @@ _Rate = Annotated[float, Field(gt=0, le=10)]
 _Epochs = Annotated[int, Field(ge=0, le=10_000)]
 
 
+def _in_order(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    if len(set(phases)) < len(phases):
+        raise ValueError("name each phase once")
+    return tuple(phase for phase in get_args(Phase) if phase in phases)
+
+
 def _block(name: str) -> str:
-    if re.fullmatch(r"none|all|block\d+[a-z]?", name):
+    if re.fullmatch(r"none|all|last|block\d+[a-z]?", name):
         return name
-    raise ValueError("name a block, such as block5 or block6b, or none, or all")
+    raise ValueError("name a block, such as block5 or block6b, or last, all or none")
 
 
 @dataclass(frozen=True)
@@ -67,6 +93,8 @@ class Recipe(BaseModel):
     Attributes:
         name: the named recipe these choices started from.
         model: the model's name, as `efftune models` lists it.
+        weights: what the backbone starts from: `imagenet`, a weights file of the same model, or
+            `none` for random ones, which only training from scratch can use.
         image_size: side of the square the model sees, in pixels; 0 means the model's own.
         fit: how a picture becomes a square. `stretch` ignores its proportions, `crop` keeps the
             central square, `pad` adds grey bars.
@@ -76,12 +104,20 @@ class Recipe(BaseModel):
         missing_classes: `refuse` stops when a class is missing from a split; `allow` goes on as
             long as every class can be trained.
         seed: makes splits, views, folds and training repeatable.
+        phases: the parts of training. `scratch` trains everything from random weights; what comes
+            of it is kept only if it is the only part. `head` fits the head of the pretrained
+            network, and `tune` trains that network from `unfreeze` up.
         head_strengths: strengths of the head's L2 penalty to choose from, as scikit-learn's `C`
             (larger is weaker).
         head_folds: folds of the cross-validation that chooses among them, 2 to 20.
-        unfreeze: the first block to train beside the head, such as `block5`; `none` or `all`.
+        head_epochs: of training the head by gradient descent, each on another view of each picture,
+            under a BatchNorm, with Adam; 0 means regression instead, which is better and quicker.
+        head_learning_rate: of that.
+        unfreeze: the first block to train beside the head, such as `block5`; `last` is where the
+            last stage of blocks begins; `none` or `all`.
         views: augmented views of each training picture to keep, beside the picture itself, 0 to
             64. An epoch sees one of them, so `auto` keeps one less than there are epochs.
+        plain_view: whether an epoch may also see the picture itself.
         augment: how far the views go from the picture; `none` trains on the picture alone. `auto`
             is the furthest, up to `standard`, at which the head still knows what it sees.
         flip: whether left and right change places in half the views. `auto` finds out whether the
@@ -97,13 +133,17 @@ class Recipe(BaseModel):
         whole_epochs: of the stage that trains everything, after that; 0 leaves it out, or, with
             `unfreeze` at `all`, takes `epochs`.
         whole_learning_rate: the highest of that stage.
-        scratch_epochs: of training from random weights; above 0 it replaces all other stages.
+        scratch_epochs: of training from random weights.
         scratch_learning_rate: the highest of that stage.
         batch_size: pictures in one step, 1 to 4096.
+        optimizer: `adamw`, `adam` (the same without weight decay) or `rmsprop`.
+        schedule: of the learning rate: it rises and falls along a `cosine`, or stays `constant`.
         warmup: share of a stage's steps in which the learning rate rises, 0 to 0.9.
-        weight_decay: decoupled, of kernels only; times the learning rate each step.
+        weight_decay: decoupled, of kernels only; times the learning rate each step. `adamw` only.
         label_smoothing: share of each label that is spread over all classes, 0 to 0.9.
         dropout: share of the features that the head does not see in a step, 0 to 0.9.
+        drop_connect_rate: how often the last block that adds its input is left out in a step, 0 to
+            0.9; lower blocks less, in proportion to their depth.
         layer_decay: factor of the learning rate from one block to the next one below it.
         mix: `mixup` blends pairs of pictures, `cutmix` puts a part of one into the other.
         mix_alpha: of the Beta distribution that says how much; small means little.
@@ -118,20 +158,28 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["quick", "balanced", "thorough"] = "balanced"
+    name: Literal["quick", "balanced", "thorough", "scratch", "keras-example"] = "balanced"
     model: str = "efficientnet-lite0"
+    weights: Annotated[str, Field(min_length=1)] = "imagenet"
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     fit: Fit = "crop"
     val_fraction: Annotated[float, Field(ge=0.01, le=0.5)] = 0.15
     test_fraction: Annotated[float, Field(ge=0.01, le=0.5)] = 0.15
     missing_classes: Literal["refuse", "allow"] = "refuse"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1), AfterValidator(_in_order)] = (
+        "head",
+        "tune",
+    )
     head_strengths: Annotated[
         tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=20)
     ] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     head_folds: Annotated[int, Field(ge=2, le=20)] = 3
+    head_epochs: _Epochs = 0
+    head_learning_rate: _Rate = 1e-2
     unfreeze: Annotated[str, AfterValidator(_block)] = "block5"
     views: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
+    plain_view: bool = True
     augment: Literal["auto"] | Augment = "auto"
     flip: Literal["auto"] | Flip = "auto"
     test_flip: bool = False
@@ -142,13 +190,16 @@ class Recipe(BaseModel):
     learning_rate: _Rate = 1e-3
     whole_epochs: _Epochs = 0
     whole_learning_rate: _Rate = 3e-5
-    scratch_epochs: _Epochs = 0
+    scratch_epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
     scratch_learning_rate: _Rate = 2e-3
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
+    optimizer: Literal["adamw", "adam", "rmsprop"] = "adamw"
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup: _Share = 0.1
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.02
     label_smoothing: _Share = 0.1
     dropout: _Share = 0.2
+    drop_connect_rate: _Share = 0.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     mix: Literal["none", "mixup", "cutmix"] = "none"
     mix_alpha: Annotated[float, Field(gt=0, le=10)] = 0.2
@@ -161,14 +212,19 @@ class Recipe(BaseModel):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages of training, in order."""
-        if self.scratch_epochs:
-            return (Stage("scratch", "pixels", self.scratch_epochs, self.scratch_learning_rate),)
+        scratch = Stage("scratch", "pixels", self.scratch_epochs, self.scratch_learning_rate)
+        stages = [scratch] if "scratch" in self.phases else []
+        if "head" in self.phases:
+            rate = self.head_learning_rate if self.head_epochs else 0.0
+            stages.append(Stage("head", "", self.head_epochs or 1, rate))
+        if "tune" not in self.phases:
+            return tuple(stages)
         epochs = LEAST_EPOCHS if self.epochs == "auto" else self.epochs
         upper = Stage("upper", self.unfreeze, epochs, self.learning_rate)
         whole_epochs = self.whole_epochs or (epochs if self.unfreeze == "all" else 0)
         whole = Stage("whole", "pixels", whole_epochs, self.whole_learning_rate)
         tuning = {"none": (), "all": (whole,)}.get(self.unfreeze, (upper, whole))
-        return (Stage("head"), *(stage for stage in tuning if stage.epochs))
+        return (*stages, *(stage for stage in tuning if stage.epochs))
 
     def decided(self, pictures: int) -> "Recipe":
         """The same recipe with `epochs` and `views` as numbers.
@@ -181,7 +237,8 @@ class Recipe(BaseModel):
         enough = math.ceil(self.steps / max(1, pictures // self.batch_size))
         automatic = min(max(LEAST_EPOCHS, enough), MOST_EPOCHS)
         epochs = automatic if self.epochs == "auto" else self.epochs
-        views = min(MOST_VIEWS, max(0, epochs - 1)) if self.views == "auto" else self.views
+        new = max(0, epochs - self.plain_view)
+        views = min(MOST_VIEWS, new) if self.views == "auto" else self.views
         return self.changed(epochs=epochs, views=0 if self.augment == "none" else views)
 
     @property
@@ -206,8 +263,17 @@ class Recipe(BaseModel):
         """Make sure that no choice was made in vain.
 
         Raises:
-            UsageError: one of fine-tuning, where only the head is to be trained.
+            UsageError: one of fine-tuning, where only the head is to be trained; random weights,
+                where not all of them are; or a phase that another one must precede.
         """
+        if self.weights == "none" and self.phases != ("scratch",):
+            raise UsageError(
+                "Random weights have to be trained from the ground up: take --recipe scratch."
+            )
+        if "tune" in self.phases and "head" not in self.phases:
+            raise UsageError(
+                "Phase tune needs the head that phase head fits: add head to --phases."
+            )
         usual = RECIPES[self.name]
         idle = [key for key in _TUNING if getattr(self, key) != getattr(usual, key)]
         if idle and not self.tunes:
@@ -218,8 +284,13 @@ class Recipe(BaseModel):
 
     @property
     def tunes(self) -> bool:
-        """Whether anything but the head is trained."""
-        return self.stages[-1].name != "head"
+        """Whether anything is trained by gradient descent, and not the head alone by regression."""
+        return self.head_epochs > 0 or self.stages[-1].name != "head"
+
+    @property
+    def draws(self) -> bool:
+        """Whether the run shows what the public example shows, in pictures."""
+        return "scratch" in self.phases or self.head_epochs > 0
 
     def to_toml(self) -> str:
         """The recipe as TOML; `named` with `choices_in` gives back an equal recipe."""
@@ -255,6 +326,25 @@ RECIPES = {
     "quick": Recipe(name="quick", unfreeze="none"),
     "balanced": Recipe(),
     "thorough": Recipe(name="thorough", whole_epochs=6, test_flip=True),
+    "scratch": Recipe(name="scratch", phases=("scratch",), drop_connect_rate=0.2, ema=0.99),
+    "keras-example": Recipe(
+        name="keras-example",
+        phases=("scratch", "head", "tune"),
+        fit="stretch",
+        augment="keras-example",
+        flip="both",
+        plain_view=False,
+        scratch_learning_rate=1e-3,
+        head_epochs=25,
+        unfreeze="last",
+        epochs=4,
+        learning_rate=1e-5,
+        optimizer="adam",
+        schedule="constant",
+        label_smoothing=0.0,
+        drop_connect_rate=0.2,
+        train_depthwise=True,
+    ),
 }
 
 

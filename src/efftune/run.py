@@ -15,7 +15,7 @@ from efftune import files, provenance
 from efftune.data import sources
 from efftune.data.examples import SPLITS, Example, Examples, Split, labels
 from efftune.errors import DataError, UsageError, unknown_name
-from efftune.evaluation import metrics, predictions
+from efftune.evaluation import metrics, plots, predictions
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model import classifier as classifiers
 from efftune.model import inference, kept
@@ -46,7 +46,8 @@ def train(
 
     Args:
         source: a folder with one folder per class; a folder with `train`, and perhaps `val` and
-            `test`, folders of class folders; or `sample:digits`.
+            `test`, folders of class folders; `sample:digits`; or `tfds:NAME`, a set of TensorFlow
+            Datasets such as `tfds:stanford_dogs`.
         recipe: a named recipe, or a `Recipe`.
         run: the run folder to make; by default the next free `runs/SOURCE-MODEL-N`.
         on_progress: called with a phase's name, what is done of it and its total (0 where the
@@ -74,19 +75,27 @@ def train(
         names = examples.class_names
         with watch.phase("save"):
             head_now, mirrored = (tuned.kernel, tuned.bias), plan.recipe.mirrors_answers
-            sums = classifiers.save(folder, backbone, head_now, names, mirrored=mirrored)
+            sums = classifiers.save(folder, tuned.backbone, head_now, names, mirrored=mirrored)
             files.write(folder / "recipe.toml", plan.recipe.to_toml())
         with watch.phase("evaluate"):
             classifier = Classifier(folder, names, backbone.image_size, recipe.fit)
             answers = _judged(classifier, tuned, pictures, watch, mirrored=mirrored)
             epochs = tuning.history(head, pictures, watch.seconds["head"], outcomes)
             _write_tables(folder, examples, answers, epochs)
+        if plan.recipe.draws:
+            with watch.phase("plots"):
+                paths, truth = pictures.paths["train"], pictures.labels["train"]
+                plots.draw(
+                    folder, paths, [names[i] for i in truth], plan.recipe, backbone.image_size
+                )
+                files.write(folder / "model.txt", classifiers.summary(folder))
         facts = _facts(examples, backbone, plan.recipe)
         facts |= {
             "head": {"strength": head.strength, "accuracy": known},
             "plan": plan.to_dict(),
             "stages": [outcome.to_dict() for outcome in outcomes],
             "features": _counted(parts),
+            "advice": tuning.advice(plan.recipe, epochs),
             "seconds": watch.seconds,
             "files": sums,
         }
@@ -196,7 +205,7 @@ class Run:
             UsageError: there is no such source, or it has no such split.
             DataError: no picture of a known class could be read, or there are unknown classes.
         """
-        examples = sources.find(source)
+        examples = sources.find(source, on_progress)
         rows = _chosen(examples, split)
         names = self.classifier.class_names
         unknown = sorted({row.label for row in rows} - set(names))
@@ -260,8 +269,14 @@ def _prepared(
     )
     recipe.require_effect()
     with watch.phase("find"):
-        backbone = Backbone(recipe.model, recipe.image_size)
-        examples = _split(sources.find(source), recipe)
+        backbone = Backbone(
+            recipe.model,
+            recipe.image_size,
+            weights="none" if recipe.phases == ("scratch",) else recipe.weights,
+            drop_connect_rate=recipe.drop_connect_rate,
+            on_progress=watch.on_progress,
+        )
+        examples = _split(sources.find(source, watch.on_progress), recipe)
     with watch.phase(START):
         kept.prune(files.cache_folder() / "features")
         plan = planning.plan(recipe, backbone, examples.counts)
@@ -351,7 +366,7 @@ def _facts(examples: Examples, backbone: Backbone, recipe: Recipe) -> dict[str, 
             "image_size": backbone.image_size,
             "fit": recipe.fit,
             "test_flip": recipe.mirrors_answers,
-            "weights_sha256": backbone.entry.weights.sha256,
+            "weights": backbone.weights,
         },
         "recipe": recipe.name,
         "seed": recipe.seed,

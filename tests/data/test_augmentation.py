@@ -50,6 +50,22 @@ def test_rotation_is_anticlockwise():
     assert turned[2, 16].tolist() == [255, 255, 255]
 
 
+def test_public_examples_views_go_as_far_as_its_own():
+    views = [plan(0, PICTURE, number, "keras-example", "both") for number in range(1, 400)]
+    assert {view.scale for view in views} == {1.0}
+    assert {view.gain for view in views} == {(1.0, 1.0, 1.0)}
+    for values, reach in (
+        ([view.rotation for view in views], 54),
+        ([view.shift[0] for view in views], 0.1),
+        ([view.shift[1] for view in views], 0.1),
+        ([view.contrast - 1 for view in views], 0.1),
+    ):
+        assert 0.97 * reach < max(values) <= reach
+        assert -reach <= min(values) < -0.97 * reach
+    assert 0.4 < np.mean([view.flip for view in views]) < 0.6
+    assert 0.4 < np.mean([view.upside_down for view in views]) < 0.6
+
+
 def test_small_scale_zooms_in():
     pixels = np.zeros((33, 33, 3), np.uint8)
     pixels[12:21, 12:21] = 255

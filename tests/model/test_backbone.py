@@ -3,9 +3,10 @@ import pytest
 from keras import ops
 
 from efftune.errors import UsageError
-from efftune.model import catalogue
 from efftune.model.backbone import Backbone
 from efftune.model.inference import Network
+
+from .conftest import distance, every_variant, shaken
 
 
 def output(backbone):
@@ -32,13 +33,14 @@ def test_kept_conversion_needs_no_keras_model(own_cache):
     assert "keras_model" not in vars(again)
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in catalogue.MODELS])
+@every_variant
 def test_lower_and_upper_part_are_the_whole_at_every_block(name):
-    backbone = Backbone(name, 40)
+    backbone = Backbone(name, 40, weights="none")
+    shaken(backbone.keras_model)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3)).astype(np.float32)
     blocks = backbone.blocks
     assert len(blocks) == sum(
-        layer.name.endswith("_dwconv") for layer in backbone.keras_model.layers
+        layer.name.endswith("_project_conv") for layer in backbone.keras_model.layers
     )
     top = backbone.keras_model.get_layer("top_conv")
     top.set_weights([1.01 * top.get_weights()[0]])  # as after training: the parts share weights
@@ -47,7 +49,7 @@ def test_lower_and_upper_part_are_the_whole_at_every_block(name):
         lower, upper = backbone.cut(block)
         activations = lower(pixels)
         assert tuple(activations.shape[1:]) == backbone.shape(block)
-        assert np.abs(ops.convert_to_numpy(upper(activations)) - whole).max() <= 1e-5
+        assert distance(ops.convert_to_numpy(upper(activations)), whole) <= 1e-5
 
 
 def test_parts_hold_every_weight_once():
@@ -65,20 +67,35 @@ def test_block_can_be_named_by_its_number():
         backbone.block("block6e")
 
 
-def test_forgotten_weights_are_random_and_repeatable():
+def test_untrained_weights_are_random_and_repeatable():
     kernels = []
+    pretrained = Backbone("efficientnet-lite0", 32)
     for seed in (0, 0, 1):
-        backbone = Backbone("efficientnet-lite0", 32)
-        pretrained = backbone.keras_model.get_layer("block4b_expand_conv").get_weights()[0]
-        backbone.forget(seed)
+        backbone = pretrained.untrained(seed)
         kernels.append(backbone.keras_model.get_layer("block4b_expand_conv").get_weights()[0])
-        assert (kernels[-1] != pretrained).any()
+        before = pretrained.keras_model.get_layer("block4b_expand_conv").get_weights()[0]
+        assert (kernels[-1] != before).any()
         norm = backbone.keras_model.get_layer("block4b_bn").get_weights()
         assert [set(np.unique(part)) for part in norm] == [{1}, {0}, {0}, {1}]
     assert (kernels[0] == kernels[1]).all()
     assert (kernels[0] != kernels[2]).any()
     assert kernels[0].std() == pytest.approx(np.sqrt(2 / 480), rel=0.1)
     assert backbone.tuned
+
+
+def test_untrained_biases_are_zero_and_pixels_still_normalised():
+    backbone = Backbone("efficientnet-b0", 32, weights="none").untrained(0)
+    squeeze = backbone.keras_model.get_layer("block4b_se_reduce")
+    assert (squeeze.bias.numpy() == 0).all()
+    assert squeeze.kernel.numpy().std() > 0.01
+    mean, variance, _ = backbone.keras_model.get_layer("normalization").get_weights()
+    assert mean == pytest.approx([0.485, 0.456, 0.406])
+    assert np.sqrt(variance) == pytest.approx([0.229, 0.224, 0.225])
+
+
+def test_last_block_is_where_the_last_stage_begins():
+    assert Backbone("efficientnet-lite0", 32).block("last") == "block7a"
+    assert Backbone("efficientnet-v2-b0", 32, weights="none").block("last") == "block6a"
 
 
 def test_unknown_model_is_refused():

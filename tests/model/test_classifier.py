@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 import efftune
 from efftune.data import images
@@ -20,6 +22,42 @@ def test_prediction_is_the_likeliest_class(finished_run, source):
     assert [value for _, value in prediction.top] == sorted(
         (value for _, value in prediction.top), reverse=True
     )
+
+
+@pytest.fixture(scope="module")
+def palace(tmp_path_factory):
+    """The middle of scikit-learn's picture of a Chinese palace."""
+    path = tmp_path_factory.mktemp("palace") / "palace.png"
+    Image.fromarray(load_sample_image("china.jpg")[101:325, 208:432]).save(path)
+    return path
+
+
+def test_published_models_know_a_palace(palace):
+    """As the PyTorch references say: see `test_lite`."""
+    (said,) = efftune.classify(palace)
+    assert [name for name, _ in said.top] == [
+        "palace",
+        "monastery",
+        "bell cote",
+        "boathouse",
+        "lakeside",
+    ]
+    assert said.confidence > 0.3
+
+
+def test_published_model_is_made_once(palace, own_cache):
+    first = efftune.classify([palace])
+    (folder,) = (own_cache / "classifiers").iterdir()
+    made = (folder / "model.keras").stat().st_mtime_ns
+    assert efftune.classify([palace]) == first
+    assert (folder / "model.keras").stat().st_mtime_ns == made
+
+
+def test_damaged_published_model_is_made_again(palace, own_cache):
+    first = efftune.classify([palace])
+    (weights,) = (own_cache / "classifiers").glob("*/openvino/model.bin")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert efftune.classify([palace]) == first
 
 
 def test_predictions_come_in_the_order_asked(finished_run, source):

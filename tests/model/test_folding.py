@@ -6,6 +6,8 @@ from keras import layers, ops
 from efftune.model.backbone import Backbone
 from efftune.model.folding import FoldedConvolution, folded
 
+from .conftest import distance, shaken
+
 
 @pytest.fixture(scope="module")
 def backbone():
@@ -26,6 +28,22 @@ def test_folded_part_says_what_the_plain_one_says(backbone, pixels, block):
     expected = ops.convert_to_numpy(plain(inputs))
     found = ops.convert_to_numpy(folded(backbone, block)(inputs))
     assert np.abs(found - expected).max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-v2-b0", "efficientnet-v2-s"])
+@pytest.mark.parametrize("block", ["pixels", "block2a", "block3b", "last"])
+def test_other_families_are_folded_too(name, block, pixels):
+    backbone = Backbone(name, 64, weights="none")
+    shaken(backbone.keras_model)
+    inputs, plain = pixels, backbone.keras_model
+    if block != "pixels":
+        block = backbone.block(block)
+        lower, plain = backbone.cut(block)
+        inputs = lower(pixels)
+    part = folded(backbone, block)
+    assert not [each for each in part.layers if isinstance(each, layers.BatchNormalization)]
+    expected = ops.convert_to_numpy(plain(inputs))
+    assert distance(ops.convert_to_numpy(part(inputs)), expected) <= 1e-4
 
 
 def test_bfloat16_products_stay_close(backbone, pixels):

@@ -1,118 +1,119 @@
-import pickle
-import struct
-
+import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from keras import layers
 
 from efftune.errors import DataError
-from efftune.model import catalogue, lite, weights
+from efftune.model import architectures, catalogue, download, torch_files, weights
 
-HEADERS = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
-PATH = catalogue.weights_path(catalogue.model("efficientnet-lite0"))
+from .conftest import SIZE, answers, distance, noise, shaken
+
+LITE0 = catalogue.model("efficientnet-lite0")
+KERAS = ("efficientnet-b0", "efficientnet-b1", "efficientnet-v2-b0", "efficientnet-v2-s")
 
 
 @pytest.fixture(scope="module")
-def content():
-    return PATH.read_bytes()
+def published():
+    """The tensors of Lite0's published file."""
+    return torch_files.read(download.ready(LITE0).read_bytes())
 
 
-def small_file(*, offset=0, shape=(2, 3), strides=(3, 1), count=6, numbers=None):
-    """A file as PyTorch wrote them before 1.6, with one tensor, "a", of six numbers."""
-
-    def value(plain: object) -> bytes:
-        return pickle.dumps(plain, 2)[2:-1]  # without the opcodes that begin and end a pickle
-
-    storage = b"(" + value("storage") + b"ctorch\nFloatStorage\n"
-    storage += value("0") + value("cpu") + value(6) + value(None) + b"tQ"
-    arguments = b"(" + storage + b"".join(map(value, (offset, shape, strides, False, None))) + b"t"
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
-    parts = [pickle.dumps(each, 2) for each in HEADERS]
-    parts += [b"\x80\x02}" + value("a") + tensor + b"s.", pickle.dumps(["0"], 2)]
-    parts += [
-        struct.pack("<q", count),
-        np.arange(6, dtype="<f4").tobytes() if numbers is None else numbers,
-    ]
-    return b"".join(parts)
+def fresh(name):
+    return architectures.backbone(name, SIZE)
 
 
-def test_small_file_is_read():
-    tensors = weights.read_torch(small_file())
-    assert tensors["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+def with_head(model, classes=7):
+    head = layers.Dense(classes, name="predictions", bias_initializer="random_normal")
+    return keras.Model(model.input, head(model.output)), head
 
 
-def test_strides_and_offset_are_honoured():
-    tensors = weights.read_torch(small_file(offset=1, shape=(2, 2), strides=(1, 2)))
-    assert tensors["a"].tolist() == [[1, 3], [2, 4]]
+def write(kind, model, path):
+    match kind:
+        case ".npz":
+            weights.save_npz(model, path)
+        case ".weights.h5":
+            model.save_weights(path)
+        case _:
+            model.save(path)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"offset": 1},
-        {"offset": -1},
-        {"shape": (3, 3)},
-        {"strides": (100, 1)},
-        {"strides": (-3, 1)},
-        {"count": 7},
-        {"count": -1},
-        {"numbers": b""},
-    ],
-)
-def test_tensor_beyond_its_data_is_refused(changes):
-    with pytest.raises(DataError):
-        weights.read_torch(small_file(**changes))
+@pytest.mark.parametrize("name", [*KERAS, "efficientnet-lite0"])
+@pytest.mark.parametrize("kind", [".npz", ".weights.h5", ".h5", ".keras"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_every_kind_of_file_gives_back_what_was_written(name, kind, tmp_path):
+    model, head = with_head(shaken(fresh(name)))
+    path = tmp_path / f"all{kind}"
+    write(kind, model, path)
+    again = fresh(name)
+    kernel, bias = weights.load(again, path)
+    pixels = noise()
+    expected = answers(model, pixels)
+    assert distance(answers(again, pixels) @ kernel + bias, expected) <= 1e-5
+    assert (bias == head.get_weights()[1]).all()
 
 
-@pytest.mark.parametrize(
-    "call", ["os.system", "builtins.eval", "torch.load", "collections.Counter"]
-)
-def test_file_that_asks_for_more_than_tensors_is_refused(call, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    module, name = call.rsplit(".", 1)
-    attack = f"c{module}\n{name}\n(S'touch owned'\ntR.".encode()
-    headers = b"".join(pickle.dumps(each, 2) for each in HEADERS)
-    with pytest.raises(DataError, match=f"asks for {module}.{name}"):
-        weights.read_torch(headers + attack)
-    assert not (tmp_path / "owned").exists()
+@pytest.mark.parametrize("kind", [".npz", ".weights.h5", ".h5", ".keras"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_backbone_alone_has_no_head(kind, tmp_path):
+    model = shaken(fresh("efficientnet-b0"))
+    path = tmp_path / f"all{kind}"
+    write(kind, model, path)
+    again = fresh("efficientnet-b0")
+    assert weights.load(again, path) is None
+    assert distance(answers(again, noise()), answers(model, noise())) <= 1e-6
 
 
-def test_attack_in_the_first_pickle_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"asks for os\.system"):
-        weights.read_torch(b"cos\nsystem\n(S'touch owned'\ntR.")
-    assert not (tmp_path / "owned").exists()
+@pytest.mark.parametrize("kind", [".npz", ".weights.h5", ".h5", ".keras"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_weights_of_another_variant_are_refused(kind, tmp_path):
+    path = tmp_path / f"all{kind}"
+    write(kind, fresh("efficientnet-b0"), path)
+    with pytest.raises(DataError, match=f"all{kind}"):
+        weights.load(fresh("efficientnet-b2"), path)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_damaged_file_is_read_or_refused_cleanly(data):
-    content = bytearray(small_file())
-    for _ in range(data.draw(st.integers(1, 6))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        tensors = weights.read_torch(bytes(content[: data.draw(st.integers(0, len(content)))]))
-    except DataError:
-        return
-    assert all(isinstance(each, np.ndarray) for each in tensors.values())
+@pytest.mark.parametrize("kind", [".npz", ".weights.h5", ".h5", ".keras", ".pth"])
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])
+def test_file_of_another_kind_is_refused(kind, content, tmp_path):
+    path = tmp_path / f"all{kind}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"all{kind}"):
+        weights.load(fresh("efficientnet-lite0"), path)
 
 
-def test_truncated_weights_are_refused(content):
-    with pytest.raises(DataError):
-        weights.read_torch(content[:-1000])
+def test_unknown_suffix_is_refused(tmp_path):
+    path = tmp_path / "weights.tflite"
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"tflite is.*\.h5, \.keras, \.npz, \.pth"):
+        weights.load(fresh("efficientnet-lite0"), path)
 
 
-def test_other_weights_are_refused_by_their_checksum(tmp_path, content):
-    path = tmp_path / "lite0.pth"
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(DataError, match=r"lite0\.pth is not the published one"):
-        weights.read_verified(path, catalogue.model("efficientnet-lite0").weights.sha256)
+def test_arrays_with_code_in_them_are_refused(tmp_path):
+    path = tmp_path / "all.npz"
+    np.savez(path, **{"stem_conv/kernel": np.array([print], dtype=object)})
+    with pytest.raises(DataError, match="cannot be read"):
+        weights.load(fresh("efficientnet-lite0"), path)
 
 
-def test_every_tensor_finds_its_layer(content):
-    """All tensors but the classes' and the counters are used, each once."""
-    tensors = weights.read_torch(content)
+def test_published_statistics_are_standard_deviations(tmp_path):
+    """As `keras.applications` mends it: divided by the deviation, not by its root."""
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    other = keras.applications.EfficientNetB0(
+        weights=None, include_top=False, pooling="avg", input_shape=(SIZE, SIZE, 3)
+    )
+    shaken(other)
+    norm = next(each for each in other.layers if isinstance(each, layers.Normalization))
+    norm.set_weights([mean, deviation, np.zeros(())])
+    other.save_weights(tmp_path / "published.weights.h5")
+    model = fresh("efficientnet-b0")
+    weights.load(model, tmp_path / "published.weights.h5")
+    norm.set_weights([mean, deviation**2, np.zeros(())])
+    norm.finalize_state()
+    assert distance(answers(model, noise()), answers(other, noise())) <= 1e-5
+
+
+def test_every_tensor_finds_its_layer(published, tmp_path, monkeypatch):
+    """All tensors but the counters are used, each once."""
     used = []
 
     class Watched(dict):
@@ -120,11 +121,84 @@ def test_every_tensor_finds_its_layer(content):
             used.append(name)
             return super().__getitem__(name)
 
-    weights.load_lite(lite.backbone("efficientnet-lite0", 32), Watched(tensors))
-    expected = [n for n in tensors if not n.startswith("_fc") and "num_batches" not in n]
-    assert sorted(used) == sorted(expected)
+        def get(self, name):
+            return self[name]
+
+    monkeypatch.setattr(torch_files, "read", lambda _content: Watched(published))
+    (tmp_path / "all.pth").write_bytes(b"")
+    weights.load(fresh("efficientnet-lite0"), tmp_path / "all.pth")
+    assert sorted(used) == sorted(name for name in published if "num_batches" not in name)
 
 
-def test_weights_of_another_variant_are_refused(content):
-    with pytest.raises(DataError, match="do not fit efficientnet-lite2"):
-        weights.load_lite(lite.backbone("efficientnet-lite2", 32), weights.read_torch(content))
+def test_torch_weights_of_another_variant_are_refused():
+    with pytest.raises(DataError, match="does not fit efficientnet-lite2"):
+        weights.load(fresh("efficientnet-lite2"), download.ready(LITE0))
+
+
+def timm_tensors(model, head):
+    """A model's weights under timm's names and in PyTorch's order of axes."""
+    names = weights._timm_names(model)
+    tensors = {}
+    for layer in (*model.layers, head):
+        if isinstance(layer, layers.BatchNormalization):
+            parts = ("weight", "bias", "running_mean", "running_var")
+        elif layer.weights and not isinstance(layer, layers.Normalization):
+            parts = ("weight", "bias")
+        else:
+            continue
+        for part, value in zip(parts, layer.get_weights(), strict=False):
+            axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(value.ndim)
+            if isinstance(layer, layers.DepthwiseConv2D):
+                axes = (2, 3, 0, 1)
+            turned = value.transpose(axes) if axes else value
+            tensors[f"{names[layer.name]}.{part}"] = turned
+    return tensors
+
+
+# Some of each kind of block, as timm's `state_dict()` lists them.
+TIMM = {
+    "efficientnet-b0": {
+        "conv_stem.weight": (32, 3, 3, 3),
+        "blocks.0.0.conv_dw.weight": (32, 1, 3, 3),
+        "blocks.0.0.bn1.running_var": (32,),
+        "blocks.0.0.se.conv_reduce.bias": (8,),
+        "blocks.0.0.conv_pw.weight": (16, 32, 1, 1),
+        "blocks.0.0.bn2.weight": (16,),
+        "blocks.5.3.conv_pw.weight": (1152, 192, 1, 1),
+        "blocks.5.3.bn1.bias": (1152,),
+        "blocks.5.3.conv_dw.weight": (1152, 1, 5, 5),
+        "blocks.5.3.bn2.bias": (1152,),
+        "blocks.5.3.se.conv_expand.weight": (1152, 48, 1, 1),
+        "blocks.5.3.conv_pwl.weight": (192, 1152, 1, 1),
+        "blocks.5.3.bn3.running_mean": (192,),
+        "conv_head.weight": (1280, 320, 1, 1),
+        "bn2.weight": (1280,),
+        "classifier.weight": (7, 1280),
+    },
+    "efficientnet-v2-s": {
+        "bn1.weight": (24,),
+        "blocks.0.1.conv.weight": (24, 24, 3, 3),
+        "blocks.0.1.bn1.weight": (24,),
+        "blocks.1.0.conv_exp.weight": (96, 24, 3, 3),
+        "blocks.1.0.bn1.weight": (96,),
+        "blocks.1.0.conv_pwl.weight": (48, 96, 1, 1),
+        "blocks.1.0.bn2.weight": (48,),
+        "blocks.5.14.bn3.weight": (256,),
+    },
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timms_names_are_known(name, tmp_path, monkeypatch):
+    model, head = with_head(shaken(fresh(name)))
+    if name == "efficientnet-b0":  # PyTorch files say nothing of the pixels' statistics
+        weights.normalize(model.get_layer("normalization"))
+    tensors = timm_tensors(fresh(name) and keras.Model(model.input, model.layers[-2].output), head)
+    for key, shape in TIMM[name].items():
+        assert tensors[key].shape == shape
+    monkeypatch.setattr(torch_files, "read", lambda _content: tensors)
+    (tmp_path / "tf.pth").write_bytes(b"")
+    again = fresh(name)
+    kernel, bias = weights.load(again, tmp_path / "tf.pth")
+    expected = answers(model, noise())
+    assert distance(answers(again, noise()) @ kernel + bias, expected) <= 1e-5

@@ -99,6 +99,41 @@ def test_rate_warms_up_and_falls_as_a_cosine(backbone):
     assert rates[5:] == pytest.approx(cosine, abs=1e-8)
 
 
+def test_rate_can_stay_as_it_is(backbone):
+    made = network(backbone, rate=0.01, schedule="constant")
+    for _ in range(2):
+        assert made.learning_rate == pytest.approx(0.01)
+        trained(made, backbone, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kind", "decay"),
+    [
+        ("adamw", keras.optimizers.AdamW, 0.02),
+        ("adam", keras.optimizers.Adam, 0.0),
+        ("rmsprop", keras.optimizers.RMSprop, 0.0),
+    ],
+)
+def test_optimizer_can_be_chosen(backbone, optimizer, kind, decay):
+    made = network(backbone, optimizer=optimizer)
+    assert isinstance(made.trained.optimizer, kind)
+    assert made.trained.optimizer.weight_decay == decay
+    before = weights(backbone)
+    trained(made, backbone, steps=1)
+    assert changed(backbone, before)
+
+
+def test_blocks_are_left_out_at_random_and_repeatably():
+    kernels = []
+    for seed in (0, 0, 1):
+        backbone = Backbone("efficientnet-lite0", 32, drop_connect_rate=0.8)
+        made = network(backbone, block="block6a", seed=seed)
+        trained(made, backbone, steps=1)
+        kernels.append(weights(backbone)["top_conv/kernel"])
+    assert np.array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+
+
 def test_gathered_gradients_change_weights_every_other_step(backbone):
     made = network(backbone, steps=(20, 2))
     before = weights(backbone)

@@ -57,6 +57,26 @@ def test_memory_can_be_stated(backbone, room):
     assert plan(backbone, memory=0.001).place == "disk"
 
 
+def test_features_of_the_heads_views_take_room(backbone, room):
+    room(disk=2 * 9 * 1000 * 1280 * 4)
+    assert plan(backbone, unfreeze="none", head_epochs=9)
+    with pytest.raises(UsageError, match=r"GiB of features.*fewer --head-epochs"):
+        plan(backbone, unfreeze="none", head_epochs=10)
+
+
+def test_size_that_is_padded_is_told(backbone):
+    (note,) = plan(backbone, image_size=33).notes
+    assert "33 px are no multiple of 32" in note
+    assert "64 px" in note
+    assert plan(backbone, image_size=64).notes == plan(backbone).notes == ()
+
+
+def test_rmsprop_is_warned_of_where_weights_are_pretrained(backbone):
+    (note,) = plan(backbone, optimizer="rmsprop").notes
+    assert "damages pretrained weights" in note
+    assert plan(backbone, optimizer="rmsprop", phases=("scratch",)).notes == ()
+
+
 def test_small_disk_means_fewer_views(backbone, room):
     room(memory=0, disk=2 * (1000 * 3 + 100) * ROW)
     found = plan(backbone)

@@ -25,12 +25,15 @@ class _Reach(NamedTuple):
     brightness: float  # share, either way
     tint: float  # the same, for each channel alone
     contrast: float  # the same
+    largest: float = 1.05  # share of the picture's side that is shown at most
+    beyond: float = 0.05  # how far the shown part may leave the picture, as a share of its side
 
 
 _REACHES: dict[Strength, _Reach] = {
     "light": _Reach(7, 0.85, 0.1, 0.03, 0.1),
     "standard": _Reach(15, 0.7, 0.2, 0.05, 0.2),
     "strong": _Reach(25, 0.5, 0.35, 0.1, 0.35),
+    "keras-example": _Reach(54, 1.0, 0.0, 0.0, 0.1, largest=1.0, beyond=0.1),
 }
 
 
@@ -66,14 +69,15 @@ def plan(seed: int, picture: bytes, number: int, strength: Strength, flip: Flip)
         number: which view, from 1 (0 is the picture itself).
         strength: how far views go. `standard` draws from: rotation ±15°, scale 0.7–1.05, shift as
             far as the picture reaches and 5 % beyond, brightness ±20 %, tint ±5 %, contrast ±20 %.
-            `light` goes half as far, `strong` nearly twice as far.
+            `light` goes half as far, `strong` nearly twice as far. `keras-example` is as in the
+            public example: rotation ±54°, shift ±10 %, contrast ±10 %, and it flips both ways.
         flip: whether left and right change places half the time; with `both`, top and bottom do
             too.
     """
     reach = _REACHES[strength]
     random = np.random.default_rng([seed, number, int.from_bytes(picture[:8], "big")])
-    scale = random.uniform(reach.smallest, 1.05)
-    furthest = abs(1 - scale) / 2 + 0.05
+    scale = random.uniform(reach.smallest, reach.largest)
+    furthest = abs(1 - scale) / 2 + reach.beyond
     brightness = 1 + reach.brightness * random.uniform(-1, 1)
     red, green, blue = brightness * (1 + reach.tint * random.uniform(-1, 1, 3))
     return View(

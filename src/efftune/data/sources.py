@@ -1,4 +1,4 @@
-"""Where examples come from: folders of class folders, with or without splits, and samples.
+"""Where examples come from: folders of class folders, with or without splits, and named sets.
 
 Nothing is dropped in silence: each file met becomes a row, and what cannot be used carries the
 reason.
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from efftune import files
-from efftune.data import images
+from efftune.data import images, tfds
 from efftune.data.examples import (
     HIDDEN,
     LEFTOVERS,
@@ -24,6 +24,7 @@ from efftune.data.examples import (
     Undecided,
 )
 from efftune.errors import BadImage, DataError, UsageError, unknown_name
+from efftune.progress import Progress, silent
 
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train",
@@ -35,21 +36,26 @@ SPLIT_FOLDERS: dict[str, Split] = {
 _WINDOWS_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
 
 
-def find(source: str | Path) -> Examples:
+def find(source: str | Path, on_progress: Progress = silent) -> Examples:
     """Find the examples in a source.
 
     Args:
         source: a folder with one folder per class; a folder with `train`, and perhaps `val` (or
-            `valid`, `validation`) and `test`, folders of class folders; or `sample:NAME`.
+            `valid`, `validation`) and `test`, folders of class folders; `sample:NAME`; or
+            `tfds:NAME[/CONFIG][:VERSION]`, a set of TensorFlow Datasets.
+        on_progress: called with `unpack`, the pictures unpacked and their total.
 
     Returns:
         One row per file, sorted by name. Splits are set where the source brings them.
 
     Raises:
         UsageError: there is no such source.
-        DataError: a folder cannot be read, or it is not clear which split is meant.
+        DataError: a folder cannot be read, it is not clear which split is meant, or a set cannot
+            be downloaded.
     """
     name = str(source)
+    if name.startswith(tfds.PREFIX):
+        return Examples(name, tuple(_rows(tfds.unpacked(name, SPLIT_FOLDERS, on_progress))))
     if name.startswith("sample:"):
         return _sample(name)
     root = files.user_path(source)

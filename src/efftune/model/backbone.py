@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +14,17 @@ from numpy.typing import NDArray
 
 from efftune import files
 from efftune.errors import unknown_name
-from efftune.model import catalogue, inference
+from efftune.model import catalogue, download, inference
+from efftune.progress import Progress, silent
 
 if TYPE_CHECKING:
     import keras
     import openvino as ov
 
-WIDTH = 1280  # features of every Lite variant
+    from efftune.model.weights import Head
+
 FEATURES = "features"  # the output after global average pooling, beside the inputs of the blocks
-VERSION = 1  # part of every cache key: raise it when a backbone gives other features
+VERSION = 2  # part of every cache key: raise it when a backbone gives other features
 
 
 class Backbone:
@@ -34,38 +35,64 @@ class Backbone:
     Attributes:
         entry: its row in the catalogue.
         image_size: side of the input square, in pixels.
-        tuned: whether its Keras weights are no longer the pretrained ones.
+        tuned: whether its Keras weights are no longer those of that file.
     """
 
-    def __init__(self, name: str, image_size: int = 0):
+    def __init__(
+        self,
+        name: str,
+        image_size: int = 0,
+        *,
+        weights: str = "imagenet",
+        drop_connect_rate: float = 0.0,
+        on_progress: Progress = silent,
+    ):
         """Choose a model.
 
         Args:
             name: as `efftune models` lists it.
             image_size: side of the input square, in pixels; 0 means the model's own.
+            weights: `imagenet`, which downloads them if need be; `none` for random ones; or a file.
+            drop_connect_rate: see `architectures.backbone`.
+            on_progress: called with `download`, the bytes that are here and their total.
 
         Raises:
-            UsageError: unknown name, or its weights are not installed.
+            UsageError: unknown name, the weights are not installed, or there is no such file.
+            DataError: the weights cannot be downloaded.
         """
         self.entry = catalogue.model(name)
         self.image_size = image_size or self.entry.resolution
-        self.tuned = False
-        self._weights_path = catalogue.weights_path(self.entry)
+        self.tuned = weights == "none"
+        self._found = download.located(self.entry, weights, on_progress)
+        self._drop_connect_rate = drop_connect_rate
         self._converted: dict[tuple[str, ...], ov.Model] = {}
 
     @cached_property
     def keras_model(self) -> "keras.Model":
-        """From float32 pixels (batch, size, size, 3), 0 to 255, to features (batch, 1280).
+        """From float32 pixels (batch, size, size, 3), 0 to 255, to features (batch, features).
 
         Raises:
-            DataError: the weights file is not the published one.
+            DataError: the weights file is not the published one, is damaged, or fits another model.
         """
-        from efftune.model import lite, weights
+        return self._loaded[0]
 
-        tensors = weights.read_verified(self._weights_path, self.entry.weights.sha256)
-        model = lite.backbone(self.entry.name, self.image_size)
-        weights.load_lite(model, tensors)
-        return model
+    @property
+    def weights(self) -> str:
+        """A checksum of the file its weights come from, or `none` for random ones."""
+        return self._found.checksum
+
+    @cached_property
+    def published_head(self) -> "Head | None":
+        """Kernel and bias of the head that the weights file holds, if it holds one."""
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple["keras.Model", "Head | None"]:
+        from efftune.model import architectures
+
+        return architectures.pretrained(
+            self.entry, self.image_size, self._found, self._drop_connect_rate
+        )
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
@@ -74,20 +101,23 @@ class Backbone:
         return tuple(dict.fromkeys(name[1] for name in names if name))
 
     def block(self, name: str) -> str:
-        """The full name of a block: `block6`, say, begins with `block6a`.
+        """The full name of a block: `block6`, say, begins with `block6a`; `last` is a stage, too.
 
         Raises:
             UsageError: there is no such block.
         """
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        if name == "last":
+            name = self.blocks[-1].rstrip(letters)
         for block in self.blocks:
-            if name in (block, block.rstrip("abcdefghijklmnopqrstuvwxyz")):
+            if name in (block, block.rstrip(letters)):
                 return block
         raise unknown_name("block", name, self.blocks)
 
     def shape(self, output: str) -> tuple[int, ...]:
         """The shape of an output for one picture: `features`, or activations at a block's input."""
         if output == FEATURES:
-            return (WIDTH,)
+            return (self.entry.features,)
         return tuple(self._output(output).shape[1:])
 
     def cut(self, block: str) -> tuple["keras.Model", "keras.Model"]:
@@ -123,8 +153,8 @@ class Backbone:
                 tensors[id(layer.output)] = apply(layer, [tensors[id(each)] for each in inputs])
         return keras.Model(entry, tensors[id(self.keras_model.output)], name="upper")
 
-    def forget(self, seed: int) -> None:
-        """Put random weights in the place of the pretrained ones.
+    def untrained(self, seed: int) -> "Backbone":
+        """The same network with random weights.
 
         Kernels are drawn as EfficientNet's authors do: normal, with twice the variance that keeps
         gradients' size.
@@ -132,18 +162,25 @@ class Backbone:
         Args:
             seed: of the draw.
         """
+        rate = self._drop_connect_rate
+        other = Backbone(self.entry.name, self.image_size, weights="none", drop_connect_rate=rate)
+        other._draw(seed)
+        return other
+
+    def _draw(self, seed: int) -> None:
         import keras
 
-        self.tuned = True
         for i, layer in enumerate(self.keras_model.layers):
             if isinstance(layer, keras.layers.BatchNormalization):
                 shape = layer.gamma.shape
                 layer.set_weights([np.ones(shape), *np.zeros((2, *shape)), np.ones(shape)])
-            elif layer.weights:
+            elif isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
                 draw = keras.initializers.VarianceScaling(
                     2.0, "fan_out", "truncated_normal", seed=np.uint32(seed + 7919 * i).item()
                 )
-                layer.set_weights([draw(weight.shape) for weight in layer.weights])
+                kernel, *biases = layer.weights
+                zeros = [np.zeros(bias.shape) for bias in biases]
+                layer.set_weights([draw(kernel.shape), *zeros])
 
     def openvino_model(self, outputs: Sequence[str] = (FEATURES,)) -> "ov.Model":
         """The pretrained network for OpenVINO, converted once and then kept in the cache folder.
@@ -173,7 +210,7 @@ class Backbone:
         """The backbone's own graph, carried on to probabilities.
 
         Args:
-            kernel: the head's weights, shape (1280, classes).
+            kernel: the head's weights, shape (features, classes).
             bias: the head's bias, shape (classes,).
             mirrored: answer by the mean logits of each picture and its mirror image.
 
@@ -183,16 +220,13 @@ class Backbone:
         import keras
         from keras import layers, ops
 
-        from efftune.model import lite
-
         backbone = self.keras_model
         pixels, features = backbone.input, backbone.output
         if mirrored:
             pixels = keras.Input(pixels.shape[1:], name="pixels")
             both = [backbone(pixels), backbone(ops.flip(pixels, axis=2))]
             features = layers.Average(name="both")(both)
-        rate = lite.VARIANTS[self.entry.name].dropout
-        x = layers.Dropout(rate, name="dropout")(features)
+        x = layers.Dropout(0.2, name="dropout")(features)
         logits = layers.Dense(len(bias), name="logits")
         probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits(x))
         logits.set_weights([kernel, bias])
@@ -206,7 +240,7 @@ class Backbone:
 
     def _kept_conversion(self, outputs: tuple[str, ...]) -> "ov.Model":
         folder = files.cache_folder() / "backbones" / self._conversion_key(outputs)
-        if _intact(folder):
+        if files.is_intact(folder):
             return inference.read(folder / "model.xml")
         import keras
 
@@ -214,33 +248,19 @@ class Backbone:
 
         tensors = [self._output(output) for output in outputs]
         model = convert(keras.Model(self.keras_model.input, tensors, name=self.entry.short_name))
-        if not _intact(folder):  # another process may have been quicker
+        if not files.is_intact(folder):  # another process may have been quicker
             shutil.rmtree(folder, ignore_errors=True)
-            _keep(model, folder)
+            with files.folder_written_whole(folder) as partial:
+                inference.write(model, partial / "model.xml")
+                files.seal(partial)
         return model
 
     def _conversion_key(self, outputs: tuple[str, ...]) -> str:
         shaping = {
-            "weights": self.entry.weights.sha256,
+            "weights": self.weights,
             "image_size": self.image_size,
             "outputs": outputs,
             "versions": [VERSION, version("keras"), version("openvino")],
         }
         digest = hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]
         return f"{self.entry.name}-{digest}"
-
-
-def _keep(model: "ov.Model", folder: Path) -> None:
-    with files.folder_written_whole(folder) as partial:
-        inference.write(model, partial / "model.xml")
-        sums = {path.name: files.sha256(path) for path in partial.iterdir()}
-        files.write(partial / "sha256.json", json.dumps(sums))
-
-
-def _intact(folder: Path) -> bool:
-    """Whether a kept conversion is there, whole and unaltered."""
-    try:
-        sums = json.loads((folder / "sha256.json").read_text())
-        return bool(sums) and all(files.sha256(folder / name) == sums[name] for name in sums)
-    except (OSError, ValueError):
-        return False

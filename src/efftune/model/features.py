@@ -66,7 +66,7 @@ class Settings:
         """
         output, view = place
         shaping: dict[str, Any] = {
-            "weights": backbone.entry.weights.sha256,
+            "weights": backbone.weights,
             "image_size": backbone.image_size,
             "output": output,
             "outputs": list(outputs),

@@ -44,8 +44,8 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
         strides = convolution.strides
         if self._depthwise:
             kernel = convolution.kernel * scale[:, None]
-            return ops.depthwise_conv(x, kernel, strides, padding="same") + bias
-        return ops.conv(x, convolution.kernel * scale, strides, padding="same") + bias
+            return ops.depthwise_conv(x, kernel, strides, padding=convolution.padding) + bias
+        return ops.conv(x, convolution.kernel * scale, strides, padding=convolution.padding) + bias
 
     def _product(self, x: Any, kernel: Any) -> Any:
         height, width, channels = x.shape[1:]
@@ -69,7 +69,7 @@ def folded(backbone: Backbone, block: str, product_dtype: str = "float32") -> ke
     convolutions: dict[int, layers.Layer] = {}  # by what they give, waiting for their norm
 
     def apply(layer: layers.Layer, inputs: list[Any]) -> Any:
-        if type(layer) in (layers.Conv2D, layers.DepthwiseConv2D):
+        if type(layer) in (layers.Conv2D, layers.DepthwiseConv2D) and not layer.use_bias:
             convolutions[id(inputs[0])] = layer
             return inputs[0]
         if isinstance(layer, layers.BatchNormalization):

@@ -20,20 +20,18 @@ class Variant:
     Attributes:
         width: factor of the number of channels.
         depth: factor of the number of blocks a stage repeats.
-        dropout: rate before the logits.
     """
 
     width: float
     depth: float
-    dropout: float
 
 
 VARIANTS = {
-    "efficientnet-lite0": Variant(1.0, 1.0, 0.2),
-    "efficientnet-lite1": Variant(1.0, 1.1, 0.2),
-    "efficientnet-lite2": Variant(1.1, 1.2, 0.3),
-    "efficientnet-lite3": Variant(1.2, 1.4, 0.3),
-    "efficientnet-lite4": Variant(1.4, 1.8, 0.3),
+    "efficientnet-lite0": Variant(1.0, 1.0),
+    "efficientnet-lite1": Variant(1.0, 1.1),
+    "efficientnet-lite2": Variant(1.1, 1.2),
+    "efficientnet-lite3": Variant(1.2, 1.4),
+    "efficientnet-lite4": Variant(1.4, 1.8),
 }
 
 
@@ -59,12 +57,14 @@ _EPSILON = 1e-3  # of BatchNorm; Keras' default since the original TensorFlow co
 _MOMENTUM = 0.99
 
 
-def backbone(name: str, image_size: int) -> keras.Model:
+def backbone(name: str, image_size: int, drop_connect_rate: float = 0.2) -> keras.Model:
     """A variant up to global average pooling, with random weights.
 
     Args:
         name: one of `VARIANTS`.
         image_size: side of the input square, in pixels.
+        drop_connect_rate: how often the last block is left out in training, 0 to 1; lower blocks
+            less, in proportion to their depth.
 
     Returns:
         A model from float32 pixels (batch, image_size, image_size, 3), 0 to 255, to float32
@@ -76,15 +76,17 @@ def backbone(name: str, image_size: int) -> keras.Model:
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="preprocessing")(pixels)
     x = _convolution(x, 32, kernel=3, stride=2, name="stem_conv")
     x = _activation(_norm(x, "stem_bn"), "stem_activation")
-    for number, stage in enumerate(_STAGES, start=1):
-        # The first and the last stage keep their depth, as the stem and the top keep their width.
-        fixed = number in (1, len(_STAGES))
-        repeats = stage.repeats if fixed else math.ceil(stage.repeats * variant.depth)
+    # The first and the last stage keep their depth, as the stem and the top keep their width.
+    inner = [math.ceil(stage.repeats * variant.depth) for stage in _STAGES[1:-1]]
+    depths = [_STAGES[0].repeats, *inner, _STAGES[-1].repeats]
+    done = 0
+    for number, (stage, repeats) in enumerate(zip(_STAGES, depths, strict=True), start=1):
         channels = _rounded(stage.channels * variant.width)
         for i in range(repeats):
-            x = _block(
-                x, stage, channels, stage.stride if i == 0 else 1, f"block{number}{chr(97 + i)}_"
-            )
+            stride = stage.stride if i == 0 else 1
+            drop_rate = drop_connect_rate * done / sum(depths)
+            x = _block(x, stage, channels, stride, drop_rate, f"block{number}{chr(97 + i)}_")
+            done += 1
     x = _convolution(x, 1280, name="top_conv")
     x = _activation(_norm(x, "top_bn"), "top_activation")
     features = layers.GlobalAveragePooling2D(name="avg_pool")(x)
@@ -92,7 +94,12 @@ def backbone(name: str, image_size: int) -> keras.Model:
 
 
 def _block(
-    x: keras.KerasTensor, stage: _Stage, channels: int, stride: int, name: str
+    x: keras.KerasTensor,
+    stage: _Stage,
+    channels: int,
+    stride: int,
+    drop_rate: float,
+    name: str,
 ) -> keras.KerasTensor:
     """An inverted bottleneck: expand, filter each channel, project, add the input if it fits."""
     entry = x
@@ -105,6 +112,7 @@ def _block(
     x = _activation(_norm(x, f"{name}bn"), f"{name}activation")
     x = _norm(_convolution(x, channels, name=f"{name}project_conv"), f"{name}project_bn")
     if stride == 1 and entry.shape[-1] == channels:
+        x = layers.Dropout(drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}drop")(x)
         x = layers.Add(name=f"{name}add")([x, entry])
     return x
 

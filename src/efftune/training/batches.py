@@ -100,7 +100,8 @@ class Pictures:
             batch[to] = self._pixels[picture]
             if epoch and recipe.augment != "none":
                 # The numbers after those of the kept views: these are new to the network.
-                number, digest = int(recipe.views) + epoch, self._digests[picture]
+                number = recipe.head_epochs + int(recipe.views) + epoch
+                digest = self._digests[picture]
                 plan = augmentation.plan(recipe.seed, digest, number, *recipe.views_shown)
                 batch[to] = augmentation.apply(batch[to], plan)
 

@@ -45,6 +45,7 @@ class Network:
                 until the weights change.
         """
         _freeze(backbone, stage, recipe)
+        _seed(backbone, recipe.seed)
         kernel, bias = head
         part = _part(backbone, stage)
         x = layers.Dropout(recipe.dropout, seed=recipe.seed, name="dropout")(part.output)
@@ -92,12 +93,10 @@ class Network:
             self._averages.on_test_end()
 
 
-class LayerwiseAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
-    """AdamW whose learning rate shrinks from the head down, a factor a block.
+class Layerwise:
+    """An optimizer whose learning rate shrinks from the head down, a factor a block.
 
-    Sources: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019),
-    https://arxiv.org/abs/1711.05101; Clark et al., "ELECTRA" (2020),
-    https://arxiv.org/abs/2003.10555, for the factor.
+    Source: Clark et al., "ELECTRA" (2020), https://arxiv.org/abs/2003.10555.
     """
 
     def __init__(self, factors: list[float], **choices: Any):
@@ -106,8 +105,20 @@ class LayerwiseAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One weight's step, at that weight's own rate."""
-        factor = self._factors[self._get_variable_index(variable)]
-        super().update_step(gradient, variable, learning_rate * factor)
+        factor = self._factors[self._get_variable_index(variable)]  # type: ignore[attr-defined]
+        super().update_step(gradient, variable, learning_rate * factor)  # type: ignore[misc]
+
+
+class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):  # type: ignore[misc]
+    """AdamW, or Adam if weights do not decay.
+
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019),
+    https://arxiv.org/abs/1711.05101.
+    """
+
+
+class LayerwiseRMSprop(Layerwise, keras.optimizers.RMSprop):  # type: ignore[misc]
+    """RMSprop, with which EfficientNet was trained by its authors."""
 
 
 class Mixing(layers.Layer):  # type: ignore[misc]
@@ -126,6 +137,13 @@ def _freeze(backbone: Backbone, stage: Stage, recipe: Recipe) -> None:
             isinstance(layer, layers.DepthwiseConv2D) and not recipe.train_depthwise
         )
         layer.trainable = scratch or not frozen
+
+
+def _seed(backbone: Backbone, seed: int) -> None:
+    """Make it repeatable which blocks are left out: graphs draw their seeds at random."""
+    for i, layer in enumerate(backbone.keras_model.layers):
+        if isinstance(layer, layers.Dropout):
+            layer.seed_generator.state.assign(np.array([(seed + i) % 2**32, 0], np.uint32))
 
 
 def _part(backbone: Backbone, stage: Stage) -> keras.Model:
@@ -147,18 +165,12 @@ def _optimizer(
     model: keras.Model, backbone: Backbone, stage: Stage, recipe: Recipe, steps: tuple[int, int]
 ) -> keras.optimizers.Optimizer:
     total, gathered = steps
-    total = max(1, total // gathered)
-    warmup = round(recipe.warmup * total)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else stage.learning_rate,
-        decay_steps=max(1, total - warmup),
-        warmup_target=stage.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
-    optimizer = LayerwiseAdamW(
+    decays = recipe.optimizer == "adamw"
+    kind = LayerwiseRMSprop if recipe.optimizer == "rmsprop" else LayerwiseAdamW
+    optimizer = kind(
         _factors(model, backbone, recipe),
-        learning_rate=schedule,
-        weight_decay=recipe.weight_decay,
+        learning_rate=_schedule(stage, recipe, max(1, total // gathered)),
+        weight_decay=recipe.weight_decay if decays else 0.0,
         use_ema=recipe.ema > 0,
         ema_momentum=recipe.ema or 0.99,
         gradient_accumulation_steps=gathered if gathered > 1 else None,
@@ -166,6 +178,18 @@ def _optimizer(
     plain = [weight for weight in model.trainable_weights if len(weight.shape) < 2]
     optimizer.exclude_from_weight_decay(var_list=plain)
     return optimizer
+
+
+def _schedule(stage: Stage, recipe: Recipe, total: int) -> Any:
+    if recipe.schedule == "constant":
+        return stage.learning_rate
+    warmup = round(recipe.warmup * total)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else stage.learning_rate,
+        decay_steps=max(1, total - warmup),
+        warmup_target=stage.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
 
 
 def _factors(model: keras.Model, backbone: Backbone, recipe: Recipe) -> list[float]:

@@ -15,7 +15,7 @@ from efftune.data import images
 from efftune.data.examples import Split
 from efftune.errors import UsageError
 from efftune.model import features
-from efftune.model.backbone import FEATURES, WIDTH, Backbone
+from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.features import Settings
 from efftune.model.inference import fastest_precision
 from efftune.recipe import Augment, Flip, Recipe, Stage
@@ -23,8 +23,10 @@ from efftune.recipe import Augment, Flip, Recipe, Stage
 _MEMORY_SHARE = 1 / 4  # of the free memory, for kept activations
 _DISK_SHARE = 1 / 2  # of the free disk
 _BYTES = 2  # of a kept value
+_FEATURE_BYTES = 4  # of a kept feature
 _MEASURED_PICTURES = 24
 _MEASURED_STEPS = 2
+_HALVED = 32  # how often smaller the last activations are than the picture
 _HEAD_SECONDS = 1e-3  # a picture; little enough not to be measured
 
 
@@ -39,7 +41,7 @@ class Plan:
         mapped_bytes: how much of them may be in memory at a time.
         place: `memory` where all of them fit in there, else `disk`; empty if none are kept.
         decoded_bytes: what the decoded pictures take on disk while all blocks are trained.
-        notes: what was given up for want of room.
+        notes: what was given up for want of room, and what is wasted.
         seconds: by phase, where that was measured.
     """
 
@@ -91,15 +93,19 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
     decoded = 0
     if any(stage.block == "pixels" for stage in recipe.stages):
         decoded = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
+    seen = recipe.head_epochs * pictures["train"] * backbone.entry.features * _FEATURE_BYTES
     room = int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE) - decoded
     if decoded and room < 0:
         raise _no_room(decoded, "decoded pictures", "take a recipe that does not train all blocks")
+    room -= seen
+    if seen and room < 0:
+        raise _no_room(seen, "features", "train the head with fewer --head-epochs")
+    notes = [*_wasted(recipe), *_unwise(recipe)]
     if not any(stage.name == "upper" for stage in recipe.stages):
-        return Plan(recipe, pictures, decoded_bytes=decoded)
+        return Plan(recipe, pictures, decoded_bytes=decoded, notes=tuple(notes))
     memory = psutil.virtual_memory().available
     allowed = int(recipe.memory * 2**30) or int(memory * _MEMORY_SHARE)
     block, views = _fitting(recipe, backbone, pictures, room)
-    notes = []
     if block != backbone.block(recipe.unfreeze):
         notes.append(f"{block} instead of {recipe.unfreeze}, for want of disk space")
     if views != recipe.views:
@@ -143,18 +149,19 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
     recipe, train = plan.recipe, plan.pictures["train"]
     held_out = plan.pictures["val"] + plan.pictures["test"]
     upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
-    outputs = [*upper, FEATURES] if recipe.stages[0].name == "head" else []
+    outputs = [*upper, FEATURES] if "head" in recipe.phases else []
     exact = _frozen_seconds(paths, backbone, settings(plan, exact=True), outputs, [0])
     plain = _frozen_seconds(paths, backbone, settings(plan), outputs, [0])
     seconds = {"features": train * plain + held_out * exact}
     if outputs:
-        seconds["head"] = train * _HEAD_SECONDS
+        seconds["head"] = train * _HEAD_SECONDS * max(1, recipe.head_epochs)
     for stage in recipe.stages:
-        if stage.name == "upper" and recipe.views:
-            views = range(1, int(recipe.views) + 1)
-            seconds["views"] = train * _frozen_seconds(
-                paths, backbone, settings(plan), upper, views
-            )
+        count = {"head": recipe.head_epochs, "upper": int(recipe.views)}.get(stage.name, 0)
+        if count:
+            output = [FEATURES] if stage.name == "head" else upper
+            views = range(1, count + 1)
+            spent = train * _frozen_seconds(paths, backbone, settings(plan), output, views)
+            seconds["views"] = seconds.get("views", 0.0) + spent
         if stage.name in ("whole", "scratch"):
             seconds["decode"] = (train + plan.pictures["val"]) * _decode_seconds(paths, backbone)
         if stage.name != "head":
@@ -208,7 +215,7 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
 
     size = min(plan.recipe.batch_size, plan.pictures["train"])
     start = time.perf_counter()
-    head = (np.zeros((WIDTH, 2), np.float32), np.zeros(2, np.float32))
+    head = (np.zeros((backbone.entry.features, 2), np.float32), np.zeros(2, np.float32))
     recipe = plan.recipe.changed(mix="none")
     network = Network(backbone, head, stage, recipe, (_MEASURED_STEPS + 1, 1))
     before = network.judged.get_weights()
@@ -222,6 +229,27 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
     network.judged.set_weights(before)
     steps = max(1, plan.pictures["train"] // size) * stage.epochs
     return traced - start + step * steps
+
+
+def _wasted(recipe: Recipe) -> list[str]:
+    """What the asked for size computes in vain: every halving of a side is rounded up."""
+    size = recipe.image_size
+    full = -(-size // _HALVED) * _HALVED
+    if size == full:
+        return []
+    return [
+        f"{size} px are no multiple of {_HALVED}, so that a part of what is computed is padding; "
+        f"{full} px would hardly take longer"
+    ]
+
+
+def _unwise(recipe: Recipe) -> list[str]:
+    if recipe.optimizer == "rmsprop" and recipe.phases != ("scratch",):
+        return [
+            "rmsprop takes its largest steps while its averages are still empty, which damages "
+            "pretrained weights; adamw or adam are safer"
+        ]
+    return []
 
 
 def _fitting(

@@ -132,6 +132,12 @@ def better(epoch: Epoch, best: Epoch, top: float, pictures: int) -> bool:
     return epoch.val_sharpness < best.val_sharpness or best.val_accuracy < least
 
 
+def verdict(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> tuple[float, float, float]:
+    """Mean cross-entropy in nats, accuracy, and `sharpness`, of logits (pictures, classes)."""
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    return _cross_entropy(logits, labels), accuracy, sharpness(logits, labels)
+
+
 def sharpness(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """The mean cross-entropy at the temperature, from 1/20 to 20, at which it is lowest, in nats.
 
@@ -323,12 +329,10 @@ class _Attempt:
         return float(loss), float(accuracy)
 
     def _judge(self) -> tuple[float, float, float]:
-        """Mean cross-entropy, accuracy and `sharpness` on validation."""
+        """See `verdict`; on validation."""
         batches = self.val.in_order(self.batch_size)
         logits = np.concatenate([self.network.judged.predict_on_batch(batch) for batch in batches])
-        right = logits.argmax(axis=1) == self.val.labels
-        loss = _cross_entropy(logits, self.val.labels)
-        return loss, float(right.mean()), sharpness(logits, self.val.labels)
+        return verdict(logits, self.val.labels)
 
 
 def _shares(recipe: Recipe, shape: tuple[int, ...], random: np.random.Generator) -> Array:

@@ -14,12 +14,12 @@ from efftune.data import images
 from efftune.data.examples import SPLITS, Examples, Split, labels
 from efftune.errors import BadImage, DataError
 from efftune.model import features
-from efftune.model.backbone import FEATURES, WIDTH, Backbone
+from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.features import MIRRORED, Features
 from efftune.progress import Watch
 from efftune.recipe import Augment, Recipe, Stage, Strength
 from efftune.training import head as heads
-from efftune.training import planning, stages
+from efftune.training import planning, stages, transfer
 from efftune.training.batches import KeptViews, Material, Pictures
 from efftune.training.head import Head
 from efftune.training.planning import Plan
@@ -28,6 +28,7 @@ from efftune.training.stages import Epoch, Outcome, Tuned
 _JUDGED_PICTURES = 1000  # enough to see which views are known
 _MIRROR_LOSS = 0.05  # of accuracy: above that a mirrored picture is another thing
 _VIEW_LOSS = 0.1  # the same for the other views
+_UNLIKE = 0.05  # of accuracy that fine-tuning gains: then the pictures are unlike ImageNet's
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def see(
     """
     recipe = plan.recipe
     kept = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
-    pooled = [FEATURES] if recipe.stages[0].name == "head" else []
+    pooled = [FEATURES] if "head" in recipe.phases else []
     total = sum(len(examples.of(split)) for split in SPLITS)
     done = itertools.count(1)
     found = {}
@@ -106,27 +107,33 @@ def tune(
     tuned, outcomes = Tuned(backbone, head.kernel, head.bias, new_head), []
     for stage in recipe.stages:
         if stage.name == "head":
+            if recipe.head_epochs:
+                tuned, outcome = _descended(stage, backbone, pictures, plan, watch)
+                outcomes.append(outcome)
             continue
         if stage.name == "upper":
             train, val = _kept_views(stage, backbone, pictures, plan, watch)
         else:
             train, val = _decoded(backbone, pictures, recipe, watch)
+        if stage.name == "scratch":
+            unknown = heads.random(len(head.kernel), len(head.bias), recipe.seed)
+            start = Tuned(backbone.untrained(recipe.seed), unknown.kernel, unknown.bias)
+        else:
+            start = tuned
         with watch.phase(stage.name):
-            tuned, outcome = stages.fit(tuned, stage, train, val, recipe, watch.count)
+            result, outcome = stages.fit(start, stage, train, val, recipe, watch.count)
         outcomes.append(outcome)
+        if stage.name != "scratch" or len(recipe.stages) == 1:
+            tuned = result
     return tuned, outcomes
 
 
 def fit_head(pictures: Seen, backbone: Backbone, recipe: Recipe) -> Head:
-    """The first stage: a head for the frozen backbone, or an empty one for training from scratch.
-
-    Training from scratch takes the backbone's weights away.
-    """
+    """A head for the frozen backbone by regression, or one that a later stage has to train."""
     truth = pictures.labels["train"]
-    if recipe.stages[0].name == "head":
+    if "head" in recipe.phases and not recipe.head_epochs:
         return heads.fit(pictures.features["train"].pooled(), truth, recipe)
-    backbone.forget(recipe.seed)
-    return heads.random(WIDTH, int(truth.max()) + 1, recipe.seed)
+    return heads.random(backbone.entry.features, int(truth.max()) + 1, recipe.seed)
 
 
 def decide_views(
@@ -208,30 +215,86 @@ def history(
     return [first, *later]
 
 
+def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
+    """What the owner of the pictures should know of how training went.
+
+    Args:
+        recipe: with nothing left open.
+        epochs: of all stages, from `history`.
+    """
+    told = []
+    last = epochs[-1]
+    if last.stage != "head" and last.val_accuracy > last.accuracy:
+        told.append(
+            "validation accuracy is above training accuracy because training is made harder: its "
+            "pictures are varied and a part of the network is left out in each step"
+        )
+    frozen = max((each.val_accuracy for each in epochs if each.stage == "head"), default=math.nan)
+    tuned = max((each.val_accuracy for each in epochs if each.stage == "upper"), default=math.nan)
+    if last.stage == "upper" and tuned - frozen > _UNLIKE:
+        told.append(
+            f"fine-tuning gained {100 * (tuned - frozen):.0f} points over the frozen network, so "
+            "these pictures are unlike ImageNet's: more may be won with --recipe thorough, or with "
+            "a lower --unfreeze"
+        )
+    if last.stage == "head" and not recipe.tunes and frozen < 1 - _UNLIKE:
+        told.append("the network was left as it was; --recipe balanced trains it, too")
+    return told
+
+
 def _kept_views(
     stage: Stage, backbone: Backbone, pictures: Seen, plan: Plan, watch: Watch
 ) -> tuple[Material, Material]:
     """The activations at the stage's block: of all views to train on, of none to judge by."""
     block = backbone.block(stage.block)
     recipe, paths = plan.recipe, pictures.paths["train"]
-    numbers = range(1, int(recipe.views) + 1)
+    first = recipe.head_epochs + 1  # the numbers before are those of the head's views
+    numbers = range(first, first + int(recipe.views))
     rows = [pictures.features["train"].rows[block, 0]]
     if numbers:
-        with watch.phase("views"):
-            done, total = itertools.count(1), len(paths) * len(numbers)
-            found = features.extract(
-                paths,
-                backbone,
-                planning.settings(plan),
-                lambda: watch.count(next(done), total),
-                outputs=[block],
-                views=numbers,
-            )
-        _require_unchanged(found)
-        rows += [found.rows[block, number] for number in numbers]
+        found = _views(block, numbers, paths, backbone, plan, watch)
+        views = [found.rows[block, number] for number in numbers]
+        rows = [*(rows if recipe.plain_view else []), *views]
     val = KeptViews([pictures.features["val"].rows[block, 0]], recipe.seed)
     train = KeptViews(rows, recipe.seed)
     return Material(train, pictures.labels["train"]), Material(val, pictures.labels["val"])
+
+
+def _descended(
+    stage: Stage, backbone: Backbone, pictures: Seen, plan: Plan, watch: Watch
+) -> tuple[Tuned, Outcome]:
+    """The head by gradient descent, on features of a new view of each picture in each epoch."""
+    paths, numbers = pictures.paths["train"], range(1, plan.recipe.head_epochs + 1)
+    found = _views(FEATURES, numbers, paths, backbone, plan, watch)
+    val = (pictures.features["val"].pooled(), pictures.labels["val"])
+    with watch.phase("head"):
+        head, outcome = transfer.fit(
+            stage, found.pooled, pictures.labels["train"], val, plan.recipe, watch.count
+        )
+    return Tuned(backbone, head.kernel, head.bias), outcome
+
+
+def _views(
+    output: str,
+    numbers: range,
+    paths: Sequence[Path],
+    backbone: Backbone,
+    plan: Plan,
+    watch: Watch,
+) -> Features:
+    """What the frozen part says of views of the training pictures."""
+    with watch.phase("views"):
+        done, total = itertools.count(1), len(paths) * len(numbers)
+        found = features.extract(
+            paths,
+            backbone,
+            planning.settings(plan),
+            lambda: watch.count(next(done), total),
+            outputs=[output],
+            views=numbers,
+        )
+    _require_unchanged(found)
+    return found
 
 
 def _require_unchanged(found: Features) -> None:

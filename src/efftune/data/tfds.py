@@ -1,0 +1,130 @@
+"""Data sets of TensorFlow Datasets, as folders of split and class folders.
+
+A set is written out once, record by record, as the encoded pictures that its records hold. From
+then on it is a source like any other folder.
+"""
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from efftune import files
+from efftune.errors import DataError, UsageError
+from efftune.progress import Progress, silent
+
+PREFIX = "tfds:"
+_WORDNET = re.compile(r"^n\d{8}-")  # before the names of ImageNet's classes
+_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
+
+
+def unpacked(source: str, splits: Mapping[str, str], on_progress: Progress = silent) -> Path:
+    """The folder of a data set, with files such as `train/CLASS/000017.jpg`.
+
+    Args:
+        source: `tfds:NAME[/CONFIG][:VERSION]`. TensorFlow Datasets keeps its own files where it
+            always does: in `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+        splits: what splits are called here, by what they may be called there; others are left out.
+        on_progress: called with `unpack`, the pictures written and their total.
+
+    Raises:
+        UsageError: TensorFlow Datasets is not installed, or knows no such set.
+        DataError: the set cannot be downloaded, or does not consist of pictures with a class each.
+    """
+    builder = _prepared(source)
+    info = builder.info
+    wanted = {name: splits[name] for name in info.splits if name in splits}
+    if "train" not in wanted.values():
+        raise DataError(f"{source} has no train split. Its splits: {', '.join(info.splits)}.")
+    folder = files.cache_folder() / "tfds" / info.full_name.replace("/", "-")
+    if not folder.is_dir():  # it appears when it is whole
+        with files.folder_written_whole(folder) as partial:
+            _write(builder, source, wanted, partial, on_progress)
+    return folder
+
+
+def _prepared(source: str) -> Any:
+    """The data set's builder, with its records on this machine."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise UsageError(
+            f'{source} needs TensorFlow Datasets. Run: pip install "efftune[tfds]".'
+        ) from None
+    name = source.removeprefix(PREFIX)
+    try:
+        builder = tfds.builder(name)
+    except Exception as error:  # noqa: BLE001  (its errors have no common kind)
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(f"TensorFlow Datasets knows no {name!r}: {reason}") from None
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise DataError(
+            f"{source} cannot be downloaded ({reason}). With a network, `tfds build {name}` does "
+            "that; without one, name a folder of your own, or sample:digits."
+        ) from None
+    return builder
+
+
+def _write(
+    builder: Any, source: str, splits: Mapping[str, str], folder: Path, on_progress: Progress
+) -> None:
+    import tensorflow_datasets as tfds
+
+    image, label = _keys(builder, source)
+    names = _class_names(builder.info.features[label].names)
+    total = sum(builder.info.splits[name].num_examples for name in splits)
+    done = 0
+    for name, split in splits.items():
+        records = builder.as_dataset(
+            split=name, decoders={image: tfds.decode.SkipDecoding()}, shuffle_files=False
+        )
+        for record in tfds.as_numpy(records):
+            number = int(record[label])
+            if number >= 0:  # some sets have pictures without a class among the others
+                content = _encoded(record[image])
+                file = f"{done:06}{_SUFFIXES.get(content[:2], '')}"
+                path = folder / split / names[number] / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            done += 1
+            on_progress("unpack", done, total)
+
+
+def _keys(builder: Any, source: str) -> tuple[str, str]:
+    """What the picture and its class are called in a record."""
+    import tensorflow_datasets as tfds
+
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    found = []
+    for kind in kinds:
+        keys = [key for key, each in builder.info.features.items() if type(each) is kind]
+        if len(keys) != 1:
+            raise DataError(
+                f"The records of {source} do not hold one picture with one class each, but: "
+                f"{', '.join(builder.info.features)}."
+            )
+        found += keys
+    return found[0], found[1]
+
+
+def _class_names(names: list[str]) -> list[str]:
+    """Names as people say them, fit for folders, and still different from each other."""
+    short = [_WORDNET.sub("", name).replace("/", "-") for name in names]
+    return short if len(set(short)) == len(names) else [name.replace("/", "-") for name in names]
+
+
+def _encoded(picture: Any) -> bytes:
+    """A record's picture as the bytes of a file; pixels become a PNG."""
+    if isinstance(picture, bytes):
+        return picture
+    pixels = np.asarray(picture)
+    stream = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(stream, "PNG")
+    return stream.getvalue()

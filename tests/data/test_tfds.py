@@ -1,0 +1,116 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import efftune
+from conftest import square
+from efftune.data import sources
+from efftune.errors import DataError, UsageError
+
+tfds = pytest.importorskip("tensorflow_datasets", reason='pip install "efftune[tfds]"')
+
+PUBLIC = {  # classes, and one of them as it is shown
+    "stanford_dogs": (120, "chihuahua"),
+    "cifar10": (10, "airplane"),
+    "cifar100": (100, "aquarium_fish"),
+    "food101": (101, "apple_pie"),
+}
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    """A place for TensorFlow Datasets of the test's own."""
+    folder = tmp_path / "tensorflow_datasets"
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(folder))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
+    return folder
+
+
+def jpeg(colour, seed):
+    stream = io.BytesIO()
+    square(colour, seed).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def written(data_dir):
+    """A set of red and blue squares in TensorFlow Datasets' own format, and its first picture."""
+    colours = {"n02085620-red": (200, 40, 40), "n02085782-blue": (40, 40, 200)}
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=list(colours))}
+    )
+    builder = tfds.dataset_builders.AdhocBuilder(
+        name="squares",
+        version="1.0.0",
+        features=features,
+        data_dir=str(data_dir),
+        split_datasets={
+            split: [
+                {"image": io.BytesIO(jpeg(colour, 10 * i + seed)), "label": name}
+                for name, colour in colours.items()
+                for i in range(count)
+            ]
+            for split, count, seed in (("train", 12, 0), ("test", 4, 5))
+        },
+    )
+    builder.download_and_prepare()
+    return jpeg(next(iter(colours.values())), 0)
+
+
+def test_written_set_is_found_with_its_splits_and_plain_names(written, own_cache):
+    told = []
+    examples = sources.find("tfds:squares", lambda *progress: told.append(progress))
+    assert examples.source == "tfds:squares"
+    assert examples.class_names == ("blue", "red")
+    assert examples.counts == {"train": 24, "val": 0, "test": 8}
+    assert told[-1] == ("unpack", 32, 32)
+    contents = {row.path.read_bytes() for row in examples.of("train")}
+    assert written in contents  # the very bytes: nothing is encoded again
+
+
+def test_set_is_unpacked_once(written, own_cache):
+    first = sources.find("tfds:squares:1.0.0")
+    stamps = {row.path: row.path.stat().st_mtime_ns for row in first.rows}
+    again = sources.find("tfds:squares:1.0.0")
+    assert {row.path: row.path.stat().st_mtime_ns for row in again.rows} == stamps
+
+
+def test_set_can_be_trained_on(written, tmp_path):
+    run = efftune.train("tfds:squares", recipe="quick", image_size=32, run=tmp_path / "run")
+    assert run.record["source"] == "tfds:squares"
+    assert run.record["data"]["pictures"]["test"] == 8
+    assert run.evaluation.test.accuracy == 1
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_sets_are_unpacked(name, data_dir, own_cache):
+    """Their own builders, with made-up pictures."""
+    classes, shown = PUBLIC[name]
+    with tfds.testing.mock_data(num_examples=30):
+        examples = sources.find(f"tfds:{name}")
+    assert examples.counts["train"] == 30
+    names = tfds.builder(name).info.features["label"].names
+    assert len(names) == classes
+    assert all(not label.startswith("n0") for label in examples.class_names)
+    assert shown in {label.split("-", 1)[-1] for label in names}
+    with Image.open(examples.rows[0].path) as picture:
+        assert np.asarray(picture.convert("RGB")).shape[2] == 3
+
+
+def test_unknown_set_is_refused(data_dir):
+    with pytest.raises(UsageError, match="knows no 'stanford_cats'"):
+        sources.find("tfds:stanford_cats")
+
+
+def test_set_of_something_else_is_refused(data_dir, own_cache):
+    with tfds.testing.mock_data(num_examples=3), pytest.raises(DataError, match="one picture with"):
+        sources.find("tfds:imdb_reviews")
+
+
+def test_no_network_is_told_in_a_sentence(data_dir, own_cache, monkeypatch):
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(DataError, match=r"tfds:cifar10 cannot be downloaded.*sample:digits"):
+        sources.find("tfds:cifar10")

@@ -317,7 +317,7 @@ def _places(run: str | Path | None, source: str, backbone: Backbone) -> Iterable
     """The run folder asked for, or the numbered ones, lowest first."""
     if run is not None:
         return [files.user_path(run)]
-    origin = Path(source.removeprefix("sample:")).resolve().name
+    origin = Path(source.removeprefix("sample:").removeprefix("tfds:")).resolve().name
     name = re.sub(r"[^\w.-]+", "-", origin) or "pictures"
     return (Path("runs") / f"{name}-{backbone.entry.short_name}-{i}" for i in itertools.count(1))
 

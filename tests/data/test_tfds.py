@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,7 @@ from efftune.errors import DataError, UsageError
 
 tfds = pytest.importorskip("tensorflow_datasets", reason='pip install "efftune[tfds]"')
 
-PUBLIC = {  # classes, and one of them as it is shown
-    "stanford_dogs": (120, "chihuahua"),
-    "cifar10": (10, "airplane"),
-    "cifar100": (100, "aquarium_fish"),
-    "food101": (101, "apple_pie"),
-}
+PUBLIC = {"stanford_dogs": 120, "cifar10": 10, "cifar100": 100, "food101": 101}  # classes
 
 
 @pytest.fixture
@@ -48,7 +44,10 @@ def written(data_dir):
         data_dir=str(data_dir),
         split_datasets={
             split: [
-                {"image": io.BytesIO(jpeg(colour, 10 * i + seed)), "label": name}
+                (
+                    f"{name}-{i}",
+                    {"image": io.BytesIO(jpeg(colour, 10 * i + seed)), "label": name},
+                )
                 for name, colour in colours.items()
                 for i in range(count)
             ]
@@ -84,17 +83,31 @@ def test_set_can_be_trained_on(written, tmp_path):
     assert run.evaluation.test.accuracy == 1
 
 
+def describe(name, data_dir, **counts):
+    """Write down what TensorFlow Datasets would know of a set after a download."""
+    builder = tfds.builder(name, data_dir=str(data_dir))
+    infos = [
+        tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=0)
+        for split, count in counts.items()
+    ]
+    builder.info.set_splits(tfds.core.splits.SplitDict(infos))
+    folder = Path(builder.data_dir)
+    folder.mkdir(parents=True)
+    builder.info.write_to_directory(folder)
+    builder.info.features.save_config(folder)
+    builder.info.features.save_metadata(folder)
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_sets_are_unpacked(name, data_dir, own_cache):
     """Their own builders, with made-up pictures."""
-    classes, shown = PUBLIC[name]
-    with tfds.testing.mock_data(num_examples=30):
+    describe(name, data_dir, train=30, test=30)
+    with tfds.testing.mock_data(num_examples=30, data_dir=str(data_dir)):
         examples = sources.find(f"tfds:{name}")
     assert examples.counts["train"] == 30
     names = tfds.builder(name).info.features["label"].names
-    assert len(names) == classes
-    assert all(not label.startswith("n0") for label in examples.class_names)
-    assert shown in {label.split("-", 1)[-1] for label in names}
+    assert len(names) == PUBLIC[name]
+    assert set(examples.class_names) <= set(names)
     with Image.open(examples.rows[0].path) as picture:
         assert np.asarray(picture.convert("RGB")).shape[2] == 3
 
@@ -105,7 +118,9 @@ def test_unknown_set_is_refused(data_dir):
 
 
 def test_set_of_something_else_is_refused(data_dir, own_cache):
-    with tfds.testing.mock_data(num_examples=3), pytest.raises(DataError, match="one picture with"):
+    describe("imdb_reviews", data_dir, train=3)
+    mocked = tfds.testing.mock_data(num_examples=3, data_dir=str(data_dir))
+    with mocked, pytest.raises(DataError, match="are not pictures with"):
         sources.find("tfds:imdb_reviews")
 
 

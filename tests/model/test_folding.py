@@ -30,8 +30,8 @@ def test_folded_part_says_what_the_plain_one_says(backbone, pixels, block):
     assert np.abs(found - expected).max() <= 1e-4
 
 
-@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-v2-b0", "efficientnet-v2-s"])
-@pytest.mark.parametrize("block", ["pixels", "block2a", "block3b", "last"])
+@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-v2-b0"])
+@pytest.mark.parametrize("block", ["pixels", "block3b"])
 def test_other_families_are_folded_too(name, block, pixels):
     backbone = Backbone(name, 64, weights="none")
     shaken(backbone.keras_model)

@@ -9,7 +9,8 @@ from efftune.model import architectures, catalogue, download, torch_files, weigh
 from .conftest import SIZE, answers, distance, noise, shaken
 
 LITE0 = catalogue.model("efficientnet-lite0")
-KERAS = ("efficientnet-b0", "efficientnet-b1", "efficientnet-v2-b0", "efficientnet-v2-s")
+KINDS = [".npz", ".weights.h5", ".h5", ".keras"]
+FAMILIES = ["efficientnet-b0", "efficientnet-v2-b0", "efficientnet-lite0"]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,8 @@ def write(kind, model, path):
             model.save(path)
 
 
-@pytest.mark.parametrize("name", [*KERAS, "efficientnet-lite0"])
-@pytest.mark.parametrize("kind", [".npz", ".weights.h5", ".h5", ".keras"])
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 def test_every_kind_of_file_gives_back_what_was_written(name, kind, tmp_path):
     model, head = with_head(shaken(fresh(name)))
@@ -52,7 +53,7 @@ def test_every_kind_of_file_gives_back_what_was_written(name, kind, tmp_path):
     assert (bias == head.get_weights()[1]).all()
 
 
-@pytest.mark.parametrize("kind", [".npz", ".weights.h5", ".h5", ".keras"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 def test_backbone_alone_has_no_head(kind, tmp_path):
     model = shaken(fresh("efficientnet-b0"))
@@ -63,7 +64,7 @@ def test_backbone_alone_has_no_head(kind, tmp_path):
     assert distance(answers(again, noise()), answers(model, noise())) <= 1e-6
 
 
-@pytest.mark.parametrize("kind", [".npz", ".weights.h5", ".h5", ".keras"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 def test_weights_of_another_variant_are_refused(kind, tmp_path):
     path = tmp_path / f"all{kind}"
@@ -72,7 +73,7 @@ def test_weights_of_another_variant_are_refused(kind, tmp_path):
         weights.load(fresh("efficientnet-b2"), path)
 
 
-@pytest.mark.parametrize("kind", [".npz", ".weights.h5", ".h5", ".keras", ".pth"])
+@pytest.mark.parametrize("kind", [*KINDS, ".pth"])
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])
 def test_file_of_another_kind_is_refused(kind, content, tmp_path):
     path = tmp_path / f"all{kind}"

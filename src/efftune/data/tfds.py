@@ -6,9 +6,12 @@ then on it is a source like any other folder.
 
 import io
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -18,6 +21,7 @@ from efftune.errors import DataError, UsageError
 from efftune.progress import Progress, silent
 
 PREFIX = "tfds:"
+_TIMEOUT_SECONDS = 20.0
 _WORDNET = re.compile(r"^n\d{8}-")  # before the names of ImageNet's classes
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
 
@@ -40,7 +44,7 @@ def unpacked(source: str, splits: Mapping[str, str], on_progress: Progress = sil
     wanted = {name: splits[name] for name in info.splits if name in splits}
     if "train" not in wanted.values():
         raise DataError(f"{source} has no train split. Its splits: {', '.join(info.splits)}.")
-    folder = files.cache_folder() / "tfds" / info.full_name.replace("/", "-")
+    folder: Path = files.cache_folder() / "tfds" / info.full_name.replace("/", "-")
     if not folder.is_dir():  # it appears when it is whole
         with files.folder_written_whole(folder) as partial:
             _write(builder, source, wanted, partial, on_progress)
@@ -62,7 +66,9 @@ def _prepared(source: str) -> Any:
         reason = str(error).strip().split("\n")[0]
         raise UsageError(f"TensorFlow Datasets knows no {name!r}: {reason}") from None
     try:
-        builder.download_and_prepare()
+        if not builder.is_prepared():
+            _require_network(builder)
+            builder.download_and_prepare()
     except Exception as error:  # noqa: BLE001
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise DataError(
@@ -70,6 +76,22 @@ def _prepared(source: str) -> Any:
             "that; without one, name a folder of your own, or sample:digits."
         ) from None
     return builder
+
+
+def _require_network(builder: Any) -> None:
+    """Fail at once where a download would try again for minutes.
+
+    Raises:
+        OSError: the first file's server cannot be reached.
+    """
+    for url in [*builder.url_infos][:1]:
+        try:
+            urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS).close()  # noqa: S310
+        except urllib.error.HTTPError:
+            pass  # somebody answered
+        except urllib.error.URLError as error:
+            host = urlsplit(url).hostname
+            raise OSError(f"{host} cannot be reached: {error.reason}") from None
 
 
 def _write(
@@ -83,7 +105,11 @@ def _write(
     done = 0
     for name, split in splits.items():
         records = builder.as_dataset(
-            split=name, decoders={image: tfds.decode.SkipDecoding()}, shuffle_files=False
+            split=name,
+            decoders=tfds.decode.PartialDecoding(
+                {image: True, label: True}, decoders={image: tfds.decode.SkipDecoding()}
+            ),
+            shuffle_files=False,
         )
         for record in tfds.as_numpy(records):
             number = int(record[label])
@@ -101,17 +127,14 @@ def _keys(builder: Any, source: str) -> tuple[str, str]:
     """What the picture and its class are called in a record."""
     import tensorflow_datasets as tfds
 
-    kinds = (tfds.features.Image, tfds.features.ClassLabel)
-    found = []
-    for kind in kinds:
-        keys = [key for key, each in builder.info.features.items() if type(each) is kind]
-        if len(keys) != 1:
-            raise DataError(
-                f"The records of {source} do not hold one picture with one class each, but: "
-                f"{', '.join(builder.info.features)}."
-            )
-        found += keys
-    return found[0], found[1]
+    features = builder.info.features
+    image, label = builder.info.supervised_keys or ("image", "label")
+    kinds = ((image, tfds.features.Image), (label, tfds.features.ClassLabel))
+    if all(key in features and isinstance(features[key], kind) for key, kind in kinds):
+        return image, label
+    raise DataError(
+        f"The records of {source} are not pictures with one class each, but: {', '.join(features)}."
+    )
 
 
 def _class_names(names: list[str]) -> list[str]:

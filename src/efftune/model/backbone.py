@@ -132,8 +132,9 @@ class Backbone:
         """
         import keras
 
-        lower = keras.Model(self.keras_model.input, self._output(block), name="lower")
-        return lower, self.upper(block, lambda layer, x: layer(x if len(x) > 1 else x[0]))
+        whole, middle = self.keras_model, self._output(block)
+        lower = keras.Model(whole.input, middle, name="lower")
+        return lower, keras.Model(middle, whole.output, name="upper")
 
     def upper(self, block: str, apply: Callable[[Any, list[Any]], Any]) -> "keras.Model":
         """The part above a cut, built layer by layer.

@@ -38,6 +38,13 @@ def test_batchnorm_is_in_the_head():
     assert -np.log(likelihoods).mean() == pytest.approx(outcome.kept.val_loss, rel=1e-3)
 
 
+def test_epochs_tell_the_mean_of_their_steps():
+    _, outcome = fit(stage=Stage("head", "", 6, 1e-9))  # five batches of 32
+    right = [160 * epoch.accuracy for epoch in outcome.epochs]
+    assert right == pytest.approx(np.round(right), abs=1e-3)
+    assert any(round(count) % 5 for count in right)  # the last batch alone says thirty-seconds
+
+
 def test_each_epoch_sees_a_view_of_its_own():
     features, _ = clouds(spread=0.3)
     asked = []

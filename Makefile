@@ -23,9 +23,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2
 
-# The parts that train, under another backend.
+# The parts that train, under another backend, with the smallest variant of each family.
 test-jax: $(INSTALLED)
-	KERAS_BACKEND=jax $(BIN)/pytest tests/training tests/model
+	KERAS_BACKEND=jax $(BIN)/pytest -n 2 -m "not slow and not variant" tests/training tests/model
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

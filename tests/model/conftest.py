@@ -10,12 +10,19 @@ SIZE = 64
 LARGE = ("b5", "b6", "b7", "v2-m", "v2-l")
 
 
+SMALLEST = ("-lite0", "efficientnet-b0", "v2-b0")  # of each family
+
+
 def each(names):
-    """Names as parameters of a test, the largest variants marked as slow."""
-    return [
-        pytest.param(name, marks=[pytest.mark.slow] if name.endswith(LARGE) else [])
-        for name in names
-    ]
+    """Names as parameters of a test; all but the smallest marked, and the largest as slow."""
+
+    def marks(name):
+        if name.endswith(SMALLEST):
+            return []
+        slow = [pytest.mark.slow] if name.endswith(LARGE) else []
+        return [pytest.mark.variant, *slow]
+
+    return [pytest.param(name, marks=marks(name)) for name in names]
 
 
 every_variant = pytest.mark.parametrize("name", each(row.name for row in catalogue.MODELS))

@@ -104,9 +104,8 @@ class Recipe(BaseModel):
         missing_classes: `refuse` stops when a class is missing from a split; `allow` goes on as
             long as every class can be trained.
         seed: makes splits, views, folds and training repeatable.
-        phases: the parts of training. `scratch` trains everything from random weights; what comes
-            of it is kept only if it is the only part. `head` fits the head of the pretrained
-            network, and `tune` trains that network from `unfreeze` up.
+        phases: the parts of training. `scratch` trains all from random weights; what comes of it is
+            kept if it is the only part. `head` fits a head, `tune` trains from `unfreeze` up.
         head_strengths: strengths of the head's L2 penalty to choose from, as scikit-learn's `C`
             (larger is weaker).
         head_folds: folds of the cross-validation that chooses among them, 2 to 20.

@@ -6,7 +6,8 @@ layer, Adam at 1e-2, 25 epochs; then the last 20 layers without BatchNorm, Adam 
 All sides use EfficientNet-Lite0 with the same ImageNet weights. Whole processes are timed, from a
 cold start, with nothing kept from before. `--recipes keras-example` is efftune doing the same as
 the example does here (`--phases head,tune`); the best validation accuracy of both sides' frozen
-epochs is told too.
+epochs is told too. `--scratch-epochs 3` puts the example's first section before that on both sides:
+the network from random weights, for so many of its 40 epochs.
 
 `--short` runs 3 + 1 of the example's epochs and multiplies its time by what is left out; its
 accuracy is then that of the short run.
@@ -26,12 +27,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from efftune import provenance
 
 RESULTS = Path(__file__).parent / "results"
 EPOCHS, SHORT_EPOCHS = (25, 4), (3, 1)
+KEYS = ("scratch", "head", "val", "test")
 Row = dict[str, float]
 
 
@@ -41,28 +44,32 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipes", nargs="+", default=["quick", "balanced", "thorough"])
+    parser.add_argument("--scratch-epochs", type=int, default=0)
     parser.add_argument("--example-only", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if not asked.folder:
         parser.error("name a folder, or set EFFTUNE_CLOTHING")
+    epochs = (asked.scratch_epochs, *(SHORT_EPOCHS if asked.short else EPOCHS))
     if asked.example_only:
-        example(Path(asked.folder), SHORT_EPOCHS if asked.short else EPOCHS)
+        example(Path(asked.folder), epochs)
         return
     sides = {
-        f"efftune {recipe}": [run_efftune(asked.folder, recipe, seed) for seed in asked.seeds]
+        f"efftune {recipe}": [run_efftune(asked, recipe, seed) for seed in asked.seeds]
         for recipe in asked.recipes
     }
-    curve = run_example(asked.folder, short=asked.short)
-    report(sides, curve)
+    curve = run_example()
+    report(sides, stretched(curve) if asked.short else curve, asked)
 
 
-def run_efftune(folder: str, recipe: str, seed: int) -> Row:
+def run_efftune(asked: argparse.Namespace, recipe: str, seed: int) -> Row:
     with tempfile.TemporaryDirectory() as place:
         environment = os.environ | {"EFFTUNE_CACHE": f"{place}/cache"}
         options = ["--recipe", recipe, "--seed", str(seed), "--run", f"{place}/run"]
-        if recipe == "keras-example":
+        if recipe == "keras-example" and asked.scratch_epochs:
+            options += ["--set", f"scratch_epochs={asked.scratch_epochs}"]
+        elif recipe == "keras-example":
             options += ["--phases", "head,tune"]
-        command = [sys.executable, "-m", "efftune", "train", folder, *options]
+        command = [sys.executable, "-m", "efftune", "train", asked.folder, *options]
         start = time.perf_counter()
         done = subprocess.run(
             [*command, "--json", "--quiet"], env=environment, capture_output=True, check=True
@@ -72,17 +79,26 @@ def run_efftune(folder: str, recipe: str, seed: int) -> Row:
             epochs = list(csv.DictReader(stream))
     told = json.loads(done.stdout)
     row = {"seconds": seconds, "val": told["val"]["accuracy"], "test": told["test"]["accuracy"]}
-    row["head"] = max(float(row["val_accuracy"]) for row in epochs if row["stage"] == "head")
+    row |= highest((each["stage"], float(each["val_accuracy"])) for each in epochs)
     print(f"efftune {recipe}, seed {seed}: {row}", flush=True)
     return row
 
 
-def run_example(folder: str, *, short: bool) -> list[Row]:
-    """Seconds since the start, validation and test accuracy after each of the example's epochs."""
-    command = [sys.executable, __file__, folder, "--example-only", *(["--short"] if short else [])]
+def highest(judged: Iterable[tuple[str, float]]) -> Row:
+    """The best validation accuracy of the stages that both sides have, by stage."""
+    best: Row = {}
+    for stage, accuracy in judged:
+        if stage in ("scratch", "head"):
+            best[stage] = max(accuracy, best.get(stage, 0.0))
+    return best
+
+
+def run_example() -> list[dict]:
+    """Stage, seconds so far, validation and test accuracy after each of the example's epochs."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--example-only"]
     environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
     start = time.perf_counter()
-    curve: list[Row] = []
+    curve = []
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
             if line.startswith("{"):
@@ -93,25 +109,32 @@ def run_example(folder: str, *, short: bool) -> list[Row]:
                 print(f"Keras example: {row}", flush=True)
     if process.returncode:
         sys.exit("the example failed")
-    return stretched(curve) if short else curve
+    return curve
 
 
-def stretched(curve: list[Row]) -> list[Row]:
+def stretched(curve: list[dict]) -> list[dict]:
     """A short run's last row as if all epochs had been run, each as long as those that were."""
+    seconds = [row["seconds"] for row in curve]
     frozen, tuned = SHORT_EPOCHS
-    first = curve[0]["seconds"]
-    per_frozen = (curve[frozen - 1]["seconds"] - first) / (frozen - 1)
-    per_tuned = (curve[-1]["seconds"] - curve[frozen - 1]["seconds"]) / tuned
-    seconds = first + (EPOCHS[0] - 1) * per_frozen + EPOCHS[1] * per_tuned
-    return [*curve, curve[-1] | {"seconds": seconds}]
+    first, last = len(seconds) - frozen - tuned, len(seconds) - tuned - 1  # of the frozen epochs
+    per_frozen = (seconds[last] - seconds[first]) / (frozen - 1)
+    per_tuned = (seconds[-1] - seconds[last]) / tuned
+    whole = seconds[first] + (EPOCHS[0] - 1) * per_frozen + EPOCHS[1] * per_tuned
+    return [*curve, curve[-1] | {"seconds": whole}]
 
 
-def example(folder: Path, epochs: tuple[int, int]) -> None:
-    """The example's sections on transfer learning and fine-tuning, with Lite0 in place of B0."""
+def example(folder: Path, epochs: tuple[int, int, int]) -> None:
+    """The example's sections on training and transfer learning, with Lite0 in place of B0.
+
+    Args:
+        folder: with train, validation and test folders.
+        epochs: from scratch, of the head alone, and of fine-tuning.
+    """
     import keras
     import tensorflow as tf
     from keras import layers
 
+    import efftune
     from efftune.model.backbone import Backbone
 
     size, batch = 224, 64
@@ -144,66 +167,75 @@ def example(folder: Path, epochs: tuple[int, int]) -> None:
     train = train.batch(batch, drop_remainder=True).prefetch(auto)
     val, test = (pictures(split).batch(batch).prefetch(auto) for split in ("validation", "test"))
 
-    backbone = Backbone("efficientnet-lite0").keras_model
-    backbone.trainable = False
-    x = layers.BatchNormalization()(backbone.output)
-    x = layers.Dropout(0.2)(x)
-    model = keras.Model(backbone.input, layers.Dense(len(names), activation="softmax")(x))
     extra = [0.0]
 
     class Tell(keras.callbacks.Callback):
+        def __init__(self, stage):
+            super().__init__()
+            self.stage = stage
+
         def on_epoch_end(self, _epoch, logs=None):
             start = time.perf_counter()
-            accuracy = model.evaluate(test, verbose=0)[1]
+            accuracy = self.model.evaluate(test, verbose=0)[1]
             extra[0] += time.perf_counter() - start
-            row = {"val": logs["val_accuracy"], "test": accuracy, "extra": extra[0]}
-            print(json.dumps(row), flush=True)
+            row = {"stage": self.stage, "val": logs["val_accuracy"], "test": accuracy}
+            print(json.dumps(row | {"extra": extra[0]}), flush=True)
 
-    def fitted(rate, count):
+    def fitted(model, stage, rate, count):
         model.compile(
             optimizer=keras.optimizers.Adam(rate),
             loss="categorical_crossentropy",
             metrics=["accuracy"],
         )
-        model.fit(train, epochs=count, validation_data=val, verbose=0, callbacks=[Tell()])
+        model.fit(train, epochs=count, validation_data=val, verbose=0, callbacks=[Tell(stage)])
 
-    fitted(1e-2, epochs[0])
+    if epochs[0]:
+        untrained = efftune.build("efficientnet-lite0", len(names), weights=None)
+        fitted(untrained, "scratch", 1e-3, epochs[0])
+    backbone = Backbone("efficientnet-lite0").keras_model
+    backbone.trainable = False
+    x = layers.BatchNormalization()(backbone.output)
+    x = layers.Dropout(0.2)(x)
+    model = keras.Model(backbone.input, layers.Dense(len(names), activation="softmax")(x))
+    fitted(model, "head", 1e-2, epochs[1])
     backbone.trainable = True
     for layer in model.layers:
         norm = isinstance(layer, layers.BatchNormalization)
         layer.trainable = layer in model.layers[-20:] and not norm
-    fitted(1e-5, epochs[1])
+    fitted(model, "tune", 1e-5, epochs[2])
 
 
-def report(sides: dict[str, list[Row]], curve: list[Row]) -> None:
-    theirs = curve[-1]
-    frozen = curve[: len(curve) - EPOCHS[1]] if len(curve) == sum(EPOCHS) else curve[:-2]
-    theirs["head"] = max(row["val"] for row in frozen)
+def report(sides: dict[str, list[Row]], curve: list[dict], asked: argparse.Namespace) -> None:
+    theirs = curve[-1] | highest((row["stage"], row["val"]) for row in curve)
     print(f"\n{provenance.machine()}\n{provenance.versions()}\n")
-    print("| | seconds | best frozen, validation | validation | test | times faster |")
-    print("|---|--:|--:|--:|--:|--:|")
+    print("| | seconds | best scratch | best frozen | validation | test | times faster |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
     for name, rows in [*sides.items(), ("Keras example", [theirs])]:
         told = [
             " ± ".join(f"{part(row[key] for row in rows):.{digits}f}" for part in parts(rows))
-            for key, digits in (("seconds", 1), ("head", 4), ("val", 4), ("test", 4))
+            if key in rows[0]
+            else ""
+            for key, digits in (("seconds", 1), *zip(KEYS, [4] * len(KEYS), strict=True))
         ]
         faster = theirs["seconds"] / statistics.mean(row["seconds"] for row in rows)
         print(f"| {name} | {' | '.join(told)} | {faster:.1f} |")
     RESULTS.mkdir(exist_ok=True)
     table = [(name, row) for name, rows in sides.items() for row in rows]
-    table += [("Keras example", row) for row in curve]
-    with (RESULTS / "against_keras_example.csv").open("w", newline="", encoding="utf-8") as stream:
+    table += [(f"Keras example, {row['stage']}", row) for row in curve]
+    # What has the example's phases on both sides is a table of its own.
+    name = "step_for_step" if asked.recipes == ["keras-example"] else "against_keras_example"
+    with (RESULTS / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["side", "seconds", "val_accuracy", "test_accuracy"])
         writer.writerows([name, row["seconds"], row["val"], row["test"]] for name, row in table)
-    plot(sides, curve)
+    plot(sides, curve, RESULTS / f"{name}.png")
 
 
 def parts(rows: list[Row]) -> list:
     return [statistics.mean] if len(rows) == 1 else [statistics.mean, statistics.stdev]
 
 
-def plot(sides: dict[str, list[Row]], curve: list[Row]) -> None:
+def plot(sides: dict[str, list[Row]], curve: list[dict], to: Path) -> None:
     """Test accuracy against seconds, as a picture beside the table."""
     import matplotlib as mpl
 
@@ -218,7 +250,7 @@ def plot(sides: dict[str, list[Row]], curve: list[Row]) -> None:
     axes.set(xscale="log", xlabel="seconds, from a cold start", ylabel="test accuracy")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", frameon=False)
-    figure.savefig(RESULTS / "against_keras_example.png", dpi=150)
+    figure.savefig(to, dpi=150)
 
 
 if __name__ == "__main__":

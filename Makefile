@@ -44,7 +44,8 @@ bench: $(INSTALLED)
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-emit-index-url --custom-compile-command "make lock" \
-		--extra dev --extra jax --extra lite --extra tfds pyproject.toml --output-file requirements.txt
+		--extra dev --extra hf --extra jax --extra lite --extra parquet --extra tfds \
+		pyproject.toml --output-file requirements.txt
 
 clean:
 	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

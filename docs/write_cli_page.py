@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).with_name("cli.md")
-COMMANDS = ("train", "demo", "predict", "evaluate", "classify", "models")
+COMMANDS = ("check", "train", "demo", "predict", "evaluate", "classify", "models")
 
 
 def page() -> str:

@@ -161,6 +161,64 @@ def test_predict_goes_on_past_a_bad_file_and_exits_with_1(
 
 
 @pytest.fixture
+def table(source, tmp_path):
+    """A table of the squares, with columns of its own names, and a row for a file that is gone."""
+    rows = [
+        f"{path};{path.parent.name};{'test' if path.stem > '06' else 'train'};{path.stem}"
+        for path in sorted(source.rglob("*.*g"))
+    ]
+    (tmp_path / "squares.csv").write_text(
+        "\n".join(["file;colour;fold;who", *rows, "gone.png;red;;"])
+    )
+    return tmp_path / "squares.csv"
+
+
+def test_table_with_other_columns_is_trained_on_and_judged(efftune_command, table, tmp_path):
+    named = {"path": "file", "label": "colour", "split": "fold", "group": "who"}
+    columns = [part for role, name in named.items() for part in (f"--{role}-column", name)]
+    done = efftune_command("train", "squares.csv", *QUICK, *columns, "--run", "run")
+    assert done.returncode == 0, done.stderr
+    run = efftune.Run.load(tmp_path / "run")
+    assert {role: getattr(run.recipe, f"{role}_column") for role in named} == named
+    assert run.record["data"]["pictures"]["test"] == 9
+    assert run.record["data"]["set_aside"] == 1
+    done = efftune_command("evaluate", "run", "squares.csv", "--split", "train", "--json")
+    assert json.loads(done.stdout)["pictures"] == 21
+    table.write_text(table.read_text().replace("colour", "label"))
+    done = efftune_command("evaluate", "run", "squares.csv", "--json")
+    assert done.returncode == 1
+    assert "no column 'colour'" in done.stderr
+    done = efftune_command("evaluate", "run", "squares.csv", "--label-column", "label", "--json")
+    assert json.loads(done.stdout)["pictures"] == 9
+
+
+@pytest.mark.parametrize(
+    ("command", "told", "code"),
+    [
+        (["predict", "RUN", "-"], "{red}\n{blue}\n", 0),
+        (["predict", "RUN", "{red}", "-"], "{blue}\0", 0),
+        (["classify", "-"], "{red}\n{blue}\n", 0),
+        (["predict", "RUN", "-"], "", 2),
+    ],
+)
+def test_paths_are_read_from_standard_input(finished_run, source, command, told, code):
+    names = {"red": source / "red" / "01.png", "blue": source / "blue" / "01.png"}
+    given = [
+        str(finished_run.folder) if each == "RUN" else each.format(**names) for each in command
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "efftune", *given, "--json"],
+        input=told.format(**names),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["path"] for line in lines] == ([] if code else [str(names[n]) for n in names])
+    assert ("nothing in standard input" in done.stderr) == bool(code)
+
+
+@pytest.fixture
 def mistakes(tmp_path, finished_run, source):
     """A folder with everything that the bad commands below name."""
     fill(tmp_path / "one" / "photos", count=3)
@@ -181,6 +239,8 @@ def mistakes(tmp_path, finished_run, source):
     for path in (tmp_path / "gap" / "val" / "red").iterdir():
         path.unlink()
     (tmp_path / "text.txt").write_text("text")
+    (tmp_path / "split.csv").write_text("path,label,split\na.png,a,train\nb.png,b,tset\n")
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04")
     (tmp_path / "link").symlink_to(finished_run.folder)
     return tmp_path
 
@@ -190,6 +250,10 @@ def mistakes(tmp_path, finished_run, source):
     [
         (["train", "nowhere"], 2, "There is no folder 'nowhere'"),
         (["train", "text.txt"], 2, "is a file"),
+        (["train", "gone.csv"], 2, "There is no file 'gone.csv'"),
+        (["train", "split.csv"], 1, "split.csv, line 3: there is no split 'tset'"),
+        (["train", "split.csv", "--path-column", "file"], 1, "--path-column"),
+        (["train", "cut.zip"], 1, "cut.zip is damaged, cut off or no archive"),
         (["train", "empty"], 1, "empty holds no picture that can be read. It is empty"),
         (["train", "onlyred"], 1, "one class only, 'red'"),
         (["train", "lonely"], 1, "Class 'red' has 1 usable picture"),

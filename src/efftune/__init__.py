@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from efftune.checking import Check, check
+    from efftune.data.inspection import Finding
     from efftune.errors import DataError, EfftuneError, UsageError
     from efftune.evaluation.metrics import Evaluation, SplitEvaluation
     from efftune.model.architectures import build
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Check": "checking",
     "Classifier": "model.classifier",
     "DataError": "errors",
     "EfftuneError": "errors",
     "Evaluation": "evaluation.metrics",
+    "Finding": "data.inspection",
     "Plan": "training.planning",
     "Prediction": "model.classifier",
     "Recipe": "recipe",
@@ -31,6 +35,7 @@ _HOMES = {
     "SplitEvaluation": "evaluation.metrics",
     "UsageError": "errors",
     "build": "model.architectures",
+    "check": "checking",
     "classify": "model.classifier",
     "demo": "run",
     "load": "run",
@@ -40,10 +45,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "Check",
     "Classifier",
     "DataError",
     "EfftuneError",
     "Evaluation",
+    "Finding",
     "Plan",
     "Prediction",
     "Recipe",
@@ -51,6 +58,7 @@ __all__ = [
     "SplitEvaluation",
     "UsageError",
     "build",
+    "check",
     "classify",
     "demo",
     "load",

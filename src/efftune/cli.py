@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import efftune
+from efftune import options
 from efftune.errors import EfftuneError
 from efftune.progress import Progress
 
@@ -21,27 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="A folder with one folder per class; or one with train, val and test folders of "
-        "those; or sample:digits; or tfds:NAME, such as tfds:stanford_dogs.",
-        metavar="SOURCE",
-    ),
-]
-RunArgument = Annotated[Path, typer.Argument(help="A run folder made by train.", metavar="RUN")]
-RunOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--run", help="The run folder to make. (default: the next free runs/SOURCE-MODEL-N)"
-    ),
-]
-Images = Annotated[list[str], typer.Argument(help="Files, folders or globs.", metavar="IMAGES")]
-JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
 def _version(wanted: bool) -> None:
@@ -61,124 +41,81 @@ def efftune_command(
 
 
 @app.command()
+def check(
+    source: options.Source,
+    out: options.Out = None,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = None,
+    split_column: options.SplitColumn = None,
+    group_column: options.GroupColumn = None,
+    json_: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Look at everything in SOURCE and say what is wrong. Exits with 1 if something is."""
+    from efftune import console
+    from efftune.data.tables import Columns
+
+    named = _columns(path_column, label_column, split_column, group_column)
+    columns = Columns.of(efftune.Recipe().changed(**named))
+    with console.progress(quiet=quiet) as on_progress:
+        checked = efftune.check(source, out=out, columns=columns, on_progress=on_progress)
+    if json_:
+        typer.echo(json.dumps(checked.to_dict()))
+    else:
+        console.show_check(checked, out)
+    if checked.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
-    source: Source,
-    model: Annotated[
-        str | None,
-        typer.Option(help="As `efftune models` lists it. (default: efficientnet-lite0)"),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="quick, balanced, thorough, scratch or keras-example. (default: balanced)"
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="imagenet, none, or a weights file. (default: imagenet)"),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Side of the square the model sees, in pixels. (default: the model's own)"
-        ),
-    ] = None,
-    fit: Annotated[
-        str | None,
-        typer.Option(help="How pictures become squares: stretch, crop or pad. (default: crop)"),
-    ] = None,
-    val: Annotated[
-        float | None,
-        typer.Option(help="Share to validate on, if SOURCE has no val split. (default: 0.15)"),
-    ] = None,
-    test: Annotated[
-        float | None,
-        typer.Option(help="Share to test on, if SOURCE has no test split. (default: 0.15)"),
-    ] = None,
-    unfreeze: Annotated[
-        str | None,
-        typer.Option(
-            help="First block to train beside the head, such as block6; or last, all or none. "
-            "(default: block5)"
-        ),
-    ] = None,
-    phases: Annotated[
-        str | None,
-        typer.Option(help="Of scratch, head and tune, with commas. (default: head,tune)"),
-    ] = None,
-    head_epochs: Annotated[
-        int | None,
-        typer.Option(
-            help="Train the head by gradient descent this long, not by regression. (default: 0)"
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(help="Of fine-tuning from that block. (default: enough for 180 steps)"),
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="The highest of fine-tuning. (default: 0.001)")
-    ] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(help="adamw, adam or rmsprop. (default: adamw)")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Pictures in one step. (default: 64)")
-    ] = None,
-    augment: Annotated[
-        str | None,
-        typer.Option(
-            help="How far training views go from the pictures: none, light, standard, strong or "
-            "keras-example. "
-            "(default: the furthest, up to standard, that are still recognised)"
-        ),
-    ] = None,
-    label_smoothing: Annotated[
-        float | None,
-        typer.Option(help="Share of a label spread over all classes. (default: 0.1)"),
-    ] = None,
-    dropout: Annotated[
-        float | None,
-        typer.Option(help="Share of features the head does not see in a step. (default: 0.2)"),
-    ] = None,
-    drop_connect_rate: Annotated[
-        float | None,
-        typer.Option(help="How often the last block is left out in a step. (default: 0)"),
-    ] = None,
-    class_weights: Annotated[
-        str | None,
-        typer.Option(help="Weigh classes in the loss: none or balanced. (default: none)"),
-    ] = None,
-    ema: Annotated[
-        float | None,
-        typer.Option(help="Decay of the weights' moving average, 0 for none. (default: 0)"),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes a run repeatable. (default: 0)")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A TOML file of settings, such as a run's recipe.toml.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any setting of the recipe, as KEY=VALUE. Repeatable."),
-    ] = None,
-    run: RunOption = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done, and how long it takes.")
-    ] = False,
-    json_: Json = False,
-    quiet: Quiet = False,
+    source: options.Source,
+    model: options.Model = None,
+    recipe: options.Named = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    fit: options.Fit = None,
+    val: options.Val = None,
+    test: options.Test = None,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = None,
+    split_column: options.SplitColumn = None,
+    group_column: options.GroupColumn = None,
+    leaks: options.Leaks = None,
+    unfreeze: options.Unfreeze = None,
+    phases: options.Phases = None,
+    head_epochs: options.HeadEpochs = None,
+    epochs: options.Epochs = None,
+    learning_rate: options.LearningRate = None,
+    optimizer: options.Optimizer = None,
+    batch_size: options.BatchSize = None,
+    augment: options.Augment = None,
+    label_smoothing: options.LabelSmoothing = None,
+    dropout: options.Dropout = None,
+    drop_connect_rate: options.DropConnectRate = None,
+    class_weights: options.ClassWeights = None,
+    ema: options.Ema = None,
+    seed: options.Seed = None,
+    config: options.Config = None,
+    settings: options.Settings = None,
+    run: options.RunOption = None,
+    dry_run: options.DryRun = False,
+    json_: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train a classifier on the pictures in SOURCE; leave it in a run folder."""
     from efftune.recipe import gathered
 
-    options: dict[str, Any] = {"model": model, "image_size": image_size, "fit": fit, "seed": seed}
-    options |= {"name": recipe, "val_fraction": val, "test_fraction": test, "unfreeze": unfreeze}
-    options |= {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
-    options |= {"augment": augment, "label_smoothing": label_smoothing, "dropout": dropout}
-    options |= {"class_weights": class_weights, "ema": ema, "weights": weights}
-    options |= {"drop_connect_rate": drop_connect_rate, "optimizer": optimizer}
-    options |= {"phases": phases and phases.split(","), "head_epochs": head_epochs}
-    choices = gathered(config, settings or [], options)
+    given: dict[str, Any] = {"model": model, "image_size": image_size, "fit": fit, "seed": seed}
+    given |= {"name": recipe, "val_fraction": val, "test_fraction": test, "unfreeze": unfreeze}
+    given |= {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+    given |= {"augment": augment, "label_smoothing": label_smoothing, "dropout": dropout}
+    given |= {"class_weights": class_weights, "ema": ema, "weights": weights}
+    given |= {"leaks": leaks}
+    given |= {"drop_connect_rate": drop_connect_rate, "optimizer": optimizer}
+    given |= {"phases": phases and phases.split(","), "head_epochs": head_epochs}
+    given |= _columns(path_column, label_column, split_column, group_column)
+    choices = gathered(config, settings or [], given)
     if dry_run:
         _plan(source, choices, json_=json_, quiet=quiet)
     else:
@@ -186,7 +123,9 @@ def train(
 
 
 @app.command()
-def demo(run: RunOption = None, json_: Json = False, quiet: Quiet = False) -> None:
+def demo(
+    run: options.RunOption = None, json_: options.Json = False, quiet: options.Quiet = False
+) -> None:
     """Train the head on the built-in sample, 1,797 scanned digits, in seconds."""
     _train("sample:digits", {"name": "quick"}, run, json_=json_, quiet=quiet)
 
@@ -223,22 +162,35 @@ def _recipe(choices: dict[str, Any]) -> efftune.Recipe:
     return efftune.Recipe.named(choices.pop("name", "balanced"), **choices)
 
 
+def _columns(
+    path: str | None, label: str | None, split: str | None, group: str | None
+) -> dict[str, str]:
+    """The choices of a recipe that options for columns make."""
+    named = {"path": path, "label": label, "split": split, "group": group}
+    return {f"{role}_column": name for role, name in named.items() if name is not None}
+
+
 @app.command()
 def evaluate(
-    run: RunArgument,
-    source: Source,
-    split: Annotated[
-        str | None,
-        typer.Option(help="train, val or test. (default: test if SOURCE has one, else everything)"),
-    ] = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    run: options.RunArgument,
+    source: options.Source,
+    split: options.SplitName = None,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = None,
+    split_column: options.SplitColumn = None,
+    group_column: options.GroupColumn = None,
+    json_: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Score a run on other pictures."""
+    """Score a run on other pictures; a table's columns are called as in training, if not named."""
     from efftune import console
+    from efftune.data.tables import Columns
 
+    finished = efftune.Run.load(run)
+    named = _columns(path_column, label_column, split_column, group_column)
+    columns = Columns.of(finished.recipe.changed(**named))
     with console.progress(quiet=quiet) as on_progress:
-        score, examples = efftune.Run.load(run).evaluate(source, split, on_progress=on_progress)
+        score, examples = finished.evaluate(source, split, columns=columns, on_progress=on_progress)
     if json_:
         typer.echo(json.dumps(score.to_dict()))
     else:
@@ -247,12 +199,12 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: RunArgument,
-    images: Images,
-    top: Annotated[int, typer.Option(help="How many of the likeliest classes.", min=1)] = 1,
-    json_: JsonLines = False,
-    csv: Csv = False,
-    quiet: Quiet = False,
+    run: options.RunArgument,
+    images: options.Images,
+    top: options.Top = 1,
+    json_: options.JsonLines = False,
+    csv: options.Csv = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Predict the classes of pictures. Exits with 1 if one of them cannot be decoded."""
     from efftune import console
@@ -272,14 +224,14 @@ def predict(
 
 @app.command()
 def classify(
-    images: Images,
+    images: options.Images,
     model: Annotated[
         str, typer.Option(help="As `efftune models` lists it.")
     ] = "efficientnet-lite0",
-    top: Annotated[int, typer.Option(help="How many of the likeliest classes.", min=1)] = 5,
-    json_: JsonLines = False,
-    csv: Csv = False,
-    quiet: Quiet = False,
+    top: options.Top = 5,
+    json_: options.JsonLines = False,
+    csv: options.Csv = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Tell which of ImageNet's 1000 classes pictures show, without training."""
     from efftune import console
@@ -312,8 +264,8 @@ def models(
         str | None,
         typer.Option(help="Download the weights of this model, for use without a network."),
     ] = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    json_: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """List the models, what they cost, and whether their weights are here."""
     from efftune import console

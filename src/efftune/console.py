@@ -4,8 +4,10 @@ import csv
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -21,7 +23,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from efftune.data.examples import Examples
+from efftune.checking import Check
+from efftune.data.examples import SPLITS, Examples
+from efftune.data.inspection import Finding
 from efftune.evaluation.metrics import SplitEvaluation
 from efftune.model.catalogue import Model
 from efftune.model.classifier import Prediction
@@ -30,7 +34,7 @@ from efftune.training.planning import Plan
 
 Report = Callable[[str, int, int], None]
 
-_MAY_BREAK = {"picture", "split", "weights"}  # columns as long as a path or a command
+_MAY_BREAK = {"picture", "for example", "split", "weights"}  # as long as paths or commands
 _PLAIN_EVERY_SECONDS = 10.0
 
 
@@ -57,11 +61,13 @@ def show_run(run: Run) -> None:
     data = run.record["data"]
     counts = " · ".join(f"{split} {count:,}" for split, count in data["pictures"].items())
     score = run.evaluation.test
-    say(f"{sum(data['pictures'].values()):,} pictures of {len(score.per_class)} classes: {counts}")
+    say(f"Pictures of {len(score.per_class)} classes: {counts}")
     if data["set_aside"]:
         say(f"{data['set_aside']:,} files set aside; see {run.folder / 'examples.csv'}")
-    if copies := data["judged_but_trained_on"]:
-        say(f"{copies:,} pictures of val and test are in train too: the score flatters")
+    for kind, count in data["findings"].items():
+        say(f"Found: {count:,} {kind}")
+    if data["findings"]:
+        say(f"       see {run.folder / 'findings.csv'}")
     for note in run.record["plan"]["notes"]:
         say(f"Note: {note}")
     for note in run.record.get("advice", []):
@@ -72,7 +78,10 @@ def show_run(run: Run) -> None:
         if stage["rolled_back"]:
             say(f"Stage {stage['name']} made validation no better and was rolled back")
     say()
-    _show_scores({"val": run.evaluation.val, "test": score})
+    evaluation = run.evaluation
+    scores = {"val": evaluation.val, "val without leaks": evaluation.val_without_leaks}
+    scores |= {"test": score, "test without leaks": evaluation.test_without_leaks}
+    _show_scores({name: part for name, part in scores.items() if part is not None})
     say()
     weakest = sorted((each for each in score.per_class if each.support), key=lambda each: each.f1)
     told = (f"{each.name} (F1 {each.f1:.2f}, {each.support:,} pictures)" for each in weakest[:3])
@@ -118,6 +127,48 @@ def show_plan(plan: Plan) -> None:
     told = ", ".join(f"{name} {plan.seconds[name]:,.0f} s" for name in sorted(others))
     say(f"Beside the stages: {told}")
     say(f"In all about {sum(plan.seconds.values()):,.0f} s, and the start")
+
+
+def show_check(checked: Check, out: Path | None) -> None:
+    """Print what is in a source, and what is wrong with it."""
+    numbers = checked.numbers
+    met = {name for part in numbers["classes"].values() for name in part}
+    splits = [name for name in (*SPLITS, "undecided") if name in met]
+    _show_table(
+        ("class", *splits, "all"),
+        [
+            (name, *(f"{part.get(split, 0):,}" for split in splits), f"{sum(part.values()):,}")
+            for name, part in numbers["classes"].items()
+        ],
+    )
+    say()
+    say(f"{numbers['pictures']:,} pictures of {len(numbers['classes'])} classes")
+    if numbers["sizes"]:
+        (_, width, _), (_, height, _) = numbers["sizes"].values()
+        told = ", ".join(f"{count:,} {name}" for name, count in numbers["formats"].items())
+        say(f"Half of them are at least {width} pixels wide, {height} high; {told}")
+    for title, wanted in (("Problems", True), ("Worth knowing", False)):
+        found = [each for each in checked.findings if each.is_problem is wanted]
+        if found:
+            say(f"\n{title}:")
+            kinds = Counter(each.kind for each in found)
+            examples = {each.kind: each for each in reversed(found)}
+            _show_table(
+                ("finding", "how many", "for example"),
+                [(kind, f"{n:,}", _told(examples[kind])) for kind, n in kinds.most_common()],
+                left=("for example",),
+            )
+    if not checked.problems:
+        say("\nNo problem found.")
+    elif out is None:
+        say("\nAll of them: --json, or --out FOLDER for a table and pictures.")
+    if out is not None:
+        say(f"\nTable and pictures: {out}")
+
+
+def _told(finding: Finding) -> str:
+    others = f" and {finding.other}" if finding.other else ""
+    return f"{finding.name}{others}" + (f": {finding.detail}" if finding.detail else "")
 
 
 def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:

@@ -24,32 +24,14 @@ LEAST_EPOCHS = 3  # of fine-tuning, however many pictures there are
 MOST_EPOCHS = 30  # however few
 MOST_VIEWS = 15  # kept of a picture, unless asked for more
 
-# What is idle while the head alone is fitted.
-_TUNING = (
-    *(
-        "views",
-        "plain_view",
-        "augment",
-        "flip",
-        "activations",
-        "memory",
-        "epochs",
-        "steps",
-        "learning_rate",
-    ),
-    *("whole_epochs", "whole_learning_rate", "batch_size", "optimizer", "schedule", "warmup"),
-    *(
-        "weight_decay",
-        "label_smoothing",
-        "dropout",
-        "drop_connect_rate",
-        "layer_decay",
-        "mix",
-        "mix_alpha",
-        "ema",
-    ),
-    *("patience", "head_start", "train_depthwise", "test_flip"),
-)
+# What matters while the head alone is fitted; all else is then idle.
+_OF_THE_HEAD = {
+    *("name", "model", "weights", "image_size", "fit", "val_from", "val_fraction", "test_fraction"),
+    *("leaks", "missing_classes", "seed", "phases", "unfreeze", "class_weights"),
+    *("head_strengths", "head_folds", "head_epochs", "head_learning_rate"),
+    *("scratch_epochs", "scratch_learning_rate"),
+    *("path_column", "label_column", "split_column", "group_column"),
+}
 
 _Share = Annotated[float, Field(ge=0, le=0.9)]
 _Rate = Annotated[float, Field(gt=0, le=10)]
@@ -98,9 +80,19 @@ class Recipe(BaseModel):
         image_size: side of the square the model sees, in pixels; 0 means the model's own.
         fit: how a picture becomes a square. `stretch` ignores its proportions, `crop` keeps the
             central square, `pad` adds grey bars.
+        path_column: in a table of pictures, the column of their paths.
+        label_column: that of their classes.
+        split_column: that of their splits, if there is one.
+        group_column: that of what belongs together, such as a patient or a video, if there is one.
+        val_from: where the pictures to validate on come from if the source has no validation split:
+            cut from `train`; or, as in the public example, all of `test`, whose score is then
+            that of the epoch that did best on it.
         val_fraction: share of the pictures held out for validation where the source has no
             validation split, 0.01 to 0.5.
         test_fraction: the same for the test split.
+        leaks: what to do with pictures of validation and test of which a split before theirs has a
+            copy: `report` judges with and without them, `drop` leaves them out, `keep` lets them
+            count as any other.
         missing_classes: `refuse` stops when a class is missing from a split; `allow` goes on as
             long as every class can be trained.
         seed: makes splits, views, folds and training repeatable.
@@ -162,8 +154,14 @@ class Recipe(BaseModel):
     weights: Annotated[str, Field(min_length=1)] = "imagenet"
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     fit: Fit = "crop"
+    path_column: str = "path"
+    label_column: str = "label"
+    split_column: str = "split"
+    group_column: str = "group"
+    val_from: Literal["train", "test"] = "train"
     val_fraction: Annotated[float, Field(ge=0.01, le=0.5)] = 0.15
     test_fraction: Annotated[float, Field(ge=0.01, le=0.5)] = 0.15
+    leaks: Literal["report", "drop", "keep"] = "report"
     missing_classes: Literal["refuse", "allow"] = "refuse"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     phases: Annotated[tuple[Phase, ...], Field(min_length=1), AfterValidator(_in_order)] = (
@@ -274,7 +272,8 @@ class Recipe(BaseModel):
                 "Phase tune needs the head that phase head fits: add head to --phases."
             )
         usual = RECIPES[self.name]
-        idle = [key for key in _TUNING if getattr(self, key) != getattr(usual, key)]
+        tuning = Recipe.model_fields.keys() - _OF_THE_HEAD
+        idle = sorted(key for key in tuning if getattr(self, key) != getattr(usual, key))
         if idle and not self.tunes:
             raise UsageError(
                 f"{idle[0]} would change nothing: only the head is to be trained. Leave it out, "
@@ -330,6 +329,7 @@ RECIPES = {
         name="keras-example",
         phases=("scratch", "head", "tune"),
         fit="stretch",
+        val_from="test",
         augment="keras-example",
         flip="both",
         plain_view=False,

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from efftune import files, provenance
-from efftune.data import sources
+from efftune.data import inspection, sources, splitting, tables
 from efftune.data.examples import SPLITS, Example, Examples, Split, labels
+from efftune.data.inspection import Finding
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation import metrics, plots, predictions
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
@@ -31,6 +33,10 @@ from efftune.training.stages import Epoch, Tuned
 from efftune.training.tuning import Seen
 
 RECORD = "run.json"
+_FLATTERED = (
+    "the test split is the validation split, too, as in the public example: which epoch is kept is "
+    "chosen on it, which flatters the score; --set val_from=train cuts a split for that"
+)
 START = "start"  # the phase in which Keras is imported, where anything is to be fine-tuned
 
 
@@ -45,9 +51,9 @@ def train(
     """Train a classifier on the pictures in a source and leave a finished run folder.
 
     Args:
-        source: a folder with one folder per class; a folder with `train`, and perhaps `val` and
-            `test`, folders of class folders; `sample:digits`; or `tfds:NAME`, a set of TensorFlow
-            Datasets such as `tfds:stanford_dogs`.
+        source: a folder of class folders, or of `train`, and perhaps `val` and `test`, folders of
+            those; an archive of either; a table of paths and labels; or a set: `sample:digits`,
+            `tfds:NAME`, `hf:NAME`. The quickstart tells more of each.
         recipe: a named recipe, or a `Recipe`.
         run: the run folder to make; by default the next free `runs/SOURCE-MODEL-N`.
         on_progress: called with a phase's name, what is done of it and its total (0 where the
@@ -62,7 +68,7 @@ def train(
         DataError: the source cannot be trained on.
     """
     watch = Watch(on_progress)
-    recipe, backbone, examples, plan = _prepared(source, recipe, choices, watch)
+    recipe, backbone, examples, findings, plan = _prepared(source, recipe, choices, watch)
     with files.reserved_folder(_places(run, examples.source, backbone)) as folder:
         with watch.phase("features"):
             parts = tuning.see(examples, backbone, plan, watch.count)
@@ -82,6 +88,7 @@ def train(
             answers = _judged(classifier, tuned, pictures, watch, mirrored=mirrored)
             epochs = tuning.history(head, pictures, watch.seconds["head"], outcomes)
             _write_tables(folder, examples, answers, epochs)
+            files.write(folder / "findings.csv", inspection.to_csv(findings))
         if plan.recipe.draws:
             with watch.phase("plots"):
                 paths, truth = pictures.paths["train"], pictures.labels["train"]
@@ -89,7 +96,7 @@ def train(
                     folder, paths, [names[i] for i in truth], plan.recipe, backbone.image_size
                 )
                 files.write(folder / "model.txt", classifiers.summary(folder))
-        facts = _facts(examples, backbone, plan.recipe)
+        facts = _facts(examples, findings, backbone, plan.recipe)
         facts |= {
             "head": {"strength": head.strength, "accuracy": known},
             "plan": plan.to_dict(),
@@ -116,7 +123,7 @@ def plan(
     A few pictures and training steps are run to measure the time. No run folder is made.
     """
     watch = Watch(on_progress)
-    _, backbone, examples, plan = _prepared(source, recipe, choices, watch)
+    _, backbone, examples, _, plan = _prepared(source, recipe, choices, watch)
     with watch.phase("measure"):
         paths = [row.path for row in examples.of("train")]
         return replace(plan, seconds=planning.estimate(plan, backbone, paths))
@@ -188,14 +195,15 @@ class Run:
         source: str | Path,
         split: str | None = None,
         *,
+        columns: tables.Columns | None = None,
         on_progress: Progress = silent,
     ) -> tuple[SplitEvaluation, Examples]:
         """Score this run's classifier on other pictures.
 
         Args:
             source: as for `train`; its classes must be among the classifier's.
-            split: which split of the source to use. By default its test split, or, if it has
-                none, everything.
+            split: which to use; by default the source's test split or, without one, everything.
+            columns: of a table; by default those that the run was trained with.
             on_progress: as for `train`.
 
         Returns:
@@ -205,7 +213,8 @@ class Run:
             UsageError: there is no such source, or it has no such split.
             DataError: no picture of a known class could be read, or there are unknown classes.
         """
-        examples = sources.find(source, on_progress)
+        columns = columns or tables.Columns.of(self.recipe)
+        examples = sources.find(source, on_progress, columns)
         rows = _chosen(examples, split)
         names = self.classifier.class_names
         unknown = sorted({row.label for row in rows} - set(names))
@@ -263,7 +272,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _prepared(
     source: str | Path, recipe: str | Recipe, choices: dict[str, Any], watch: Watch
-) -> tuple[Recipe, Backbone, Examples, Plan]:
+) -> tuple[Recipe, Backbone, Examples, list[Finding], Plan]:
     recipe = (
         Recipe.named(recipe, **choices) if isinstance(recipe, str) else recipe.changed(**choices)
     )
@@ -276,19 +285,15 @@ def _prepared(
             drop_connect_rate=recipe.drop_connect_rate,
             on_progress=watch.on_progress,
         )
-        examples = _split(sources.find(source, watch.on_progress), recipe)
+        examples = sources.find(source, watch.on_progress, tables.Columns.of(recipe))
+    with watch.phase("look"):
+        examples, findings = splitting.split(examples, recipe, watch.count)
     with watch.phase(START):
         kept.prune(files.cache_folder() / "features")
         plan = planning.plan(recipe, backbone, examples.counts)
-    return recipe, backbone, examples, plan
-
-
-def _split(examples: Examples, recipe: Recipe) -> Examples:
-    allow_missing = recipe.missing_classes == "allow"
-    examples.require_splittable(allow_missing=allow_missing)
-    examples = examples.split(recipe.val_fraction, recipe.test_fraction, recipe.seed)
-    examples.require_trainable(allow_missing=allow_missing)
-    return examples
+        if examples.val_is_test:
+            plan = replace(plan, notes=(_FLATTERED, *plan.notes))
+    return recipe, backbone, examples, findings, plan
 
 
 def _as_read(examples: Examples, parts: dict[Split, Features], recipe: Recipe) -> Examples:
@@ -327,9 +332,7 @@ def _judged(
 ) -> dict[Split, Matrix]:
     """The saved classifier's probabilities for the pictures that were held out."""
     splits: tuple[Split, ...] = ("val", "test")
-    if (
-        not tuned.backbone.tuned and not mirrored
-    ):  # the features kept are those that the classifier would find
+    if not tuned.backbone.tuned and not mirrored:  # what is kept is what it would find
         head = Head(tuned.kernel, tuned.bias)
         return {split: head.probabilities(pictures.features[split].pooled()) for split in splits}
     paths = {split: pictures.paths[split] for split in splits}
@@ -341,15 +344,22 @@ def _write_tables(
     folder: Path, examples: Examples, answers: dict[Split, Matrix], epochs: Sequence[Epoch]
 ) -> None:
     names = examples.class_names
-    held_out = [(examples.of(split), answers[split]) for split in ("val", "test")]
-    scores = [metrics.evaluate(rows, labels(part, names), names) for part, rows in held_out]
+    held_out = [(split, examples.of(split), answer) for split, answer in answers.items()]
+    scores: dict[str, SplitEvaluation] = {}
+    for split, rows, answer in held_out:
+        truth, clean = labels(rows, names), [row.path not in examples.leaked for row in rows]
+        scores[split] = metrics.evaluate(answer, truth, names)
+        if any(clean) and not all(clean):
+            scores[f"{split}_without_leaks"] = metrics.evaluate(answer[clean], truth[clean], names)
     files.write(folder / "examples.csv", examples.to_csv())
     files.write(folder / "history.csv", stages.to_csv(epochs))
     files.write(folder / "predictions.csv", predictions.to_csv(held_out, names))
-    files.write(folder / "evaluation.json", _json(Evaluation(*scores).to_dict()))
+    files.write(folder / "evaluation.json", _json(Evaluation(**scores).to_dict()))
 
 
-def _facts(examples: Examples, backbone: Backbone, recipe: Recipe) -> dict[str, Any]:
+def _facts(
+    examples: Examples, findings: Sequence[Finding], backbone: Backbone, recipe: Recipe
+) -> dict[str, Any]:
     """What `run.json` says beside checksums and seconds."""
     return {
         "state": "finished",
@@ -359,7 +369,11 @@ def _facts(examples: Examples, backbone: Backbone, recipe: Recipe) -> dict[str, 
             "fingerprint": examples.fingerprint,
             "pictures": examples.counts,
             "set_aside": len(examples.set_aside),
-            "judged_but_trained_on": examples.judged_but_trained_on,
+            "findings": Counter(each.kind for each in findings),
+            "leaked": {
+                split: sum(row.path in examples.leaked for row in examples.of(split))
+                for split in ("val", "test")
+            },
         },
         "model": {
             "name": backbone.entry.name,

@@ -54,6 +54,20 @@ def test_brought_splits_stay():
     assert {row.name for row in split.of("val")} < {row.name for row in brought.of("train")}
 
 
+def test_test_split_stands_in_for_a_missing_validation_split():
+    train, test = (
+        examples({"a": n, "b": n}, split).rows for n, split in ((9, "train"), (3, "test"))
+    )
+    both = Examples("x", train + test).with_test_for_val().split(0.3, 0.3, 0)
+    both.require_trainable(allow_missing=False)
+    assert both.of("val") == both.of("test")
+    assert both.counts == {"train": 18, "val": 6, "test": 6}
+    assert Examples("x", train).with_test_for_val().split(0.3, 0.3, 0).val_is_test is False
+    val = examples({"a": 2, "b": 2}, "val").rows
+    whole = Examples("x", train + test + val).with_test_for_val().split(0.3, 0.3, 0)
+    assert whole.counts == {"train": 18, "val": 4, "test": 6}
+
+
 def test_files_set_aside_get_no_split():
     rows = (*examples({"a": 5, "b": 5}).rows, Example(Path("a/x"), "a/x", "a", reason="damaged"))
     split = Examples("x", rows).split(0.2, 0.2, 0)
@@ -156,14 +170,30 @@ def test_advice_fits_the_splits_origin():
     )
 
 
-def test_copies_across_splits_are_counted():
-    rows = tuple(
-        Example(Path(str(i)), str(i), "a", split, sha256=sha)
-        for i, (split, sha) in enumerate(
-            [("train", "1"), ("train", "2"), ("val", "2"), ("test", "1"), ("test", "3")]
-        )
-    )
-    assert Examples("x", rows).judged_but_trained_on == 2
+@given(sizes, st.integers(0, 1000), st.randoms(use_true_random=False))
+def test_what_belongs_together_comes_into_one_split(counts, seed, random):
+    rows = examples(counts)
+    together = {row.path: random.randrange(len(rows.rows)) for row in rows.rows}
+    split = rows.split(0.2, 0.2, seed, together)
+    assert {row.split for row in split.rows} <= {"train", "val", "test"}
+    places = {}
+    for row in split.rows:
+        places.setdefault(together[row.path], set()).add(row.split)
+    assert all(len(splits) == 1 for splits in places.values())
+
+
+def test_groups_hardly_change_the_shares():
+    rows = examples({"a": 100, "b": 200})
+    together = {row.path: i // 4 for i, row in enumerate(rows.rows)}
+    counts = rows.split(0.2, 0.1, 0, together).counts
+    assert abs(counts["val"] - 60) <= 4
+    assert abs(counts["test"] - 30) <= 4
+
+
+def test_class_of_one_group_stays_in_training():
+    rows = examples({"a": 9, "b": 9})
+    split = rows.split(0.2, 0.2, 0, {row.path: 1 for row in rows.rows if row.label == "a"})
+    assert {row.split for row in split.rows if row.label == "a"} == {"train"}
 
 
 def test_csv_lists_every_file():

@@ -1,4 +1,6 @@
+import io
 import os
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -111,6 +113,8 @@ def test_linked_class_folders_are_followed_but_loops_are_not(tmp_path):
     ("name", "words"),
     [
         ("nowhere", "There is no folder 'nowhere'"),
+        ("gone.csv", "There is no file 'gone.csv'"),
+        ("gone.TAR.GZ", "There is no file 'gone.TAR.GZ'"),
         ("sample:digit", "Unknown sample 'sample:digit'. Did you mean 'sample:digits'"),
     ],
 )
@@ -121,8 +125,21 @@ def test_missing_source_is_named(name, words):
 
 def test_file_is_no_source(tmp_path):
     (tmp_path / "a.jpg").touch()
-    with pytest.raises(UsageError, match=r"a\.jpg' is a file"):
+    with pytest.raises(UsageError, match=r"a\.jpg' is a file.*\.tar\.gz.*\.csv, \.tsv, \.parquet"):
         sources.find(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.zip", "a.tar.gz"])
+def test_folder_may_be_called_like_a_file(tmp_path, name):
+    found = sources.find(fill(tmp_path / name, count=1))
+    assert found.class_names == tuple(COLOURS)
+    assert {(row.line, row.group) for row in found.rows} == {(0, "")}
+
+
+def test_pipe_called_like_a_table_is_no_source(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(UsageError, match=r"a\.csv' is a file"):
+        sources.find(tmp_path / "a.csv")
 
 
 @contextmanager
@@ -211,3 +228,48 @@ def test_folder_without_pictures_is_refused(tmp_path):
 def test_missing_picture_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"no file or folder .*gone\.jpg"):
         sources.pictures([tmp_path / "gone.jpg"])
+
+
+def tell(monkeypatch, content):
+    """Put something into standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\0"])
+def test_paths_come_from_standard_input(tmp_path, monkeypatch, end):
+    told = ["a b.png", os.fsdecode(b"caf\xe9.png"), "c.png"]
+    for name in told:
+        square(COLOURS["red"], 1).save(tmp_path / "x.png")
+        (tmp_path / "x.png").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    tell(monkeypatch, end.join(map(os.fsencode, told)) + end)
+    paths, failures = sources.pictures(["-"])
+    assert ([str(path) for path in paths], failures) == (told, {})
+
+
+def test_standard_input_mixes_with_other_names(source, monkeypatch):
+    tell(monkeypatch, f"{source}/red/01.png\n\n{source}/blue/*.jpg\n{source}/green".encode())
+    paths, _ = sources.pictures([source / "red" / "02.png", "-", source / "red" / "00.jpg", "-"])
+    assert [path.parent.name for path in paths] == ["red"] * 2 + ["blue"] * 4 + ["green"] * 10 + [
+        "red"
+    ]
+
+
+def test_name_with_newline_can_be_given_with_nul(tmp_path, monkeypatch):
+    square(COLOURS["red"], 1).save(tmp_path / "x.png")
+    odd = (tmp_path / "x.png").rename(tmp_path / "a\nb.png")
+    tell(monkeypatch, os.fsencode(odd) + b"\0")
+    assert sources.pictures(["-"]) == ([odd], {})
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\0"])
+def test_empty_standard_input_is_an_error(monkeypatch, content):
+    tell(monkeypatch, content)
+    with pytest.raises(UsageError, match="nothing in standard input"):
+        sources.pictures(["-"])
+
+
+def test_missing_path_from_standard_input_is_named(monkeypatch):
+    tell(monkeypatch, b"gone.jpg\n")
+    with pytest.raises(UsageError, match=r"no file or folder 'gone\.jpg'"):
+        sources.pictures(["-"])

@@ -112,6 +112,27 @@ def test_public_sets_are_unpacked(name, data_dir, own_cache):
         assert np.asarray(picture.convert("RGB")).shape[2] == 3
 
 
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_sets_are_trained_on(name, data_dir, tmp_path):
+    describe(name, data_dir, train=60, test=20)
+    choices = {"image_size": 32, "missing_classes": "allow", "head_strengths": (0.01,)}
+    with tfds.testing.mock_data(num_examples=60, data_dir=str(data_dir)):
+        run = efftune.train(f"tfds:{name}", recipe="quick", run=tmp_path / "run", **choices)
+    assert run.record["source"] == f"tfds:{name}"
+    assert run.record["data"]["pictures"]["train"] > 0
+
+
+def test_example_validates_on_the_test_split_and_says_so(written, tmp_path):
+    choices = {"image_size": 32, "phases": ("head",), "head_epochs": 2, "batch_size": 8}
+    run = efftune.train("tfds:squares", recipe="keras-example", run=tmp_path / "run", **choices)
+    assert run.record["data"]["pictures"] == {"train": 24, "val": 8, "test": 8}
+    assert run.evaluation.val == run.evaluation.test
+    assert "flatters the score" in run.record["plan"]["notes"][0]
+    own = efftune.train("tfds:squares", recipe="quick", run=tmp_path / "own", image_size=32)
+    assert own.record["data"]["pictures"] == {"train": 20, "val": 4, "test": 8}
+    assert not own.record["plan"]["notes"]
+
+
 def test_unknown_set_is_refused(data_dir):
     with pytest.raises(UsageError, match="knows no 'stanford_cats'"):
         sources.find("tfds:stanford_cats")

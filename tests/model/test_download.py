@@ -1,6 +1,8 @@
 import hashlib
 import http.server
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +21,7 @@ class Server(http.server.ThreadingHTTPServer):
     cut_after: list[int]  # how many bytes the next answers send before the connection is cut
     ranges = True
     refusal = 0
+    pause = 0.0  # seconds, before an answer
     asked: list[str]
 
 
@@ -27,6 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         wanted = self.headers.get("Range") if server.ranges else None
         server.asked.append(self.headers.get("Range") or "all")
+        time.sleep(server.pause)
         if server.refusal:
             self.send_error(server.refusal)
             return
@@ -67,7 +71,8 @@ def entry(server):
 
 
 def beside(own_cache):
-    return sorted(path.name for path in (own_cache / "weights").iterdir())
+    folder = own_cache / "weights"
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def test_weights_are_downloaded_once_and_whole(server, entry, own_cache):
@@ -79,6 +84,15 @@ def test_weights_are_downloaded_once_and_whole(server, entry, own_cache):
     assert told[-1][1:] == (len(CONTENT), len(CONTENT))
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert download.ready(entry) == path
+    assert server.asked == ["all"]
+
+
+def test_two_at_once_download_once(server, entry, own_cache):
+    server.pause = 0.3
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(download.ready, [entry, entry])
+    assert first == second
+    assert first.read_bytes() == CONTENT
     assert server.asked == ["all"]
 
 

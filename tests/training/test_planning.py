@@ -77,6 +77,12 @@ def test_rmsprop_is_warned_of_where_weights_are_pretrained(backbone):
     assert plan(backbone, optimizer="rmsprop", phases=("scratch",)).notes == ()
 
 
+def test_large_batches_of_few_pictures_are_warned_of(backbone):
+    (note,) = plan(backbone, batch_size=512).notes
+    assert "batches of 512 leave 1 step(s) an epoch" in note
+    assert plan(backbone, batch_size=250).notes == ()
+
+
 def test_small_disk_means_fewer_views(backbone, room):
     room(memory=0, disk=2 * (1000 * 3 + 100) * ROW)
     found = plan(backbone)

@@ -111,6 +111,13 @@ def test_exploding_loss_starts_again_with_a_lower_rate(given):
     assert outcome.stage.learning_rate == pytest.approx(0.01)
 
 
+def test_loss_worse_than_guessing_after_an_epoch_starts_again(given, monkeypatch):
+    monkeypatch.setattr(stages, "_EXPLODED", 1e30)
+    _, outcome = fit(given, Stage("upper", BLOCK, 2, 0.3))
+    assert "worse than guessing at a learning rate of 0.3" in outcome.failures[0]
+    assert outcome.stage.learning_rate == pytest.approx(0.03)
+
+
 def test_loss_that_explodes_twice_is_an_error_with_advice(given):
     before = weights(given.backbone)
     with pytest.raises(DataError, match=r"cannot be trained: .* Give a lower --learning-rate"):

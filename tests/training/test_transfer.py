@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from efftune.errors import DataError
 from efftune.recipe import Recipe, Stage
 from efftune.training import transfer
 
@@ -65,6 +66,17 @@ def test_same_seed_gives_the_same_head():
     first, second, other = fit()[0], fit()[0], fit(seed=1)[0]
     assert np.array_equal(first.kernel, second.kernel)
     assert not np.array_equal(first.kernel, other.kernel)
+
+
+def test_head_that_ends_worse_than_guessing_starts_again_with_a_lower_rate():
+    _, outcome = fit(stage=Stage("head", "", 3, 5.0), dropout=0.9)
+    assert "in the end, at a learning rate of 5" in outcome.failures[0]
+    assert outcome.stage.learning_rate == pytest.approx(0.5)
+
+
+def test_head_that_cannot_be_trained_is_an_error_with_advice():
+    with pytest.raises(DataError, match=r"cannot be trained: .* head_learning_rate"):
+        fit(stage=Stage("head", "", 3, 1e5), dropout=0.9)
 
 
 def test_epochs_that_make_it_worse_are_rolled_back():

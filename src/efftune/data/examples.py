@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,9 @@ class Example:
         split: its split; empty where not decided.
         reason: why it is set aside; empty for a usable picture.
         sha256: of the file's bytes, 64 hexadecimal digits; empty until it was read.
+        line: of the table that lists it, the first being 1; 0 if no table does.
+        group: which pictures belong together - patient, video, session; empty if the source does
+            not say.
     """
 
     path: Path
@@ -40,6 +44,8 @@ class Example:
     split: Split | Undecided = ""
     reason: str = ""
     sha256: str = ""
+    line: int = 0
+    group: str = ""
 
     @property
     def usable(self) -> bool:
@@ -55,11 +61,15 @@ class Examples:
         source: what the user named.
         rows: one example per file.
         cut: the splits that efftune has cut, because the source brings none.
+        val_is_test: whether the test split stands in for a validation split.
+        leaked: pictures of validation and test of which a split before theirs has a copy.
     """
 
     source: str
     rows: tuple[Example, ...]
     cut: frozenset[Split] = frozenset()
+    val_is_test: bool = False
+    leaked: frozenset[Path] = frozenset()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -73,6 +83,8 @@ class Examples:
 
     def of(self, split: Split) -> tuple[Example, ...]:
         """The usable pictures of one split."""
+        if split == "val" and self.val_is_test:
+            split = "test"
         return tuple(row for row in self.rows if row.usable and row.split == split)
 
     @property
@@ -80,7 +92,23 @@ class Examples:
         """How many usable pictures each split has."""
         return {split: len(self.of(split)) for split in SPLITS}
 
-    def split(self, val: float, test: float, seed: int) -> "Examples":
+    def with_test_for_val(self) -> "Examples":
+        """The same, with the test split for validation, too, where the source brings only that."""
+        return replace(self, val_is_test="test" in self._brought and "val" not in self._brought)
+
+    @property
+    def _brought(self) -> set[str]:
+        """The splits that the source brings, or that stand in for one."""
+        brought: set[str] = {row.split for row in self.rows if row.usable}
+        return brought | {"val"} if self.val_is_test else brought
+
+    def split(
+        self,
+        val: float,
+        test: float,
+        seed: int,
+        together: Mapping[Path, int] = MappingProxyType({}),
+    ) -> "Examples":
         """Give every usable picture a split; splits that the source brings stay as they are.
 
         Missing splits are cut from the training pictures, class by class, so that each class has
@@ -91,32 +119,22 @@ class Examples:
             val: share of the pictures for a missing validation split, 0 to 1.
             test: the same for the test split.
             seed: of the draw.
+            together: numbers by path; pictures of one number come into one split. Shares are then
+                met as nearly as groups allow.
 
         Returns:
             New examples in which every usable row has a split.
         """
-        brought = {row.split for row in self.rows if row.usable}
         shares = {
-            "test": 0.0 if "test" in brought else test,
-            "val": 0.0 if "val" in brought else val,
+            "test": 0.0 if "test" in self._brought else test,
+            "val": 0.0 if "val" in self._brought else val,
         }
-        rows = list(self.rows)
+        cut = _Cut(self.rows, together)
         random = np.random.default_rng(seed)
         for label in self.class_names:
-            open_rows = [
-                i
-                for i, row in enumerate(rows)
-                if row.usable and row.label == label and row.split in ("", "train")
-            ]
-            order = random.permutation(open_rows).tolist()
-            for name, count in _counts(len(order), shares).items():
-                for i in order[:count]:
-                    rows[i] = replace(rows[i], split=name)
-                order = order[count:]
-            for i in order:
-                rows[i] = replace(rows[i], split="train")
-        cut = frozenset(name for name in SPLITS if shares.get(name))
-        return replace(self, rows=tuple(rows), cut=cut)
+            cut.divide(label, shares, random)
+        brought = frozenset(name for name in SPLITS if shares.get(name))
+        return replace(self, rows=cut.result, cut=brought)
 
     def as_read(self, sha256s: Mapping[Path, str], failures: Mapping[Path, str]) -> "Examples":
         """The same examples with what was learnt by reading them.
@@ -159,7 +177,7 @@ class Examples:
                 "two or more: give each class a folder of its own."
             )
         usable = [row for row in self.rows if row.usable]
-        needed = 1 + len({"val", "test"} - {row.split for row in usable})
+        needed = 1 + len({"val", "test"} - self._brought)
         counts = Counter(row.label for row in usable if row.split in ("", "train"))
         small = sorted(name for name, count in counts.items() if count < needed)
         if small and not allow_missing:
@@ -224,12 +242,6 @@ class Examples:
         return table.getvalue()
 
     @property
-    def judged_but_trained_on(self) -> int:
-        """How many validation and test pictures are, byte for byte, in the training split too."""
-        trained = {row.sha256 for row in self.of("train")}
-        return sum(row.sha256 in trained for row in (*self.of("val"), *self.of("test")))
-
-    @property
     def fingerprint(self) -> str:
         """A SHA-256 of every usable picture's content, label and split, whatever the file names."""
         lines = sorted(f"{row.sha256} {row.label} {row.split}" for row in self.rows if row.usable)
@@ -243,11 +255,56 @@ def labels(rows: Sequence[Example], class_names: Sequence[str]) -> NDArray[np.in
 
 
 def _told(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+    """Reasons and how often there are, those of tables without their lines."""
+    merged: Counter[str] = Counter()
+    for reason, count in reasons.items():
+        merged[reason.partition(", on line ")[0]] += count
+    return ", ".join(f"{count:,} {reason}" for reason, count in merged.most_common())
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (" …" if len(names) > 5 else "")
+
+
+class _Cut:
+    """Open rows on their way into splits, group by group."""
+
+    def __init__(self, rows: Sequence[Example], together: Mapping[Path, int]):
+        self.rows = rows
+        self.open = [i for i, row in enumerate(rows) if row.usable and row.split in ("", "train")]
+        groups: dict[object, list[int]] = {}
+        for i in self.open:
+            groups.setdefault(together.get(rows[i].path, f"alone {i}"), []).append(i)
+        self.group = {i: members for members in groups.values() for i in members}
+        self.split: dict[int, Split] = {}
+
+    @property
+    def result(self) -> tuple[Example, ...]:
+        """All rows; what is still open is for training."""
+        chosen: dict[int, Split] = {i: self.split.get(i, "train") for i in self.open}
+        return tuple(
+            replace(row, split=chosen[i]) if i in chosen else row for i, row in enumerate(self.rows)
+        )
+
+    def divide(self, label: str, shares: Mapping[str, float], random: np.random.Generator) -> None:
+        """Give a class's pictures, and whatever belongs to them, to the missing splits."""
+        order = random.permutation([i for i in self.open if self.rows[i].label == label]).tolist()
+        counts = _counts(len(order), shares)
+        for name, count in counts.items():
+            taken = sum(self.split.get(i) == name for i in order)
+            later = 1 + (name == "test" and bool(counts["val"]))
+            for i in order:
+                if i in self.split or taken >= count:
+                    continue
+                own = sum(self.rows[j].label == label for j in self.group[i])
+                too_many = taken + own - count > count - taken and taken > 0
+                if too_many or self._groups_left(order) <= later:
+                    continue
+                self.split |= dict.fromkeys(self.group[i], name)
+                taken += own
+
+    def _groups_left(self, order: Sequence[int]) -> int:
+        return len({self.group[i][0] for i in order if i not in self.split})
 
 
 def _counts(total: int, shares: Mapping[str, float]) -> dict[Split, int]:

@@ -4,11 +4,13 @@ Training, prediction and evaluation all come through `decode`, so a picture look
 model everywhere. The content decides the format, never the file's name.
 """
 
+import errno
 import io
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -38,7 +40,22 @@ _SIGNATURES = (
     (b"MM\x00+", "TIFF"),
 )
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis"}
+_ANIMATED = {"GIF", "WEBP", "PNG"}
+_ORIENTATION = 0x0112  # the tag's number in EXIF
+MOST_PIXELS = 89_000_000  # to decode; a larger picture would take more than 350 MB
+
+# Why a file cannot be used. These words are what users and programs see.
 NOT_AN_IMAGE = "not an image"
+EMPTY = "empty file"
+TRUNCATED = "truncated"
+DAMAGED = "damaged"
+TOO_LARGE = "too large"
+UNSUPPORTED = "HEIC or AVIF, which is not supported"
+NOT_REGULAR = "not a regular file"
+FOLDER = "a folder, not a picture"
+NO_PERMISSION = "no permission to read"
+BROKEN_LINK = "broken link"
+NO_SUCH_FILE = "no such file"
 _GREY = 127  # what the models' own preprocessing maps to zero
 
 
@@ -53,18 +70,18 @@ def sniff(path: Path) -> str:
     """
     with _readable(path):
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-            raise BadImage("not a regular file")  # opening a pipe would wait for ever
+            raise BadImage(NOT_REGULAR)  # opening a pipe would wait for ever
         with path.open("rb") as stream:
             head = stream.read(16)
     if not head:
-        raise BadImage("empty file")
+        raise BadImage(EMPTY)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     for signature, name in _SIGNATURES:
         if head.startswith(signature):
             return name
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        raise BadImage("HEIC or AVIF, which is not supported")
+        raise BadImage(UNSUPPORTED)
     raise BadImage(NOT_AN_IMAGE)
 
 
@@ -78,7 +95,35 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A picture as the model sees it, and what its file is.
+
+    Attributes:
+        pixels: uint8 array of shape (size, size, 3): red, green, blue, 0 to 255.
+        format: one of `FORMATS`.
+        width: of the whole picture as shown, in pixels.
+        height: likewise.
+        mode: of its pixels, as Pillow calls it: `RGB`, `L`, `P`, `CMYK` and so on.
+        animated: whether it has more than one frame.
+        orientation: as EXIF numbers it, 1 to 8; 1 is upright.
+    """
+
+    pixels: Pixels
+    format: str
+    width: int
+    height: int
+    mode: str
+    animated: bool
+    orientation: int
+
+
 def decode(content: bytes, size: int, fit: Fit) -> Pixels:
+    """The pixels of a picture, as the model sees them; see `decoded`."""
+    return decoded(content, size, fit).pixels
+
+
+def decoded(content: bytes, size: int, fit: Fit) -> Decoded:
     """Decode a picture to the square the model sees.
 
     EXIF orientation is honoured; only the first frame of an animation is used; transparency is
@@ -90,24 +135,30 @@ def decode(content: bytes, size: int, fit: Fit) -> Pixels:
         size: side of the square, in pixels.
         fit: `stretch`, `crop` or `pad`; see `Recipe`.
 
-    Returns:
-        uint8 array of shape (size, size, 3): red, green, blue, 0 to 255.
-
     Raises:
         BadImage: the content is not such a file, or is damaged, truncated or too large.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            whole, mode, form = image.size, image.mode, str(image.format)
+            animated = form in _ANIMATED and bool(getattr(image, "is_animated", False))
             # Only JPEG heeds this. It keeps both sides at least `size`, so the final
             # resampling always goes down.
             image.draft("RGB", (size, size))
+            if image.width * image.height > MOST_PIXELS:
+                raise BadImage(TOO_LARGE)
+            orientation = _orientation(image)
             image.load()
             _turn_upright(image)
-            return _fitted(_rgb(image), size, fit)
+            width, height = whole[::-1] if orientation >= 5 else whole
+            pixels = _fitted(_rgb(image), size, fit)
+            return Decoded(pixels, form, width, height, mode, animated, orientation)
+    except BadImage:
+        raise
     except UnidentifiedImageError:
-        raise BadImage("empty file" if not content else NOT_AN_IMAGE) from None
+        raise BadImage(EMPTY if not content else NOT_AN_IMAGE) from None
     except Image.DecompressionBombError:
-        raise BadImage("too large") from None
+        raise BadImage(TOO_LARGE) from None
     # Decoders of six formats fail in their own ways on damaged files: OSError, SyntaxError,
     # struct.error, ValueError, EOFError, IndexError and more. All mean the same to the user.
     except Exception as error:  # noqa: BLE001
@@ -152,6 +203,13 @@ def _turn_upright(image: Image.Image) -> None:
     # Damaged EXIF data does not spoil the pixels.
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
+
+
+def _orientation(image: Image.Image) -> int:
+    with suppress(Exception):
+        told = int(image.getexif().get(_ORIENTATION, 1))
+        return told if 1 <= told <= 8 else 1
+    return 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -210,10 +268,10 @@ def _resized(image: Image.Image, box: tuple[int, int, int, int], to: tuple[int, 
 def _damage(error: Exception) -> str:
     words = str(error).lower()
     if "truncated" in words:
-        return "truncated"
+        return TRUNCATED
     if isinstance(error, MemoryError):
-        return "too large"
-    return "damaged"
+        return TOO_LARGE
+    return DAMAGED
 
 
 @contextmanager
@@ -222,10 +280,12 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise BadImage("broken link" if path.is_symlink() else "no such file") from None
+        raise BadImage(BROKEN_LINK if path.is_symlink() else NO_SUCH_FILE) from None
     except PermissionError:
-        raise BadImage("no permission to read") from None
+        raise BadImage(NO_PERMISSION) from None
     except IsADirectoryError:
-        raise BadImage("a folder, not a picture") from None
+        raise BadImage(FOLDER) from None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise BadImage(BROKEN_LINK) from None
         raise BadImage(f"cannot be read: {error.strerror}") from None

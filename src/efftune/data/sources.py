@@ -1,10 +1,12 @@
-"""Where examples come from: folders of class folders, with or without splits, and named sets.
+"""Where examples come from: folders of class folders, archives, tables and named sets.
 
 Nothing is dropped in silence: each file met becomes a row, and what cannot be used carries the
 reason.
 """
 
 import glob
+import os
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from efftune import files
-from efftune.data import images, tfds
+from efftune.data import archives, hf, images, tables, tfds
 from efftune.data.examples import (
     HIDDEN,
     LEFTOVERS,
@@ -23,6 +25,7 @@ from efftune.data.examples import (
     Split,
     Undecided,
 )
+from efftune.data.tables import Columns
 from efftune.errors import BadImage, DataError, UsageError, unknown_name
 from efftune.progress import Progress, silent
 
@@ -36,59 +39,85 @@ SPLIT_FOLDERS: dict[str, Split] = {
 _WINDOWS_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
 
 
-def find(source: str | Path, on_progress: Progress = silent) -> Examples:
+def find(
+    source: str | Path,
+    on_progress: Progress = silent,
+    columns: Columns = Columns(),  # noqa: B008  (frozen)
+) -> Examples:
     """Find the examples in a source.
 
     Args:
         source: a folder with one folder per class; a folder with `train`, and perhaps `val` (or
-            `valid`, `validation`) and `test`, folders of class folders; `sample:NAME`; or
-            `tfds:NAME[/CONFIG][:VERSION]`, a set of TensorFlow Datasets.
-        on_progress: called with `unpack`, the pictures unpacked and their total.
+            `valid`, `validation`) and `test`, folders of class folders; a `.zip`, `.tar`, `.tar.gz`
+            or `.tgz` archive of either, in which it may lie in a folder of its own; a `.csv`,
+            `.tsv` or `.parquet` table; `sample:NAME`; `tfds:NAME[/CONFIG][:VERSION]`, a set of
+            TensorFlow Datasets; or `hf:NAME[:CONFIG]` or `hf:FOLDER`, a set of Hugging Face.
+        on_progress: called with `unpack`, what is unpacked, be it pictures, members of an archive
+            or bytes, and its total.
+        columns: what those of a table are called, or of a set of Hugging Face.
 
     Returns:
-        One row per file, sorted by name. Splits are set where the source brings them.
+        One row per file, sorted by name, or one per row of a table, in its order. Splits are set
+        where the source brings them.
 
     Raises:
-        UsageError: there is no such source.
-        DataError: a folder cannot be read, it is not clear which split is meant, or a set cannot
-            be downloaded.
+        UsageError: there is no such source, or a package that it needs is not installed.
+        DataError: a folder, archive or table cannot be read, it is not clear which split is meant,
+            or a set cannot be downloaded.
     """
     name = str(source)
     if name.startswith(tfds.PREFIX):
         return Examples(name, tuple(_rows(tfds.unpacked(name, SPLIT_FOLDERS, on_progress))))
+    if name.startswith(hf.PREFIX):
+        folder = hf.unpacked(name, SPLIT_FOLDERS, columns, on_progress)
+        return Examples(name, tuple(_rows(folder)))
     if name.startswith("sample:"):
         return _sample(name)
     root = files.user_path(source)
-    if not root.exists():
-        raise UsageError(f"There is no folder {name!r}. Give a folder with one folder per class.")
-    if not root.is_dir():
-        raise UsageError(f"{name!r} is a file. Give a folder with one folder per class.")
     try:
-        return Examples(name, tuple(_rows(root)))
+        return Examples(name, tuple(_rows_of(name, root, on_progress, columns)))
     except PermissionError as error:
         raise DataError(
             f"No permission to look at {error.filename}. Change its permissions, or move it out."
         ) from None
 
 
+def _rows_of(name: str, root: Path, on_progress: Progress, columns: Columns) -> Iterator[Example]:
+    is_table = root.suffix.casefold() in tables.SUFFIXES
+    if root.is_dir():
+        return _rows(root)
+    if root.is_file() and is_table:
+        return tables.rows(root, columns, SPLIT_FOLDERS)
+    if root.is_file() and archives.is_archive(root):
+        return _rows_in_archive(archives.unpacked(root, on_progress))
+    if root.exists():
+        raise UsageError(
+            f"{name!r} is a file. Give a folder with one folder per class, an archive of one "
+            f"({', '.join(archives.SUFFIXES)}), or a table ({', '.join(tables.SUFFIXES)})."
+        )
+    kind = "file" if is_table or archives.is_archive(root) else "folder"
+    raise UsageError(f"There is no {kind} {name!r}. Give a folder with one folder per class.")
+
+
 def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
     """The pictures meant by files, folders and glob patterns.
 
     Args:
-        names: paths or patterns. A folder means every picture below it.
+        names: paths or patterns. A folder means every picture below it. `-` means the paths in
+            standard input: one a line, or, if there is a NUL, with a NUL after each.
 
     Returns:
         The pictures, in order, each once; and the reasons, by path, of files that cannot be used.
         Files in a folder that are something else than pictures are not mentioned.
 
     Raises:
-        UsageError: a name means nothing that exists.
+        UsageError: a name means nothing that exists, or standard input is empty.
         DataError: a folder cannot be read, or holds no picture.
     """
     found: dict[Path, None] = {}
     failures: dict[Path, str] = {}
-    for name in names:
-        for path in _meant(str(name)):
+    for name in _named(names):
+        for path in _meant(name):
             if path.is_dir():
                 _look_below(path, found, failures)
                 continue
@@ -98,6 +127,19 @@ def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
             except BadImage as error:
                 failures[path] = error.reason
     return list(found), failures
+
+
+def _named(names: Sequence[str | Path]) -> Iterator[str]:
+    """The names, with those in standard input where `-` is."""
+    for name in dict.fromkeys(map(str, names)):
+        if name != "-":
+            yield name
+            continue
+        told = sys.stdin.buffer.read()
+        lines = told.split(b"\0") if b"\0" in told else told.splitlines()
+        if not any(lines):
+            raise UsageError("There is nothing in standard input. Give a path on each line.")
+        yield from map(os.fsdecode, filter(None, lines))
 
 
 def _meant(name: str) -> list[Path]:
@@ -136,6 +178,35 @@ def _rows(root: Path) -> Iterator[Example]:
             yield from _class_folders(entry, root, split)
         else:
             yield _set_aside(entry, root, _leftover(entry) or "not in a split folder")
+
+
+def _rows_in_archive(root: Path) -> Iterator[Example]:
+    """The same for an unpacked archive, in which all may lie in a folder of its own."""
+    inner = _wrapped(root)
+    while inner:
+        for entry in _entries(root):
+            if entry != inner:
+                yield _set_aside(entry, root, _leftover(entry) or "not in a class folder")
+        root, inner = inner, _wrapped(inner)
+    yield from _rows(root)
+
+
+def _wrapped(root: Path) -> Path | None:
+    """The only folder in `root`, if it holds folders, and no picture beside them."""
+    folders = [entry for entry in _entries(root) if entry.is_dir() and not _leftover(entry)]
+    if len(folders) != 1 or SPLIT_FOLDERS.get(folders[0].name.casefold()) == "train":
+        return None
+    entries = [entry for entry in _entries(folders[0]) if not _leftover(entry)]
+    beside = [entry for entry in entries if not entry.is_dir()]
+    return folders[0] if len(beside) < len(entries) and not any(map(_opens, beside)) else None
+
+
+def _opens(path: Path) -> bool:
+    try:
+        images.sniff(path)
+    except BadImage:
+        return False
+    return True
 
 
 def _split_folders(root: Path) -> dict[Path, Split]:

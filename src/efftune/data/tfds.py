@@ -5,7 +5,6 @@ then on it is a source like any other folder.
 """
 
 import io
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -17,13 +16,12 @@ import numpy as np
 from PIL import Image
 
 from efftune import files
+from efftune.data import records
 from efftune.errors import DataError, UsageError
 from efftune.progress import Progress, silent
 
 PREFIX = "tfds:"
 _TIMEOUT_SECONDS = 20.0
-_WORDNET = re.compile(r"^n\d{8}-")  # before the names of ImageNet's classes
-_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
 
 
 def unpacked(source: str, splits: Mapping[str, str], on_progress: Progress = silent) -> Path:
@@ -100,25 +98,21 @@ def _write(
     import tensorflow_datasets as tfds
 
     image, label = _keys(builder, source)
-    names = _class_names(builder.info.features[label].names)
+    names = records.class_folders(builder.info.features[label].names)
     total = sum(builder.info.splits[name].num_examples for name in splits)
     done = 0
     for name, split in splits.items():
-        records = builder.as_dataset(
+        data = builder.as_dataset(
             split=name,
             decoders=tfds.decode.PartialDecoding(
                 {image: True, label: True}, decoders={image: tfds.decode.SkipDecoding()}
             ),
             shuffle_files=False,
         )
-        for record in tfds.as_numpy(records):
+        for record in tfds.as_numpy(data):
             number = int(record[label])
             if number >= 0:  # some sets have pictures without a class among the others
-                content = _encoded(record[image])
-                file = f"{done:06}{_SUFFIXES.get(content[:2], '')}"
-                path = folder / split / names[number] / file
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+                records.write(folder / split / names[number], done, _encoded(record[image]))
             done += 1
             on_progress("unpack", done, total)
 
@@ -135,12 +129,6 @@ def _keys(builder: Any, source: str) -> tuple[str, str]:
     raise DataError(
         f"The records of {source} are not pictures with one class each, but: {', '.join(features)}."
     )
-
-
-def _class_names(names: list[str]) -> list[str]:
-    """Names as people say them, fit for folders, and still different from each other."""
-    short = [_WORDNET.sub("", name).replace("/", "-") for name in names]
-    return short if len(set(short)) == len(names) else [name.replace("/", "-") for name in names]
 
 
 def _encoded(picture: Any) -> bytes:

@@ -75,14 +75,19 @@ class Evaluation:
     Attributes:
         val: on the validation split.
         test: on the test split, which chose nothing.
+        val_without_leaks: on what of it has no copy in a split before; None where all is so, or
+            nothing.
+        test_without_leaks: likewise.
     """
 
     val: SplitEvaluation
     test: SplitEvaluation
+    val_without_leaks: SplitEvaluation | None = None
+    test_without_leaks: SplitEvaluation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as plain JSON values; `from_dict` gives it back."""
-        return asdict(self)
+        return {name: part for name, part in asdict(self).items() if part is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Evaluation":

@@ -4,14 +4,18 @@ import csv
 import hashlib
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from efftune import files
 from efftune.data import augmentation, images
+from efftune.data.duplicates import Pair
+from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
 from efftune.recipe import Recipe
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 9
 _COLUMNS = 3
+_SIDE = 224  # of the squares shown, in pixels
+_BARS = 60  # at most
 _FINE = 40  # points of a curve, up to which each is marked
 
 
@@ -53,10 +59,109 @@ def draw(
     _curves(folder / "plots" / "accuracy.png", folder / "history.csv")
 
 
-def _grid(path: Path, pictures: Sequence[Pixels], titles: Sequence[str]) -> None:
-    rows = math.ceil(len(pictures) / _COLUMNS)
-    figure = _figure(7.2, 2.6 * rows)
-    places = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+def draw_source(
+    folder: Path, rows: Sequence[Example], looks: NDArray[np.void], pairs: Sequence[Pair]
+) -> None:
+    """Draw what is in a source, for `efftune check --out`.
+
+    `samples.png`: nine pictures with their classes. `augmented.png`: nine views of the first.
+    `sizes.png`: width and height of all. `classes.png`: pictures of each class by split.
+    `duplicates.png`: copies beside their originals.
+
+    Args:
+        folder: where to.
+        rows: usable pictures.
+        looks: their records, from `inspection.look`.
+        pairs: copies among them.
+    """
+    if not rows:
+        return
+    chosen = _of_each_class(rows)
+    shown = [_square(row) for row in chosen]
+    titles = [row.label for row in chosen]
+    _grid(folder / "samples.png", shown, titles)
+    digest = hashlib.sha256(images.read(chosen[0].path)).digest()
+    views = [augmentation.plan(0, digest, i, "standard", "yes") for i in range(1, _SHOWN + 1)]
+    varied = [augmentation.apply(shown[0], view) for view in views]
+    _grid(folder / "augmented.png", varied, titles[:1] * _SHOWN)
+    _sizes(folder / "sizes.png", looks)
+    _classes(folder / "classes.png", rows)
+    if pairs:
+        told = [
+            (rows[i], f"{rows[i].label}{text}")
+            for pair in pairs[: _SHOWN - 1]
+            for i, text in ((pair.first, ""), (pair.second, f", {_kind(pair)}"))
+        ]
+        _grid(
+            folder / "duplicates.png",
+            [_square(row) for row, _ in told],
+            [title for _, title in told],
+            columns=4,
+        )
+
+
+def _of_each_class(rows: Sequence[Example]) -> list[Example]:
+    """Nine pictures, classes taking turns."""
+    by_class: dict[str, list[Example]] = {}
+    for row in rows:
+        by_class.setdefault(row.label, []).append(row)
+    random = np.random.default_rng(0)
+    mixed = [[part[i] for i in random.permutation(len(part))] for part in by_class.values()]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*mixed))
+    return list(itertools.islice((row for row in turns if row is not None), _SHOWN))
+
+
+def _square(row: Example) -> Pixels:
+    return images.decode(images.read(row.path), _SIDE, "pad")
+
+
+def _kind(pair: Pair) -> str:
+    return f"{'exact' if pair.exact else 'mirrored' if pair.mirrored else 'near'} copy"
+
+
+def _sizes(path: Path, looks: NDArray[np.void]) -> None:
+    figure = _figure(5.4, 4.6)
+    place = figure.subplots()
+    place.scatter(looks["width"], looks["height"], s=8, alpha=0.3, linewidths=0)
+    place.set(xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
+    place.set_title(f"Sizes of {len(looks):,} pictures", fontsize=10)
+    place.grid(alpha=0.3)
+    _write(figure, path)
+
+
+def _classes(path: Path, rows: Sequence[Example]) -> None:
+    """Bars of the classes, the largest first; of many only those at both ends."""
+    counts = Counter(row.label for row in rows)
+    ranked = [name for name, _ in counts.most_common()]
+    if len(ranked) > _BARS:
+        ranked = [*ranked[: _BARS // 2], *ranked[-_BARS // 2 :]]
+    splits = [split for split in (*SPLITS, "") if any(row.split == split for row in rows)]
+    by_split = Counter[tuple[str, str]]((row.label, row.split) for row in rows)
+    figure = _figure(7.2, 1.2 + 0.25 * len(ranked))
+    place = figure.subplots()
+    left = np.zeros(len(ranked))
+    for split in splits:
+        values = np.array([by_split[name, split] for name in ranked])
+        place.barh(range(len(ranked)), values, left=left, label=split or "not split yet")
+        left += values
+    place.set_yticks(range(len(ranked)), ranked, parse_math=False)
+    place.invert_yaxis()
+    place.set_xlabel("pictures")
+    left_out = len(counts) - len(ranked)
+    title = f"{len(counts):,} classes" + (
+        f", {left_out:,} in the middle not shown" if left_out else ""
+    )
+    place.set_title(title, fontsize=10)
+    place.legend(loc="lower right", frameon=False)
+    _write(figure, path)
+
+
+def _grid(
+    path: Path, pictures: Sequence[Pixels], titles: Sequence[str], columns: int = _COLUMNS
+) -> None:
+    rows = math.ceil(len(pictures) / columns)
+    figure = _figure(2.4 * columns, 2.6 * rows)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
     for place in places:
         place.axis("off")
     for place, picture, title in zip(places, pictures, titles, strict=False):

@@ -15,8 +15,6 @@ from efftune.errors import UsageError
 from efftune.model import catalogue, download, lite, weights
 from efftune.progress import Progress, silent
 
-_DROP_CONNECT_RATE = 0.2  # that the graphs are made with
-
 Pooling = Literal["avg", "max"]
 
 
@@ -39,7 +37,7 @@ def backbone(name: str, image_size: int, drop_connect_rate: float = 0.0) -> kera
     """
     entry = catalogue.model(name)
     if name in lite.VARIANTS:
-        model = lite.backbone(name, image_size, _DROP_CONNECT_RATE)
+        model = lite.backbone(name, image_size)
     else:
         make = getattr(
             keras.applications, f"EfficientNet{entry.short_name.upper().replace('-', '')}"
@@ -54,7 +52,8 @@ def backbone(name: str, image_size: int, drop_connect_rate: float = 0.0) -> kera
         if isinstance(layer, layers.Normalization) and layer.input_mean is None:
             weights.normalize(layer)
         if isinstance(layer, layers.Dropout):
-            layer.rate *= drop_connect_rate / _DROP_CONNECT_RATE
+            # Keras' graphs are made with the same rate as ours.
+            layer.rate *= drop_connect_rate / lite.DROP_CONNECT_RATE
     return model
 
 
@@ -115,7 +114,11 @@ def build(  # noqa: PLR0913  (a model's usual choices)
         DataError: the weights cannot be downloaded, are damaged, or fit another model.
     """
     entry = catalogue.model(name)
-    _require_range(num_classes, image_size, pooling, drop_connect_rate, dropout)
+    _require(num_classes >= 1, "num_classes", num_classes, "1 or more")
+    _require(image_size >= 0, "image_size", image_size, "0 or more")
+    _require(pooling in ("avg", "max", None), "pooling", pooling, "avg, max or None")
+    _require(0 <= drop_connect_rate < 1, "drop_connect_rate", drop_connect_rate, "0 to below 1")
+    _require(0 <= dropout < 1, "dropout", dropout, "0 to below 1")
     found = download.located(entry, "none" if weights is None else weights, on_progress)
     model, head = pretrained(entry, image_size or entry.resolution, found, drop_connect_rate)
     if not include_top:
@@ -138,21 +141,6 @@ def _pooled(model: keras.Model, pooling: Pooling | None) -> keras.Model:
     return keras.Model(model.input, features, name=model.name)
 
 
-def _require_range(
-    num_classes: int,
-    image_size: int,
-    pooling: str | None,
-    drop_connect_rate: float,
-    dropout: float,
-) -> None:
-    wrong = {
-        "num_classes": num_classes < 1,
-        "image_size": image_size < 0,
-        "pooling": pooling not in ("avg", "max", None),
-        "drop_connect_rate": not 0 <= drop_connect_rate < 1,
-        "dropout": not 0 <= dropout < 1,
-    }
-    given = locals()
-    for name, out_of_range in wrong.items():
-        if out_of_range:
-            raise UsageError(f"{name} is out of its range. Received: {given[name]!r}.")
+def _require(holds: bool, name: str, given: object, expected: str) -> None:
+    if not holds:
+        raise UsageError(f"{name} is out of its range: {expected}. Received: {given!r}.")

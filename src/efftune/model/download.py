@@ -9,6 +9,8 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from filelock import FileLock
+
 from efftune import files
 from efftune.errors import DataError, UsageError
 from efftune.model import catalogue
@@ -70,7 +72,11 @@ def ready(entry: catalogue.Model, on_progress: Progress = silent) -> Path:
     path = entry.weights.path
     if path is None:
         path = files.cache_folder() / "weights" / entry.weights.file
-        fetch(entry, path, on_progress)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        on_progress("download", 0, 0)
+        with FileLock(f"{path}.lock"):  # a second process waits for the first, and then has it too
+            if entry.weights.path is None:
+                fetch(entry, path, on_progress)
     return path
 
 
@@ -82,7 +88,6 @@ def fetch(entry: catalogue.Model, path: Path, on_progress: Progress = silent) ->
     Raises:
         DataError: see `ready`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     for attempt in range(_ATTEMPTS):
         if attempt:

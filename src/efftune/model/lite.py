@@ -53,18 +53,17 @@ _STAGES = (
     _Stage(4, 5, 2, 6, 192),
     _Stage(1, 3, 1, 6, 320),
 )
+DROP_CONNECT_RATE = 0.2  # how often the last block is left out in training; lower ones less
 _EPSILON = 1e-3  # of BatchNorm; Keras' default since the original TensorFlow code
 _MOMENTUM = 0.99
 
 
-def backbone(name: str, image_size: int, drop_connect_rate: float = 0.2) -> keras.Model:
+def backbone(name: str, image_size: int) -> keras.Model:
     """A variant up to global average pooling, with random weights.
 
     Args:
         name: one of `VARIANTS`.
         image_size: side of the input square, in pixels.
-        drop_connect_rate: how often the last block is left out in training, 0 to 1; lower blocks
-            less, in proportion to their depth.
 
     Returns:
         A model from float32 pixels (batch, image_size, image_size, 3), 0 to 255, to float32
@@ -84,7 +83,7 @@ def backbone(name: str, image_size: int, drop_connect_rate: float = 0.2) -> kera
         channels = _rounded(stage.channels * variant.width)
         for i in range(repeats):
             stride = stage.stride if i == 0 else 1
-            drop_rate = drop_connect_rate * done / sum(depths)
+            drop_rate = DROP_CONNECT_RATE * done / sum(depths)
             x = _block(x, stage, channels, stride, drop_rate, f"block{number}{chr(97 + i)}_")
             done += 1
     x = _convolution(x, 1280, name="top_conv")

@@ -24,6 +24,7 @@ _MEMORY_SHARE = 1 / 4  # of the free memory, for kept activations
 _DISK_SHARE = 1 / 2  # of the free disk
 _BYTES = 2  # of a kept value
 _FEATURE_BYTES = 4  # of a kept feature
+_FEW_STEPS = 4  # an epoch: then smaller batches are better
 _MEASURED_PICTURES = 24
 _MEASURED_STEPS = 2
 _HALVED = 32  # how often smaller the last activations are than the picture
@@ -100,7 +101,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
     room -= seen
     if seen and room < 0:
         raise _no_room(seen, "features", "train the head with fewer --head-epochs")
-    notes = [*_wasted(recipe), *_unwise(recipe)]
+    notes = [*_wasted(recipe), *_unwise(recipe, pictures["train"])]
     if not any(stage.name == "upper" for stage in recipe.stages):
         return Plan(recipe, pictures, decoded_bytes=decoded, notes=tuple(notes))
     memory = psutil.virtual_memory().available
@@ -243,13 +244,20 @@ def _wasted(recipe: Recipe) -> list[str]:
     ]
 
 
-def _unwise(recipe: Recipe) -> list[str]:
+def _unwise(recipe: Recipe, pictures: int) -> list[str]:
+    notes = []
     if recipe.optimizer == "rmsprop" and recipe.phases != ("scratch",):
-        return [
+        notes.append(
             "rmsprop takes its largest steps while its averages are still empty, which damages "
             "pretrained weights; adamw or adam are safer"
-        ]
-    return []
+        )
+    steps = pictures // recipe.batch_size
+    if recipe.tunes and steps < _FEW_STEPS < pictures:
+        notes.append(
+            f"batches of {recipe.batch_size} leave {max(1, steps)} step(s) an epoch; smaller ones, "
+            "such as --batch-size 16, learn more from few pictures"
+        )
+    return notes
 
 
 def _fitting(

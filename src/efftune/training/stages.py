@@ -20,9 +20,10 @@ from efftune.training.head import Head
 
 Array = NDArray[np.float32]
 
-_RATE_AFTER_FAILURE = 0.1  # of the learning rate, when a stage starts again
-_EXPLODED = 10.0  # times the loss of guessing, or of the first step: no stage comes back from it
-_TREND_STEPS = 5  # that the loss is averaged over, for that
+RATE_AFTER_FAILURE = 0.1  # of the learning rate, when a stage starts again
+DIVERGED = 1.5  # times the loss of guessing, or of the first step, after an epoch
+_EXPLODED = 10.0  # times that, at any time: no stage comes back from it
+_TREND_STEPS = 5  # that the loss is averaged over, for both
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def fit(
                     f"Stage {stage.name} cannot be trained: {'; '.join(failures)}. Give a lower "
                     "--learning-rate, and look for wrong labels or damaged pictures."
                 ) from None
-            stage = replace(stage, learning_rate=_RATE_AFTER_FAILURE * stage.learning_rate)
+            stage = replace(stage, learning_rate=RATE_AFTER_FAILURE * stage.learning_rate)
         except Exception as error:
             if not _out_of_memory(error):
                 raise
@@ -310,6 +311,10 @@ class _Attempt:
                 raise _Diverged(f"the loss came to {loss:.3g} in epoch {epoch}")
             total, right = total + loss, right + accuracy
             on_step((epoch - 1) * self.steps + step + 1, self.steps * self.stage.epochs)
+        if self.trend > DIVERGED * self.usual:
+            raise _Diverged(
+                f"the loss was {self.trend:.3g} after epoch {epoch}, worse than guessing"
+            )
         return total / self.steps, right / self.steps
 
     def _step(

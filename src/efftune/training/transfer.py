@@ -7,10 +7,12 @@ changes, so the features of the views can be computed beforehand, at inference s
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from efftune.errors import DataError
 from efftune.recipe import Recipe, Stage
 from efftune.training import stages
 from efftune.training.head import Head, Labels, Matrix, class_weights
@@ -39,7 +41,35 @@ def fit(
     Returns:
         The head of the best epoch (see `stages.better`), with the BatchNorm in it; and how it came
         about.
+
+    Raises:
+        DataError: the loss stays above that of guessing even at a tenth of the learning rate.
     """
+    failures: list[str] = []
+    guessing = math.log(max(2, int(labels.max()) + 1))
+    while True:
+        head, outcome = _attempt(stage, views, labels, val, recipe, on_step)
+        # An epoch takes no time, and the first ones may be wild: the last one tells.
+        loss, rate = outcome.epochs[-1].loss, stage.learning_rate
+        if loss <= stages.DIVERGED * guessing:
+            return head, replace(outcome, failures=tuple(failures))
+        failures.append(f"the loss was {loss:.3g} in the end, at a learning rate of {rate:g}")
+        if len(failures) > 1:
+            raise DataError(
+                f"The head cannot be trained: {'; '.join(failures)}. Give a lower "
+                "--set head_learning_rate=…, and look for wrong labels or damaged pictures."
+            )
+        stage = replace(stage, learning_rate=stages.RATE_AFTER_FAILURE * rate)
+
+
+def _attempt(
+    stage: Stage,
+    views: Callable[[int], Matrix],
+    labels: Labels,
+    val: tuple[Matrix, Labels],
+    recipe: Recipe,
+    on_step: Callable[[int, int], None],
+) -> tuple[Head, Outcome]:
     size = min(recipe.batch_size, len(labels))
     steps = len(labels) // size  # the last batch, if not full, is left out
     random = np.random.default_rng(recipe.seed)

@@ -1,0 +1,60 @@
+"""From everything that a source holds to splits without leaks, and what was found on the way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from efftune.data import duplicates, inspection
+from efftune.data.examples import Examples
+from efftune.data.inspection import Finding
+from efftune.recipe import Recipe
+
+_LEAKED = "a copy is in a split before"
+
+
+def split(
+    examples: Examples,
+    recipe: Recipe,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[Examples, list[Finding]]:
+    """Decode every picture, set aside what cannot be used, and split the rest.
+
+    Copies of a picture, and what the source says belongs together, come into one split. Splits that
+    the source brings stay as they are; what of validation and test has a copy in a split before it
+    has leaked, and is dropped if the recipe says so.
+
+    Args:
+        examples: from `sources.find`.
+        recipe: says how to split.
+        on_progress: called with the pictures decoded and their total, from several threads.
+
+    Returns:
+        Examples with a split each, and the findings.
+
+    Raises:
+        DataError: the source cannot be trained on.
+    """
+    allow_missing = recipe.missing_classes == "allow"
+    if recipe.val_from == "test":
+        examples = examples.with_test_for_val()
+    examples.require_splittable(allow_missing=allow_missing)
+    examples, looks = inspection.look_over(examples, on_progress)
+    examples.require_splittable(allow_missing=allow_missing)
+    rows = [row for row in examples.rows if row.usable]
+    pairs = duplicates.pairs(rows, looks)
+    numbers = duplicates.groups(len(rows), pairs, [row.group for row in rows])
+    together = {row.path: number for row, number in zip(rows, numbers.tolist(), strict=True)}
+    examples = examples.split(recipe.val_fraction, recipe.test_fraction, recipe.seed, together)
+    rows = [row for row in examples.rows if row.usable]  # the same, with their splits
+    findings = [
+        *inspection.unusable(examples),
+        *duplicates.findings(rows, pairs),
+        *inspection.about_classes(examples),
+        *inspection.oddities(rows, looks),
+    ]
+    leaked = {rows[i].path: _LEAKED for i in duplicates.leaks(rows, numbers)}
+    if recipe.leaks == "drop":
+        examples = examples.as_read({}, leaked)
+    elif recipe.leaks == "report":
+        examples = replace(examples, leaked=frozenset(leaked))
+    examples.require_trainable(allow_missing=allow_missing)
+    return examples, findings

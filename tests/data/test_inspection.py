@@ -1,0 +1,111 @@
+import csv
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from efftune.data import inspection, sources
+from efftune.data.examples import Example, Examples
+from efftune.data.inspection import Finding
+
+from .scenes import scene
+
+
+def odd(picture, tmp_path, name="a.png", **saving):
+    path = tmp_path / name
+    picture.save(path, **saving)
+    look = inspection.look(path.read_bytes())
+    return {each.kind for each in inspection.oddities([Example(path, name)], np.stack([look]))}
+
+
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+ODD = {
+    "wrong-suffix": (lambda: scene(0), {"name": "a.png", "format": "JPEG"}),
+    "tiny": (lambda: scene(0, 20), {}),
+    "long": (lambda: scene(0, 200).resize((900, 100)), {}),
+    "rotated": (lambda: scene(0), {"name": "a.jpg", "exif": EXIF}),
+    "animated": (
+        lambda: scene(0),
+        {"name": "a.webp", "save_all": True, "append_images": [scene(1)]},
+    ),
+    "uniform": (lambda: Image.new("RGB", (200, 200), (90, 120, 200)), {}),
+    "greyscale": (lambda: scene(0).convert("L"), {}),
+    "dark": (lambda: scene(0).point(lambda level: level // 5), {}),
+    "blown-out": (lambda: scene(0).point(lambda level: 255 - level // 16), {}),
+    "blurry": (lambda: scene(0).filter(ImageFilter.GaussianBlur(12)), {}),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_picture_is_told(kind, tmp_path):
+    make, saving = ODD[kind]
+    assert kind in odd(make(), tmp_path, **saving)
+
+
+def test_usual_picture_is_not(tmp_path):
+    assert odd(scene(0), tmp_path) == set()
+    assert odd(scene(0), tmp_path, "a.JPG", format="JPEG") == set()
+
+
+def test_unusable_files_are_listed_by_reason(broken_source):
+    examples, looks = inspection.look_over(sources.find(broken_source))
+    assert len(looks) == sum(row.usable for row in examples.rows) == 30
+    kinds = Counter(each.kind for each in inspection.unusable(examples))
+    assert kinds == {
+        "truncated": 1,
+        "empty": 1,
+        "broken-link": 1,
+        "empty-folder": 1,
+        "other-file": 2,
+    }
+
+
+def test_pictures_are_counted_and_known_by_their_hash(source):
+    told = []
+    examples, _ = inspection.look_over(sources.find(source), lambda *each: told.append(each))
+    assert sorted(told)[-1] == (30, 30)
+    assert all(len(row.sha256) == 64 for row in examples.rows)
+
+
+def examples(**counts):
+    rows = [
+        Example(None, f"{label}{i}", label, split)
+        for (label, split), count in counts.pop("counts").items()
+        for i in range(count)
+    ]
+    return Examples("photos", tuple(rows))
+
+
+def test_small_and_unequal_classes_are_told():
+    found = list(
+        inspection.about_classes(examples(counts={("a", "train"): 300, ("b", "train"): 7}))
+    )
+    assert [(each.kind, each.name) for each in found] == [("small-class", "b"), ("imbalance", "a")]
+    equal = examples(counts={("a", "train"): 30, ("b", "train"): 10})
+    assert not list(inspection.about_classes(equal))
+
+
+def test_class_missing_in_a_split_is_told():
+    counts = {("a", "train"): 20, ("b", "train"): 20, ("a", "test"): 9}
+    (finding,) = inspection.about_classes(examples(counts=counts))
+    assert (finding.kind, finding.name, finding.split) == ("missing-in-split", "b", "test")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Cat", "cat"), ("t shirt", "t  shirt "), ("ﬁsh", "fish")]
+)
+def test_classes_that_read_alike_are_told(one, other):
+    counts = {(one, "train"): 20, (other, "train"): 20}
+    (finding,) = inspection.about_classes(examples(counts=counts))
+    assert finding.kind == "similar-names"
+    assert {finding.name, finding.other} == {one, other}
+
+
+def test_table_has_a_row_per_finding():
+    found = [Finding("leak", "a,b.png", other="c"), Finding("rotated", "d", "EXIF")]
+    rows = list(csv.DictReader(io.StringIO(inspection.to_csv(found))))
+    assert [row["problem"] for row in rows] == ["yes", "no"]
+    assert rows[0]["name"] == "a,b.png"

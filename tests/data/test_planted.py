@@ -1,0 +1,186 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+import efftune
+from . import planted
+from .planted import Oddity
+from efftune.data.inspection import Finding
+
+BOMB_MEMORY = 100_000  # kB
+
+# Decodes one file after the other, and ends itself, saying where it was, if one takes 5 seconds.
+ALONE = """
+import faulthandler, json, resource, sys
+from efftune.data import images, inspection
+from efftune.errors import BadImage
+from pathlib import Path
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for name in json.load(sys.stdin):
+    faulthandler.dump_traceback_later(5, exit=True)
+    before, reason = peak(), ""
+    try:
+        images.sniff(Path(name))
+        inspection.look(images.read(Path(name)))
+    except BadImage as error:
+        reason = error.reason
+    print(json.dumps([name, peak() - before, reason]), flush=True)
+"""
+
+# Lists a source as a user to whom not everything is open.
+AS_NOBODY = """
+import os, sys
+from efftune.data import sources, inspection
+os.setgid(65534)
+os.setuid(65534)
+print([(row.name, row.reason) for row in sources.find(sys.argv[1]).set_aside])
+"""
+
+
+@pytest.fixture(scope="module")
+def garden(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Oddity, ...]]:
+    root = tmp_path_factory.mktemp("planted") / "source"
+    return root, planted.plant(root, planted.textured())
+
+
+@pytest.fixture(scope="module")
+def checked(garden) -> efftune.Check:
+    root, _ = garden
+    before = state(root)
+    checked = efftune.check(root)
+    assert state(root) == before, "the source was changed"
+    return checked
+
+
+def state(root: Path) -> dict[str, tuple]:
+    """Content, permissions and times of everything below a folder."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
+        content = ""
+        if path.is_symlink():
+            content = os.readlink(path)
+        elif path.is_file() and os.access(path, os.R_OK):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[str(path)] = (status.st_mode, status.st_size, status.st_mtime_ns, content)
+    return found
+
+
+def by_name(findings: Iterable[Finding]) -> dict[str, dict[str, str]]:
+    """By file or class: the kinds found, and the other that each means."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for each in findings:
+        found[each.name][each.kind] = each.other
+    return found
+
+
+def mismatches(oddities: Iterable[Oddity], findings: Iterable[Finding]) -> str:
+    """In words, a line each: the files of which something else was found than must be."""
+    found = by_name(findings)
+    wrong = []
+    for each in oddities:
+        kinds = found[each.name]
+        others = {other for other in kinds.values() if other}
+        if kinds.keys() != each.kinds or others != ({each.other} if each.other else set()):
+            got = ", ".join(f"{kind} {other}".strip() for kind, other in kinds.items())
+            asked = " ".join((*sorted(each.kinds), each.other)).strip()
+            wrong.append(f"{each.name!r}: expected {asked or 'nothing'}; found {got or 'nothing'}")
+    return "\n".join(wrong)
+
+
+def test_each_oddity_gets_its_verdict(garden, checked):
+    _, oddities = garden
+    assert len([each for each in oddities if "ordinary" not in each.name]) >= 100
+    wrong = mismatches(oddities, checked.findings)
+    assert not wrong, wrong
+
+
+@pytest.mark.shared
+def test_each_oddity_of_real_photos_gets_its_verdict(clothing, tmp_path):
+    oddities = planted.plant(tmp_path / "source", planted.photos(clothing / "train"))
+    wrong = mismatches(oddities, efftune.check(tmp_path / "source").findings)
+    assert not wrong, wrong
+
+
+def test_each_file_is_listed_once(garden, checked):
+    _, oddities = garden
+    names = [row.name for row in checked.examples.rows]
+    assert len(names) == len(set(names))
+    assert {each.name for each in oddities if "MACOSX" not in each.name} <= set(names)
+
+
+def test_classes_of_similar_names_are_told(checked):
+    told = {(each.name, each.other) for each in checked.findings if each.kind == "similar-names"}
+    assert told == {("Shirt", "shirt"), ("Shirt", "shirt ")}
+
+
+def test_a_class_name_composed_in_two_ways_is_one_class(checked):
+    assert {row.label for row in checked.examples.rows if "robe" in row.name} == {
+        "robe d'\u00e9t\u00e9"
+    }
+
+
+@pytest.mark.parametrize("name", ["Shirt", "shirt ", "robe d'\u00e9t\u00e9", "all broken"])
+def test_class_that_can_hardly_be_learnt_is_told(name, checked):
+    assert {"small-class", "missing-in-split"} <= by_name(checked.findings)[name].keys()
+
+
+@pytest.mark.parametrize("name", planted.CLASSES)
+def test_nothing_is_said_of_a_class_in_order(name, checked):
+    assert not {"small-class", "missing-in-split"} & by_name(checked.findings)[name].keys()
+
+
+def test_what_is_found_can_be_printed_whatever_the_names(checked):
+    told = json.dumps(checked.to_dict()).encode("ascii")
+    assert b"<script>" in told
+    assert len(json.loads(told)["findings"]) == len(checked.findings)
+
+
+def test_command_says_all_and_survives_all_names(garden, checked, efftune_command):
+    told = efftune_command("check", garden[0], "--json", "--out", "found")
+    assert told.returncode == 1, told.stderr
+    assert json.loads(told.stdout)["findings"] == checked.to_dict()["findings"]
+    plain = efftune_command("check", garden[0])
+    assert plain.returncode == 1, plain.stderr
+    assert "Traceback" not in plain.stderr
+    assert "\x1b[31mred" not in plain.stdout + plain.stderr
+
+
+def test_no_file_hangs_or_takes_much_memory(garden):
+    root, oddities = garden
+    bombs = [str(root / each.name) for each in oddities if "bomb" in each.name]
+    names = [str(root / each.name) for each in oddities if "bomb" not in each.name] + bombs
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        input=json.dumps(names),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr
+    grown = {name: kilobytes for name, kilobytes, _ in map(json.loads, done.stdout.splitlines())}
+    assert list(grown) == names
+    assert sum(grown[name] for name in bombs) < BOMB_MEMORY
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the locked file is locked in the tests above")
+def test_a_locked_file_is_told_to_those_it_is_locked_for(tmp_path):
+    pictures = planted.textured(7)
+    for name in ("coat/open.jpg", "coat/locked.jpg", "shirt/open.jpg"):
+        path = tmp_path / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(planted.encoded(next(pictures)))
+    (tmp_path / "source/coat/locked.jpg").chmod(0)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    command = [sys.executable, "-c", AS_NOBODY, tmp_path / "source"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.strip() == "[('coat/locked.jpg', 'no permission to read')]", done.stderr

@@ -1,0 +1,90 @@
+import shutil
+from collections import Counter
+
+import pytest
+
+import efftune
+from efftune.data import sources, splitting
+from efftune.recipe import Recipe
+
+from .scenes import COPIES, scene
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Scenes of two classes; each of the first five of a class has a copy in it."""
+    for label in ("a", "b"):
+        folder = tmp_path / "photos" / label
+        folder.mkdir(parents=True)
+        for i in range(20):
+            picture = scene(1000 * (label == "b") + i)
+            picture.save(folder / f"{i:02}.png")
+            if i < 5:
+                COPIES["encoded again"](picture).save(folder / f"{i:02} copy.jpg")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def leaky(photos, tmp_path):
+    """The same in splits of its own: three pictures of each class are in two of them."""
+    for label in ("a", "b"):
+        train = tmp_path / "leaky" / "train" / label
+        shutil.copytree(photos / label, train)
+        test = tmp_path / "leaky" / "test" / label
+        test.mkdir(parents=True)
+        for i in range(3):
+            shutil.copy(train / f"{i + 6:02}.png", test / f"copy {i}.png")
+        for i in range(6, 12):
+            scene(50 + 1000 * (label == "b") + i).save(test / f"{i}.png")
+    return tmp_path / "leaky"
+
+
+def test_copies_come_into_one_split(photos):
+    for seed in range(5):
+        examples, findings = splitting.split(sources.find(photos), Recipe(seed=seed))
+        split = {row.name: row.split for row in examples.rows}
+        for label in ("a", "b"):
+            for i in range(5):
+                assert split[f"{label}/{i:02}.png"] == split[f"{label}/{i:02} copy.jpg"]
+        assert Counter(each.kind for each in findings)["near-copy"] == 10
+
+
+def test_leaks_of_the_sources_own_splits_are_told(leaky):
+    examples, findings = splitting.split(sources.find(leaky), Recipe())
+    leaks = [each for each in findings if each.kind == "leak"]
+    assert {each.split for each in leaks} == {"test"}
+    assert {path.name for path in examples.leaked} == {f"copy {i}.png" for i in range(3)}
+    assert len(examples.leaked) == len(leaks) == 6
+    assert examples.counts["test"] == 18
+
+
+def test_leaks_can_be_dropped_or_kept(leaky):
+    dropped, _ = splitting.split(sources.find(leaky), Recipe(leaks="drop"))
+    assert dropped.counts["test"] == 12
+    assert {row.reason for row in dropped.set_aside} == {"a copy is in a split before"}
+    kept, _ = splitting.split(sources.find(leaky), Recipe(leaks="keep"))
+    assert kept.counts["test"] == 18
+    assert not kept.leaked
+
+
+def test_run_is_judged_with_and_without_leaks(leaky, tmp_path):
+    run = efftune.train(leaky, recipe="quick", image_size=32, run=tmp_path / "run")
+    assert run.evaluation.test.pictures == 18
+    assert run.evaluation.test_without_leaks.pictures == 12
+    assert run.record["data"]["leaked"] == {"val": 0, "test": 6}
+    assert efftune.Run.load(run.folder).evaluation == run.evaluation
+    assert "leak" in (run.folder / "findings.csv").read_text()
+
+
+def test_user_groups_stay_together(photos):
+    found = sources.find(photos)
+    rows = tuple(
+        type(row)(row.path, row.name, row.label, group=str(i // 3) if i % 7 else "")
+        for i, row in enumerate(found.rows)
+    )
+    examples, _ = splitting.split(type(found)(found.source, rows), Recipe())
+    places = {}
+    for row in examples.rows:
+        if row.group:
+            places.setdefault(row.group, set()).add(row.split)
+    assert all(len(splits) == 1 for splits in places.values())

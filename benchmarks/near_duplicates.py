@@ -8,8 +8,9 @@ again at quality 40 to 80, and counts the pairs that are found.
         [--keep FILE]
 
 FOLDER defaults to $EFFTUNE_CLOTHING. PYTHON is an interpreter that has some of imagehash,
-cleanvision and imagededup; what it lacks is left out. FILE gets the pairs of efftune's that were not
-planted, for a person to look at: those that were, and are copies, are in `near_duplicates_real.csv`.
+cleanvision and imagededup; what it lacks is left out. FILE gets the pairs found by efftune that
+were not planted, for a person to look at. `near_duplicates_real.csv` lists those of the clothing
+photos that were looked at and are copies.
 """
 
 import argparse
@@ -96,6 +97,9 @@ def outcomes(python: str, run: str, place: str) -> list[tuple[str, float, Pairs]
     if done.returncode:
         print(f"{run} is left out: {(done.stderr.strip() or '?').splitlines()[-1]}")
         return []
+    for line in done.stderr.splitlines():
+        if "left out" in line:
+            print(line)
     told = json.loads(done.stdout.splitlines()[-1])
     return [(name, seconds, set(map(frozenset, pairs))) for name, seconds, pairs in told]
 
@@ -111,7 +115,7 @@ def not_planted(found: Pairs) -> Pairs:
 
 
 def judged(found: Pairs, planted: Pairs) -> tuple[float, float, float]:
-    """Recall; precision if only planted pairs are right; and if those that a person saw are, too."""
+    """Recall; precision if only planted pairs are right, and if those in `REAL` are right, too."""
     with REAL.open(encoding="utf-8", newline="") as stream:
         real = {frozenset((row["first"], row["second"])) for row in csv.DictReader(stream)}
     hits = len(found & planted)

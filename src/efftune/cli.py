@@ -182,7 +182,10 @@ def evaluate(
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Score a run on other pictures; a table's columns are called as in training, if not named."""
+    """Score a run on other pictures.
+
+    Columns that are not named are called as in training.
+    """
     from efftune import console
     from efftune.data.tables import Columns
 

@@ -61,7 +61,8 @@ def show_run(run: Run) -> None:
     data = run.record["data"]
     counts = " · ".join(f"{split} {count:,}" for split, count in data["pictures"].items())
     score = run.evaluation.test
-    say(f"Pictures of {len(score.per_class)} classes: {counts}")
+    total = sum(data["pictures"].values()) - data["val_is_test"] * data["pictures"]["val"]
+    say(f"{total:,} pictures of {len(score.per_class)} classes: {counts}")
     if data["set_aside"]:
         say(f"{data['set_aside']:,} files set aside; see {run.folder / 'examples.csv'}")
     for kind, count in data["findings"].items():
@@ -74,7 +75,7 @@ def show_run(run: Run) -> None:
         say(f"Note: {note}")
     for stage in run.record["stages"]:
         for failure in stage["failures"]:
-            say(f"Stage {stage['name']} started again: {failure}")
+            say(f"Stage {stage['name']}: {failure}")
         if stage["rolled_back"]:
             say(f"Stage {stage['name']} made validation no better and was rolled back")
     say()

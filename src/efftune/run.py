@@ -368,6 +368,7 @@ def _facts(
         "data": {
             "fingerprint": examples.fingerprint,
             "pictures": examples.counts,
+            "val_is_test": examples.val_is_test,
             "set_aside": len(examples.set_aside),
             "findings": Counter(each.kind for each in findings),
             "leaked": {

@@ -262,10 +262,9 @@ def altered(picture: Image.Image) -> dict[str, bytes]:
         "as webp": encoded(picture, "WEBP", quality=60),
         "flipped": encoded(ImageOps.mirror(picture)),
         "cropped": encoded(picture.crop((left, top, width - left, height - top))),
-        "cropped at a side": encoded(picture.crop((2 * left, 0, width, height))),
+        "cropped at a side": encoded(picture.crop((left, 0, width, height))),
         "brighter": encoded(ImageEnhance.Brightness(picture).enhance(1.1)),
         "darker": encoded(ImageEnhance.Brightness(picture).enhance(0.9)),
-        "greyed": encoded(picture.convert("L")),
     }
 
 
@@ -274,9 +273,10 @@ def _copies(pictures: Pictures) -> Iterator[Oddity]:
         original = next(pictures)
         first = f"train/coat/{what} a.jpg"
         suffix = "webp" if what == "as webp" else "jpg"
-        kinds = ["near-copy", "greyscale"] if what == "greyed" else ["near-copy"]
         yield _odd(first, encoded(original, quality=92))
-        yield _odd(f"train/coat/{what} b.{suffix}", altered(original)[what], *kinds, other=first)
+        yield _odd(
+            f"train/coat/{what} b.{suffix}", altered(original)[what], "near-copy", other=first
+        )
     same = encoded(next(pictures))
     yield _odd("train/coat/twin a.jpg", same)
     yield _odd("train/coat/twin b.jpg", same, "exact-copy", other="train/coat/twin a.jpg")
@@ -294,11 +294,11 @@ def _copies(pictures: Pictures) -> Iterator[Oddity]:
         yield _odd(f"train/shirt/{name}.jpg", content, kind, "contradiction", other=first)
     for name, change in (("leak", lambda content, _: content), ("seep", _resized)):
         original = next(pictures)
-        first = f"test/shirt/{name}.jpg"
+        first = f"train/shirt/{name}.jpg"
         kind = "exact-copy" if name == "leak" else "near-copy"
         yield _odd(first, encoded(original))
         content = change(encoded(original), original)
-        yield _odd(f"train/shirt/{name}.jpg", content, kind, "leak", other=first)
+        yield _odd(f"test/shirt/{name}.jpg", content, kind, "leak", other=first)
 
 
 def _resized(_: bytes, picture: Image.Image) -> bytes:
@@ -321,8 +321,9 @@ def _names(pictures: Pictures) -> Iterator[Oddity]:
         "%s{0}$HOME.jpg",
         "\u202egpj.exe.jpg",
     )
-    for name in names:
-        yield _odd(f"train/coat/{name}", encoded(next(pictures)))
+    for name in names:  # grey, so that there is something to be said of each
+        grey = next(pictures).convert("L")
+        yield _odd(f"train/coat/{name}", encoded(grey), "greyscale")
     yield _odd("train/coat/below/deeper/still.jpg", encoded(next(pictures)))
     yield _odd("train/Shirt/one.jpg", encoded(next(pictures)))
     yield _odd("train/shirt /one.jpg", encoded(next(pictures)))

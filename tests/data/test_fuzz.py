@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .planted import textured
 from efftune.data import inspection, sources
 from efftune.data.examples import LEFTOVERS
+
+from .planted import textured
 
 KINDS: tuple[tuple[str, dict[str, object]], ...] = (
     ("JPEG", {}),
@@ -100,7 +101,7 @@ def assert_each_is_listed_once(root: Path, names: set[str]) -> None:
 
 def test_the_files_are_pictures_before_they_are_spoilt():
     for content in whole_files(0):
-        assert inspection.look(content)["width"] in {70, 90}
+        assert {int(inspection.look(content)[side]) for side in ("width", "height")} == {70, 90}
 
 
 def test_spoilt_files_are_used_or_set_aside_for_a_known_reason(tmp_path):

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from .planted import encoded, textured
 from efftune.data import inspection
 from efftune.model import classifier as classifiers
 from efftune.model import features, inference
 from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier
 from efftune.model.features import Settings
+
+from .planted import encoded, textured
 
 SIZE = inspection.SIDE
 NAMES = ("coat", "shirt")
@@ -122,6 +123,7 @@ def named(given: list[tuple[int, np.ndarray]]) -> dict[str, np.ndarray]:
 def as_recorded(pixels: np.ndarray, content: bytes) -> bytes:
     """What `look` records of a picture's pixels and its size as shown."""
     with Image.open(io.BytesIO(content)) as image:
+        image.load()  # Pillow turns TIFF files while it loads them
         size = ImageOps.exif_transpose(image).size
     whole = pixels.tobytes() + np.array(size, np.int64).tobytes()
     return hashlib.blake2b(whole, digest_size=16).digest()

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import efftune
+from efftune.data.inspection import Finding
+
 from . import planted
 from .planted import Oddity
-from efftune.data.inspection import Finding
 
 BOMB_MEMORY = 100_000  # kB
 
@@ -67,7 +68,7 @@ def state(root: Path) -> dict[str, tuple]:
         status = path.lstat()
         content = ""
         if path.is_symlink():
-            content = os.readlink(path)
+            content = str(path.readlink())
         elif path.is_file() and os.access(path, os.R_OK):
             content = hashlib.sha256(path.read_bytes()).hexdigest()
         found[str(path)] = (status.st_mode, status.st_size, status.st_mtime_ns, content)

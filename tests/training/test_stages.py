@@ -104,7 +104,8 @@ def test_patience_ends_a_stage_that_no_longer_gains(given):
     assert len(outcome.epochs) <= outcome.best + 2 < 30
 
 
-def test_exploding_loss_starts_again_with_a_lower_rate(given):
+def test_exploding_loss_starts_again_with_a_lower_rate(given, monkeypatch):
+    monkeypatch.setattr(stages, "DIVERGED", np.inf)
     _, outcome = fit(given, Stage("upper", BLOCK, 4, 0.1))
     assert len(outcome.failures) == 1
     assert "at a learning rate of 0.1" in outcome.failures[0]
@@ -112,10 +113,20 @@ def test_exploding_loss_starts_again_with_a_lower_rate(given):
 
 
 def test_loss_worse_than_guessing_after_an_epoch_starts_again(given, monkeypatch):
-    monkeypatch.setattr(stages, "_EXPLODED", 1e30)
-    _, outcome = fit(given, Stage("upper", BLOCK, 2, 0.3))
-    assert "worse than guessing at a learning rate of 0.3" in outcome.failures[0]
-    assert outcome.stage.learning_rate == pytest.approx(0.03)
+    monkeypatch.setattr(stages, "_EXPLODED", np.inf)
+    _, outcome = fit(given, Stage("upper", BLOCK, 3, 3e-3))
+    (failure,) = outcome.failures
+    assert "worse than guessing at a learning rate of 0.003" in failure
+    assert outcome.stage.learning_rate == pytest.approx(3e-4)
+
+
+def test_stage_that_is_worse_than_guessing_twice_ends_and_what_was_good_is_kept(given, monkeypatch):
+    monkeypatch.setattr(stages, "_EXPLODED", np.inf)
+    before = weights(given.backbone)
+    _, outcome = fit(given, Stage("upper", BLOCK, 4, 0.1))
+    assert "the stage ended there" in outcome.failures[1]
+    assert outcome.to_dict()["rolled_back"]
+    assert all((value == before[name]).all() for name, value in weights(given.backbone).items())
 
 
 def test_loss_that_explodes_twice_is_an_error_with_advice(given):
@@ -209,7 +220,7 @@ def test_steps_are_counted_to_their_total(given):
     told = []
     stages.fit(
         given.tuned,
-        given.stage,
+        replace(given.stage, learning_rate=1e-4),
         given.train,
         given.val,
         given.recipe,

@@ -69,7 +69,7 @@ def test_same_seed_gives_the_same_head():
 
 
 def test_head_that_ends_worse_than_guessing_starts_again_with_a_lower_rate():
-    _, outcome = fit(stage=Stage("head", "", 3, 5.0), dropout=0.9)
+    _, outcome = fit(stage=Stage("head", "", 4, 5.0), dropout=0.9)
     assert "in the end, at a learning rate of 5" in outcome.failures[0]
     assert outcome.stage.learning_rate == pytest.approx(0.5)
 

@@ -1,8 +1,9 @@
 """Copies of pictures: the same pixels, or nearly the same, and what follows from them.
 
 Two pictures are copies if one comes from the other by resizing, encoding again, a change of
-brightness, a small crop, or mirroring. Candidates have perceptual hashes that differ in few bits;
-each is confirmed by laying one picture over the other.
+brightness, a small crop, or mirroring. Candidates are alike in their coarsest waves, as perceptual
+hashes compare them, but by size and not by sign alone. Each is confirmed by laying one picture over
+the other: the details of copies fall on each other, those of mere lookalikes do not.
 """
 
 from collections import defaultdict
@@ -19,20 +20,27 @@ from numpy.typing import NDArray
 from efftune.data import images
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
-from efftune.data.inspection import Finding
+from efftune.data.inspection import SMALL, Finding
 from efftune.errors import BadImage
 from efftune.provenance import usable_processors
 
 _ORDER: dict[str, int] = {name: i for i, name in enumerate(SPLITS)}
-_BITS = 10  # of 64 that the hashes of copies may differ in
 _SMALLEST = 64  # pixels: smaller pictures are too alike to tell copies from lookalikes
-_SIDE = 96  # of the squares that are laid over each other
-_LIKENESS = 0.97  # correlation, of -1 to 1, of pictures laid over each other
-_AT_FIRST = 0.94  # correlation of their thumbnails, at least
+_WAVES = 10  # in each direction, that candidates are found by
+_INNER = 1  # pixels of the small squares: their edge, less which a crop is more alike
+_ALIKE = 0.82  # likeness, of -1 to 1, of the waves of candidates
+_MOST = 16  # candidates of a picture among those after it, the likeliest ones
+_SIDE = 2 * SMALL  # of the squares on which candidates are confirmed
+_AT_FIRST = (0.9, 0.65)  # likeness of the small squares and of their details to go on with
+_LIKENESS = 0.9  # of the details of copies
+_FINEST, _COARSEST = 128, 24  # a side is this many times as long as details
 _LARGEST_CROP = 0.2  # share of a side
-_ROUNDS = 40  # of moving one over the other, at most
-_BLOCK = 2**23  # products of hashes at once
-_SQUARES = 4096  # kept in memory
+_ROUNDS = 15  # of moving one over the other, at most
+_SMOOTHED = 3  # pixels over which pictures are smoothed meanwhile
+_AT_ONCE = 2**22  # comparisons of waves: bounds memory
+_KEPT = 4096  # squares kept in memory
+
+_Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ class Pair:
         second: likewise; larger.
         exact: whether all pixels are the same.
         mirrored: whether one is the other's mirror image.
-        likeness: correlation of their brightness, 1 if exact.
+        likeness: correlation of their details, laid over each other; 1 if exact.
     """
 
     first: int
@@ -66,7 +74,7 @@ def pairs(
     Args:
         rows: usable pictures.
         looks: their records, from `inspection.look`.
-        on_progress: called with the candidates confirmed or not, and their total.
+        on_progress: called with the pictures compared with all after them, and their total.
     """
     found: list[Pair] = []
     first: dict[object, int] = {}
@@ -77,19 +85,22 @@ def pairs(
             first[key] = i
     large = np.minimum(looks["width"], looks["height"]) >= _SMALLEST
     alone = np.array([i for i in first.values() if large[i]], dtype=np.int64)
-    candidates = _candidates(looks, alone)
-    square = lru_cache(_SQUARES)(lambda i: _square(rows[i].path))
+    square = lru_cache(_KEPT)(_square)
 
-    def confirmed(candidate: tuple[tuple[int, int], bool]) -> Pair:
-        (i, j), mirrored = candidate
-        likeness = _likeness(square(i), square(j), mirrored=mirrored)
+    def confirmed(candidate: tuple[int, int, bool]) -> Pair | None:
+        i, j, mirrored = candidate
+        likeness = _likeness(
+            (looks["small"][i], _turned(looks["small"][j], mirrored)),
+            lambda: (square(rows[i].path), _turned(square(rows[j].path), mirrored)),
+        )
+        if likeness < _LIKENESS:
+            return None
         return Pair(i, j, exact=False, mirrored=mirrored, likeness=likeness)
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="compare") as pool:
-        for done, pair in enumerate(pool.map(confirmed, candidates.items()), start=1):
-            if pair.likeness >= _LIKENESS:
-                found.append(pair)
-            on_progress(done, len(candidates))
+        for done, candidates in _candidates(looks["small"], alone):
+            found += [pair for pair in pool.map(confirmed, candidates) if pair]
+            on_progress(done, len(alone))
     return sorted(found, key=lambda pair: (pair.first, pair.second))
 
 
@@ -139,91 +150,152 @@ def findings(rows: Sequence[Example], found: Sequence[Pair]) -> Iterator[Finding
             yield Finding(each, second.name, detail, first.name, second.label, second.split)
 
 
-def _candidates(looks: NDArray[np.void], chosen: NDArray[np.int64]) -> dict[tuple[int, int], bool]:
-    """Pairs of pictures that may be copies, and whether one would have to be mirrored.
+def _candidates(
+    small: Pixels, chosen: NDArray[np.int64]
+) -> Iterator[tuple[int, list[tuple[int, int, bool]]]]:
+    """Pairs of pictures that are alike in their waves, each once; and whether if mirrored.
 
-    The hash of one is near that of the other, or of an inner part of it, or of its mirror image;
-    and so are their thumbnails.
+    Args:
+        small: the pictures' small squares.
+        chosen: positions of those that are compared.
+
+    Yields:
+        How many of the chosen were compared with all after them, and the pairs since the last time.
     """
-    hashes = looks["hashes"][chosen]
-    signs = _signs(hashes[:, 0])
-    block = max(1, _BLOCK // max(1, 4 * len(chosen)))
-    found: dict[tuple[int, int], bool] = {}
-    for start in range(0, len(chosen), block):
-        # Of vectors of signs, the product is the number of equal bits less that of others.
-        asked = _signs(hashes[start : start + block].ravel())
-        near, others = np.nonzero(asked @ signs.T >= 64 - 2 * _BITS)
-        kinds, ones = near % 4, chosen[start + near // 4]
-        for one, other, kind in zip(ones.tolist(), chosen[others].tolist(), kinds, strict=True):
-            mirrored = bool(kind == 3)
-            pair = (min(one, other), max(one, other))
-            if one == other or found.get(pair) is False:
-                continue
-            if _alike(looks["thumbs"][one], looks["thumbs"][other], mirrored=mirrored):
-                found[pair] = mirrored
-    return found
+    whole, inner = _waves(small, chosen, 0), _waves(small, chosen, _INNER)
+    ways = ((whole, whole), (whole, inner), (inner, whole))
+    step = max(1, _AT_ONCE // max(1, len(chosen)))
+    for start in range(0, len(chosen), step):
+        end = min(start + step, len(chosen))
+        alike = np.full((end - start, len(chosen) - start), -1, np.float32)
+        for (even, odd), (other_even, other_odd) in ways:
+            # Mirroring turns the odd waves around and leaves the even ones.
+            likeness = odd[start:end] @ other_odd[start:].T
+            np.abs(likeness, out=likeness)
+            likeness += even[start:end] @ other_even[start:].T
+            np.maximum(alike, likeness, out=alike)
+        alike[:, : end - start][np.tri(end - start, dtype=bool)] = -1  # itself, and those before
+        pairs: list[tuple[int, int, bool]] = []
+        for row in np.flatnonzero(alike.max(axis=1) >= _ALIKE).tolist():
+            columns = np.flatnonzero(alike[row] >= _ALIKE)
+            likeliest = columns[np.argsort(-alike[row, columns], kind="stable")[:_MOST]]
+            for column in likeliest.tolist():
+                i, j = start + row, start + column
+                mirrored = bool(whole[1][i] @ whole[1][j] < 0)
+                pairs.append((int(chosen[i]), int(chosen[j]), mirrored))
+        yield end, pairs
 
 
-def _signs(hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
-    bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 8), axis=1)
-    return np.where(bits, np.float32(1), np.float32(-1))
+def _waves(small: Pixels, chosen: NDArray[np.int64], edge: int) -> tuple[_Floats, _Floats]:
+    """The coarsest waves of pictures: those even from left to right, and those odd.
+
+    Finer waves are weaker in all pictures and count for more; and the roots of all are taken, so
+    that not a few decide. A picture's waves have length 1, both kinds together.
+    """
+    side = SMALL - 2 * edge
+    order = np.arange(_WAVES)
+    basis = np.cos(np.pi * order[:, None] * (np.arange(side) + 0.5) / side).astype(np.float32)
+    weight = np.hypot(order[:, None], order).astype(np.float32) ** 0.7  # none for the mean
+    waves = np.empty((len(chosen), _WAVES, _WAVES), np.float32)
+    inside = slice(edge, SMALL - edge)
+    for start in range(0, len(chosen), _KEPT):
+        part = small[chosen[start : start + _KEPT], inside, inside].astype(np.float32)
+        waves[start : start + _KEPT] = weight * (basis @ part @ basis.T)
+    waves = np.sign(waves) * np.sqrt(np.abs(waves))
+    waves /= np.maximum(np.linalg.norm(waves, axis=(1, 2), keepdims=True), 1e-6)
+    half = (len(chosen), _WAVES * _WAVES // 2)
+    return waves[:, :, 0::2].reshape(half), waves[:, :, 1::2].reshape(half)
 
 
-def _alike(one: Pixels, other: Pixels, *, mirrored: bool) -> bool:
-    if mirrored:
-        return _correlation(one[0][:, ::-1], other[0]) >= _AT_FIRST
-    laid = [(one[0], part) for part in other] + [(part, other[0]) for part in one[1:]]
-    return any(_correlation(*each) >= _AT_FIRST for each in laid)
-
-
-def _square(path: Path) -> Pixels | None:
+def _square(path: Path) -> Pixels:
     try:
-        return images.decode(images.read(path), _SIDE, "stretch")
+        pixels = images.decode(images.read(path), _SIDE, "stretch")
     except BadImage:  # gone since it was looked at
-        return None
+        return np.zeros((_SIDE, _SIDE), np.uint8)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def _likeness(first: Pixels | None, second: Pixels | None, *, mirrored: bool) -> float:
-    """The correlation of two pictures, laid over each other as well as can be."""
-    if first is None or second is None:
+def _turned(square: Pixels, mirrored: bool) -> Pixels:
+    return np.ascontiguousarray(square[:, ::-1]) if mirrored else square
+
+
+def _likeness(small: tuple[Pixels, Pixels], large: Callable[[], tuple[Pixels, Pixels]]) -> float:
+    """The correlation of two pictures' details, laid over each other as well as can be.
+
+    Args:
+        small: their small squares.
+        large: gives their larger ones; called only if the small ones are alike.
+    """
+    still = np.eye(2, 3, dtype=np.float32)
+    ways = (_laid_over(*small, still), _laid_over(*small[::-1], still))
+    swapped = ways[1].likeness > ways[0].likeness
+    first = ways[swapped]
+    if first.likeness < _AT_FIRST[0] or first.details < _AT_FIRST[1]:
         return 0.0
-    if mirrored:
-        second = np.ascontiguousarray(second[:, ::-1])
-    alike = _agreement(first, second)
-    if alike >= _LIKENESS:
-        return alike
-    # Either may be a part of the other: what is moved is the picture that shows more.
-    return max(_laid_over(first, second), _laid_over(second, first))
+    turn, offset = first.move[:, :2], first.move[:, 2:]
+    # The middle of the first of two small pixels is a quarter of the first large one away from it.
+    move = np.hstack([turn, 2 * offset + 0.5 - 0.5 * turn.sum(axis=1, keepdims=True)])
+    if np.linalg.det(turn) > 1:  # what is moved must be the picture that shows more
+        swapped, move = not swapped, cv2.invertAffineTransform(move)
+    part, whole = large()[::-1] if swapped else large()
+    found = _laid_over(part, whole, move)
+    return found.details if _is_crop(found.move) else 0.0
 
 
-def _laid_over(part: Pixels, whole: Pixels) -> float:
-    move = np.eye(2, 3, dtype=np.float32)
+@dataclass(frozen=True, slots=True)
+class _Overlay:
+    """One picture laid over another.
+
+    Attributes:
+        move: from places in one to places in the other, (2, 3).
+        likeness: correlation of their brightness.
+        details: likewise, of what differs from its surroundings.
+    """
+
+    move: _Floats
+    likeness: float = 0.0
+    details: float = 0.0
+
+
+def _laid_over(part: Pixels, whole: Pixels, move: _Floats) -> _Overlay:
+    """Lay `whole` over `part`, starting with `move`."""
     end = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ROUNDS, 1e-4)
-    greys = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (part, whole)]
     try:
-        _, move = cv2.findTransformECC(greys[0], greys[1], move, cv2.MOTION_AFFINE, end)
+        _, move = cv2.findTransformECC(
+            part, whole, move.copy(), cv2.MOTION_AFFINE, end, None, _SMOOTHED
+        )
     except cv2.error:  # it does not converge
-        return 0.0
+        return _Overlay(move)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(
+        whole, move, part.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    edge = len(part) // 48
+    inside = (slice(edge, -edge), slice(edge, -edge))
+    likeness = _correlation(part[inside], moved[inside])
+    details = _correlation(_details(part)[inside], _details(moved)[inside])
+    return _Overlay(np.asarray(move, np.float32), likeness, details)
+
+
+def _is_crop(move: _Floats) -> bool:
+    """Whether a move shows a part of a picture, neither turned nor skewed."""
     turn, offset = move[:, :2], move[:, 2]
     skewed = abs(turn[0, 1]) + abs(turn[1, 0])
     if skewed > 0.02 or min(turn[0, 0], turn[1, 1]) < 1 - _LARGEST_CROP:
-        return 0.0
-    if min(offset) < -2 or max(offset) > _LARGEST_CROP * _SIDE:
-        return 0.0
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(whole, move, (_SIDE, _SIDE), flags=flags)
-    inside = slice(2, -2)  # the edge may lie outside the other picture
-    return _agreement(part[inside, inside], np.asarray(moved, np.uint8)[inside, inside])
+        return False
+    return bool(min(offset) >= -2 and max(offset) <= _LARGEST_CROP * _SIDE)
 
 
-def _agreement(first: Pixels, second: Pixels) -> float:
-    """The correlation of two pictures at half their size: JPEG halves the colours' anyway."""
-    small = (_SIDE // 2, _SIDE // 2)
-    one, other = (cv2.resize(each, small, interpolation=cv2.INTER_AREA) for each in (first, second))
-    return _correlation(np.asarray(one, np.uint8), np.asarray(other, np.uint8))
+def _details(square: Pixels) -> _Floats:
+    side = len(square)
+    fine, coarse = (
+        cv2.GaussianBlur(square.astype(np.float32), (0, 0), side / share)
+        for share in (_FINEST, _COARSEST)
+    )
+    return np.asarray(fine - coarse, np.float32)
 
 
-def _correlation(first: Pixels, second: Pixels) -> float:
+def _correlation(first: NDArray[np.generic], second: NDArray[np.generic]) -> float:
     one, other = first.ravel().astype(np.float64), second.ravel().astype(np.float64)
     one, other = one - one.mean(), other - other.mean()
     return float(one @ other / max(np.sqrt((one @ one) * (other @ other)), 1e-9))

@@ -150,7 +150,8 @@ def decoded(content: bytes, size: int, fit: Fit) -> Decoded:
             orientation = _orientation(image)
             image.load()
             _turn_upright(image)
-            width, height = whole[::-1] if orientation >= 5 else whole
+            turned = orientation >= 5 and form != "TIFF"  # whose size is told as shown
+            width, height = whole[::-1] if turned else whole
             pixels = _fitted(_rgb(image), size, fit)
             return Decoded(pixels, form, width, height, mode, animated, orientation)
     except BadImage:

@@ -12,7 +12,7 @@ import hashlib
 import io
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,11 @@ from numpy.typing import NDArray
 
 from efftune.data import images
 from efftune.data.examples import LEFTOVERS, SPLITS, Example, Examples
-from efftune.data.images import Pixels
 from efftune.errors import BadImage
 from efftune.provenance import usable_processors
 
 SIDE = 128  # of the squares that are looked at, in pixels
-THUMB = 8  # of the smallest versions of them
-INNER = (0.0, 0.03, 0.05)  # shares cut off each side: a cropped copy is like one of these parts
+SMALL = 48  # of their small grey versions, by which copies are found
 
 _CODES = {  # of the reasons why a file cannot be used
     images.EMPTY: "empty",
@@ -71,7 +69,7 @@ _IMBALANCE = 10  # times as many pictures in the largest class as in the smalles
 LOOK = np.dtype(
     [
         *(("sha256", "V32"), ("pixels", "V16")),
-        *(("hashes", np.uint64, (4,)), ("thumbs", np.uint8, (3, THUMB, THUMB, 3))),
+        ("small", np.uint8, (SMALL, SMALL)),
         *(("width", np.int32), ("height", np.int32), ("format", np.int8)),
         *(("orientation", np.int8), ("animated", np.bool_), ("grey", np.bool_)),
         *(("bright", np.float32), ("dark", np.float32)),
@@ -114,10 +112,9 @@ def look(content: bytes) -> NDArray[np.void]:
 
     Returns:
         A record of type `LOOK`. `sha256` is of the file, `pixels` of the decoded pixels and the
-        picture's size; `hashes` are perceptual hashes of the picture, of two inner parts of it
-        (`INNER`), and of its mirror image; `thumbs` those parts, tiny. `bright`
-        and `dark` are the 99th and the 5th percentile of brightness, `spread` its standard
-        deviation, 0 to 255; `detail` the share of its variance that is in the finest details.
+        picture's size; `small` is its brightness on a small square. `bright` and `dark` are the
+        99th and the 5th percentile of brightness, `spread` its standard deviation, 0 to 255;
+        `detail` the share of its variance that is in the finest details.
 
     Raises:
         BadImage: it cannot be decoded.
@@ -129,9 +126,7 @@ def look(content: bytes) -> NDArray[np.void]:
     record["sha256"] = np.void(hashlib.sha256(content).digest())
     size = np.array([found.width, found.height], np.int64).tobytes()
     record["pixels"] = np.void(hashlib.blake2b(pixels.tobytes() + size, digest_size=16).digest())
-    hashed = (*(_inner(grey, share) for share in INNER), grey[:, ::-1])
-    record["hashes"] = [perceptual_hash(part) for part in hashed]
-    record["thumbs"] = [_shrunk(_inner(pixels, share), THUMB) for share in INNER]
+    record["small"] = cv2.resize(grey, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
     record["width"], record["height"] = found.width, found.height
     record["format"] = _FORMATS.index(found.format)
     record["orientation"], record["animated"] = found.orientation, found.animated
@@ -142,28 +137,6 @@ def look(content: bytes) -> NDArray[np.void]:
     record["spread"] = variance**0.5
     record["detail"] = cv2.Laplacian(grey, cv2.CV_32F).var() / max(20 * variance, 1e-6)
     return record
-
-
-def _inner(pixels: Pixels, share: float) -> Pixels:
-    edge = round(SIDE * share)
-    return pixels[edge : SIDE - edge, edge : SIDE - edge]
-
-
-def _shrunk(pixels: Pixels, side: int) -> Pixels:
-    return np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def perceptual_hash(grey: Pixels) -> np.uint64:
-    """64 bits that similar pictures share: the signs of the coarsest waves a picture is made of.
-
-    Args:
-        grey: brightness, uint8 (height, width).
-    """
-    import imagehash
-    from PIL import Image
-
-    bits = imagehash.phash(Image.fromarray(_shrunk(grey, 32))).hash  # its own size
-    return np.uint64(np.packbits(bits).view(np.uint64)[0])
 
 
 def look_over(
@@ -256,14 +229,16 @@ def about_classes(examples: Examples) -> Iterator[Finding]:
     trained = Counter(
         row.label for row in examples.rows if row.usable and row.split in ("", "train")
     )
-    for name in counts:
+    # A class whose files are all broken is one, too.
+    named = {row.label for row in examples.rows if row.label and row.reason not in LEFTOVERS}
+    for name in sorted(named | counts.keys()):
         if trained[name] < _FEW:
             yield Finding("small-class", name, f"{trained[name]} pictures to train on")
     if counts and max(counts.values()) > _IMBALANCE * min(counts.values()):
         (large, most), (small, least) = counts.most_common()[0], counts.most_common()[-1]
         detail = f"{most:,} pictures of {large}, {least:,} of {small}"
         yield Finding("imbalance", large, detail, other=small)
-    yield from _missing(examples, counts)
+    yield from _missing(examples, named | counts.keys())
     alike: dict[str, list[str]] = defaultdict(list)
     for name in sorted({row.label for row in examples.rows if row.label}):
         alike["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
@@ -272,10 +247,10 @@ def about_classes(examples: Examples) -> Iterator[Finding]:
             yield Finding("similar-names", first, "different classes, or one?", other=other)
 
 
-def _missing(examples: Examples, counts: Mapping[str, int]) -> Iterator[Finding]:
+def _missing(examples: Examples, names: Set[str]) -> Iterator[Finding]:
     for split in SPLITS:
         present = {row.label for row in examples.of(split)}
-        for name in sorted(counts.keys() - present) if present else ():
+        for name in sorted(names - present) if present else ():
             yield Finding("missing-in-split", name, f"no picture in {split}", split=split)
 
 

@@ -23,6 +23,7 @@ Array = NDArray[np.float32]
 RATE_AFTER_FAILURE = 0.1  # of the learning rate, when a stage starts again
 DIVERGED = 1.5  # times the loss of guessing, or of the first step, after an epoch
 _EXPLODED = 10.0  # times that, at any time: no stage comes back from it
+_RATE = "at a learning rate of"
 _TREND_STEPS = 5  # that the loss is averaged over, for both
 
 
@@ -216,8 +217,8 @@ def fit(
             return attempt.run(on_step, tuple(failures))
         except _Diverged as problem:
             attempt.undo()
-            failures.append(f"{problem} at a learning rate of {stage.learning_rate:g}")
-            if len([each for each in failures if "learning rate" in each]) > 1:
+            failures.append(f"{problem} {_RATE} {stage.learning_rate:g}")
+            if len([each for each in failures if _RATE in each]) > 1:
                 raise DataError(
                     f"Stage {stage.name} cannot be trained: {'; '.join(failures)}. Give a lower "
                     "--learning-rate, and look for wrong labels or damaged pictures."
@@ -284,6 +285,13 @@ class _Attempt:
             rate, seconds = self.network.learning_rate, time.perf_counter() - began
             judged = (loss, accuracy, rate, sharpness)
             epochs.append(Epoch(self.stage.name, number, seconds, *trained, *judged))
+            if self.trend > DIVERGED * self.usual and accuracy < start.val_accuracy:
+                told = f"the loss was {self.trend:.3g} after epoch {number}, worse than guessing"
+                if self.stage.name == "scratch" or not any(_RATE in each for each in failures):
+                    raise _Diverged(told)
+                # What it began with, or an epoch before, is still good.
+                failures = (*failures, f"{told}; the stage ended there")
+                break
             top = max(top, epochs[-1].val_accuracy)
             if better(epochs[-1], best, top, len(self.val.labels)):
                 best, weights = epochs[-1], self.network.judged.get_weights()
@@ -311,10 +319,6 @@ class _Attempt:
                 raise _Diverged(f"the loss came to {loss:.3g} in epoch {epoch}")
             total, right = total + loss, right + accuracy
             on_step((epoch - 1) * self.steps + step + 1, self.steps * self.stage.epochs)
-        if self.trend > DIVERGED * self.usual:
-            raise _Diverged(
-                f"the loss was {self.trend:.3g} after epoch {epoch}, worse than guessing"
-            )
         return total / self.steps, right / self.steps
 
     def _step(

@@ -51,7 +51,7 @@ def fit(
         head, outcome = _attempt(stage, views, labels, val, recipe, on_step)
         # An epoch takes no time, and the first ones may be wild: the last one tells.
         loss, rate = outcome.epochs[-1].loss, stage.learning_rate
-        if loss <= stages.DIVERGED * guessing:
+        if loss <= stages.DIVERGED * max(guessing, outcome.start.val_loss):
             return head, replace(outcome, failures=tuple(failures))
         failures.append(f"the loss was {loss:.3g} in the end, at a learning rate of {rate:g}")
         if len(failures) > 1:

@@ -253,12 +253,22 @@ def _whereabouts(model: Model) -> str:
 
 def say(text: str = "") -> None:
     """Print a line of result."""
-    _console().print(text, markup=False, highlight=False, soft_wrap=True)
+    _console().print(_harmless(text, but="\n"), markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print a line beside the result, to stderr."""
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(
+        _harmless(text, but="\n"), markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _harmless(text: str, but: str = "") -> str:
+    """Text with what would drive a terminal written out: file names may hold anything."""
+    return "".join(
+        each if each.isprintable() or each in but else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def _show_scores(scores: dict[str, SplitEvaluation]) -> None:
@@ -288,7 +298,7 @@ def _show_table(
         whole = heading not in _MAY_BREAK
         table.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(_harmless(cell)) for cell in row))
     _console().print(table)
 
 

@@ -345,16 +345,14 @@ def _write_tables(
 ) -> None:
     names = examples.class_names
     held_out = [(split, examples.of(split), answer) for split, answer in answers.items()]
-    scores: dict[str, SplitEvaluation] = {}
-    for split, rows, answer in held_out:
-        truth, clean = labels(rows, names), [row.path not in examples.leaked for row in rows]
-        scores[split] = metrics.evaluate(answer, truth, names)
-        if any(clean) and not all(clean):
-            scores[f"{split}_without_leaks"] = metrics.evaluate(answer[clean], truth[clean], names)
+    judged = {
+        split: (answer, labels(rows, names), [row.path not in examples.leaked for row in rows])
+        for split, rows, answer in held_out
+    }
     files.write(folder / "examples.csv", examples.to_csv())
     files.write(folder / "history.csv", stages.to_csv(epochs))
     files.write(folder / "predictions.csv", predictions.to_csv(held_out, names))
-    files.write(folder / "evaluation.json", _json(Evaluation(**scores).to_dict()))
+    files.write(folder / "evaluation.json", _json(metrics.evaluate_all(judged, names).to_dict()))
 
 
 def _facts(

@@ -1,13 +1,15 @@
 """Probabilities and labels in, an evaluation out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from efftune.data.examples import Split
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,30 @@ def evaluate(
         per_class=tuple(per_class),
         confusion=tuple(tuple(map(int, row)) for row in confusion),
     )
+
+
+def evaluate_all(
+    judged: Mapping[
+        Split, tuple[NDArray[np.floating[Any]], NDArray[np.integer[Any]], Sequence[bool]]
+    ],
+    class_names: Sequence[str],
+) -> Evaluation:
+    """Judge validation and test, with and without leaks.
+
+    Args:
+        judged: by split: probabilities and labels, as for `evaluate`; and whether a picture has no
+            copy in a split before.
+        class_names: names in the order of the class numbers.
+    """
+    scores: dict[str, SplitEvaluation] = {}
+    for split, (probabilities, labels, clean) in judged.items():
+        scores[split] = evaluate(probabilities, labels, class_names)
+        if any(clean) and not all(clean):
+            chosen = np.asarray(clean)
+            scores[f"{split}_without_leaks"] = evaluate(
+                probabilities[chosen], labels[chosen], class_names
+            )
+    return Evaluation(**scores)
 
 
 def wilson(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -80,9 +80,10 @@ def draw_source(
     shown = [_square(row) for row in chosen]
     titles = [row.label for row in chosen]
     _grid(folder / "samples.png", shown, titles)
-    digest = hashlib.sha256(images.read(chosen[0].path)).digest()
+    content = images.read(chosen[0].path)
+    first, digest = images.decode(content, _SIDE, "crop"), hashlib.sha256(content).digest()
     views = [augmentation.plan(0, digest, i, "standard", "yes") for i in range(1, _SHOWN + 1)]
-    varied = [augmentation.apply(shown[0], view) for view in views]
+    varied = [augmentation.apply(first, view) for view in views]
     _grid(folder / "augmented.png", varied, titles[:1] * _SHOWN)
     _sizes(folder / "sizes.png", looks)
     _classes(folder / "classes.png", rows)

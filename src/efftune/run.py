@@ -368,7 +368,7 @@ def _facts(
             "pictures": examples.counts,
             "val_is_test": examples.val_is_test,
             "set_aside": len(examples.set_aside),
-            "findings": Counter(each.kind for each in findings),
+            "findings": Counter(each.kind for each in findings if each.is_problem),
             "leaked": {
                 split: sum(row.path in examples.leaked for row in examples.of(split))
                 for split in ("val", "test")
@@ -390,8 +390,9 @@ def _facts(
 
 def _counted(parts: dict[Split, Features]) -> dict[str, int]:
     """How many pictures' features were computed, and how many were found on disk."""
-    computed = sum(part.computed for part in parts.values())
-    readable = sum(len(part.sha256s.keys() - part.failures.keys()) for part in parts.values())
+    had = [part for part in parts.values() if part.rows]
+    computed = sum(part.computed for part in had)
+    readable = sum(len(part.sha256s.keys() - part.failures.keys()) for part in had)
     return {"computed": computed, "kept": readable - computed}
 
 

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -173,15 +174,19 @@ def test_no_file_hangs_or_takes_much_memory(garden):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the locked file is locked in the tests above")
-def test_a_locked_file_is_told_to_those_it_is_locked_for(tmp_path):
+def test_a_locked_file_is_told_to_those_it_is_locked_for():
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are locked for others
+        Path(place).chmod(0o755)
+        _look_as_nobody(Path(place))
+
+
+def _look_as_nobody(place):
     pictures = planted.textured(7)
     for name in ("coat/open.jpg", "coat/locked.jpg", "shirt/open.jpg"):
-        path = tmp_path / "source" / name
+        path = place / "source" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(planted.encoded(next(pictures)))
-    (tmp_path / "source/coat/locked.jpg").chmod(0)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    command = [sys.executable, "-c", AS_NOBODY, tmp_path / "source"]
+    (place / "source/coat/locked.jpg").chmod(0)
+    command = [sys.executable, "-c", AS_NOBODY, place / "source"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == "[('coat/locked.jpg', 'no permission to read')]", done.stderr

@@ -93,6 +93,8 @@ def test_held_out_pictures_are_seen_in_float32_and_without_views(source, own_cac
     assert set(parts["train"].rows) == set(parts["val"].rows) == {("block7a", 0), ("features", 0)}
     assert set(parts["test"].rows) == {("features", 0)}
     exact = planning.settings(plan, exact=True)
-    for outputs in (["block7a", "features"], ["features"]):
+    # Where float32 is the fastest there is, training pictures lie beside the others.
+    as_fast = planning.settings(plan) == exact
+    for outputs, shards in ((["block7a", "features"], 1 + as_fast), (["features"], 1)):
         key = exact.key(backbone, ("features", 0), outputs)
-        assert len(list((own_cache / "features" / key).glob("*.npy"))) == 1
+        assert len(list((own_cache / "features" / key).glob("*.npy"))) == shards

@@ -28,6 +28,7 @@ _ORDER: dict[str, int] = {name: i for i, name in enumerate(SPLITS)}
 _SMALLEST = 64  # pixels: smaller pictures are too alike to tell copies from lookalikes
 _WAVES = 10  # in each direction, that candidates are found by
 _INNER = 1  # pixels of the small squares: their edge, less which a crop is more alike
+_HARDLY = 0.5  # likeness of whole pictures below which their inner parts are not compared
 _ALIKE = 0.82  # likeness, of -1 to 1, of the waves of candidates
 _MOST = 16  # candidates of a picture among those after it, the likeliest ones
 _SIDE = 2 * SMALL  # of the squares on which candidates are confirmed
@@ -37,10 +38,13 @@ _FINEST, _COARSEST = 128, 24  # a side is this many times as long as details
 _LARGEST_CROP = 0.2  # share of a side
 _ROUNDS = 15  # of moving one over the other, at most
 _SMOOTHED = 3  # pixels over which pictures are smoothed meanwhile
-_AT_ONCE = 2**22  # comparisons of waves: bounds memory
+_BLOCK = 512  # pictures compared with as many at once: what comes of it fits a CPU's cache
+_AT_ONCE = 2**16  # pairs looked at more closely: bounds memory
 _KEPT = 4096  # squares kept in memory
 
 _Floats = NDArray[np.float32]
+_Numbers = NDArray[np.int64]
+_Waves = tuple[_Floats, _Floats]  # even from left to right, and odd
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,30 +167,48 @@ def _candidates(
         How many of the chosen were compared with all after them, and the pairs since the last time.
     """
     whole, inner = _waves(small, chosen, 0), _waves(small, chosen, _INNER)
-    ways = ((whole, whole), (whole, inner), (inner, whole))
-    step = max(1, _AT_ONCE // max(1, len(chosen)))
-    for start in range(0, len(chosen), step):
-        end = min(start + step, len(chosen))
-        alike = np.full((end - start, len(chosen) - start), -1, np.float32)
-        for (even, odd), (other_even, other_odd) in ways:
-            # Mirroring turns the odd waves around and leaves the even ones.
-            likeness = odd[start:end] @ other_odd[start:].T
-            np.abs(likeness, out=likeness)
-            likeness += even[start:end] @ other_even[start:].T
-            np.maximum(alike, likeness, out=alike)
-        alike[:, : end - start][np.tri(end - start, dtype=bool)] = -1  # itself, and those before
-        pairs: list[tuple[int, int, bool]] = []
-        for row in np.flatnonzero(alike.max(axis=1) >= _ALIKE).tolist():
-            columns = np.flatnonzero(alike[row] >= _ALIKE)
-            likeliest = columns[np.argsort(-alike[row, columns], kind="stable")[:_MOST]]
-            for column in likeliest.tolist():
-                i, j = start + row, start + column
-                mirrored = bool(whole[1][i] @ whole[1][j] < 0)
-                pairs.append((int(chosen[i]), int(chosen[j]), mirrored))
-        yield end, pairs
+    for start in range(0, len(chosen), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(chosen)))
+        found = [
+            _alike(rows, np.arange(other, min(other + _BLOCK, len(chosen))), whole, inner)
+            for other in range(start, len(chosen), _BLOCK)
+        ]
+        ones, others, likeness = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.lexsort((-likeness, ones))
+        ones, others = ones[order], others[order]
+        rank = np.arange(len(ones)) - np.searchsorted(ones, ones)  # among those of the same one
+        likeliest = rank < _MOST
+        yield (
+            int(rows[-1]) + 1,
+            [
+                (int(chosen[one]), int(chosen[other]), bool(whole[1][one] @ whole[1][other] < 0))
+                for one, other in zip(ones[likeliest], others[likeliest], strict=True)
+            ],
+        )
 
 
-def _waves(small: Pixels, chosen: NDArray[np.int64], edge: int) -> tuple[_Floats, _Floats]:
+def _alike(
+    rows: _Numbers, columns: _Numbers, whole: _Waves, inner: _Waves
+) -> tuple[_Numbers, _Numbers, _Floats]:
+    """Pairs of a row and a later column that are alike, and how much."""
+    likeness = whole[1][rows] @ whole[1][columns].T
+    np.abs(likeness, out=likeness)  # mirroring turns the odd waves around
+    likeness += whole[0][rows] @ whole[0][columns].T
+    near, far = np.nonzero(likeness >= _HARDLY)
+    value = likeness[near, far]
+    ones, others = rows[near], columns[far]
+    open_ = np.flatnonzero((value < _ALIKE) & (ones < others))
+    for part in np.array_split(open_, len(open_) // _AT_ONCE + 1):
+        one, other = ones[part], others[part]
+        for first, second in ((whole, inner), (inner, whole)):  # one may be a part of the other
+            even = np.einsum("ij,ij->i", first[0][one], second[0][other])
+            odd = np.einsum("ij,ij->i", first[1][one], second[1][other])
+            value[part] = np.maximum(value[part], even + np.abs(odd))
+    chosen = (value >= _ALIKE) & (ones < others)
+    return ones[chosen], others[chosen], value[chosen]
+
+
+def _waves(small: Pixels, chosen: _Numbers, edge: int) -> _Waves:
     """The coarsest waves of pictures: those even from left to right, and those odd.
 
     Finer waves are weaker in all pictures and count for more; and the roots of all are taken, so

@@ -55,12 +55,19 @@ def see(
     """Run the frozen part over the pictures themselves, split by split.
 
     Training pictures are computed in the CPU's fastest precision; the pictures to judge by in
-    float32, so that the scores are those of the saved model on any machine. Activations are kept
-    where a stage will train from them.
+    float32, so that the scores are those of the saved model on any machine. Only what something
+    will be trained from or judged by is computed.
     """
     recipe = plan.recipe
     kept = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
     pooled = [FEATURES] if "head" in recipe.phases else []
+    # Whether training may see the pictures themselves; views may yet turn out to be of no use.
+    plain = recipe.plain_view or recipe.augment == "auto" or not recipe.views
+    wanted = {
+        "train": [*(kept if plain else []), *([] if recipe.head_epochs else pooled)],
+        "val": [*kept, *pooled],
+        "test": pooled,
+    }
     total = sum(len(examples.of(split)) for split in SPLITS)
     done = itertools.count(1)
     found = {}
@@ -70,7 +77,7 @@ def see(
             backbone,
             planning.settings(plan, exact=split != "train"),
             lambda: on_progress(next(done), total),
-            outputs=[*(kept if split != "test" else []), *pooled],
+            outputs=wanted[split],
         )
     return found
 
@@ -250,11 +257,11 @@ def _kept_views(
     recipe, paths = plan.recipe, pictures.paths["train"]
     first = recipe.head_epochs + 1  # the numbers before are those of the head's views
     numbers = range(first, first + int(recipe.views))
-    rows = [pictures.features["train"].rows[block, 0]]
+    plain = recipe.plain_view or not numbers
+    rows = [pictures.features["train"].rows[block, 0]] if plain else []
     if numbers:
         found = _views(block, numbers, paths, backbone, plan, watch)
-        views = [found.rows[block, number] for number in numbers]
-        rows = [*(rows if recipe.plain_view else []), *views]
+        rows += [found.rows[block, number] for number in numbers]
     val = KeptViews([pictures.features["val"].rows[block, 0]], recipe.seed)
     train = KeptViews(rows, recipe.seed)
     return Material(train, pictures.labels["train"]), Material(val, pictures.labels["val"])

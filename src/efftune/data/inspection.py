@@ -10,6 +10,7 @@ decoded square instead of the whole picture.
 import csv
 import hashlib
 import io
+import itertools
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -57,6 +58,7 @@ _SUFFIXES = {
 }
 _FORMATS = tuple(_SUFFIXES)
 
+_AT_ONCE = 4096  # pictures waiting for a thread: each takes a kilobyte meanwhile
 _TINY = 32  # pixels: a shorter side tells little
 _LONG = 8  # times as long as wide: cropping to a square leaves little
 _UNIFORM = 4.0  # standard deviation of the brightness, of 255
@@ -155,23 +157,22 @@ def look_over(
     rows = [row for row in examples.rows if row.usable]
     looks = np.zeros(len(rows), LOOK)
     failures: dict[Path, str] = {}
-    done = 0
+    done = itertools.count(1)  # counts right in several threads
 
     def place(i: int) -> None:
-        nonlocal done
         try:
             looks[i] = look(images.read(rows[i].path))
         except BadImage as error:
             failures[rows[i].path] = error.reason
-        done += 1
-        on_progress(done, len(rows))
+        on_progress(next(done), len(rows))
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="look") as pool:
-        for _ in pool.map(place, range(len(rows))):
-            pass
+        for start in range(0, len(rows), _AT_ONCE):
+            for _ in pool.map(place, range(start, min(start + _AT_ONCE, len(rows)))):
+                pass
     kept = [i for i, row in enumerate(rows) if row.path not in failures]
     sums = {rows[i].path: looks["sha256"][i].tobytes().hex() for i in kept}
-    return examples.as_read(sums, failures), looks[kept]
+    return examples.as_read(sums, failures), looks[kept] if failures else looks
 
 
 def unusable(examples: Examples) -> Iterator[Finding]:
@@ -181,7 +182,7 @@ def unusable(examples: Examples) -> Iterator[Finding]:
             code = _CODES.get(row.reason, row.reason.split(",")[0].replace(" ", "-"))
             if code in _STRAY and row.path.suffix.lower() not in set().union(*_SUFFIXES.values()):
                 code = "other-file"
-            where = f", on line {row.line}" if row.line else ""
+            where = f" (line {row.line})" if row.line else ""
             yield Finding(code, row.name, row.reason + where, label=row.label, split=row.split)
 
 

@@ -151,10 +151,10 @@ def with_efftune(asked: argparse.Namespace) -> Found:
     from efftune.data import duplicates, inspection, sources
 
     start = time.perf_counter()
-    examples, looks = inspection.look_over(sources.find(asked.folder))
+    examples, looks, squares = inspection.look_over(sources.find(asked.folder))
     looked = time.perf_counter() - start
     rows = [row for row in examples.rows if row.usable]
-    pairs = duplicates.pairs(rows, looks)
+    pairs = duplicates.pairs(rows, looks, squares)
     seconds = time.perf_counter() - start
     found = {frozenset((rows[pair.first].name, rows[pair.second].name)) for pair in pairs}
     each = 1000 * looked / len(rows)

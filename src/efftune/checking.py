@@ -70,10 +70,10 @@ def check(
     if not examples.rows:
         raise DataError(f"{examples.source} is empty: put class folders there.")
     with watch.phase("look"):
-        examples, looks = inspection.look_over(examples, watch.count)
+        examples, looks, squares = inspection.look_over(examples, watch.count)
     rows = [row for row in examples.rows if row.usable]
     with watch.phase("compare"):
-        pairs = duplicates.pairs(rows, looks, watch.count)
+        pairs = duplicates.pairs(rows, looks, squares, watch.count)
     findings = [
         *inspection.unusable(examples),
         *duplicates.findings(rows, pairs),

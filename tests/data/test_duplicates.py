@@ -16,7 +16,7 @@ def found(pictures, folder):
         picture.save(path)
         rows.append(Example(path, path.name, "a"))
     looks = np.stack([inspection.look(row.path.read_bytes()) for row in rows])
-    return duplicates.pairs(rows, looks)
+    return duplicates.pairs(rows, looks, list(looks["small"]))
 
 
 @pytest.mark.parametrize("kind", COPIES)

@@ -89,7 +89,7 @@ def fuzzed(root: Path, count: int, seed: int) -> set[str]:
 
 
 def assert_each_is_listed_once(root: Path, names: set[str]) -> None:
-    examples, looks = inspection.look_over(sources.find(root))
+    examples, looks, _ = inspection.look_over(sources.find(root))
     listed = [row.name for row in examples.rows]
     assert len(listed) == len(names)
     assert set(listed) == names

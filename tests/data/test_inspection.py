@@ -51,8 +51,13 @@ def test_usual_picture_is_not(tmp_path):
 
 
 def test_unusable_files_are_listed_by_reason(broken_source):
-    examples, looks = inspection.look_over(sources.find(broken_source))
-    assert len(looks) == sum(row.usable for row in examples.rows) == 30
+    examples, looks, squares = inspection.look_over(sources.find(broken_source))
+    rows = [row for row in examples.rows if row.usable]
+    assert len(looks) == len(rows) == 30
+    for i, row in enumerate(rows):
+        alone = inspection.look(row.path.read_bytes())
+        assert all(alone[name] == looks[name][i] for name in looks.dtype.names)
+        assert (alone["small"] == squares[i]).all()
     kinds = Counter(each.kind for each in inspection.unusable(examples))
     assert kinds == {
         "truncated": 1,
@@ -65,7 +70,7 @@ def test_unusable_files_are_listed_by_reason(broken_source):
 
 def test_pictures_are_counted_and_known_by_their_hash(source):
     told = []
-    examples, _ = inspection.look_over(sources.find(source), lambda *each: told.append(each))
+    examples, *_ = inspection.look_over(sources.find(source), lambda *each: told.append(each))
     assert sorted(told)[-1] == (30, 30)
     assert all(len(row.sha256) == 64 for row in examples.rows)
 

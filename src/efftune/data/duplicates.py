@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from efftune.data import images
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
-from efftune.data.inspection import SMALL, Finding
+from efftune.data.inspection import SMALL, Finding, Squares
 from efftune.errors import BadImage
 from efftune.provenance import usable_processors
 
@@ -43,6 +43,7 @@ _AT_ONCE = 2**16  # pairs looked at more closely: bounds memory
 _KEPT = 4096  # squares kept in memory
 
 _Floats = NDArray[np.float32]
+_Squares = Squares | Sequence[Pixels]
 _Numbers = NDArray[np.int64]
 _Waves = tuple[_Floats, _Floats]  # even from left to right, and odd
 
@@ -69,6 +70,7 @@ class Pair:
 def pairs(
     rows: Sequence[Example],
     looks: NDArray[np.void],
+    squares: _Squares,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Pair]:
     """All pairs of copies.
@@ -77,7 +79,8 @@ def pairs(
 
     Args:
         rows: usable pictures.
-        looks: their records, from `inspection.look`.
+        looks: their records, from `inspection.look_over`.
+        squares: their small squares, from there, too.
         on_progress: called with the pictures compared with all after them, and their total.
     """
     found: list[Pair] = []
@@ -94,7 +97,7 @@ def pairs(
     def confirmed(candidate: tuple[int, int, bool]) -> Pair | None:
         i, j, mirrored = candidate
         likeness = _likeness(
-            (looks["small"][i], _turned(looks["small"][j], mirrored)),
+            (squares[i], _turned(squares[j], mirrored)),
             lambda: (square(rows[i].path), _turned(square(rows[j].path), mirrored)),
         )
         if likeness < _LIKENESS:
@@ -102,7 +105,7 @@ def pairs(
         return Pair(i, j, exact=False, mirrored=mirrored, likeness=likeness)
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="compare") as pool:
-        for done, candidates in _candidates(looks["small"], alone):
+        for done, candidates in _candidates(squares, alone):
             found += [pair for pair in pool.map(confirmed, candidates) if pair]
             on_progress(done, len(alone))
     return sorted(found, key=lambda pair: (pair.first, pair.second))
@@ -155,18 +158,18 @@ def findings(rows: Sequence[Example], found: Sequence[Pair]) -> Iterator[Finding
 
 
 def _candidates(
-    small: Pixels, chosen: NDArray[np.int64]
+    squares: _Squares, chosen: NDArray[np.int64]
 ) -> Iterator[tuple[int, list[tuple[int, int, bool]]]]:
     """Pairs of pictures that are alike in their waves, each once; and whether if mirrored.
 
     Args:
-        small: the pictures' small squares.
+        squares: the pictures' small squares.
         chosen: positions of those that are compared.
 
     Yields:
         How many of the chosen were compared with all after them, and the pairs since the last time.
     """
-    whole, inner = _waves(small, chosen, 0), _waves(small, chosen, _INNER)
+    whole, inner = _waves(squares, chosen, 0), _waves(squares, chosen, _INNER)
     for start in range(0, len(chosen), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(chosen)))
         found = [
@@ -208,7 +211,7 @@ def _alike(
     return ones[chosen], others[chosen], value[chosen]
 
 
-def _waves(small: Pixels, chosen: _Numbers, edge: int) -> _Waves:
+def _waves(squares: _Squares, chosen: _Numbers, edge: int) -> _Waves:
     """The coarsest waves of pictures: those even from left to right, and those odd.
 
     Finer waves are weaker in all pictures and count for more; and the roots of all are taken, so
@@ -218,15 +221,17 @@ def _waves(small: Pixels, chosen: _Numbers, edge: int) -> _Waves:
     order = np.arange(_WAVES)
     basis = np.cos(np.pi * order[:, None] * (np.arange(side) + 0.5) / side).astype(np.float32)
     weight = np.hypot(order[:, None], order).astype(np.float32) ** 0.7  # none for the mean
-    waves = np.empty((len(chosen), _WAVES, _WAVES), np.float32)
+    half = _WAVES * _WAVES // 2
+    even, odd = np.empty((2, len(chosen), half), np.float32)
     inside = slice(edge, SMALL - edge)
-    for start in range(0, len(chosen), _KEPT):
-        part = small[chosen[start : start + _KEPT], inside, inside].astype(np.float32)
-        waves[start : start + _KEPT] = weight * (basis @ part @ basis.T)
-    waves = np.sign(waves) * np.sqrt(np.abs(waves))
-    waves /= np.maximum(np.linalg.norm(waves, axis=(1, 2), keepdims=True), 1e-6)
-    half = (len(chosen), _WAVES * _WAVES // 2)
-    return waves[:, :, 0::2].reshape(half), waves[:, :, 1::2].reshape(half)
+    for start in range(0, len(chosen), _BLOCK):
+        part = np.stack([squares[i] for i in chosen[start : start + _BLOCK].tolist()])
+        waves = weight * (basis @ part[:, inside, inside].astype(np.float32) @ basis.T)
+        waves = np.sign(waves) * np.sqrt(np.abs(waves))
+        waves /= np.maximum(np.linalg.norm(waves, axis=(1, 2), keepdims=True), 1e-6)
+        even[start : start + _BLOCK] = waves[:, :, 0::2].reshape(-1, half)
+        odd[start : start + _BLOCK] = waves[:, :, 1::2].reshape(-1, half)
+    return even, odd
 
 
 def _square(path: Path) -> Pixels:

@@ -11,7 +11,10 @@ import csv
 import hashlib
 import io
 import itertools
+import tempfile
+import threading
 import unicodedata
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +26,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from efftune import files
 from efftune.data import images
 from efftune.data.examples import LEFTOVERS, SPLITS, Example, Examples
+from efftune.data.images import Pixels
 from efftune.errors import BadImage
 from efftune.provenance import usable_processors
 
@@ -71,13 +76,43 @@ _IMBALANCE = 10  # times as many pictures in the largest class as in the smalles
 LOOK = np.dtype(
     [
         *(("sha256", "V32"), ("pixels", "V16")),
-        ("small", np.uint8, (SMALL, SMALL)),
         *(("width", np.int32), ("height", np.int32), ("format", np.int8)),
         *(("orientation", np.int8), ("animated", np.bool_), ("grey", np.bool_)),
         *(("bright", np.float32), ("dark", np.float32)),
         *(("spread", np.float32), ("detail", np.float32)),
     ]
 )
+
+_LOOK_AND_SQUARE = np.dtype([*LOOK.descr, ("small", np.uint8, (SMALL, SMALL))])
+
+
+class Squares:
+    """The small squares of many pictures, in a file without a name: memory is not the limit."""
+
+    def __init__(self) -> None:
+        """Without any yet."""
+        self._file = tempfile.TemporaryFile(dir=files.cache_folder())  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
+        self._places: Sequence[int] | None = None
+
+    def put(self, place: int, square: Pixels) -> None:
+        """Keep the square (SMALL, SMALL) of a picture."""
+        with self._lock:
+            self._file.seek(place * SMALL**2)
+            self._file.write(square.tobytes())
+
+    def choose(self, places: Sequence[int]) -> None:
+        """From now on, number the squares as they stand in `places`."""
+        self._places = places
+
+    def __getitem__(self, number: int) -> Pixels:
+        """The square of a picture, uint8 (SMALL, SMALL)."""
+        place = number if self._places is None else self._places[number]
+        with self._lock:
+            self._file.seek(place * SMALL**2)
+            content = self._file.read(SMALL**2)
+        return np.frombuffer(content, np.uint8).reshape(SMALL, SMALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +148,10 @@ def look(content: bytes) -> NDArray[np.void]:
         content: of its file.
 
     Returns:
-        A record of type `LOOK`. `sha256` is of the file, `pixels` of the decoded pixels and the
-        picture's size; `small` is its brightness on a small square. `bright` and `dark` are the
-        99th and the 5th percentile of brightness, `spread` its standard deviation, 0 to 255;
-        `detail` the share of its variance that is in the finest details.
+        A record of type `LOOK`, and `small`. `sha256` is of the file, `pixels` of the decoded
+        pixels and the picture's size; `small` is its brightness on a small square. `bright` and
+        `dark` are the 99th and the 5th percentile of brightness, `spread` its standard deviation, 0
+        to 255; `detail` the share of its variance that is in the finest details.
 
     Raises:
         BadImage: it cannot be decoded.
@@ -124,7 +159,7 @@ def look(content: bytes) -> NDArray[np.void]:
     found = images.decoded(content, SIDE, "stretch")
     pixels = found.pixels
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    record = np.zeros((), LOOK)
+    record = np.zeros((), _LOOK_AND_SQUARE)
     record["sha256"] = np.void(hashlib.sha256(content).digest())
     size = np.array([found.width, found.height], np.int64).tobytes()
     record["pixels"] = np.void(hashlib.blake2b(pixels.tobytes() + size, digest_size=16).digest())
@@ -143,7 +178,7 @@ def look(content: bytes) -> NDArray[np.void]:
 
 def look_over(
     examples: Examples, on_progress: Callable[[int, int], None] = lambda _done, _total: None
-) -> tuple[Examples, NDArray[np.void]]:
+) -> tuple[Examples, NDArray[np.void], Squares]:
     """Decode every picture.
 
     Args:
@@ -151,17 +186,20 @@ def look_over(
         on_progress: called with the pictures done and their total, from several threads.
 
     Returns:
-        The examples, those that cannot be decoded set aside; and one record of `look` for each
-        usable one that is left, in their order.
+        The examples, those that cannot be decoded set aside; and for each usable one that is left,
+        in their order, a record of type `LOOK` and a small square.
     """
     rows = [row for row in examples.rows if row.usable]
-    looks = np.zeros(len(rows), LOOK)
+    looks, squares = np.zeros(len(rows), LOOK), Squares()
     failures: dict[Path, str] = {}
     done = itertools.count(1)  # counts right in several threads
 
     def place(i: int) -> None:
         try:
-            looks[i] = look(images.read(rows[i].path))
+            seen = look(images.read(rows[i].path))
+            for name in LOOK.names or ():
+                looks[name][i] = seen[name]
+            squares.put(i, seen["small"])
         except BadImage as error:
             failures[rows[i].path] = error.reason
         on_progress(next(done), len(rows))
@@ -172,7 +210,8 @@ def look_over(
                 pass
     kept = [i for i, row in enumerate(rows) if row.path not in failures]
     sums = {rows[i].path: looks["sha256"][i].tobytes().hex() for i in kept}
-    return examples.as_read(sums, failures), looks[kept] if failures else looks
+    squares.choose(kept)
+    return examples.as_read(sums, failures), looks[kept] if failures else looks, squares
 
 
 def unusable(examples: Examples) -> Iterator[Finding]:

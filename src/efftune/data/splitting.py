@@ -37,10 +37,10 @@ def split(
     if recipe.val_from == "test":
         examples = examples.with_test_for_val()
     examples.require_splittable(allow_missing=allow_missing)
-    examples, looks = inspection.look_over(examples, on_progress)
+    examples, looks, squares = inspection.look_over(examples, on_progress)
     examples.require_splittable(allow_missing=allow_missing)
     rows = [row for row in examples.rows if row.usable]
-    pairs = duplicates.pairs(rows, looks)
+    pairs = duplicates.pairs(rows, looks, squares)
     numbers = duplicates.groups(len(rows), pairs, [row.group for row in rows])
     together = {row.path: number for row, number in zip(rows, numbers.tolist(), strict=True)}
     examples = examples.split(recipe.val_fraction, recipe.test_fraction, recipe.seed, together)

@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).with_name("cli.md")
-COMMANDS = ("check", "train", "demo", "predict", "evaluate", "classify", "models")
+COMMANDS = (
+    *("check", "train", "demo", "predict", "evaluate", "report", "review", "explain", "compare"),
+    *("classify", "models"),
+)
 
 
 def page() -> str:

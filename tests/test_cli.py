@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,74 @@ def test_predict_json_is_an_object_a_line(efftune_command, finished_run, source)
     assert len(told) == 10
     assert {each["label"] for each in told} == {"red"}
     assert all(len(each["top"]) == 2 for each in told)
+
+
+def test_predict_tells_doubts(efftune_command, finished_run, source):
+    command = ("predict", finished_run.folder, source / "red" / "01.png", "--top", 3)
+    calibrated, raw = (
+        json.loads(efftune_command(*command, "--json", *more).stdout) for more in ([], ["--raw"])
+    )
+    assert {"unsure", "unlike"} <= calibrated.keys()
+    assert calibrated["confidence"] != raw["confidence"]
+    done = efftune_command(*command, "--csv", "--max-error", "0%")
+    header, *rows = csv.reader(io.StringIO(done.stdout))
+    assert header == ["path", "rank", "label", "confidence", "unsure", "unlike"]
+    assert {cell for row in rows for cell in row[4:]} <= {"yes", "no"}
+    done = efftune_command(*command, "--max-error", "lots")
+    assert (done.returncode, "max_error" in done.stderr) == (2, True)
+
+
+def test_report_and_review_print_their_pages(efftune_command, finished_run, tmp_path):
+    shutil.copytree(finished_run.folder, tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink()
+    done = efftune_command("report", "run")
+    assert (done.returncode, done.stdout) == (0, "run/report.html\n"), done.stderr
+    assert (tmp_path / "run" / "report.html").exists()
+    done = efftune_command("review", "run")
+    assert (done.returncode, done.stdout) == (0, "run/review.html\n"), done.stderr
+    done = efftune_command("review", tmp_path / "nowhere")
+    assert (done.returncode, "no run folder" in done.stderr) == (2, True)
+
+
+def test_accepted_labels_come_with_the_command_that_uses_them(efftune_command, finished_run):
+    done = efftune_command("review", finished_run.folder, "--accept", 0)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_labels_reach_training(efftune_command, source, tmp_path):
+    (tmp_path / "labels.csv").write_text(
+        "path,label,decision,new_label\nred/01.png,red,drop,\n", encoding="utf-8"
+    )
+    done = efftune_command("train", source, *QUICK, "--labels", "labels.csv", "--run", "run")
+    assert done.returncode == 0, done.stderr
+    assert "red/01.png,red" in (tmp_path / "run" / "examples.csv").read_text()
+    assert "dropped in review" in (tmp_path / "run" / "examples.csv").read_text()
+    assert "1 files set aside" in done.stdout
+    done = efftune_command("train", source, *QUICK, "--labels", "gone.csv")
+    assert (done.returncode, "gone.csv" in done.stderr) == (2, True)
+
+
+def test_explain_draws_and_tells_what_it_cannot(efftune_command, finished_run, source, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"x")
+    command = ("explain", finished_run.folder, source / "red" / "01.png")
+    done = efftune_command(*command, "broken.png", "--out", "drawn")
+    assert done.returncode == 1
+    assert "broken.png: not an image" in done.stderr
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["01-explained.png"]
+    done = efftune_command(*command, "--label", "rad")
+    assert (done.returncode, "Did you mean 'red'" in done.stderr) == (2, True)
+
+
+def test_compare_prints_runs_side_by_side(efftune_command, finished_run, tuned_run, tmp_path):
+    folders = (finished_run.folder, tuned_run.folder)
+    done = efftune_command("compare", *folders, "--out", "drawn.png")
+    assert done.returncode == 0, done.stderr
+    assert "On the 6 test pictures" in done.stdout
+    assert (tmp_path / "drawn.png").exists()
+    told = json.loads(efftune_command("compare", *folders, "--json").stdout)
+    assert [each["recipe"] for each in told["runs"]] == ["quick", "balanced"]
+    assert efftune_command("compare", finished_run.folder).returncode == 2
 
 
 def test_classify_names_what_a_picture_shows(efftune_command, source):

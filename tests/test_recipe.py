@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efftune.errors import UsageError
-from efftune.recipe import Recipe, choices_in, gathered
+from efftune.recipe import Recipe
 
 recipes = st.builds(
     Recipe,
@@ -68,33 +68,17 @@ def test_recipe_cannot_be_changed_in_place():
         Recipe().seed = 3
 
 
-def test_later_choices_win(tmp_path):
-    (tmp_path / "r.toml").write_text("seed = 1\nviews = 1\nfit = 'pad'\n")
-    choices = gathered(tmp_path / "r.toml", ["views=2", "fit=stretch"], {"seed": 3, "fit": None})
-    assert choices == {"seed": 3, "views": 2, "fit": "stretch"}
+@pytest.mark.parametrize(
+    ("given", "share"), [("2%", 0.02), ("0.5 %", 0.005), ("0.1", 0.1), (0.03, 0.03), ("0", 0.0)]
+)
+def test_share_of_errors_may_be_in_percent(given, share):
+    assert Recipe(max_error=given).max_error == pytest.approx(share)
 
 
-def test_set_takes_lists_and_bare_words():
-    choices = gathered(None, ["head_strengths=[0.1, 1]", "missing_classes = allow"], {})
-    assert Recipe.named("quick", **choices).head_strengths == (0.1, 1.0)
-    assert choices["missing_classes"] == "allow"
-
-
-@pytest.mark.parametrize("setting", ["views", "=3", ""])
-def test_malformed_set_is_shown(setting):
-    with pytest.raises(UsageError, match="KEY=VALUE"):
-        gathered(None, [setting], {})
-
-
-def test_settings_file_that_is_not_toml_is_named(tmp_path):
-    (tmp_path / "r.toml").write_text("views: 3")
-    with pytest.raises(UsageError, match=r"r\.toml is not a TOML file"):
-        choices_in(tmp_path / "r.toml")
-
-
-def test_missing_settings_file_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"gone\.toml: No such file"):
-        choices_in(tmp_path / "gone.toml")
+@pytest.mark.parametrize("given", ["two", "60%", "-1%", "%", 0.6, ""])
+def test_share_of_errors_out_of_range_is_refused(given):
+    with pytest.raises(UsageError, match="max_error"):
+        Recipe().changed(max_error=given)
 
 
 @pytest.mark.parametrize(

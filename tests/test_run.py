@@ -24,9 +24,13 @@ FILES = {
     "history.csv",
     "evaluation.json",
     "predictions.csv",
+    "suspects.csv",
+    "pictures.json",
+    "report.html",
     "model.keras",
     "openvino/model.xml",
     "openvino/model.bin",
+    "doubts.npz",
 }
 
 
@@ -52,7 +56,7 @@ def test_record_tells_how_the_run_was_made(finished_run):
     assert record["versions"]["efftune"] == efftune.__version__
     assert record["data"]["pictures"] == {"train": 18, "val": 6, "test": 6}
     assert set(record["seconds"]) == {
-        *("find", "look", "start", "features", "head", "evaluate", "save")
+        *("find", "look", "start", "features", "head", "evaluate", "save", "pictures")
     }
     assert record["machine"]["processors"] >= 1
     assert len(record["data"]["fingerprint"]) == 64
@@ -134,7 +138,8 @@ def test_fine_tuning_is_told_stage_by_stage(tuned_run):
     assert told == [("head", 1), *(("upper", i) for i in range(1, 9))]
     record = tuned_run.record
     assert set(record["seconds"]) == {
-        *("find", "look", "start", "features", "head", "views", "upper", "evaluate", "save")
+        *("find", "look", "start", "features", "head", "views", "upper", "evaluate", "save"),
+        "pictures",
     }
     (stage,) = record["stages"]
     assert (stage["name"], stage["block"], stage["epochs"]) == ("upper", "block7a", 8)
@@ -286,7 +291,7 @@ def test_plan_says_what_training_would_do_and_does_nothing(source, tmp_path, mon
     assert [stage.name for stage in plan.recipe.stages] == ["head", "upper"]
     assert plan.pictures == {"train": 18, "val": 6, "test": 6}
     assert plan.kept_bytes == (18 * 3 + 6) * 192 * 2
-    assert set(plan.seconds) == {"features", "head", "views", "upper", "evaluate"}
+    assert set(plan.seconds) == {"look", "features", "head", "views", "upper", "evaluate"}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from efftune.checking import Check, check
     from efftune.data.inspection import Finding
     from efftune.errors import DataError, EfftuneError, UsageError
+    from efftune.evaluation.comparison import Comparison
     from efftune.evaluation.metrics import Evaluation, SplitEvaluation
+    from efftune.finished import Run, compare, load
     from efftune.model.architectures import build
     from efftune.model.catalogue import models
     from efftune.model.classifier import Classifier, Prediction, classify
     from efftune.recipe import Recipe
-    from efftune.run import Run, demo, load, plan, train
+    from efftune.run import demo, plan, train
     from efftune.training.planning import Plan
 
 __version__ = "0.1.0"
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Check": "checking",
     "Classifier": "model.classifier",
+    "Comparison": "evaluation.comparison",
     "DataError": "errors",
     "EfftuneError": "errors",
     "Evaluation": "evaluation.metrics",
@@ -31,14 +34,15 @@ _HOMES = {
     "Plan": "training.planning",
     "Prediction": "model.classifier",
     "Recipe": "recipe",
-    "Run": "run",
+    "Run": "finished",
     "SplitEvaluation": "evaluation.metrics",
     "UsageError": "errors",
     "build": "model.architectures",
     "check": "checking",
     "classify": "model.classifier",
+    "compare": "finished",
     "demo": "run",
-    "load": "run",
+    "load": "finished",
     "models": "model.catalogue",
     "plan": "run",
     "train": "run",
@@ -47,6 +51,7 @@ _HOMES = {
 __all__ = [
     "Check",
     "Classifier",
+    "Comparison",
     "DataError",
     "EfftuneError",
     "Evaluation",
@@ -60,6 +65,7 @@ __all__ = [
     "build",
     "check",
     "classify",
+    "compare",
     "demo",
     "load",
     "models",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from efftune import files
-from efftune.data import duplicates, inspection, sources
+from efftune.data import duplicates, inspection, sources, splitting
 from efftune.data.examples import Examples
 from efftune.data.inspection import Finding
 from efftune.data.tables import Columns
@@ -74,12 +74,7 @@ def check(
     rows = [row for row in examples.rows if row.usable]
     with watch.phase("compare"):
         pairs = duplicates.pairs(rows, looks, squares, watch.count)
-    findings = [
-        *inspection.unusable(examples),
-        *duplicates.findings(rows, pairs),
-        *inspection.about_classes(examples),
-        *inspection.oddities(rows, looks),
-    ]
+    findings = splitting.findings(examples, looks, pairs)
     findings.sort(key=lambda each: not each.is_problem)
     checked = Check(examples, inspection.described(examples, looks), tuple(findings))
     if place is not None:

@@ -14,7 +14,6 @@ import typer
 import efftune
 from efftune import options
 from efftune.errors import EfftuneError
-from efftune.progress import Progress
 
 app = typer.Typer(
     add_completion=False,
@@ -52,12 +51,12 @@ def check(
     quiet: options.Quiet = False,
 ) -> None:
     """Look at everything in SOURCE and say what is wrong. Exits with 1 if something is."""
-    from efftune import console
+    from efftune import bars, console
     from efftune.data.tables import Columns
 
     named = _columns(path_column, label_column, split_column, group_column)
     columns = Columns.of(efftune.Recipe().changed(**named))
-    with console.progress(quiet=quiet) as on_progress:
+    with bars.progress(quiet=quiet) as on_progress:
         checked = efftune.check(source, out=out, columns=columns, on_progress=on_progress)
     if json_:
         typer.echo(json.dumps(checked.to_dict()))
@@ -82,6 +81,7 @@ def train(
     split_column: options.SplitColumn = None,
     group_column: options.GroupColumn = None,
     leaks: options.Leaks = None,
+    labels: options.Labels = None,
     unfreeze: options.Unfreeze = None,
     phases: options.Phases = None,
     head_epochs: options.HeadEpochs = None,
@@ -95,6 +95,7 @@ def train(
     drop_connect_rate: options.DropConnectRate = None,
     class_weights: options.ClassWeights = None,
     ema: options.Ema = None,
+    max_error: options.MaxError = None,
     seed: options.Seed = None,
     config: options.Config = None,
     settings: options.Settings = None,
@@ -104,14 +105,14 @@ def train(
     quiet: options.Quiet = False,
 ) -> None:
     """Train a classifier on the pictures in SOURCE; leave it in a run folder."""
-    from efftune.recipe import gathered
+    from efftune.settings import gathered
 
     given: dict[str, Any] = {"model": model, "image_size": image_size, "fit": fit, "seed": seed}
     given |= {"name": recipe, "val_fraction": val, "test_fraction": test, "unfreeze": unfreeze}
     given |= {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
     given |= {"augment": augment, "label_smoothing": label_smoothing, "dropout": dropout}
     given |= {"class_weights": class_weights, "ema": ema, "weights": weights}
-    given |= {"leaks": leaks}
+    given |= {"leaks": leaks, "labels": labels, "max_error": max_error}
     given |= {"drop_connect_rate": drop_connect_rate, "optimizer": optimizer}
     given |= {"phases": phases and phases.split(","), "head_epochs": head_epochs}
     given |= _columns(path_column, label_column, split_column, group_column)
@@ -133,12 +134,12 @@ def demo(
 def _train(
     source: str, choices: dict[str, Any], run: Path | None, *, json_: bool, quiet: bool
 ) -> None:
-    from efftune import console
+    from efftune import bars, console, starting
 
     recipe = _recipe(choices)
-    with console.progress(quiet=quiet) as on_progress:
+    with bars.progress(quiet=quiet) as on_progress:
         finished = efftune.train(
-            source, recipe=recipe, run=run, on_progress=_starting_keras(recipe, on_progress)
+            source, recipe=recipe, run=run, on_progress=starting.reported(recipe, on_progress)
         )
     if json_:
         typer.echo(json.dumps(finished.summary))
@@ -147,11 +148,13 @@ def _train(
 
 
 def _plan(source: str, choices: dict[str, Any], *, json_: bool, quiet: bool) -> None:
-    from efftune import console
+    from efftune import bars, console, starting
 
     recipe = _recipe(choices)
-    with console.progress(quiet=quiet) as on_progress:
-        plan = efftune.plan(source, recipe=recipe, on_progress=_starting_keras(recipe, on_progress))
+    with bars.progress(quiet=quiet) as on_progress:
+        plan = efftune.plan(
+            source, recipe=recipe, on_progress=starting.reported(recipe, on_progress)
+        )
     if json_:
         typer.echo(json.dumps(plan.to_dict()))
     else:
@@ -186,13 +189,13 @@ def evaluate(
 
     Columns that are not named are called as in training.
     """
-    from efftune import console
+    from efftune import bars, console
     from efftune.data.tables import Columns
 
     finished = efftune.Run.load(run)
     named = _columns(path_column, label_column, split_column, group_column)
     columns = Columns.of(finished.recipe.changed(**named))
-    with console.progress(quiet=quiet) as on_progress:
+    with bars.progress(quiet=quiet) as on_progress:
         score, examples = finished.evaluate(source, split, columns=columns, on_progress=on_progress)
     if json_:
         typer.echo(json.dumps(score.to_dict()))
@@ -205,24 +208,92 @@ def predict(
     run: options.RunArgument,
     images: options.Images,
     top: options.Top = 1,
+    max_error: options.MaxError = None,
+    raw: options.Raw = False,
     json_: options.JsonLines = False,
     csv: options.Csv = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Predict the classes of pictures. Exits with 1 if one of them cannot be decoded."""
-    from efftune import console
+    from efftune import bars
     from efftune.data import sources
 
-    classifier = efftune.load(run)
+    classifier = efftune.load(run, max_error)
     paths, failures = sources.pictures(images)
-    with console.progress(quiet=quiet) as on_progress:
+    with bars.progress(quiet=quiet) as on_progress:
         predictions = classifier.predict(
             paths,
             top,
+            raw=raw,
             on_unreadable=failures.__setitem__,
             on_progress=lambda done, total: on_progress("predict", done, total),
         )
     _show_predictions(predictions, failures, form="json" if json_ else "csv" if csv else "table")
+
+
+@app.command()
+def report(run: options.RunArgument, open_: options.Open = False) -> None:
+    """Write RUN's report.html again, from what RUN holds."""
+    _show_page(efftune.Run.load(run).report(), open_=open_)
+
+
+@app.command()
+def review(
+    run: options.RunArgument, accept: options.Accept = None, open_: options.Open = False
+) -> None:
+    """Write a page on which RUN's suspect labels are kept, changed or dropped."""
+    from efftune import console
+
+    finished = efftune.Run.load(run)
+    if accept is None:
+        _show_page(finished.review(), open_=open_)
+    else:
+        console.show_labels(finished, finished.accept(accept))
+
+
+@app.command()
+def explain(
+    run: options.RunArgument,
+    images: options.Images,
+    label: options.Label = None,
+    out: options.Explained = Path("explained"),
+    quiet: options.Quiet = False,
+) -> None:
+    """Draw what in pictures speaks for a class. Exits with 1 if one cannot be decoded."""
+    from efftune import bars, console
+    from efftune.data import sources
+
+    finished = efftune.Run.load(run)
+    paths, failures = sources.pictures(images)
+    with bars.progress(quiet=quiet) as on_progress:
+        drawn = finished.explain(
+            paths, out, label, on_unreadable=failures.__setitem__, on_progress=on_progress
+        )
+    console.show_explained(drawn)
+    _end_with(failures)
+
+
+@app.command()
+def compare(
+    runs: options.Runs,
+    split: options.ComparedSplit = "test",
+    out: options.Drawing = None,
+    json_: options.Json = False,
+) -> None:
+    """Compare runs on the pictures all of them were judged on, and say what is mere chance."""
+    from efftune import console
+
+    comparison = efftune.compare(runs, split, out=out)
+    if json_:
+        typer.echo(json.dumps(comparison.to_dict()))
+    else:
+        console.show_comparison(comparison, out)
+
+
+def _show_page(page: Path, *, open_: bool) -> None:
+    typer.echo(page)
+    if open_:
+        typer.launch(page.resolve().as_uri())
 
 
 @app.command()
@@ -237,12 +308,12 @@ def classify(
     quiet: options.Quiet = False,
 ) -> None:
     """Tell which of ImageNet's 1000 classes pictures show, without training."""
-    from efftune import console
+    from efftune import bars, starting
     from efftune.data import sources
 
-    _keep_tensorflow_out()
+    starting.keep_tensorflow_out()
     paths, failures = sources.pictures(images)
-    with console.progress(quiet=quiet) as on_progress:
+    with bars.progress(quiet=quiet) as on_progress:
         predictions = efftune.classify(
             paths, model, top, on_unreadable=failures.__setitem__, on_progress=on_progress
         )
@@ -255,6 +326,13 @@ def _show_predictions(
     from efftune import console
 
     console.show_predictions(predictions, form=form)
+    _end_with(failures)
+
+
+def _end_with(failures: dict[Path, str]) -> None:
+    """Tell which pictures could not be used, and exit with 1 if there are any."""
+    from efftune import console
+
     for path, reason in failures.items():
         console.warn(f"{path}: {reason}")
     if failures:
@@ -271,11 +349,11 @@ def models(
     quiet: options.Quiet = False,
 ) -> None:
     """List the models, what they cost, and whether their weights are here."""
-    from efftune import console
+    from efftune import bars, console
     from efftune.model import catalogue, download
 
     if fetch is not None:
-        with console.progress(quiet=quiet) as on_progress:
+        with bars.progress(quiet=quiet) as on_progress:
             download.ready(catalogue.model(fetch), on_progress)
     console.show_models(efftune.models(), as_json=json_)
 
@@ -306,47 +384,3 @@ def main() -> None:
 def _fail(message: str, exit_code: int) -> None:
     typer.echo(f"efftune: {message}", err=True)
     sys.exit(exit_code)
-
-
-def _starting_keras(recipe: efftune.Recipe, report: Progress) -> Progress:
-    """Let Keras start as lightly and quietly as the work allows.
-
-    TensorFlow costs 4 seconds and, from a cold disk, 10. `quick` only builds and saves Keras
-    models, and Keras' OpenVINO backend can do that. This is for a process of our own: in anybody
-    else's, Keras runs as its owner has set it.
-
-    Returns:
-        `report`, which also imports Keras when a run comes to that.
-    """
-    if not recipe.tunes:
-        _keep_tensorflow_out()
-        return report
-
-    def reported(phase: str, done: int, total: int) -> None:
-        report(phase, done, total)
-        if phase == "start" and "keras" not in sys.modules:
-            _import_keras()
-
-    return reported
-
-
-def _keep_tensorflow_out() -> None:
-    if "KERAS_BACKEND" not in os.environ:
-        os.environ["KERAS_BACKEND"] = "openvino"
-        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it
-
-
-def _import_keras() -> None:
-    """TensorFlow greets on file descriptor 2 whatever its log level; errors are raised anyway."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # It takes its memory from the system anew in each operation, which can cost as much as the
-    # operation itself. With this it keeps what it has.
-    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-    heard, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 2)
-    try:
-        from efftune.model import lite  # noqa: F401
-    finally:
-        os.dup2(heard, 2)
-        os.close(heard)
-        os.close(silent)

@@ -1,57 +1,36 @@
-"""How things look in a terminal: progress on stderr, results on stdout."""
+"""How results look in a terminal, on stdout, and warnings, on stderr."""
 
 import csv
 import json
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from efftune.checking import Check
 from efftune.data.examples import SPLITS, Examples
 from efftune.data.inspection import Finding
-from efftune.evaluation.metrics import SplitEvaluation
+from efftune.evaluation.comparison import Comparison, Standing
+from efftune.evaluation.explanation import Explained
+from efftune.evaluation.metrics import Evaluation, SplitEvaluation
+from efftune.finished import Run
 from efftune.model.catalogue import Model
 from efftune.model.classifier import Prediction
-from efftune.run import Run
 from efftune.training.planning import Plan
 
-Report = Callable[[str, int, int], None]
-
-_MAY_BREAK = {"picture", "for example", "split", "weights"}  # as long as paths or commands
-_PLAIN_EVERY_SECONDS = 10.0
-
-
-@contextmanager
-def progress(*, quiet: bool) -> Iterator[Report]:
-    """A function to report progress to: a bar in a terminal, plain lines elsewhere, or nothing.
-
-    Args:
-        quiet: report nothing.
-    """
-    if quiet:
-        yield lambda _phase, _done, _total: None
-    elif sys.stderr.isatty():
-        with _bars() as bars:
-            yield _on_bars(bars)
-    else:
-        yield _PlainLines().report
+_MAY_BREAK = {
+    "picture",
+    "run",
+    "to the first",
+    "for example",
+    "split",
+    "weights",
+}  # as long as paths or commands
 
 
 def show_run(run: Run) -> None:
@@ -87,10 +66,29 @@ def show_run(run: Run) -> None:
     weakest = sorted((each for each in score.per_class if each.support), key=lambda each: each.f1)
     told = (f"{each.name} (F1 {each.f1:.2f}, {each.support:,} pictures)" for each in weakest[:3])
     say(f"Weakest on test: {', '.join(told)}")
+    _say_doubts(evaluation)
+    say(f"Report:          {run.folder / 'report.html'}")
     say(f"Run folder:      {run.folder}   ({run.summary['seconds']:.1f} s)")
     if run.recipe.draws:
         say(f"Pictures:        {run.folder / 'plots'}")
     say(f"Use it:          efftune predict {run.folder} PHOTO.jpg")
+
+
+def _say_doubts(evaluation: Evaluation) -> None:
+    """Print how far answers can be relied on, and whether more pictures would help."""
+    score, unsure, curve = evaluation.test, evaluation.unsure, evaluation.learning_curve
+    told = f"{_percent(score.commonest_share)} by always answering {score.commonest}"
+    say(f"To compare with: {told}")
+    if unsure is not None:
+        say(
+            f"Without unsure:  {_percent(unsure.test.error)} wrong of the "
+            f"{_percent(unsure.test.coverage)} answered (asked for: {_percent(unsure.max_error)})"
+        )
+    if curve is not None:
+        say(
+            f"Twice the photos: about {100 * (curve.double.accuracy - curve.now.accuracy):+.1f} "
+            "points, as far as heads on the untrained network tell"
+        )
 
 
 def show_plan(plan: Plan) -> None:
@@ -204,20 +202,68 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
         for each in predictions:
             top = [{"label": label, "confidence": value} for label, value in each.top]
             line = {"path": str(each.path), "label": each.label, "confidence": each.confidence}
-            print(json.dumps(line | {"top": top}, ensure_ascii=False))
+            line |= {"unsure": each.unsure, "unlike": each.unlike, "top": top}
+            print(json.dumps(line, ensure_ascii=False))
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "rank", "label", "confidence"])
+        writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike"])
         for each in predictions:
+            doubts = ["yes" if doubt else "no" for doubt in (each.unsure, each.unlike)]
             for rank, (label, value) in enumerate(each.top, start=1):
-                writer.writerow([each.path, rank, label, f"{value:.6f}"])
+                writer.writerow([each.path, rank, label, f"{value:.6f}", *doubts])
     elif predictions:
         rows = [
-            (label, _percent(value), str(each.path) if rank == 0 else "")
+            (label, _percent(value), *((_doubts(each), str(each.path)) if rank == 0 else ("", "")))
             for each in predictions
             for rank, (label, value) in enumerate(each.top)
         ]
-        _show_table(("class", "confidence", "picture"), rows, left=("picture",))
+        headings = ("class", "confidence", "doubts", "picture")
+        _show_table(headings, rows, left=("doubts", "picture"))
+
+
+def _doubts(prediction: Prediction) -> str:
+    doubts = {"unsure": prediction.unsure, "unlike the training pictures": prediction.unlike}
+    return ", ".join(name for name, there in doubts.items() if there)
+
+
+def show_labels(run: Run, path: Path) -> None:
+    """Print what to do with decisions about labels."""
+    say(f"Labels: {path}")
+    say(f"Use them: efftune train {run.record['source']} --labels {path}")
+
+
+def show_explained(drawn: Sequence[Explained]) -> None:
+    """Print what was explained, and where it lies."""
+    rows = [(each.label, _percent(each.confidence), str(each.png)) for each in drawn]
+    _show_table(("class", "confidence", "picture"), rows, left=("picture",))
+
+
+def show_comparison(comparison: Comparison, drawing: Path | None) -> None:
+    """Print runs side by side."""
+    _show_table(
+        ("run", "model", "recipe", "seconds", "accuracy", "95 % interval", "to the first"),
+        [_standing(each) for each in comparison.standings],
+        left=("model", "recipe", "to the first"),
+    )
+    say(f"\nOn the {comparison.pictures:,} {comparison.split} pictures that all of them share.")
+    if comparison.trained_on:
+        say(f"Left out: {comparison.trained_on:,} that one of them was trained on.")
+    if comparison.relabelled:
+        say(f"Left out: {comparison.relabelled:,} that are not of the same class for all.")
+    if drawing is not None:
+        say(f"Picture: {drawing}")
+
+
+def _standing(each: Standing) -> tuple[str, ...]:
+    return (
+        str(each.run.folder),
+        each.run.model,
+        each.run.recipe,
+        f"{each.run.seconds:,.0f}",
+        _percent(each.accuracy),
+        f"{100 * each.low:.1f} – {_percent(each.high)}",
+        each.difference.verdict if each.difference else "",
+    )
 
 
 def show_models(models: Sequence[Model], *, as_json: bool) -> None:
@@ -324,53 +370,3 @@ def _console() -> Console:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _bars() -> Progress:
-    return Progress(
-        TextColumn("{task.description:9}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-
-
-def _on_bars(bars: Progress) -> Report:
-    tasks: dict[str, TaskID] = {}
-
-    def report(phase: str, done: int, total: int) -> None:
-        if phase not in tasks:
-            for task in tasks.values():  # the phases before are over
-                if bars.tasks[task].total is None:
-                    bars.update(task, total=1, completed=1)
-            tasks[phase] = bars.add_task(phase, total=None)
-        if total:
-            bars.update(tasks[phase], completed=done, total=total)
-
-    return report
-
-
-class _PlainLines:
-    """A line when a phase begins, and one every ten seconds of it."""
-
-    def __init__(self) -> None:
-        self._phase = ""
-        self._counted = 0  # where counting began, as `_started` says when
-        self._started = self._told = 0.0
-
-    def report(self, phase: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if phase != self._phase:
-            self._phase, self._told, self._counted = phase, now, 0
-            warn(f"{phase} …")
-        elif not self._counted:
-            self._counted, self._started = done, now
-        elif now - self._told >= _PLAIN_EVERY_SECONDS:
-            self._told = now
-            pace = (now - self._started) / max(done - self._counted, 1)
-            left = pace * (total - done)
-            warn(f"{phase} {done:,} of {total:,}, about {left:.0f} s left")

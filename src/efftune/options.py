@@ -31,6 +31,16 @@ Images = Annotated[
 ]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="The network's own probabilities, not the calibrated ones.")
+]
+MaxError = Annotated[
+    str | None,
+    typer.Option(
+        help="Share of the answers given that may be wrong, such as 2%; the others are unsure. "
+        "(default: as trained, 2%)"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Top = Annotated[int, typer.Option(help="How many of the likeliest classes.", min=1)]
@@ -66,6 +76,10 @@ Leaks = Annotated[
         help="Pictures of val and test with a copy in a split before: report scores with and "
         "without them, drop or keep them. (default: report)"
     ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(help="A labels.csv of decisions from `efftune review`. SOURCE stays as it is."),
 ]
 Model = Annotated[
     str | None,
@@ -165,4 +179,32 @@ DryRun = Annotated[
 SplitName = Annotated[
     str | None,
     typer.Option(help="train, val or test. (default: test if SOURCE has one, else everything)"),
+]
+
+# Of report and review.
+Open = Annotated[bool, typer.Option("--open", help="Show it in the browser.")]
+Accept = Annotated[
+    int | None,
+    typer.Option(
+        help="Write no page: relabel this many of the most suspect pictures as suggested.", min=1
+    ),
+]
+
+# Of explain.
+Label = Annotated[
+    str | None, typer.Option(help="The class to explain. (default: the one answered)")
+]
+Explained = Annotated[Path, typer.Option("--out", help="A folder for the pictures.")]
+
+# Of compare.
+Runs = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Two or more run folders; the first is what the others are compared with.",
+        metavar="RUN RUN...",
+    ),
+]
+ComparedSplit = Annotated[str, typer.Option(help="test or val.")]
+Drawing = Annotated[
+    Path | None, typer.Option("--out", help="A PNG of accuracy against seconds to write.")
 ]

@@ -2,14 +2,18 @@
 
 import math
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from efftune.errors import UsageError, unknown_name
 
@@ -30,7 +34,7 @@ _OF_THE_HEAD = {
     *("leaks", "missing_classes", "seed", "phases", "unfreeze", "class_weights"),
     *("head_strengths", "head_folds", "head_epochs", "head_learning_rate"),
     *("scratch_epochs", "scratch_learning_rate"),
-    *("path_column", "label_column", "split_column", "group_column"),
+    *("path_column", "label_column", "split_column", "group_column", "labels", "max_error"),
 }
 
 _Share = Annotated[float, Field(ge=0, le=0.9)]
@@ -42,6 +46,17 @@ def _in_order(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
     if len(set(phases)) < len(phases):
         raise ValueError("name each phase once")
     return tuple(phase for phase in get_args(Phase) if phase in phases)
+
+
+def _share(value: Any) -> Any:
+    """Text such as `2%` or `0.02` as a number."""
+    if not isinstance(value, str):
+        return value
+    number = value.strip()
+    try:
+        return float(number[:-1]) / 100 if number.endswith("%") else float(number)
+    except ValueError:
+        raise ValueError("give a share, such as 2% or 0.02") from None
 
 
 def _block(name: str) -> str:
@@ -93,6 +108,7 @@ class Recipe(BaseModel):
         leaks: what to do with pictures of validation and test of which a split before theirs has a
             copy: `report` judges with and without them, `drop` leaves them out, `keep` lets them
             count as any other.
+        labels: a file of decisions about labels, from a review; empty for none.
         missing_classes: `refuse` stops when a class is missing from a split; `allow` goes on as
             long as every class can be trained.
         seed: makes splits, views, folds and training repeatable.
@@ -145,6 +161,8 @@ class Recipe(BaseModel):
         head_start: where the head of the first stage after it starts: from the `regression`, or
             at `random`.
         train_depthwise: whether depthwise kernels are trained with the blocks they are in.
+        max_error: share of the answers given that may be wrong, 0 to 0.5, or as text, `2%`: the
+            answers that make it more are unsure.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -162,6 +180,7 @@ class Recipe(BaseModel):
     val_fraction: Annotated[float, Field(ge=0.01, le=0.5)] = 0.15
     test_fraction: Annotated[float, Field(ge=0.01, le=0.5)] = 0.15
     leaks: Literal["report", "drop", "keep"] = "report"
+    labels: str = ""
     missing_classes: Literal["refuse", "allow"] = "refuse"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     phases: Annotated[tuple[Phase, ...], Field(min_length=1), AfterValidator(_in_order)] = (
@@ -205,6 +224,7 @@ class Recipe(BaseModel):
     patience: Annotated[int, Field(ge=0)] = 0
     head_start: Literal["regression", "random"] = "regression"
     train_depthwise: bool = False
+    max_error: Annotated[float, BeforeValidator(_share), Field(ge=0, le=0.5)] = 0.02
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -345,50 +365,6 @@ RECIPES = {
         train_depthwise=True,
     ),
 }
-
-
-def choices_in(path: Path) -> Mapping[str, Any]:
-    """The choices written in a TOML file.
-
-    Raises:
-        UsageError: the file cannot be read or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"Cannot read the settings file {path}: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not a TOML file: {error}.") from None
-
-
-def gathered(
-    config: Path | None, settings: Sequence[str], options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Choices from a settings file, `KEY=VALUE` texts and options; the later win.
-
-    Args:
-        config: a TOML file, or None.
-        settings: texts such as `views=2` or `head_strengths=[0.01, 0.1]`.
-        options: choices by name; those that are None are left out.
-
-    Raises:
-        UsageError: the file cannot be used, or a text is not of that form.
-    """
-    choices = dict(choices_in(config)) if config else {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"--set takes KEY=VALUE, for example views=2. Received: {setting!r}.")
-        choices[key.strip()] = _value(text.strip())
-    return choices | {key: value for key, value in options.items() if value is not None}
-
-
-def _value(text: str) -> Any:
-    """A TOML value, or the text itself: quotes around words are not asked for."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _explain(error: ValidationError) -> str:

@@ -5,34 +5,30 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from efftune import files, provenance
+from efftune import files, judging, provenance
 from efftune.data import inspection, sources, splitting, tables
-from efftune.data.examples import SPLITS, Example, Examples, Split, labels
+from efftune.data.examples import Examples, Split
 from efftune.data.inspection import Finding
-from efftune.errors import DataError, UsageError, unknown_name
-from efftune.evaluation import metrics, plots, predictions
-from efftune.evaluation.metrics import Evaluation, SplitEvaluation
+from efftune.data.relabelling import LABELS_FILE
+from efftune.evaluation import plots, predictions, squares, suspects
+from efftune.finished import RECORD, Run
+from efftune.judging import Judged
 from efftune.model import classifier as classifiers
 from efftune.model import inference, kept
 from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier
 from efftune.model.features import Features
 from efftune.progress import Progress, Watch, silent
-from efftune.recipe import Recipe, choices_in
+from efftune.recipe import Recipe
 from efftune.training import planning, stages, tuning
-from efftune.training.head import Head, Matrix
 from efftune.training.planning import Plan
-from efftune.training.stages import Epoch, Tuned
+from efftune.training.stages import Epoch
 from efftune.training.tuning import Seen
 
-RECORD = "run.json"
 _FLATTERED = (
     "the test split is the validation split, too, as in the public example: which epoch is kept is "
     "chosen on it, which flatters the score; --set val_from=train cuts a split for that"
@@ -47,7 +43,7 @@ def train(
     run: str | Path | None = None,
     on_progress: Progress = silent,
     **choices: Any,
-) -> "Run":
+) -> Run:
     """Train a classifier on the pictures in a source and leave a finished run folder.
 
     Args:
@@ -78,24 +74,14 @@ def train(
             head = tuning.fit_head(pictures, backbone, plan.recipe)
             plan, known = tuning.decide_views(plan, backbone, head, pictures)
         tuned, outcomes = tuning.tune(backbone, head, pictures, plan, watch)
-        names = examples.class_names
-        with watch.phase("save"):
-            head_now, mirrored = (tuned.kernel, tuned.bias), plan.recipe.mirrors_answers
-            sums = classifiers.save(folder, tuned.backbone, head_now, names, mirrored=mirrored)
-            files.write(folder / "recipe.toml", plan.recipe.to_toml())
+        epochs = tuning.history(head, pictures, watch.seconds["head"], outcomes)
         with watch.phase("evaluate"):
-            classifier = Classifier(folder, names, backbone.image_size, recipe.fit)
-            answers = _judged(classifier, tuned, pictures, watch, mirrored=mirrored)
-            epochs = tuning.history(head, pictures, watch.seconds["head"], outcomes)
-            _write_tables(folder, examples, answers, epochs)
-            files.write(folder / "findings.csv", inspection.to_csv(findings))
-        if plan.recipe.draws:
-            with watch.phase("plots"):
-                paths, truth = pictures.paths["train"], pictures.labels["train"]
-                plots.draw(
-                    folder, paths, [names[i] for i in truth], plan.recipe, backbone.image_size
-                )
-                files.write(folder / "model.txt", classifiers.summary(folder))
+            judged = judging.judge(tuned, head, pictures, examples, plan.recipe, watch)
+        with watch.phase("save"):
+            sums = _save(folder, tuned.backbone, judged, examples, plan.recipe)
+            _write_tables(folder, examples, findings, judged, epochs, recipe.labels)
+        with watch.phase("pictures"):
+            _draw(folder, judged, pictures, backbone, plan.recipe, watch)
         facts = _facts(examples, findings, backbone, plan.recipe)
         facts |= {
             "head": {"strength": head.strength, "accuracy": known},
@@ -103,12 +89,16 @@ def train(
             "stages": [outcome.to_dict() for outcome in outcomes],
             "features": _counted(parts),
             "advice": tuning.advice(plan.recipe, epochs),
+            "not_available": judged.not_available,
             "seconds": watch.seconds,
             "files": sums,
         }
         # The record comes last: a folder without one is not a run.
         files.write(folder / RECORD, _json(facts))
-    return Run.load(folder)
+    finished = Run.load(folder)
+    with watch.phase("report"):
+        finished.report()
+    return finished
 
 
 def plan(
@@ -126,148 +116,13 @@ def plan(
     _, backbone, examples, _, plan = _prepared(source, recipe, choices, watch)
     with watch.phase("measure"):
         paths = [row.path for row in examples.of("train")]
-        return replace(plan, seconds=planning.estimate(plan, backbone, paths))
+        rest = planning.estimate(plan, backbone, paths)
+        return replace(plan, seconds={"look": round(watch.seconds["look"], 1), **rest})
 
 
-def demo(*, run: str | Path | None = None, on_progress: Progress = silent) -> "Run":
+def demo(*, run: str | Path | None = None, on_progress: Progress = silent) -> Run:
     """Train the head on the built-in sample, 1,797 scanned digits, in seconds; see `train`."""
     return train("sample:digits", recipe="quick", run=run, on_progress=on_progress)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        folder: where it lies.
-        recipe: every choice, as used.
-        evaluation: how the classifier fared on validation and test.
-        record: what `run.json` holds: versions, machine, seconds per phase, checksums and more.
-    """
-
-    folder: Path
-    recipe: Recipe
-    evaluation: Evaluation
-    record: dict[str, Any]
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "Run":
-        """Read a run folder.
-
-        Raises:
-            UsageError: there is no such folder.
-            DataError: it is not a finished run, or a file of it is missing or damaged.
-        """
-        folder = files.user_path(folder)
-        record = _record(folder)
-        try:
-            recipe = Recipe().changed(**choices_in(folder / "recipe.toml"))
-            judged = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-            evaluation = Evaluation.from_dict(judged)
-        except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
-            raise DataError(f"The run {folder} is damaged: {error}. Train again.") from None
-        return cls(folder, recipe, evaluation, record)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The run in one line of JSON, as `efftune train --json` prints it."""
-        val, test = self.evaluation.val, self.evaluation.test
-        return {
-            "run": str(self.folder),
-            "model": self.record["model"]["name"],
-            "recipe": self.recipe.name,
-            "seconds": round(sum(self.record["seconds"].values()), 2),
-            "val": {"accuracy": val.accuracy},
-            "test": {"accuracy": test.accuracy, "low": test.low, "high": test.high},
-        }
-
-    @cached_property
-    def classifier(self) -> Classifier:
-        """The trained classifier.
-
-        Raises:
-            DataError: its files were altered since the run finished.
-        """
-        return load(self.folder)
-
-    def evaluate(
-        self,
-        source: str | Path,
-        split: str | None = None,
-        *,
-        columns: tables.Columns | None = None,
-        on_progress: Progress = silent,
-    ) -> tuple[SplitEvaluation, Examples]:
-        """Score this run's classifier on other pictures.
-
-        Args:
-            source: as for `train`; its classes must be among the classifier's.
-            split: which to use; by default the source's test split or, without one, everything.
-            columns: of a table; by default those that the run was trained with.
-            on_progress: as for `train`.
-
-        Returns:
-            The score, and the examples with what was set aside.
-
-        Raises:
-            UsageError: there is no such source, or it has no such split.
-            DataError: no picture of a known class could be read, or there are unknown classes.
-        """
-        columns = columns or tables.Columns.of(self.recipe)
-        examples = sources.find(source, on_progress, columns)
-        rows = _chosen(examples, split)
-        names = self.classifier.class_names
-        unknown = sorted({row.label for row in rows} - set(names))
-        if unknown:
-            raise DataError(
-                f"{examples.source} holds pictures of {unknown[0]!r}, a class that {self.folder} "
-                f"does not know. It knows: {', '.join(names)}."
-            )
-        probabilities, failures = self.classifier.probabilities(
-            [row.path for row in rows], lambda done, total: on_progress("evaluate", done, total)
-        )
-        readable = np.array([row.path not in failures for row in rows], dtype=bool)
-        if not readable.any():
-            raise DataError(f"None of the pictures in {examples.source} can be decoded.")
-        truth = labels(rows, names)
-        score = metrics.evaluate(probabilities[readable], truth[readable], names)
-        return score, examples.as_read({}, failures)
-
-
-def load(folder: str | Path) -> Classifier:
-    """The classifier of a finished run, checked against the run's checksums.
-
-    Raises:
-        UsageError: there is no such folder.
-        DataError: it is not a finished run, or its model was altered since.
-    """
-    folder = files.user_path(folder)
-    record = _record(folder)
-    for name, expected in record["files"].items():
-        if not (folder / name).is_file():
-            raise DataError(f"{folder / name} is missing. Restore it, or train again.")
-        if files.sha256(folder / name) != expected:
-            raise DataError(
-                f"{folder / name} was altered after the run finished (its checksum differs). "
-                "Restore it, or train again."
-            )
-    names = json.loads((folder / classifiers.CLASSES_FILE).read_text(encoding="utf-8"))
-    return Classifier(folder, names, record["model"]["image_size"], record["model"]["fit"])
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    if not folder.exists():
-        raise UsageError(f"There is no run folder {folder}.")
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if record["state"] == "finished" and record["files"] and record["model"]:
-            return dict(record)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise DataError(
-        f"{folder} is not a finished run: it has no usable {RECORD}. Name a folder that "
-        "`efftune train` has made."
-    )
 
 
 def _prepared(
@@ -303,21 +158,6 @@ def _as_read(examples: Examples, parts: dict[Split, Features], recipe: Recipe) -
     return examples
 
 
-def _chosen(examples: Examples, split: str | None) -> tuple[Example, ...]:
-    """The usable pictures of a split, or of the test split, or all."""
-    if split not in (None, *SPLITS):
-        raise unknown_name("split", str(split), SPLITS)
-    brought = {row.split for row in examples.rows if row.usable} - {""}
-    if split is None:
-        split = "test" if "test" in brought else None
-    rows = [row for row in examples.rows if row.usable and split in (None, row.split)]
-    if split is not None and not rows:
-        raise UsageError(f"{examples.source} has no {split} split with pictures in it.")
-    if not rows:
-        raise DataError(f"{examples.source} holds no picture that can be read.")
-    return tuple(rows)
-
-
 def _places(run: str | Path | None, source: str, backbone: Backbone) -> Iterable[Path]:
     """The run folder asked for, or the numbered ones, lowest first."""
     if run is not None:
@@ -327,32 +167,58 @@ def _places(run: str | Path | None, source: str, backbone: Backbone) -> Iterable
     return (Path("runs") / f"{name}-{backbone.entry.short_name}-{i}" for i in itertools.count(1))
 
 
-def _judged(
-    classifier: Classifier, tuned: Tuned, pictures: Seen, watch: Watch, *, mirrored: bool
-) -> dict[Split, Matrix]:
-    """The saved classifier's probabilities for the pictures that were held out."""
-    splits: tuple[Split, ...] = ("val", "test")
-    if not tuned.backbone.tuned and not mirrored:  # what is kept is what it would find
-        head = Head(tuned.kernel, tuned.bias)
-        return {split: head.probabilities(pictures.features[split].pooled()) for split in splits}
-    paths = {split: pictures.paths[split] for split in splits}
-    probabilities, _ = classifier.probabilities([*paths["val"], *paths["test"]], watch.count)
-    return dict(zip(splits, np.split(probabilities, [len(paths["val"])]), strict=True))
+def _save(
+    folder: Path, backbone: Backbone, judged: Judged, examples: Examples, recipe: Recipe
+) -> dict[str, str]:
+    """Write classifier and recipe; gives the checksums of the classifier's files."""
+    files.write(folder / "recipe.toml", recipe.to_toml())
+    return classifiers.save(
+        folder,
+        backbone,
+        (judged.head.kernel, judged.head.bias),
+        examples.class_names,
+        judged.doubts,
+        mirrored=recipe.mirrors_answers,
+    )
 
 
 def _write_tables(
-    folder: Path, examples: Examples, answers: dict[Split, Matrix], epochs: Sequence[Epoch]
+    folder: Path,
+    examples: Examples,
+    findings: Sequence[Finding],
+    judged: Judged,
+    epochs: Sequence[Epoch],
+    labels_file: str,
 ) -> None:
     names = examples.class_names
-    held_out = [(split, examples.of(split), answer) for split, answer in answers.items()]
-    judged = {
-        split: (answer, labels(rows, names), [row.path not in examples.leaked for row in rows])
-        for split, rows, answer in held_out
-    }
     files.write(folder / "examples.csv", examples.to_csv())
+    files.write(folder / "findings.csv", inspection.to_csv(findings))
     files.write(folder / "history.csv", stages.to_csv(epochs))
-    files.write(folder / "predictions.csv", predictions.to_csv(held_out, names))
-    files.write(folder / "evaluation.json", _json(metrics.evaluate_all(judged, names).to_dict()))
+    files.write(folder / predictions.FILE, predictions.to_csv(judged.answers, names))
+    files.write(folder / "evaluation.json", _json(judged.evaluation.to_dict()))
+    if "suspects" not in judged.not_available:
+        files.write(folder / suspects.FILE, suspects.to_csv(judged.suspects))
+    if labels_file:  # so that the next review goes on from there
+        files.write(folder / LABELS_FILE, files.user_path(labels_file).read_bytes())
+
+
+def _draw(
+    folder: Path,
+    judged: Judged,
+    pictures: Seen,
+    backbone: Backbone,
+    recipe: Recipe,
+    watch: Watch,
+) -> None:
+    """The pictures that the report shows, and those of the public example."""
+    names, size = [each.name for each in judged.evaluation.test.per_class], backbone.image_size
+    classifier = Classifier(folder, names, size, recipe.fit, judged.doubts)
+    test = next(each for each in judged.answers if each.split == "test")
+    squares.write(folder, classifier, test, judged.suspects, watch.count)
+    if recipe.draws:
+        titles = [names[i] for i in pictures.labels["train"]]
+        plots.draw(folder, pictures.paths["train"], titles, recipe, size)
+        files.write(folder / "model.txt", classifiers.summary(folder))
 
 
 def _facts(

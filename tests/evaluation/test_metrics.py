@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -43,6 +44,23 @@ def test_scores_equal_scikit_learns(case):
     assert [each.support for each in score.per_class] == np.bincount(
         truth, minlength=len(numbers)
     ).tolist()
+
+
+@settings(deadline=None)
+@given(judged())
+def test_commonest_class_and_confused_pairs_are_counted(case):
+    probabilities, truth = case
+    names = [str(i) for i in range(probabilities.shape[1])]
+    answers = probabilities.argmax(axis=1)
+    score = metrics.evaluate(probabilities, truth, names)
+    assert score.commonest_share == reference.accuracy_score(
+        truth, np.full_like(truth, int(score.commonest))
+    )
+    assert score.commonest_share == max(np.bincount(truth)) / len(truth)
+    wrong = Counter(zip(truth[truth != answers], answers[truth != answers], strict=True))
+    told = [((int(each.label), int(each.answer)), each.pictures) for each in score.confused]
+    assert [count for _, count in told] == sorted(wrong.values(), reverse=True)[:10]
+    assert all(wrong[pair] == count for pair, count in told)
 
 
 @given(st.integers(0, 400), st.integers(1, 400))

@@ -3,14 +3,19 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from efftune.data.examples import Example
+from efftune.errors import DataError
 from efftune.evaluation import predictions
+from efftune.evaluation.predictions import SplitAnswers
 
 
-def test_table_holds_answer_and_every_probability():
+def test_table_holds_answer_doubts_and_every_probability():
     rows = [Example(Path("x/1.png"), "1.png", "b", "test")]
-    text = predictions.to_csv([("test", rows, np.array([[0.25, 0.75]], np.float32))], ["a", "b"])
+    given = np.array([[0.25, 0.75]], np.float32)
+    answers = SplitAnswers("test", rows, given, np.array([True]), np.array([False]))
+    text = predictions.to_csv([answers], ["a", "b"])
     assert list(csv.DictReader(io.StringIO(text))) == [
         {
             "path": "1.png",
@@ -18,7 +23,26 @@ def test_table_holds_answer_and_every_probability():
             "label": "b",
             "predicted": "b",
             "confidence": "0.750000",
+            "unsure": "yes",
+            "unlike": "no",
             "p_a": "0.250000",
             "p_b": "0.750000",
         }
     ]
+
+
+def test_confidences_are_those_of_the_split(finished_run):
+    confidences, right = predictions.confidences(finished_run.folder, "val")
+    assert len(confidences) == len(right) == 6
+    assert right.mean() == finished_run.evaluation.val.accuracy
+    assert (confidences > 1 / 3).all()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "path,split\n1.png,val\n", "path,split,confidence\na,val,x\n"]
+)
+def test_damaged_table_is_named(tmp_path, text):
+    if text:
+        (tmp_path / "predictions.csv").write_text(text)
+    with pytest.raises(DataError, match=r"predictions\.csv is damaged"):
+        predictions.confidences(tmp_path, "val")

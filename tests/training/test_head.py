@@ -29,7 +29,7 @@ def test_head_learns_what_can_be_learnt():
 
 
 def test_head_equals_plain_logistic_regression(monkeypatch):
-    monkeypatch.setattr(head, "_FINAL_TOLERANCE", 1e-7)
+    monkeypatch.setattr(head, "FINAL_TOLERANCE", 1e-7)
     features, labels = clouds()
     fitted = head.fit(features, labels, Recipe(head_strengths=(0.1,)))
     rows = features.astype(np.float64)
@@ -88,7 +88,7 @@ def test_balanced_weights_give_each_class_its_share():
 
 
 def test_balanced_weights_do_for_a_rare_class_what_more_of_its_pictures_would(monkeypatch):
-    monkeypatch.setattr(head, "_FINAL_TOLERANCE", 1e-6)
+    monkeypatch.setattr(head, "FINAL_TOLERANCE", 1e-6)
     features, labels = clouds(classes=2, each=60, spread=3)
     rare = np.concatenate([np.arange(60), np.arange(60, 80)])
     often = np.concatenate([np.arange(60), np.tile(np.arange(60, 80), 3)])
@@ -111,6 +111,6 @@ def test_two_pictures_are_enough():
 
 def test_folds_share_out_every_class():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [30, 9, 3]))
-    fold_of = head._folds(labels, 3)
+    fold_of = head.dealt(labels, 3)
     for label, each in ((0, 10), (1, 3), (2, 1)):
         assert np.bincount(fold_of[labels == label]).tolist() == [each] * 3

@@ -63,6 +63,7 @@ class Examples:
         cut: the splits that efftune has cut, because the source brings none.
         val_is_test: whether the test split stands in for a validation split.
         leaked: pictures of validation and test of which a split before theirs has a copy.
+        confirmed: pictures whose label somebody has looked at and decided on.
     """
 
     source: str
@@ -70,6 +71,7 @@ class Examples:
     cut: frozenset[Split] = frozenset()
     val_is_test: bool = False
     leaked: frozenset[Path] = frozenset()
+    confirmed: frozenset[Path] = frozenset()
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -1,9 +1,13 @@
 """From everything that a source holds to splits without leaks, and what was found on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from efftune.data import duplicates, inspection
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.data import duplicates, inspection, relabelling
+from efftune.data.duplicates import Pair
 from efftune.data.examples import Examples
 from efftune.data.inspection import Finding
 from efftune.recipe import Recipe
@@ -20,7 +24,8 @@ def split(
 
     Copies of a picture, and what the source says belongs together, come into one split. Splits that
     the source brings stay as they are; what of validation and test has a copy in a split before it
-    has leaked, and is dropped if the recipe says so.
+    has leaked, and is dropped if the recipe says so. Decisions about labels come after that, so
+    that they move no picture from one split to another.
 
     Args:
         examples: from `sources.find`.
@@ -34,6 +39,7 @@ def split(
         DataError: the source cannot be trained on.
     """
     allow_missing = recipe.missing_classes == "allow"
+    decisions = relabelling.read(recipe.labels) if recipe.labels else {}
     if recipe.val_from == "test":
         examples = examples.with_test_for_val()
     examples.require_splittable(allow_missing=allow_missing)
@@ -44,17 +50,31 @@ def split(
     numbers = duplicates.groups(len(rows), pairs, [row.group for row in rows])
     together = {row.path: number for row, number in zip(rows, numbers.tolist(), strict=True)}
     examples = examples.split(recipe.val_fraction, recipe.test_fraction, recipe.seed, together)
-    rows = [row for row in examples.rows if row.usable]  # the same, with their splits
-    findings = [
-        *inspection.unusable(examples),
-        *duplicates.findings(rows, pairs),
-        *inspection.about_classes(examples),
-        *inspection.oddities(rows, looks),
-    ]
+    examples = relabelling.relabelled(examples, decisions)
+    found = findings(examples, looks, pairs)
+    rows = [row for row in examples.rows if row.usable]  # the same, with splits and decided labels
     leaked = {rows[i].path: _LEAKED for i in duplicates.leaks(rows, numbers)}
     if recipe.leaks == "drop":
         examples = examples.as_read({}, leaked)
     elif recipe.leaks == "report":
         examples = replace(examples, leaked=frozenset(leaked))
+    examples = relabelling.dropped(examples, decisions)
     examples.require_trainable(allow_missing=allow_missing)
-    return examples, findings
+    return examples, found
+
+
+def findings(examples: Examples, looks: NDArray[np.void], pairs: Sequence[Pair]) -> list[Finding]:
+    """All that was found in a source.
+
+    Args:
+        examples: with what cannot be used set aside.
+        looks: records of the usable ones, from `inspection.look_over`.
+        pairs: copies among them.
+    """
+    rows = [row for row in examples.rows if row.usable]
+    return [
+        *inspection.unusable(examples),
+        *duplicates.findings(rows, pairs),
+        *inspection.about_classes(examples),
+        *inspection.oddities(rows, looks),
+    ]

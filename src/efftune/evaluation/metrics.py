@@ -10,6 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data.examples import Split
+from efftune.evaluation.calibration import (
+    Calibration,
+    Unlike,
+    Unsure,
+    expected_error,
+    reliability,
+)
+from efftune.evaluation.learning import LearningCurve
+
+_PAIRS = 10  # of confused classes, at most
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,21 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class Confused:
+    """A class that is taken for another.
+
+    Attributes:
+        label: the true class.
+        answer: the one that was answered.
+        pictures: how often.
+    """
+
+    label: str
+    answer: str
+    pictures: int
+
+
+@dataclass(frozen=True)
 class SplitEvaluation:
     """How a classifier fared on one split.
 
@@ -44,8 +69,12 @@ class SplitEvaluation:
             fewer.
         loss: mean cross-entropy, in nats.
         macro_f1: mean F1 of the classes that the split has pictures of.
+        ece: the expected calibration error, 0 to 1; see `calibration.expected_error`.
+        commonest: the class with the most pictures.
+        commonest_share: its share of them: the accuracy of always answering it.
         per_class: one score per class, in the order of the class numbers.
         confusion: pictures by true class (row) and answer (column).
+        confused: the pairs of classes most often confused, at most ten, most often first.
     """
 
     pictures: int
@@ -55,8 +84,12 @@ class SplitEvaluation:
     top5: float
     loss: float
     macro_f1: float
+    ece: float
+    commonest: str
+    commonest_share: float
     per_class: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...]
+    confused: tuple[Confused, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as plain JSON values; `from_dict` gives it back."""
@@ -67,7 +100,9 @@ class SplitEvaluation:
         """Read what `to_dict` gave."""
         scores = tuple(ClassScore(**score) for score in values["per_class"])
         confusion = tuple(tuple(row) for row in values["confusion"])
-        return cls(**{**values, "per_class": scores, "confusion": confusion})
+        confused = tuple(Confused(**pair) for pair in values["confused"])
+        read = {"per_class": scores, "confusion": confusion, "confused": confused}
+        return cls(**{**values, **read})
 
 
 @dataclass(frozen=True)
@@ -80,12 +115,20 @@ class Evaluation:
         val_without_leaks: on what of it has no copy in a split before; None where all is so, or
             nothing.
         test_without_leaks: likewise.
+        calibration: how far probabilities can be taken at their word.
+        unsure: which answers are not given when few may be wrong.
+        unlike: which pictures are unlike the training pictures; None if their features are unknown.
+        learning_curve: whether more pictures would help; likewise.
     """
 
     val: SplitEvaluation
     test: SplitEvaluation
     val_without_leaks: SplitEvaluation | None = None
     test_without_leaks: SplitEvaluation | None = None
+    calibration: Calibration | None = None
+    unsure: Unsure | None = None
+    unlike: Unlike | None = None
+    learning_curve: LearningCurve | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as plain JSON values; `from_dict` gives it back."""
@@ -94,7 +137,16 @@ class Evaluation:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Evaluation":
         """Read what `to_dict` gave."""
-        return cls(**{name: SplitEvaluation.from_dict(part) for name, part in values.items()})
+        return cls(**{name: _PARTS[name].from_dict(part) for name, part in values.items()})
+
+
+_PARTS: dict[str, Any] = {
+    **dict.fromkeys(("val", "test", "val_without_leaks", "test_without_leaks"), SplitEvaluation),
+    "calibration": Calibration,
+    "unsure": Unsure,
+    "unlike": Unlike,
+    "learning_curve": LearningCurve,
+}
 
 
 def evaluate(
@@ -128,6 +180,7 @@ def evaluate(
         for i, name in enumerate(class_names)
     ]
     confusion = metrics.confusion_matrix(labels, answers, labels=numbers)
+    commonest = int(np.bincount(labels, minlength=len(class_names)).argmax())
     return SplitEvaluation(
         pictures=len(labels),
         accuracy=right / len(labels),
@@ -136,8 +189,12 @@ def evaluate(
         top5=_top5(probabilities, labels),
         loss=float(metrics.log_loss(labels, probabilities, labels=numbers)),
         macro_f1=float(np.mean([score.f1 for score in per_class if score.support])),
+        ece=expected_error(reliability(probabilities, labels)),
+        commonest=class_names[commonest],
+        commonest_share=float((labels == commonest).mean()),
         per_class=tuple(per_class),
         confusion=tuple(tuple(map(int, row)) for row in confusion),
+        confused=_confused(confusion, class_names),
     )
 
 
@@ -154,7 +211,7 @@ def evaluate_all(
             copy in a split before.
         class_names: names in the order of the class numbers.
     """
-    scores: dict[str, SplitEvaluation] = {}
+    scores: dict[str, Any] = {}
     for split, (probabilities, labels, clean) in judged.items():
         scores[split] = evaluate(probabilities, labels, class_names)
         if any(clean) and not all(clean):
@@ -185,6 +242,19 @@ def wilson(right: int, total: int, confidence: float = 0.95) -> tuple[float, flo
     reach = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+
+
+def _confused(
+    confusion: NDArray[np.integer[Any]], class_names: Sequence[str]
+) -> tuple[Confused, ...]:
+    wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
+    places = [divmod(int(each), len(confusion)) for each in order]
+    return tuple(
+        Confused(class_names[row], class_names[column], int(wrong[row, column]))
+        for row, column in places
+        if wrong[row, column]
+    )
 
 
 def _top5(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:

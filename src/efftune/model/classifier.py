@@ -22,6 +22,7 @@ from efftune.errors import BadImage, DataError, UsageError
 from efftune.model import inference
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
 from efftune.model.backbone import Backbone
+from efftune.model.doubts import Doubts
 from efftune.progress import Progress, silent
 from efftune.recipe import Fit
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 KERAS_FILE = "model.keras"
 OPENVINO_FILE = "openvino/model.xml"
 CLASSES_FILE = "classes.json"
+DOUBTS_FILE = "doubts.npz"
 FILES = (KERAS_FILE, OPENVINO_FILE, "openvino/model.bin", CLASSES_FILE)
 
 
@@ -43,12 +45,31 @@ class Prediction:
         label: the likeliest class.
         confidence: its probability, 0 to 1.
         top: the likeliest classes with their probabilities, likeliest first.
+        unsure: whether the confidence is too low for the answer to be relied on.
+        unlike: whether the picture is unlike those that the classifier was trained on.
     """
 
     path: Path
     label: str
     confidence: float
     top: tuple[tuple[str, float], ...]
+    unsure: bool = False
+    unlike: bool = False
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier says of many pictures.
+
+    Attributes:
+        probabilities: float32 (pictures, classes), zero where a picture cannot be decoded.
+        distances: from the training pictures, float32 (pictures,); 0 where they are not known.
+        failures: by path, why a picture cannot be decoded.
+    """
+
+    probabilities: NDArray[np.float32]
+    distances: NDArray[np.float32]
+    failures: dict[Path, str]
 
 
 class Classifier:
@@ -62,13 +83,22 @@ class Classifier:
         class_names: in the order of the probabilities.
         image_size: side of the square it sees, in pixels.
         fit: how pictures become squares.
+        doubts: when its answers are not to be relied on; None for a published model.
     """
 
-    def __init__(self, folder: Path, class_names: Sequence[str], image_size: int, fit: Fit):
+    def __init__(
+        self,
+        folder: Path,
+        class_names: Sequence[str],
+        image_size: int,
+        fit: Fit,
+        doubts: Doubts | None = None,
+    ):
         self.folder = folder
         self.class_names = tuple(class_names)
         self.image_size = image_size
         self.fit = fit
+        self.doubts = doubts
 
     @cached_property
     def model(self) -> "keras.Model":
@@ -82,13 +112,15 @@ class Classifier:
         def make() -> Any:
             return inference.read(self.folder / OPENVINO_FILE)
 
-        return inference.Network(make, size=self.image_size)
+        outputs = 1 if self.doubts is None else 2
+        return inference.Network(make, size=self.image_size, dtypes=["float32"] * outputs)
 
     def predict(
         self,
         pictures: Sequence[str | Path] | str | Path,
         top: int = 1,
         *,
+        raw: bool = False,
         on_unreadable: Callable[[Path, str], None] | None = None,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> list[Prediction]:
@@ -97,6 +129,7 @@ class Classifier:
         Args:
             pictures: paths, or one path.
             top: how many of the likeliest classes to give, 1 or more.
+            raw: give the network's own probabilities, not those that were calibrated.
             on_unreadable: called with path and reason for a picture that cannot be decoded, which
                 is then left out. Without it such a picture is an error.
             on_progress: called with the pictures done and their total.
@@ -112,15 +145,16 @@ class Classifier:
             raise UsageError(f"top must be 1 or more. Received: {top}.")
         named = [pictures] if isinstance(pictures, str | Path) else pictures
         paths = list(map(files.user_path, named))
-        probabilities, failures = self.probabilities(paths, on_progress)
-        for path, reason in failures.items():
+        answers = self.answers(paths, on_progress)
+        for path, reason in answers.failures.items():
             if on_unreadable is None:
                 raise DataError(f"Cannot predict {path}: {reason}.")
             on_unreadable(path, reason)
+        said = zip(paths, answers.probabilities, answers.distances, strict=True)
         return [
-            self._prediction(path, row, top)
-            for path, row in zip(paths, probabilities, strict=True)
-            if path not in failures
+            self._prediction(path, row, float(distance), top, raw=raw)
+            for path, row, distance in said
+            if path not in answers.failures
         ]
 
     def probabilities(
@@ -138,7 +172,18 @@ class Classifier:
             Probabilities, float32 (pictures, classes), zero where a picture cannot be decoded;
             and the reasons of those that cannot, by path.
         """
+        answers = self.answers(paths, on_progress)
+        return answers.probabilities, answers.failures
+
+    def answers(
+        self,
+        paths: Sequence[Path],
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> Answers:
+        """All that is said of pictures; see `probabilities` for the arguments."""
         rows = np.zeros((len(paths), len(self.class_names)), np.float32)
+        distances = np.zeros(len(paths), np.float32)
+        likeness = None if self.doubts is None else self.doubts.likeness
         failures: dict[Path, str] = {}
         done = itertools.count(1)  # counts right in several threads
 
@@ -152,15 +197,25 @@ class Classifier:
 
         def deliver(i: int, _square: int, outputs: list[NDArray[np.float32]]) -> None:
             rows[i] = outputs[0]
+            if likeness is not None:
+                distances[i] = likeness.distances(outputs[1][None])[0]
             on_progress(next(done), len(paths))
 
         self._network.run(range(len(paths)), load, deliver)
-        return rows, {path: failures[path] for path in paths if path in failures}
+        ordered = {path: failures[path] for path in paths if path in failures}
+        return Answers(rows, distances, ordered)
 
-    def _prediction(self, path: Path, row: NDArray[np.float32], top: int) -> Prediction:
+    def _prediction(
+        self, path: Path, row: NDArray[np.float32], distance: float, top: int, *, raw: bool
+    ) -> Prediction:
+        unsure = unlike = False
+        if self.doubts is not None:
+            unsure = bool(row.max() < self.doubts.unsure_below)
+            unlike = distance > self.doubts.unlike_above
+            row = self.doubts.raw(row) if raw else row
         order = np.argsort(-row, kind="stable")[:top]
         ranked = tuple((self.class_names[i], float(row[i])) for i in order)
-        return Prediction(path, *ranked[0], ranked)
+        return Prediction(path, *ranked[0], ranked, unsure, unlike)
 
 
 def classify(
@@ -227,28 +282,81 @@ def save(
     backbone: Backbone,
     head: tuple[NDArray[np.float32], NDArray[np.float32]],
     class_names: Sequence[str],
+    doubts: Doubts | None = None,
     *,
     mirrored: bool = False,
 ) -> dict[str, str]:
-    """Write a classifier's files: the Keras model, the OpenVINO model and the class names.
+    """Write a classifier's files: Keras model, OpenVINO model, class names, doubts.
 
     Args:
-        folder: where to write `FILES`.
+        folder: where to write `FILES`, and `DOUBTS_FILE` if there are any.
         backbone: the pretrained part.
         head: kernel (features, classes) and bias (classes,).
         class_names: in the order of the head's outputs.
+        doubts: when its answers are not to be relied on.
         mirrored: answer by the mean logits of each picture and its mirror image.
 
     Returns:
         The SHA-256 of each file, by its name within the folder.
     """
+    if doubts is not None:
+        doubts.write(folder / DOUBTS_FILE)
     with files.written_whole(folder / KERAS_FILE) as partial:
         backbone.keras_classifier(*head, mirrored=mirrored).save(partial)
     with files.folder_written_whole((folder / OPENVINO_FILE).parent) as partial:
         whole = backbone.openvino_classifier(*head, mirrored=mirrored)
         inference.write(whole, partial / Path(OPENVINO_FILE).name)
     files.write(folder / CLASSES_FILE, json.dumps(list(class_names), indent=1, ensure_ascii=False))
-    return {name: files.sha256(folder / name) for name in FILES}
+    written = FILES if doubts is None else (*FILES, DOUBTS_FILE)
+    return {name: files.sha256(folder / name) for name in written}
+
+
+def features_of(
+    backbone: Backbone,
+    paths: Sequence[Path],
+    fit: Fit,
+    on_progress: Callable[[], None],
+    *,
+    mirrored: bool = False,
+) -> NDArray[np.float32]:
+    """What a network says of pictures before its head, as the saved classifier would compute it.
+
+    Args:
+        backbone: the network, tuned or not.
+        paths: pictures that were decoded before.
+        fit: how they become squares.
+        on_progress: called after each, from several threads.
+        mirrored: the mean over each picture and its mirror image.
+
+    Returns:
+        Float32 (pictures, features), in a temporary file.
+
+    Raises:
+        DataError: a picture cannot be decoded any more.
+    """
+    from efftune.model.conversion import convert
+
+    rows: NDArray[np.float32] = files.temporary_array(
+        (len(paths), backbone.entry.features), np.float32
+    )
+
+    def load(i: int) -> Pixels:
+        try:
+            return images.decode(images.read(paths[i]), backbone.image_size, fit)[None]
+        except BadImage as error:
+            raise DataError(
+                f"{paths[i]} was changed while the run went on: {error.reason}. Start again."
+            ) from None
+
+    def deliver(i: int, _square: int, outputs: list[NDArray[np.float32]]) -> None:
+        rows[i] = outputs[0]
+        on_progress()
+
+    network = inference.Network(
+        lambda: convert(backbone.keras_model, mirrored=mirrored), size=backbone.image_size
+    )
+    network.run(range(len(paths)), load, deliver)
+    return rows
 
 
 def summary(folder: Path) -> str:

@@ -53,13 +53,18 @@ def with_head(
         backbone: from `conversion.convert`, with features (batch, features) as its output.
         kernel: shape (features, classes).
         bias: shape (classes,).
+
+    Returns:
+        A model with two outputs: `probabilities`, then `features`.
     """
     copy = backbone.clone()
     features = copy.output(0).get_node().input_value(0)
+    features.tensor.set_names({"features"})
     logits = ops.add(ops.matmul(features, kernel, False, False), bias[None])
     probabilities = ops.softmax(logits, 1)
     probabilities.output(0).tensor.set_names({"probabilities"})
-    return ov.Model([probabilities], copy.get_parameters(), backbone.get_friendly_name())
+    name = backbone.get_friendly_name()
+    return ov.Model([probabilities, ops.result(features)], copy.get_parameters(), name)
 
 
 class Network:

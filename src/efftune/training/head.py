@@ -16,8 +16,8 @@ from efftune.recipe import Recipe
 
 COMPONENTS = 512  # keep 93–99 % of the variance; more did not change accuracy
 SEARCH_PICTURES = 20_000  # enough to choose a strength by, whatever the size of the split
-_SEARCH_TOLERANCE = 1e-2  # the order of strengths settles long before their coefficients do
-_FINAL_TOLERANCE = 1e-3
+SEARCH_TOLERANCE = 1e-2  # the order of strengths settles long before their coefficients do
+FINAL_TOLERANCE = 1e-3
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -56,21 +56,43 @@ def fit(features: Matrix, labels: Labels, recipe: Recipe) -> Head:
     Returns:
         The head with the lowest cross-validated log-loss, fitted on all pictures.
     """
+    axes = axes_of(features)
+    rotated = axes.rotated(features)
+    strength = _best_strength(rotated, labels, recipe)
+    weights = class_weights(labels, recipe)[labels]
+    coefficients, intercepts = regression(rotated, labels, weights, strength, None, FINAL_TOLERANCE)
+    kernel = axes.rotation @ coefficients.T
+    return Head(kernel, intercepts - axes.centre @ kernel, strength)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The principal components of features, of unit mean variance.
+
+    Attributes:
+        centre: float32, shape (features,).
+        rotation: float32, shape (features, components).
+    """
+
+    centre: Matrix
+    rotation: Matrix
+
+    def rotated(self, rows: Matrix) -> Matrix:
+        """Features along the axes, a block at a time: `rows` may be larger than memory."""
+        result = np.empty((len(rows), self.rotation.shape[1]), np.float32)
+        for start in range(0, len(rows), 4096):
+            block = slice(start, start + 4096)
+            result[block] = (rows[block] - self.centre) @ self.rotation
+        return result
+
+
+def axes_of(features: Matrix) -> Axes:
+    """The principal components of features, float32 (pictures, features), at most `COMPONENTS`."""
     from sklearn.decomposition import PCA
 
     pca = PCA(min(COMPONENTS, *features.shape), svd_solver="covariance_eigh").fit(features)
     scale = 1 / np.sqrt(max(pca.explained_variance_.sum() / features.shape[1], 1e-12))
-    rotation = (pca.components_.T * scale).astype(np.float32)
-    centre = pca.mean_.astype(np.float32)
-    rotated = _rotated(features, centre, rotation)
-
-    strength = _best_strength(rotated, labels, recipe)
-    weights = class_weights(labels, recipe)[labels]
-    coefficients, intercepts = _regression(
-        rotated, labels, weights, strength, None, _FINAL_TOLERANCE
-    )
-    kernel = rotation @ coefficients.T
-    return Head(kernel, intercepts - centre @ kernel, strength)
+    return Axes(pca.mean_.astype(np.float32), (pca.components_.T * scale).astype(np.float32))
 
 
 def random(width: int, classes: int, seed: int) -> Head:
@@ -87,15 +109,6 @@ def class_weights(labels: Labels, recipe: Recipe) -> Matrix:
     return np.asarray(counts.sum() / (len(counts) * counts.clip(1)), np.float32)
 
 
-def _rotated(rows: Matrix, centre: Matrix, rotation: Matrix) -> Matrix:
-    """`(rows - centre) @ rotation`, a block at a time: `rows` may be larger than memory."""
-    result = np.empty((len(rows), rotation.shape[1]), np.float32)
-    for start in range(0, len(rows), 4096):
-        block = slice(start, start + 4096)
-        result[block] = (rows[block] - centre) @ rotation
-    return result
-
-
 def _best_strength(features: Matrix, labels: Labels, recipe: Recipe) -> float:
     """The strength with the lowest cross-validated log-loss."""
     strengths, folds = recipe.head_strengths, recipe.head_folds
@@ -104,7 +117,7 @@ def _best_strength(features: Matrix, labels: Labels, recipe: Recipe) -> float:
     random = np.random.default_rng(recipe.seed)
     chosen = random.permutation(len(labels))[:SEARCH_PICTURES]
     features, labels = features[chosen], labels[chosen]
-    fold_of = _folds(labels, folds)
+    fold_of = dealt(labels, folds)
     weights = class_weights(labels, recipe)[labels]
     losses = np.zeros(len(strengths))
     for fold in range(folds):
@@ -116,8 +129,8 @@ def _best_strength(features: Matrix, labels: Labels, recipe: Recipe) -> float:
     return strengths[int(losses.argmin())]
 
 
-def _folds(labels: Labels, folds: int) -> Labels:
-    """Deal each class out over the folds in turn; `labels` come shuffled."""
+def dealt(labels: Labels, folds: int) -> Labels:
+    """The fold of each picture: each class is dealt out in turn; `labels` come shuffled."""
     fold_of = np.empty_like(labels)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -139,8 +152,8 @@ def _losses(
     losses = np.zeros(len(strengths))
     start = None
     for i in np.argsort(strengths):  # from strong to weak penalty: each starts near its end
-        start = _regression(
-            features[inside], numbers, weights[inside], strengths[i], start, _SEARCH_TOLERANCE
+        start = regression(
+            features[inside], numbers, weights[inside], strengths[i], start, SEARCH_TOLERANCE
         )
         head = Head(start[0].T, start[1], strengths[i])
         likelihood = head.probabilities(features[outside])[np.arange(len(truth)), truth]
@@ -148,7 +161,7 @@ def _losses(
     return losses
 
 
-def _regression(
+def regression(
     features: Matrix,
     labels: Labels,
     weights: Matrix,
@@ -156,7 +169,19 @@ def _regression(
     start: tuple[Matrix, Matrix] | None,
     tolerance: float,
 ) -> tuple[Matrix, Matrix]:
-    """Coefficients (classes, features) and intercepts (classes,), by scikit-learn."""
+    """Multinomial logistic regression, by scikit-learn.
+
+    Args:
+        features: shape (pictures, features).
+        labels: class numbers from 0 on, each at least once.
+        weights: of the pictures.
+        strength: `C`.
+        start: coefficients and intercepts to start from.
+        tolerance: at which to stop.
+
+    Returns:
+        Coefficients (classes, features) and intercepts (classes,).
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

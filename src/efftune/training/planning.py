@@ -16,6 +16,7 @@ from efftune.data.examples import Split
 from efftune.errors import UsageError
 from efftune.model import features
 from efftune.model.backbone import FEATURES, Backbone
+from efftune.model.doubts import REFERENCES
 from efftune.model.features import Settings
 from efftune.model.inference import fastest_precision
 from efftune.recipe import Augment, Flip, Recipe, Stage
@@ -168,7 +169,7 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
         if stage.name != "head":
             seconds[stage.name] = _stage_seconds(stage, backbone, plan)
     if recipe.tunes:
-        seconds["evaluate"] = held_out * exact
+        seconds["evaluate"] = (held_out + min(train, REFERENCES)) * exact
     return {phase: round(spent, 1) for phase, spent in seconds.items()}
 
 

@@ -1,0 +1,183 @@
+"""Is what efftune says of itself so? Calibration, "unsure", suspect labels and learning curves.
+
+`calibration`: trains with `--recipe`, and tells the expected calibration error on test before and
+after, and what share of the answers given is wrong where at most 2 % should be.
+
+`suspects`: flips 5 % of the training labels at random, trains the head, and tells how many of the
+flipped are among the first 8 % of the training pictures in the list of suspects. Then it corrects
+those as a reviewer would who knows the truth (only the flipped, to the suggested class), and
+accepts all likely ones unseen, and trains again: how much of the lost accuracy comes back?
+
+`curve`: trains the head on half of the training pictures, and tells whether the accuracy that the
+learning curve expects of twice as many is that of all of them.
+
+`cost`: seconds of a quick run's phases that judge and show.
+
+    make bench NAME=judging
+    python benchmarks/judging.py [FOLDER] [--parts calibration suspects curve cost] [--seeds 0 1 2]
+
+FOLDER needs train, validation and test folders. It defaults to $EFFTUNE_CLOTHING.
+"""
+
+import argparse
+import csv
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import efftune
+from efftune import provenance
+from efftune.data import relabelling, sources
+from efftune.data.examples import Example
+from efftune.data.relabelling import Decision
+from efftune.evaluation import suspects as suspecting
+
+FLIPPED, LOOKED_AT = 0.05, 0.08  # of the training pictures
+Told = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a part is measured on."""
+
+    rows: list[Example]
+    recipe: str
+    seed: int
+    place: Path
+
+    def train(self, name: str, rows: Iterable[Example], **choices) -> efftune.Run:
+        """A run on examples, in a table of their own."""
+        table = self.place / f"{name}.csv"
+        with table.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["path", "label", "split"])
+            writer.writerows([row.path, row.label, row.split] for row in rows)
+        choices = {"recipe": "quick", "seed": self.seed} | choices
+        return efftune.train(table, run=self.place / f"{name}-run", **choices)
+
+    def of_training(self) -> list[Example]:
+        """The training pictures."""
+        return [row for row in self.rows if row.split == "train"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", default=os.environ.get("EFFTUNE_CLOTHING"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipe", default="balanced", help="of calibration")
+    asked = parser.parse_args()
+    if not asked.folder:
+        parser.error("name a folder, or set EFFTUNE_CLOTHING")
+    print(f"{provenance.machine()}\n{provenance.versions()}")
+    rows = [row for row in sources.find(Path(asked.folder).resolve()).rows if row.usable]
+    for name in asked.parts:
+        print(f"\n{name}", flush=True)
+        found = []
+        for seed in asked.seeds:
+            with tempfile.TemporaryDirectory() as place:
+                found.append(PARTS[name](Task(rows, asked.recipe, seed, Path(place))))
+            print(f"seed {seed}: {shown(found[-1])}", flush=True)
+        means = {key: statistics.mean(each[key] for each in found) for key in found[0]}
+        print(f"mean: {shown(means)}")
+
+
+def shown(told: Told) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in told.items())
+
+
+def calibration(task: Task) -> Told:
+    run = task.train("whole", task.rows, recipe=task.recipe)
+    judged = run.evaluation
+    return {
+        "test accuracy": judged.test.accuracy,
+        "temperature": judged.calibration.temperature,
+        "ECE before": judged.calibration.ece["test"]["before"],
+        "ECE after": judged.calibration.ece["test"]["after"],
+        "threshold": judged.unsure.threshold,
+        "answered": judged.unsure.test.coverage,
+        "wrong of those": judged.unsure.test.error,
+        "unlike": judged.unlike.test.flagged / judged.unlike.test.pictures,
+    }
+
+
+def suspects(task: Task) -> Told:
+    random = np.random.default_rng(task.seed)
+    training = task.of_training()
+    classes = sorted({row.label for row in training})
+    flipped = {}
+    for i in random.permutation(len(training))[: round(FLIPPED * len(training))]:
+        others = [name for name in classes if name != training[i].label]
+        flipped[training[i].path] = others[random.integers(len(others))]
+    wrong = [replace(row, label=flipped.get(row.path, row.label)) for row in task.rows]
+
+    clean = task.train("clean", task.rows)
+    noisy = task.train("noisy", wrong)
+    listed = suspecting.read(noisy.folder)
+    first = listed[: round(LOOKED_AT * len(training))]
+    names = {str(path) for path in flipped}
+    found = [each for each in first if each.name in names]
+    start = time.perf_counter()
+    reviewed = {each.name: Decision(each.label, "relabel", each.suggested) for each in found}
+    relabelling.write(task.place / "reviewed.csv", reviewed)
+    seen = task.train("seen", wrong, labels=str(task.place / "reviewed.csv"))
+    seconds = time.perf_counter() - start
+    likely = sum(row["likely"] == "yes" for row in table(noisy.folder / suspecting.FILE))
+    unseen = task.train("unseen", wrong, labels=str(noisy.accept(likely)))
+    accuracies = {"clean": clean, "noisy": noisy, "reviewed": seen, "accepted unseen": unseen}
+    return {
+        "found": len(found) / len(flipped),
+        **{name: both(run) for name, run in accuracies.items()},
+        "likely": likely,
+        "seconds of training again": seconds,
+    }
+
+
+def both(run: efftune.Run) -> float:
+    """Accuracy on validation and test together: the more pictures, the less chance."""
+    val, test = run.evaluation.val, run.evaluation.test
+    right = val.accuracy * val.pictures + test.accuracy * test.pictures
+    return right / (val.pictures + test.pictures)
+
+
+def curve(task: Task) -> Told:
+    random = np.random.default_rng(task.seed)
+    kept = set()
+    for label in {row.label for row in task.rows}:
+        members = [row.path for row in task.of_training() if row.label == label]
+        kept |= {members[i] for i in random.permutation(len(members))[: len(members) // 2]}
+    half = [row for row in task.rows if row.split != "train" or row.path in kept]
+    told = task.train("half", half).evaluation.learning_curve.double
+    truth = task.train("whole", task.rows).evaluation.val.accuracy
+    return {
+        "expected": told.accuracy,
+        "low": told.low,
+        "high": told.high,
+        "true": truth,
+        "inside": float(told.low <= truth <= told.high),
+    }
+
+
+def cost(task: Task) -> Told:
+    start = time.perf_counter()
+    seconds = task.train("whole", task.rows).record["seconds"]
+    whole = time.perf_counter() - start
+    told = {name: seconds[name] for name in ("evaluate", "pictures")}
+    return {**told, "report": whole - sum(seconds.values()), "whole": whole}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+PARTS = {"calibration": calibration, "suspects": suspects, "curve": curve, "cost": cost}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import fill
+from efftune.data import relabelling, sources, splitting
+from efftune.data.relabelling import Decision
+from efftune.errors import DataError, UsageError
+from efftune.recipe import Recipe
+
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), min_size=1, max_size=20
+)
+DECISIONS = st.one_of(
+    st.builds(Decision, TEXT, st.sampled_from(["keep", "drop"])),
+    st.builds(Decision, TEXT, st.just("relabel"), TEXT),
+)
+
+
+@given(st.dictionaries(TEXT, DECISIONS, max_size=8))
+def test_decisions_are_read_back(tmp_path_factory, decisions):
+    path = tmp_path_factory.mktemp("labels") / "labels.csv"
+    relabelling.write(path, decisions)
+    assert relabelling.read(path) == decisions
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return fill(tmp_path / "photos", count=8)
+
+
+def split(photos, tmp_path, decisions):
+    relabelling.write(tmp_path / "labels.csv", decisions)
+    return splitting.split(sources.find(photos), Recipe(labels=str(tmp_path / "labels.csv")))[0]
+
+
+def test_labels_change_and_splits_do_not(photos, tmp_path):
+    plain = splitting.split(sources.find(photos), Recipe())[0]
+    train = [row.name for row in plain.of("train") if row.label == "red"]
+    decided = {
+        train[0]: Decision("red", "relabel", "blue"),
+        train[1]: Decision("red", "keep"),
+        train[2]: Decision("red", "drop"),
+    }
+    found = split(photos, tmp_path, decided)
+    before = {row.name: row for row in plain.rows}
+    after = {row.name: row for row in found.rows}
+    assert after[train[0]].label == "blue"
+    assert after[train[1]].label == "red"
+    assert after[train[2]].reason == "dropped in review"
+    assert {name: row.split for name, row in before.items()} == {
+        name: row.split for name, row in after.items()
+    }
+    assert {path.name for path in found.confirmed} == {before[name].path.name for name in train[:2]}
+    assert [path.name for path in found.confirmed] and all(
+        path.exists() for path in found.confirmed
+    )
+
+
+def test_class_can_be_emptied_only_knowingly(photos, tmp_path):
+    names = [row.name for row in sources.find(photos).rows if row.label == "red"]
+    decided = {name: Decision("red", "drop") for name in names}
+    with pytest.raises(DataError, match="red"):
+        split(photos, tmp_path, decided)
+
+
+def test_new_class_may_be_made(photos, tmp_path):
+    names = [row.name for row in sources.find(photos).rows if row.label == "red"]
+    decided = {name: Decision("red", "relabel", "crimson") for name in names}
+    found = split(photos, tmp_path, decided)
+    assert found.class_names == ("blue", "crimson", "green")
+
+
+def test_decision_about_another_source_is_refused(photos, tmp_path):
+    with pytest.raises(DataError, match=r"gone\.png, which is not in"):
+        split(photos, tmp_path, {"red/gone.png": Decision("red", "keep")})
+
+
+def test_decision_that_was_carried_out_in_the_source_holds(photos, tmp_path):
+    decided = {"blue/new.png": Decision("red", "relabel", "blue")}
+    shutil.copy(photos / "red" / "01.png", photos / "blue" / "new.png")
+    (photos / "red" / "01.png").unlink()
+    found = split(photos, tmp_path, decided)
+    assert {row.label for row in found.rows if row.name == "blue/new.png"} == {"blue"}
+
+
+def test_label_that_is_another_by_now_is_told(photos, tmp_path):
+    with pytest.raises(DataError, match=r"takes red/01\.png for 'green', but it is 'red'"):
+        split(photos, tmp_path, {"red/01.png": Decision("green", "relabel", "blue")})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("path,label\na,b\n", "no column 'decision'"),
+        ("path,label,decision,new_label\na,b,maybe,\n", "Line 2 .* 'maybe'"),
+        ("path,label,decision,new_label\na,b,keep,\nc,d,relabel,\n", "Line 3 .* new_label"),
+        ("path,label,decision,new_label\na,b\n", "Line 2 .* Received: ''"),
+        ('path,label,decision,new_label\n"a,b,keep,\n', "not a CSV table"),
+        ("", "no column 'path'"),
+    ],
+)
+def test_what_is_no_labels_file_is_told_with_its_line(tmp_path, text, told):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=told):
+        relabelling.read(tmp_path / "labels.csv")
+
+
+def test_names_of_any_bytes_and_files_listed_twice_are_met(photos, tmp_path):
+    odd = photos / "red" / "a\udcff.png"
+    shutil.copy(photos / "red" / "01.png", odd)
+    (tmp_path / "table.csv").write_bytes(
+        b"path,label\n" + b"photos/red/02.png,red\n" * 2 + b"photos/blue/02.png,blue\n"
+    )
+    found = relabelling.relabelled(
+        sources.find(photos), {"red/a\\udcff.png": Decision("red", "relabel", "blue")}
+    )
+    assert {row.label for row in found.rows if row.path == odd} == {"blue"}
+    twice = sources.find(tmp_path / "table.csv")
+    name = twice.rows[0].name
+    found = relabelling.relabelled(twice, {name: Decision("red", "relabel", "blue")})
+    assert len(found.rows) == 3
+    assert [row.label for row in found.rows if row.usable] == ["blue", "blue"]
+
+
+def test_missing_labels_file_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"gone\.csv: No such file"):
+        relabelling.read(tmp_path / "gone.csv")
+
+
+def test_labels_file_in_another_encoding_is_told(tmp_path):
+    (tmp_path / "labels.csv").write_bytes(
+        "path,label,decision,new_label\nä,b,keep,\n".encode("latin-1")
+    )
+    with pytest.raises(DataError, match="UTF-8"):
+        relabelling.read(tmp_path / "labels.csv")

@@ -1,0 +1,59 @@
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efftune.evaluation import calibration
+from efftune.evaluation.calibration import Calibration
+
+
+def sure(values, right):
+    """Probabilities of two classes; the answer is 1, and right where the label is, too."""
+    confident = np.asarray(values)
+    return np.stack([1 - confident, confident], axis=1), np.asarray(right, int)
+
+
+def test_ece_of_a_known_case():
+    # Ten answers of 0.9 of which six are right, and ten of 0.6 all of which are.
+    probabilities, labels = sure([0.9] * 10 + [0.6] * 10, [1] * 6 + [0] * 4 + [1] * 10)
+    found = calibration.reliability(probabilities, labels)
+    assert [each.pictures for each in found] == [10, 10]
+    assert calibration.expected_error(found) == pytest.approx(0.5 * 0.3 + 0.5 * 0.4)
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 1), st.booleans()), min_size=1, max_size=60))
+def test_bins_hold_every_picture_within_their_ends(cases):
+    probabilities, labels = sure(*zip(*cases, strict=True))
+    found = calibration.reliability(probabilities, labels)
+    assert sum(each.pictures for each in found) == len(cases)
+    assert all(each.low - 1e-9 <= each.confidence <= each.high + 1e-9 for each in found)
+    right = sum(each.pictures * each.accuracy for each in found)
+    answers = probabilities.argmax(axis=1)
+    assert right == pytest.approx((answers == labels).sum())
+    assert 0 <= calibration.expected_error(found) <= 1
+
+
+def test_probabilities_that_are_right_have_no_error():
+    random = np.random.default_rng(0)
+    confident = random.uniform(0.5, 1, 200_000)
+    probabilities, labels = sure(confident, random.random(200_000) < confident)
+    assert calibration.expected_error(calibration.reliability(probabilities, labels)) < 0.005
+
+
+def test_calibration_survives_json():
+    probabilities, labels = sure([0.9, 0.6, 0.7], [1, 0, 1])
+    both = {"val": probabilities, "test": probabilities}
+    found = calibration.calibration(0.8, both, both, {"val": labels, "test": labels})
+    assert found.ece["test"]["before"] == found.ece["test"]["after"]
+    assert Calibration.from_dict(json.loads(json.dumps(asdict(found)))) == found
+
+
+def test_answers_left_are_counted():
+    probabilities, labels = sure([0.9, 0.6, 0.7], [1, 1, 0])
+    left = calibration.answered(probabilities, labels, 0.65)
+    assert (left.pictures, left.answered, left.wrong) == (3, 2, 1)
+    assert (left.coverage, left.error) == (pytest.approx(2 / 3), 0.5)
+    assert calibration.answered(probabilities, labels, 1.1).error == 0

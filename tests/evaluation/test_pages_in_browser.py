@@ -1,0 +1,332 @@
+"""Report and review as a browser shows them: Playwright's client and Debian's Chromium, if there.
+
+`apt-get install chromium` and `pip install playwright`; with `pip install axe-playwright-python`,
+which brings the checker axe, accessibility is checked, too.
+"""
+
+import csv
+import importlib.util
+import io
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from efftune.evaluation import report, review
+from evaluation import made_run
+
+api = pytest.importorskip("playwright.sync_api", reason="Playwright's client is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+PHONE = {"width": 390, "height": 844}
+LUMINANCE = """(colour) => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d");
+  canvas.fillStyle = colour;
+  canvas.fillRect(0, 0, 1, 1);
+  const linear = (value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+  const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((value) => linear(value / 255));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["api.Browser"]:
+    with api.sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--headless"]
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = made_run.write(
+        tmp_path_factory.mktemp("made") / "run",
+        classes=(*made_run.CLASSES, *made_run.ODD_CLASSES),
+        counts=(240, 40, 120),
+        wrong=0.4,
+        names=made_run.ODD_NAMES,
+    )
+    report.write(folder)
+    review.write(folder)
+    return folder
+
+
+@pytest.fixture
+def opened(browser: "api.Browser") -> Iterator[Callable[..., "api.Page"]]:
+    """Open a page; at the end it must have said nothing on the console and loaded nothing."""
+    contexts, faults, requests = [], [], []
+
+    def open_page(path: Path, **settings: object) -> "api.Page":
+        contexts.append(browser.new_context(**settings))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(5000)
+        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: (faults.append("a dialog"), dialog.dismiss()))
+        page.on("request", lambda request: requests.append((request.url, path.as_uri())))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not faults
+    assert requests
+    assert all(url == own or url.startswith(("data:", "blob:")) for url, own in requests)
+
+
+def contrast(page: "api.Page", selector: str) -> float:
+    """Of an element's text on its own background, or on the page's."""
+    colours = page.locator(selector).first.evaluate(
+        """(element) => {
+          const paper = getComputedStyle(document.body).backgroundColor;
+          const own = getComputedStyle(element);
+          const clear = own.backgroundColor === "rgba(0, 0, 0, 0)";
+          return [own.color, clear ? paper : own.backgroundColor];
+        }"""
+    )
+    darker, lighter = sorted(page.evaluate(LUMINANCE, colour) for colour in colours)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def paper(page: "api.Page") -> float:
+    return page.evaluate(f"({LUMINANCE})(getComputedStyle(document.body).backgroundColor)")
+
+
+def panel_names(page: "api.Page") -> list[str]:
+    return page.locator("#cell li").evaluate_all("all => all.map((each) => each.dataset.name)")
+
+
+def shown(path: str) -> str:
+    """As the page writes what cannot be seen."""
+    return path.replace("\n", "\\n").replace("\u202e", "\\u202e")
+
+
+def test_every_cell_shows_exactly_its_pictures(opened, run):
+    page = opened(run / report.FILE)
+    names = [*made_run.CLASSES, *made_run.ODD_CLASSES]
+    rows = [row for row in made_run.read(run, "predictions.csv") if row["split"] == "test"]
+    cells = page.locator(".matrix button")
+    assert cells.count() > 15
+    for i in range(cells.count()):
+        cells.nth(i).click()
+        label, answer = map(int, cells.nth(i).get_attribute("data-cell").split())
+        pair = (names[label], names[answer])
+        wanted = [row["path"] for row in rows if (row["label"], row["predicted"]) == pair]
+        assert sorted(panel_names(page)) == sorted(map(shown, wanted))
+        assert int(cells.nth(i).inner_text()) == len(wanted)
+        assert (
+            page.locator("[data-cell][aria-pressed=true].right, .wrong[aria-pressed=true]").count()
+            == 1
+        )
+
+
+def test_panel_says_what_it_shows_and_takes_the_focus(opened, run):
+    page = opened(run / report.FILE)
+    page.locator(".pairs button").first.click()
+    heading = page.locator("#cell h3")
+    assert "taken for" in heading.inner_text() and "the surest first" in heading.inner_text()
+    assert heading.evaluate("(element) => element === document.activeElement")
+    shares = page.locator("#cell .sure").all_inner_texts()
+    numbers = [float(each.split("\N{NO-BREAK SPACE}")[0]) for each in shares]
+    assert numbers == sorted(numbers, reverse=True)
+
+
+def test_panel_shows_pictures_flags_and_tells_where_there_is_none(opened, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "copy")
+    made_run.change(folder, "pictures.json", squares={})
+    bare, whole = opened(report.write(folder)), opened(run / report.FILE)
+    for page in (bare, whole):
+        for i in range(page.locator(".pairs button").count()):
+            page.locator(".pairs button").nth(i).click()
+            pictures = page.locator("#cell img").count()
+            assert pictures == (0 if page is bare else len(panel_names(page)))
+            assert page.locator("#cell .blank").count() == len(panel_names(page)) - pictures
+    sides = whole.locator("#cell img").evaluate_all(
+        "all => all.map((each) => [each.naturalWidth, each.clientWidth, each.clientHeight])"
+    )
+    assert sides and all(side == [96, 96, 96] for side in sides)
+
+
+def test_flags_stand_at_their_pictures(opened, run):
+    page = opened(run / report.FILE)
+    rows = {shown(row["path"]): row for row in made_run.read(run, "predictions.csv")}
+    for i in range(page.locator(".matrix button").count()):
+        page.locator(".matrix button").nth(i).click()
+        for item in page.locator("#cell li").all():
+            row = rows[item.get_attribute("data-name")]
+            flags = item.locator(".flag").all_inner_texts()
+            assert ("unsure" in flags) == (row["unsure"] == "yes")
+            assert ("unlike the training pictures" in flags) == (row["unlike"] == "yes")
+
+
+def test_names_are_shown_as_text(opened, run):
+    page = opened(run / report.FILE)
+    assert page.get_by_text("<b>bold</b>", exact=True).count() > 0
+    assert page.locator("bdi b").count() == 0
+    for i in range(page.locator(".matrix button").count()):
+        page.locator(".matrix button").nth(i).click()
+        assert page.locator("#cell script, #cell b").count() == 0
+        if page.locator("#cell", has_text="<img src=x onerror=alert(1)>.jpg").count():
+            break
+    else:
+        pytest.fail("the picture named <img> was not shown")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", [report.FILE, review.FILE])
+def test_both_colour_schemes_are_legible(opened, run, name, scheme):
+    page = opened(run / name, color_scheme=scheme)
+    assert paper(page) < 0.05 if scheme == "dark" else paper(page) > 0.8
+    texts = ["body", ".kicker", ".note", "h2"]
+    texts += (
+        [".matrix button.right", ".matrix button.wrong", ".warn"] if name == report.FILE else []
+    )
+    for selector in texts:
+        assert contrast(page, selector) >= 4.5, selector
+
+
+@pytest.mark.parametrize("name", [report.FILE, review.FILE])
+def test_a_phone_needs_no_sideways_scroll(opened, run, name):
+    page = opened(run / name, viewport=PHONE, device_scale_factor=2, is_mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    if name == report.FILE:
+        page.locator(".matrix button").first.click()
+        for each in page.locator("summary").all():
+            each.click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_script_can_be_done_without_but_for_the_cells(opened, run):
+    page = opened(run / report.FILE, java_script_enabled=False)
+    assert page.locator("noscript").inner_text()
+    assert page.locator("#mistakes img").count() > 0
+
+
+def test_print_opens_everything_and_leaves_buttons_out(opened, run):
+    page = opened(run / report.FILE)
+    assert page.locator("details:not([open])").count() > 0
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    page.emulate_media(media="print", color_scheme="dark")
+    assert paper(page) == pytest.approx(1)
+    assert not page.locator("nav").is_visible()
+    assert not page.locator(".copy").first.is_visible()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+    assert page.pdf().startswith(b"%PDF")
+
+
+def test_commands_can_be_copied_or_are_selected(opened, run):
+    page = opened(run / report.FILE)
+    page.locator(".copy").last.click()
+    api.expect(page.locator(".copy").last).to_have_text(re.compile("Copied|Selected"))
+
+
+def saved(page: "api.Page") -> list[dict[str, str]]:
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save labels.csv").click()
+    assert download.value.suggested_filename == "labels.csv"
+    content = Path(download.value.path()).read_bytes().decode("utf-8")
+    return list(csv.DictReader(io.StringIO(content, newline="")))
+
+
+def test_decisions_are_saved_as_a_table(opened, run):
+    page = opened(run / review.FILE)
+    suspects = made_run.read(run, "suspects.csv")
+    cards = page.locator(".card")
+    assert cards.count() == len(suspects)
+    assert page.get_by_role("button", name="Save labels.csv").is_disabled()
+    cards.nth(0).get_by_role("button", name="keep").click()
+    cards.nth(1).get_by_role("button", name="relabel as").click()
+    cards.nth(2).get_by_role("button", name="drop").click()
+    cards.nth(3).locator("select").select_option("a,b")
+    cards.nth(4).get_by_role("button", name="drop").click()
+    cards.nth(4).get_by_role("button", name="drop").click()  # which takes it back
+    cards.nth(5).locator("select").select_option(suspects[5]["label"])  # which is to keep it
+    assert page.locator("#progress").inner_text() == f"5 of {len(suspects)} decided"
+    decided = [("keep", ""), ("relabel", suspects[1]["suggested"]), ("drop", "")]
+    decided += [("relabel", "a,b"), None, ("keep", "")]
+    assert saved(page) == [
+        {"path": row["path"], "label": row["label"], "decision": each[0], "new_label": each[1]}
+        for row, each in zip(suspects, decided, strict=False)
+        if each
+    ]
+
+
+def test_keys_decide_and_move_on(opened, run):
+    page = opened(run / review.FILE)
+    for key in ("ArrowDown", "k", "r", "ArrowDown", "d", "ArrowUp", "u", "x"):
+        page.keyboard.press(key)
+    decisions = {row["path"]: row["decision"] for row in saved(page)}
+    suspects = [row["path"] for row in made_run.read(run, "suspects.csv")]
+    assert decisions == {suspects[0]: "keep", suspects[1]: "relabel"}
+    page.locator(".card select").first.focus()
+    page.keyboard.press("d")  # looks for a class in the list, and drops nothing
+    assert "drop" not in {row["decision"] for row in saved(page)}
+
+
+def test_progress_is_kept_in_the_browser(opened, run):
+    page = opened(run / review.FILE)
+    page.locator(".card .drop").nth(2).click()
+    page.reload()
+    assert [row["decision"] for row in saved(page)] == ["drop"]
+
+
+def test_only_undecided_ones_can_be_shown(opened, run):
+    page = opened(run / review.FILE)
+    count = page.locator(".card").count()
+    page.locator(".card .keep").first.click()
+    page.get_by_label("only undecided").check()
+    assert page.locator(".card").count() == count - 1
+    page.locator(".card").first.focus()
+    for left in range(count - 2, -1, -1):
+        page.keyboard.press("k")
+        assert page.locator(".card").count() == left
+    assert page.get_by_text("All are decided.").is_visible()
+
+
+def test_the_table_of_before_is_taken_over_and_kept(opened, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "copy")
+    first, second = made_run.read(folder, "suspects.csv")[:2]
+    rows = [
+        {"path": first["path"], "label": first["label"], "decision": "relabel", "new_label": "new"},
+        {"path": "else, where.jpg", "label": "hat", "decision": "drop", "new_label": ""},
+    ]
+    made_run.write_table(folder / "labels.csv", rows)
+    page = opened(review.write(folder))
+    page.locator(".card .keep").nth(1).click()
+    kept = {"path": second["path"], "label": second["label"], "decision": "keep", "new_label": ""}
+    assert saved(page) == [rows[0], kept, rows[1]]
+
+
+def test_many_suspects_are_shown_in_portions(opened, tmp_path):
+    page = opened(review.write(made_run.write(tmp_path / "run", counts=(3600, 10, 10))))
+    assert page.locator(".card").count() == 50
+    page.get_by_role("button", name="Show more").click()
+    assert page.locator(".card").count() == 100
+    page.get_by_role("button", name="Show more").click()
+    assert page.locator(".card").count() == 120
+    assert not page.get_by_role("button", name="Show more").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", [report.FILE, review.FILE])
+def test_axe_finds_nothing_serious(opened, run, name, scheme):
+    found = importlib.util.find_spec("axe_playwright_python")
+    if found is None or found.origin is None:
+        pytest.skip("axe is not installed (pip install axe-playwright-python)")
+    page = opened(run / name, color_scheme=scheme, viewport=PHONE)
+    if name == report.FILE:
+        page.locator(".pairs button").first.click()
+        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    page.evaluate((Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8"))
+    violations = page.evaluate("axe.run().then((result) => result.violations)")
+    told = [
+        f"{each['id']} ({each['impact']}): {each['help']}: {each['nodes'][0]['html'][:200]}"
+        for each in violations
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert not told

@@ -1,0 +1,66 @@
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from efftune.data.examples import Example
+from efftune.errors import DataError
+from efftune.evaluation import suspects
+
+NAMES = ["cat", "dog"]
+
+
+def rows(labels):
+    return [
+        Example(Path(f"x/{i}.png"), f"{i}.png", NAMES[label], "train")
+        for i, label in enumerate(labels)
+    ]
+
+
+LABELS = np.array([0, 0, 0, 1, 1, 1])
+SAID = np.array(
+    [[0.9, 0.1], [0.4, 0.6], [0.05, 0.95], [0.1, 0.9], [0.3, 0.7], [0.55, 0.45]], np.float32
+)
+
+
+def test_the_least_likely_label_comes_first():
+    found = suspects.suspects(rows(LABELS), SAID, LABELS, NAMES)
+    assert [each.example.name for each in found] == ["2.png", "1.png", "5.png"]
+    assert [each.suggested for each in found] == ["dog", "dog", "cat"]
+    assert found[0].score < found[1].score < found[2].score
+
+
+def test_likely_ones_are_beyond_what_their_class_usually_gets():
+    """Dogs usually get (0.9 + 0.7 + 0.45) / 3, cats (0.9 + 0.4 + 0.05) / 3."""
+    found = suspects.suspects(rows(LABELS), SAID, LABELS, NAMES)
+    assert [each.likely for each in found] == [True, False, True]
+
+
+def test_confirmed_labels_are_left_out():
+    given = rows(LABELS)
+    found = suspects.suspects(given, SAID, LABELS, NAMES, {given[2].path})
+    assert [each.example.name for each in found] == ["1.png", "5.png"]
+
+
+def test_table_is_read_back(tmp_path):
+    found = suspects.suspects(rows(LABELS), SAID, LABELS, NAMES)
+    text = suspects.to_csv(found)
+    assert [row["likely"] for row in csv.DictReader(io.StringIO(text))] == ["yes", "no", "yes"]
+    (tmp_path / "suspects.csv").write_text(text)
+    listed = suspects.read(tmp_path)
+    assert [(each.name, each.label, each.suggested) for each in listed] == [
+        (each.example.name, each.example.label, each.suggested) for each in found
+    ]
+
+
+def test_run_without_suspects_says_why(tmp_path):
+    with pytest.raises(DataError, match="no suspect labels"):
+        suspects.read(tmp_path)
+
+
+def test_damaged_table_is_named(tmp_path):
+    (tmp_path / "suspects.csv").write_text("path,label\n1.png,cat\n")
+    with pytest.raises(DataError, match=r"suspects\.csv is damaged"):
+        suspects.read(tmp_path)

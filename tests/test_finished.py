@@ -1,0 +1,188 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import efftune
+from conftest import fill
+from efftune.data import relabelling
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def flipped_run(tmp_path_factory):
+    """Coloured squares of which one in six is in the wrong folder."""
+    place = tmp_path_factory.mktemp("flipped")
+    folder = fill(place / "photos", count=30)
+    for name, other in (("red", "blue"), ("green", "red"), ("blue", "green")):
+        for path in sorted((folder / name).glob("1*.png"))[:5]:
+            path.rename(folder / other / f"was-{name}-{path.name}")
+    return efftune.train(folder, run=place / "run", recipe="quick", image_size=32)
+
+
+def test_evaluation_holds_all_its_parts(flipped_run):
+    judged = json.loads((flipped_run.folder / "evaluation.json").read_text())
+    assert set(judged) == {
+        *("val", "test", "calibration", "unsure", "unlike", "learning_curve"),
+    }
+    assert judged["unsure"]["max_error"] == 0.02
+    assert judged["calibration"]["temperature"] > 0
+    assert flipped_run.record["not_available"] == {}
+
+
+def test_flags_in_the_table_are_those_of_the_loaded_classifier(flipped_run):
+    rows = table(flipped_run.folder / "predictions.csv")
+    source = flipped_run.record["source"]
+    classifier = efftune.load(flipped_run.folder)
+    said = classifier.predict([f"{source}/{row['path']}" for row in rows])
+    assert [each.unsure for each in said] == [row["unsure"] == "yes" for row in rows]
+    assert [each.unlike for each in said] == [row["unlike"] == "yes" for row in rows]
+    test = [row for row in rows if row["split"] == "test"]
+    sure = [row for row in test if row["unsure"] == "no"]
+    stored = flipped_run.evaluation.unsure.test
+    assert (stored.pictures, stored.answered) == (len(test), len(sure))
+    assert stored.wrong == sum(row["label"] != row["predicted"] for row in sure)
+
+
+def test_stored_calibration_is_that_of_the_table(flipped_run):
+    rows = table(flipped_run.folder / "predictions.csv")
+    for split in ("val", "test"):
+        part = [row for row in rows if row["split"] == split]
+        confidence = np.array([float(row["confidence"]) for row in part])
+        right = np.array([row["label"] == row["predicted"] for row in part])
+        places = (np.ceil(confidence * 15) - 1).clip(0)
+        ece = sum(
+            abs(confidence[places == i].sum() - right[places == i].sum()) for i in range(15)
+        ) / len(part)
+        stored = flipped_run.evaluation.calibration.ece[split]["after"]
+        assert stored == pytest.approx(ece, abs=1e-4)
+        assert getattr(flipped_run.evaluation, split).ece == pytest.approx(stored)
+
+
+def test_raw_probabilities_are_those_before_calibration(flipped_run):
+    folder, source = flipped_run.folder, flipped_run.record["source"]
+    path = f"{source}/{table(folder / 'predictions.csv')[0]['path']}"
+    (calibrated,) = flipped_run.classifier.predict(path, top=3)
+    (raw,) = flipped_run.classifier.predict(path, top=3, raw=True)
+    temperature = flipped_run.evaluation.calibration.temperature
+    logits = temperature * np.log([value for _, value in calibrated.top])
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert [value for _, value in raw.top] == pytest.approx(expected, abs=1e-4)
+    assert [name for name, _ in raw.top] == [name for name, _ in calibrated.top]
+
+
+def test_pictures_unlike_the_training_pictures_are_flagged(finished_run, source, tmp_path):
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[::2] = random.integers(0, 256, (32, 64, 3))
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    like, unlike = finished_run.classifier.predict(
+        [source / "red" / "01.png", tmp_path / "stripes.png"]
+    )
+    assert (like.unlike, unlike.unlike) == (False, True)
+
+
+def test_another_share_of_errors_moves_the_threshold(flipped_run):
+    strict, lax, same = (efftune.load(flipped_run.folder, share) for share in ("0%", 0.5, 0.02))
+    usual = flipped_run.classifier.doubts.unsure_below
+    assert same.doubts.unsure_below == pytest.approx(usual, abs=1e-6)  # the table's digits
+    assert lax.doubts.unsure_below <= usual <= strict.doubts.unsure_below + 1e-6
+    assert lax.doubts.unsure_below < strict.doubts.unsure_below
+    with pytest.raises(efftune.UsageError, match="max_error"):
+        efftune.load(flipped_run.folder, "a few")
+
+
+def test_flipped_labels_lead_the_suspects(flipped_run):
+    rows = table(flipped_run.folder / "suspects.csv")
+    train = {
+        row["path"]
+        for row in table(flipped_run.folder / "examples.csv")
+        if row["split"] == "train" and "was-" in row["path"]
+    }
+    first = {row["path"] for row in rows[: len(train)]}
+    assert len(first & train) >= 0.8 * len(train)
+    for row in rows[: len(train)]:
+        if row["path"] in train:
+            assert row["suggested"] == row["path"].split("-")[1]
+
+
+def test_accepted_suggestions_train_a_better_run(flipped_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(flipped_run.folder, copy)
+    run = efftune.Run.load(copy)
+    labels = run.accept(8)
+    assert labels == copy / "labels.csv"
+    assert len(relabelling.read(labels)) == 8
+    source = run.record["source"]
+    again = efftune.train(
+        source, run=tmp_path / "again", recipe="quick", image_size=32, labels=str(labels)
+    )
+    before, after = (table(each.folder / "examples.csv") for each in (run, again))
+    assert [row["split"] for row in before] == [row["split"] for row in after]
+    changed = [
+        (old["path"], new["label"])
+        for old, new in zip(before, after, strict=True)
+        if old["label"] != new["label"]
+    ]
+    assert len(changed) == 8
+    assert again.record["features"]["computed"] == 0
+    confirmed = set(relabelling.read(again.folder / "labels.csv"))
+    assert confirmed.isdisjoint(row["path"] for row in table(again.folder / "suspects.csv"))
+
+
+def test_accepting_none_is_refused(finished_run):
+    with pytest.raises(efftune.UsageError, match="1 suggestion or more"):
+        finished_run.accept(0)
+
+
+def test_run_from_scratch_says_what_it_lacks(source, tmp_path):
+    choices = {"image_size": 32, "scratch_epochs": 1, "batch_size": 8}
+    run = efftune.train(source, recipe="scratch", run=tmp_path / "run", **choices)
+    assert set(run.record["not_available"]) == {"suspects", "learning_curve"}
+    assert run.evaluation.learning_curve is None
+    assert run.evaluation.unlike is not None
+    assert (run.folder / "report.html").exists()
+    with pytest.raises(efftune.DataError, match="no suspect labels"):
+        run.accept(1)
+    with pytest.raises(efftune.DataError, match=r"no suspects\.csv"):
+        run.review()
+
+
+def test_report_is_written_again_the_same(flipped_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(flipped_run.folder, copy)
+    page = copy / "report.html"
+    page.unlink()
+    assert efftune.Run.load(copy).report() == page
+    first, second = (
+        path.read_text(encoding="utf-8").replace(str(flipped_run.folder), str(copy))
+        for path in (flipped_run.folder / "report.html", page)
+    )
+    assert first == second
+
+
+def test_two_runs_are_compared(finished_run, tuned_run, tmp_path):
+    found = efftune.compare([finished_run, tuned_run.folder], out=tmp_path / "drawing.png")
+    assert found.pictures == 6
+    assert [each.run.recipe for each in found.standings] == ["quick", "balanced"]
+    assert (tmp_path / "drawing.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("runs", [[], ["one"]])
+def test_one_run_cannot_be_compared(runs, finished_run):
+    with pytest.raises(efftune.UsageError, match="two runs or more"):
+        efftune.compare([finished_run for _ in runs])
+
+
+def test_pictures_are_explained(finished_run, source, tmp_path):
+    (drawn,) = finished_run.explain([source / "red" / "01.png"], tmp_path / "out")
+    assert drawn.label == "red"
+    assert drawn.png.parent == tmp_path / "out"

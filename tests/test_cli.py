@@ -416,7 +416,8 @@ def test_fine_tuning_ends_with_the_same_line_and_no_noise(efftune_command, sourc
 
 def test_fine_tuning_tells_its_phases(efftune_command, source, tmp_path):
     done = efftune_command("train", source, *TUNED, "--run", "run")
-    phases = ["find", "look", "start", "features", "head", "upper", "save", "evaluate"]
+    phases = ["find", "look", "start", "features", "head", "upper", "evaluate", "save"]
+    phases += ["pictures", "report"]
     assert [line.removesuffix(" …") for line in done.stderr.splitlines()] == phases
     assert done.returncode == 0
 

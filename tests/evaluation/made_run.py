@@ -187,7 +187,7 @@ def _rows(
         row |= {"label": classes[number], "predicted": classes[answer]}
         row |= {"confidence": f"{confidence:.6f}"}
         row |= {"unsure": "yes" if confidence < THRESHOLD else "no"}
-        row |= {"unlike": "yes" if chance.random() < 0.03 else "no"}
+        row |= {"unlike": "yes" if chance.random() < 0.1 else "no"}
         share = zip(classes, shares, strict=True)
         rows.append(row | {f"p_{name}": f"{value:.6f}" for name, value in share})
     return rows

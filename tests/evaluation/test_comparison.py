@@ -116,8 +116,10 @@ def test_pictures_of_other_classes_are_left_out(tmp_path):
 def test_content_that_a_run_has_in_two_classes_is_left_out(tmp_path):
     rows = [(f"{name}.jpg", name, "test", "cat", "cat") for name in "abc"]
     odd = [*rows, ("again.jpg", "a", "test", "dog", "cat"), ("more.jpg", "a", "test", "cat", "cat")]
-    found = compare([made(tmp_path / "one", rows), made(tmp_path / "two", odd)])
-    assert (found.pictures, found.relabelled) == (2, 1)
+    for number, first in enumerate((rows, odd)):
+        folders = [tmp_path / f"{name}{number}" for name in ("one", "two")]
+        found = compare([made(folders[0], first), made(folders[1], odd)])
+        assert (found.pictures, found.relabelled) == (2, 1)
 
 
 def test_pictures_that_a_run_was_trained_on_are_left_out(tmp_path):

@@ -95,8 +95,25 @@ def paper(page: "api.Page") -> float:
     return page.evaluate(f"({LUMINANCE})(getComputedStyle(document.body).backgroundColor)")
 
 
-def panel_names(page: "api.Page") -> list[str]:
-    return page.locator("#cell li").evaluate_all("all => all.map((each) => each.dataset.name)")
+def all_cells(page: "api.Page") -> list[dict]:
+    """Each cell of the matrix and the pictures that clicking it shows."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll(".matrix button")].map((button) => {
+          button.click();
+          const items = [...document.querySelectorAll("#cell li")];
+          return {
+            place: button.dataset.cell.split(" ").map(Number),
+            count: Number(button.textContent),
+            pressed: document.querySelectorAll(".matrix button[aria-pressed=true]").length,
+            pictures: items.map((item) => ({
+              name: item.dataset.name,
+              flags: [...item.querySelectorAll(".flag")].map((flag) => flag.textContent),
+              squares: item.querySelectorAll("img").length,
+              blanks: item.querySelectorAll(".blank").length,
+            })),
+          };
+        })"""
+    )
 
 
 def shown(path: str) -> str:
@@ -105,22 +122,15 @@ def shown(path: str) -> str:
 
 
 def test_every_cell_shows_exactly_its_pictures(opened, run):
-    page = opened(run / report.FILE)
     names = [*made_run.CLASSES, *made_run.ODD_CLASSES]
     rows = [row for row in made_run.read(run, "predictions.csv") if row["split"] == "test"]
-    cells = page.locator(".matrix button")
-    assert cells.count() > 15
-    for i in range(cells.count()):
-        cells.nth(i).click()
-        label, answer = map(int, cells.nth(i).get_attribute("data-cell").split())
-        pair = (names[label], names[answer])
+    cells = all_cells(opened(run / report.FILE))
+    assert len(cells) > 15
+    for cell in cells:
+        pair = tuple(names[i] for i in cell["place"])
         wanted = [row["path"] for row in rows if (row["label"], row["predicted"]) == pair]
-        assert sorted(panel_names(page)) == sorted(map(shown, wanted))
-        assert int(cells.nth(i).inner_text()) == len(wanted)
-        assert (
-            page.locator("[data-cell][aria-pressed=true].right, .wrong[aria-pressed=true]").count()
-            == 1
-        )
+        assert sorted(each["name"] for each in cell["pictures"]) == sorted(map(shown, wanted))
+        assert cell["count"] == len(wanted) and cell["pressed"] == 1
 
 
 def test_panel_says_what_it_shows_and_takes_the_focus(opened, run):
@@ -134,45 +144,44 @@ def test_panel_says_what_it_shows_and_takes_the_focus(opened, run):
     assert numbers == sorted(numbers, reverse=True)
 
 
-def test_panel_shows_pictures_flags_and_tells_where_there_is_none(opened, run, tmp_path):
+def test_pictures_are_squares_or_names_where_none_is_kept(opened, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "copy")
     made_run.change(folder, "pictures.json", squares={})
     bare, whole = opened(report.write(folder)), opened(run / report.FILE)
-    for page in (bare, whole):
-        for i in range(page.locator(".pairs button").count()):
-            page.locator(".pairs button").nth(i).click()
-            pictures = page.locator("#cell img").count()
-            assert pictures == (0 if page is bare else len(panel_names(page)))
-            assert page.locator("#cell .blank").count() == len(panel_names(page)) - pictures
+    for page, squares in ((bare, 0), (whole, 1)):
+        pictures = [each for cell in all_cells(page) for each in cell["pictures"]]
+        assert {(each["squares"], each["blanks"]) for each in pictures} == {(squares, 1 - squares)}
     sides = whole.locator("#cell img").evaluate_all(
-        "all => all.map((each) => [each.naturalWidth, each.clientWidth, each.clientHeight])"
+        """async (all) => {
+          await Promise.all(all.map((each) => each.decode()));
+          return all.map((each) => [each.naturalWidth, each.clientWidth, each.clientHeight]);
+        }"""
     )
     assert sides and all(side == [96, 96, 96] for side in sides)
 
 
 def test_flags_stand_at_their_pictures(opened, run):
-    page = opened(run / report.FILE)
     rows = {shown(row["path"]): row for row in made_run.read(run, "predictions.csv")}
-    for i in range(page.locator(".matrix button").count()):
-        page.locator(".matrix button").nth(i).click()
-        for item in page.locator("#cell li").all():
-            row = rows[item.get_attribute("data-name")]
-            flags = item.locator(".flag").all_inner_texts()
-            assert ("unsure" in flags) == (row["unsure"] == "yes")
-            assert ("unlike the training pictures" in flags) == (row["unlike"] == "yes")
+    for cell in all_cells(opened(run / report.FILE)):
+        for each in cell["pictures"]:
+            row = rows[each["name"]]
+            assert ("unsure" in each["flags"]) == (row["unsure"] == "yes")
+            assert ("unlike the training pictures" in each["flags"]) == (row["unlike"] == "yes")
+    told = {(row["unsure"], row["unlike"]) for row in rows.values()}
+    assert len(told) == 4  # else this says little
 
 
 def test_names_are_shown_as_text(opened, run):
     page = opened(run / report.FILE)
     assert page.get_by_text("<b>bold</b>", exact=True).count() > 0
     assert page.locator("bdi b").count() == 0
-    for i in range(page.locator(".matrix button").count()):
-        page.locator(".matrix button").nth(i).click()
-        assert page.locator("#cell script, #cell b").count() == 0
-        if page.locator("#cell", has_text="<img src=x onerror=alert(1)>.jpg").count():
-            break
-    else:
-        pytest.fail("the picture named <img> was not shown")
+    row = made_run.read(run, "predictions.csv")[40]
+    assert row["path"].endswith("<img src=x onerror=alert(1)>.jpg")
+    names = [*made_run.CLASSES, *made_run.ODD_CLASSES]
+    place = f"{names.index(row['label'])} {names.index(row['predicted'])}"
+    page.locator(f'.matrix [data-cell="{place}"]').click()
+    assert page.locator("#cell .file", has_text="<img src=x onerror=alert(1)>.jpg").count() == 1
+    assert page.locator("#cell script, #cell b").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -221,8 +230,13 @@ def test_print_opens_everything_and_leaves_buttons_out(opened, run):
 
 def test_commands_can_be_copied_or_are_selected(opened, run):
     page = opened(run / report.FILE)
+    page.locator(".copy").first.click()
+    api.expect(page.locator(".copy").first).to_have_text(re.compile("Copied|Selected"))
+    forbidden = "() => Promise.reject(new Error('forbidden'))"
+    page.evaluate(f"() => {{ navigator.clipboard.writeText = {forbidden}; }}")
     page.locator(".copy").last.click()
-    api.expect(page.locator(".copy").last).to_have_text(re.compile("Copied|Selected"))
+    api.expect(page.locator(".copy").last).to_have_text("Selected")
+    assert page.evaluate("getSelection().toString()").startswith("import efftune")
 
 
 def saved(page: "api.Page") -> list[dict[str, str]]:
@@ -254,6 +268,15 @@ def test_decisions_are_saved_as_a_table(opened, run):
         for row, each in zip(suspects, decided, strict=False)
         if each
     ]
+
+
+def test_any_name_survives_the_table(opened, run):
+    page = opened(run / review.FILE)
+    for button in page.locator(".card .keep").all():
+        button.evaluate("(each) => each.click()")
+    wanted = [(row["path"], row["label"]) for row in made_run.read(run, "suspects.csv")]
+    assert [(row["path"], row["label"]) for row in saved(page)] == wanted
+    assert any("\n" in path for path, _ in wanted) and any('"' in path for path, _ in wanted)
 
 
 def test_keys_decide_and_move_on(opened, run):
@@ -297,6 +320,7 @@ def test_the_table_of_before_is_taken_over_and_kept(opened, run, tmp_path):
     ]
     made_run.write_table(folder / "labels.csv", rows)
     page = opened(review.write(folder))
+    assert page.locator(".card select").first.input_value() == "new"
     page.locator(".card .keep").nth(1).click()
     kept = {"path": second["path"], "label": second["label"], "decision": "keep", "new_label": ""}
     assert saved(page) == [rows[0], kept, rows[1]]

@@ -2,6 +2,7 @@ import html
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,14 @@ from evaluation import made_run
 HEADER = "path,label,decision,new_label\n"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_run.write(tmp_path_factory.mktemp("made") / "run", names=made_run.ODD_NAMES)
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return made_run.write(tmp_path / "a run", names=made_run.ODD_NAMES)
+def run(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "a run")
 
 
 def data(folder: Path) -> dict:
@@ -54,6 +60,7 @@ def test_decisions_of_before_are_preset_and_others_kept(run):
         f'\ufeff{HEADER}"{path}",hat,relabel,shoes\nelsewhere.jpg,hat,drop,\n', encoding="utf-8"
     )
     found = data(run)
+    assert set(found["decided"]) == {path}
     assert found["decided"][path]["new_label"] == "shoes"
     assert found["others"] == [
         {"path": "elsewhere.jpg", "label": "hat", "decision": "drop", "new_label": ""}

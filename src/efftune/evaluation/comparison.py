@@ -236,7 +236,7 @@ def draw(comparison: Comparison, path: Path) -> None:
         UsageError: it cannot be written.
     """
     runs = comparison.standings
-    figure = plots._figure(7.2, 4.2 + 0.2 * len(runs))
+    figure = plots.new_figure(7.2, 4.2 + 0.2 * len(runs))
     place = figure.subplots()
     for number, each in enumerate(runs, 1):
         spot = (each.run.seconds, each.accuracy)
@@ -252,11 +252,14 @@ def draw(comparison: Comparison, path: Path) -> None:
         place.set_xscale("log", subs=[2, 5])
         place.xaxis.set_major_formatter("{x:g}")
         place.xaxis.set_minor_formatter("{x:g}")
+        place.tick_params(axis="x", which="both", length=4, pad=4)
+    else:
+        place.set_xlim(left=0)
     place.set(xlabel="seconds", ylabel=f"{comparison.split} accuracy")
     place.set_title(f"On {comparison.pictures:,} pictures that count for all", fontsize=10)
     place.grid(alpha=0.3)
     try:
-        plots._write(figure, path)
+        plots.save(figure, path)
     except OSError as error:
         raise UsageError(f"Cannot write {path}: {error.strerror}. Name another file.") from None
 

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,22 +31,27 @@ _WRITTEN_OUT = {
 
 def render(page: str, **values: Any) -> str:
     """A page from its template, with its style and its script inside it."""
-    environment = Environment(
+    beside = resources.files("efftune.evaluation") / "templates"
+    style = (beside / "report.css").read_text(encoding="utf-8")
+    script = (beside / f"{page}.js").read_text(encoding="utf-8")
+    template = _templates().get_template(f"{page}.html")
+    return template.render(style=style, script=script, **values)
+
+
+@cache
+def _templates() -> Environment:
+    templates = Environment(
         loader=PackageLoader("efftune.evaluation"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters |= {"percent": percent, "name": name, "shown": shown}
-    environment.filters |= {"counted": counted, "seconds": seconds}
-    environment.globals["interval"] = interval
-    beside = resources.files("efftune.evaluation") / "templates"
-    style = (beside / "report.css").read_text(encoding="utf-8")
-    script = (beside / f"{page}.js").read_text(encoding="utf-8")
-    template = environment.get_template(f"{page}.html")
-    return template.render(style=style, script=script, **values)
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    templates.filters |= {"percent": percent, "name": name, "shown": shown}
+    templates.filters |= {"counted": counted, "seconds": seconds}
+    templates.globals["interval"] = interval
+    return templates
 
 
 @contextmanager
@@ -104,9 +110,9 @@ def interval(low: float, high: float) -> str:
     return f"{percent(low).removesuffix(f'{_NO_BREAK}%')} to {percent(high)}"
 
 
-def counted(number: int, what: str) -> str:
-    """A number of things: "1 picture", "2,000 pictures"."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def counted(number: int, what: str, more: str = "") -> str:
+    """A number of things: "1 picture", "2,000 pictures"; `more` where an s does not do."""
+    return f"{number:,} {what if number == 1 else more or f'{what}s'}"
 
 
 def seconds(value: float) -> str:

@@ -121,13 +121,13 @@ def _kind(pair: Pair) -> str:
 
 
 def _sizes(path: Path, looks: NDArray[np.void]) -> None:
-    figure = _figure(5.4, 4.6)
+    figure = new_figure(5.4, 4.6)
     place = figure.subplots()
     place.scatter(looks["width"], looks["height"], s=8, alpha=0.3, linewidths=0)
     place.set(xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
     place.set_title(f"Sizes of {len(looks):,} pictures", fontsize=10)
     place.grid(alpha=0.3)
-    _write(figure, path)
+    save(figure, path)
 
 
 def _classes(path: Path, rows: Sequence[Example]) -> None:
@@ -138,7 +138,7 @@ def _classes(path: Path, rows: Sequence[Example]) -> None:
         ranked = [*ranked[: _BARS // 2], *ranked[-_BARS // 2 :]]
     splits = [split for split in (*SPLITS, "") if any(row.split == split for row in rows)]
     by_split = Counter[tuple[str, str]]((row.label, row.split) for row in rows)
-    figure = _figure(7.2, 1.2 + 0.25 * len(ranked))
+    figure = new_figure(7.2, 1.2 + 0.25 * len(ranked))
     place = figure.subplots()
     left = np.zeros(len(ranked))
     for split in splits:
@@ -154,14 +154,14 @@ def _classes(path: Path, rows: Sequence[Example]) -> None:
     )
     place.set_title(title, fontsize=10)
     place.legend(loc="lower right", frameon=False)
-    _write(figure, path)
+    save(figure, path)
 
 
 def _grid(
     path: Path, pictures: Sequence[Pixels], titles: Sequence[str], columns: int = _COLUMNS
 ) -> None:
     rows = math.ceil(len(pictures) / columns)
-    figure = _figure(2.4 * columns, 2.6 * rows)
+    figure = new_figure(2.4 * columns, 2.6 * rows)
     places = figure.subplots(rows, columns, squeeze=False).ravel()
     for place in places:
         place.axis("off")
@@ -169,14 +169,14 @@ def _grid(
         place.imshow(picture)
         # Names are the user's: a dollar sign in one begins no formula.
         place.set_title(title, fontsize=10, parse_math=False)
-    _write(figure, path)
+    save(figure, path)
 
 
 def _curves(path: Path, history: Path) -> None:
     with history.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     stages = [list(part) for _, part in itertools.groupby(rows, lambda row: row["stage"])]
-    figure = _figure(1.2 + 3.8 * len(stages), 3.6)
+    figure = new_figure(1.2 + 3.8 * len(stages), 3.6)
     places = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
     for place, part in zip(places, stages, strict=True):
         epochs = [int(row["epoch"]) for row in part]
@@ -188,10 +188,10 @@ def _curves(path: Path, history: Path) -> None:
         place.grid(alpha=0.3)
     places[0].set_ylabel("accuracy")
     places[-1].legend(loc="lower right", frameon=False)
-    _write(figure, path)
+    save(figure, path)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
     """A figure without a window, whatever the user's Matplotlib is set to."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -201,6 +201,7 @@ def _figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _write(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
     with files.written_whole(path) as partial:
         figure.savefig(partial, dpi=120)

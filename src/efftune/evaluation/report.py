@@ -18,10 +18,10 @@ from markupsafe import Markup
 from efftune import files
 from efftune.evaluation import charts, verdict
 from efftune.evaluation.pages import Row, counted, read_json, read_table, reading, render, shown
+from efftune.evaluation.squares import FILE as SQUARES_FILE
+from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 
 FILE = "report.html"
-SUSPECTS_FILE = "suspects.csv"
-SQUARES_FILE = "pictures.json"
 _WIDEST = 40  # classes that a confusion matrix shows
 _LISTED = 20_000  # test pictures that the matrix leads to, mistakes first
 _SQUARES_BYTES = 3_900_000  # of their squares: the page shall stay below 5 MB
@@ -89,7 +89,7 @@ class Stored:
     def missing(self, part: str) -> dict[str, str]:
         """Why a run lacks a part of its report."""
         reasons = self.record.get("not_available", {})
-        return {"missing": reasons.get(part, "this run was made without it")}
+        return {"missing": reasons.get(part, "this run was made without; train again to have it")}
 
 
 def write(folder: Path) -> Path:

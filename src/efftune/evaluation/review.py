@@ -12,7 +12,8 @@ from efftune.data import relabelling
 from efftune.data.relabelling import LABELS_FILE, Decision
 from efftune.errors import DataError
 from efftune.evaluation.pages import Row, read_json, read_table, reading, render, shown
-from efftune.evaluation.report import SQUARES_FILE, SUSPECTS_FILE
+from efftune.evaluation.squares import FILE as SQUARES_FILE
+from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 
 FILE = "review.html"
 

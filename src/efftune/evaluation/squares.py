@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from efftune import files
 from efftune.data import images
 from efftune.data.examples import Example
 from efftune.data.images import Pixels
-from efftune.errors import BadImage
+from efftune.errors import BadImage, DataError
 from efftune.evaluation import explanation
 from efftune.evaluation.explanation import Explainer
 from efftune.evaluation.predictions import SplitAnswers
@@ -68,8 +69,9 @@ def write(
     explainer = Explainer(classifier)
     explained = {}
     for done, i in enumerate(wrong[:EXPLAINED], start=len(rows) + 1):
-        found = explainer.explain(test.rows[i].path)
-        explained[test.rows[i].name] = _webp(explanation.pair(found, SIDE))
+        with suppress(DataError):  # it was there when it was judged
+            found = explainer.explain(test.rows[i].path)
+            explained[test.rows[i].name] = _webp(explanation.pair(found, SIDE))
         on_progress(done, total)
     files.write(folder / FILE, json.dumps({"squares": kept, "explained": explained}))
 

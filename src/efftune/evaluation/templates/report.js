@@ -47,8 +47,9 @@
     made.tabIndex = -1;
     made.append(`${count} ${count === 1 ? "picture" : "pictures"} of `);
     made.append(element("bdi", "", data.classes[label]));
-    if (label === answer) made.append(", recognised, the least sure first");
-    else made.append(", taken for ", element("bdi", "", data.classes[answer]), ", the surest first");
+    if (label === answer) made.append(", recognised");
+    else made.append(", taken for ", element("bdi", "", data.classes[answer]));
+    if (count > 1) made.append(label === answer ? ", the least sure first" : ", the surest first");
     return made;
   }
 

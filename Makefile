@@ -21,7 +21,7 @@ demo: $(INSTALLED)
 	$(BIN)/efftune demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 # The parts that train, under another backend, with the smallest variant of each family.
 test-jax: $(INSTALLED)

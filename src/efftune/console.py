@@ -187,6 +187,13 @@ def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:
             for each in score.per_class
         ],
     )
+    say()
+    say(f"To compare with: {_percent(score.commonest_share)} by always answering {score.commonest}")
+    if score.confused:
+        told = (
+            f"{each.label} for {each.answer} ({each.pictures:,})" for each in score.confused[:3]
+        )
+        say(f"Most confused:   {', '.join(told)}")
     if examples.set_aside:
         say(f"\nSet aside: {examples.told_reasons}")
 

@@ -107,6 +107,8 @@ def test_flipped_labels_lead_the_suspects(flipped_run):
         for row in table(flipped_run.folder / "examples.csv")
         if row["split"] == "train" and "was-" in row["path"]
     }
+    likely = sum(row["likely"] == "yes" for row in rows)
+    assert flipped_run.record["likely_wrong_labels"] == likely > 0
     first = {row["path"] for row in rows[: len(train)]}
     assert len(first & train) >= 0.8 * len(train)
     for row in rows[: len(train)]:

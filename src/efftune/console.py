@@ -67,6 +67,8 @@ def show_run(run: Run) -> None:
     told = (f"{each.name} (F1 {each.f1:.2f}, {each.support:,} pictures)" for each in weakest[:3])
     say(f"Weakest on test: {', '.join(told)}")
     _say_doubts(evaluation)
+    if wrong := run.record["likely_wrong_labels"]:
+        say(f"Labels:          {wrong:,} look wrong; efftune review {run.folder} --open shows them")
     say(f"Report:          {run.folder / 'report.html'}")
     say(f"Run folder:      {run.folder}   ({run.summary['seconds']:.1f} s)")
     if run.recipe.draws:

@@ -90,6 +90,7 @@ def train(
             "features": _counted(parts),
             "advice": tuning.advice(plan.recipe, epochs),
             "not_available": judged.not_available,
+            "likely_wrong_labels": sum(each.likely for each in judged.suspects),
             "seconds": watch.seconds,
             "files": sums,
         }

@@ -254,7 +254,7 @@ def draw(comparison: Comparison, path: Path) -> None:
         place.xaxis.set_minor_formatter("{x:g}")
         place.tick_params(axis="x", which="both", length=4, pad=4)
     else:
-        place.set_xlim(left=0)
+        place.set_xlim(0, 1.1 * max(seconds) or 1)
     place.set(xlabel="seconds", ylabel=f"{comparison.split} accuracy")
     place.set_title(f"On {comparison.pictures:,} pictures that count for all", fontsize=10)
     place.grid(alpha=0.3)

@@ -27,6 +27,7 @@ FILES = {
     "suspects.csv",
     "pictures.json",
     "report.html",
+    *(f"plots/{name}.png" for name in ("accuracy", "confusion", "calibration", "learning_curve")),
     "model.keras",
     "openvino/model.xml",
     "openvino/model.bin",
@@ -235,7 +236,7 @@ def test_public_example_runs_step_for_step(source, tmp_path):
     assert [stage["block"] for stage in run.record["stages"]] == ["pixels", "", "block7a"]
     assert {row["learning_rate"] for row in rows[2:5]} == {"0.01"}
     assert {row["learning_rate"] for row in rows[5:]} == {"1e-05"}
-    for name in ("samples", "augmented", "accuracy"):
+    for name in ("samples", "augmented", "accuracy", "confusion", "calibration"):
         with Image.open(run.folder / "plots" / f"{name}.png") as drawn:
             assert min(drawn.size) > 300
     assert "block7a_project_conv" in (run.folder / "model.txt").read_text()

@@ -71,8 +71,7 @@ def show_run(run: Run) -> None:
         say(f"Labels:          {wrong:,} look wrong; efftune review {run.folder} --open shows them")
     say(f"Report:          {run.folder / 'report.html'}")
     say(f"Run folder:      {run.folder}   ({run.summary['seconds']:.1f} s)")
-    if run.recipe.draws:
-        say(f"Pictures:        {run.folder / 'plots'}")
+    say(f"Pictures:        {run.folder / 'plots'}")
     say(f"Use it:          efftune predict {run.folder} PHOTO.jpg")
 
 

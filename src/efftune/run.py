@@ -216,6 +216,7 @@ def _draw(
     classifier = Classifier(folder, names, size, recipe.fit, judged.doubts)
     test = next(each for each in judged.answers if each.split == "test")
     squares.write(folder, classifier, test, judged.suspects, watch.count)
+    plots.draw_evaluation(folder, judged.evaluation)
     if recipe.draws:
         titles = [names[i] for i in pictures.labels["train"]]
         plots.draw(folder, pictures.paths["train"], titles, recipe, size)

@@ -17,6 +17,9 @@ from efftune.data import augmentation, images
 from efftune.data.duplicates import Pair
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
+from efftune.evaluation.calibration import Calibration
+from efftune.evaluation.learning import LearningCurve
+from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ _COLUMNS = 3
 _SIDE = 224  # of the squares shown, in pixels
 _BARS = 60  # at most
 _FINE = 40  # points of a curve, up to which each is marked
+_TOLD = 40  # classes of a confusion matrix, up to which they are named
+_DARK = 0.55  # share of a row, above which its cell takes white numbers
 
 
 def draw(
@@ -35,10 +40,10 @@ def draw(
     """Draw the pictures in a run's `plots`, as the public Keras example shows them.
 
     `samples.png`: nine training pictures with their classes. `augmented.png`: nine views of the
-    first of them. `accuracy.png`: accuracy after each epoch, of each stage.
+    first of them.
 
     Args:
-        folder: of the run; its `history.csv` has been written.
+        folder: of the run.
         paths: the training pictures.
         labels: their class names.
         recipe: how pictures become squares, and how far views go.
@@ -56,7 +61,26 @@ def draw(
     ]
     varied = [augmentation.apply(shown[0], view) for view in views]
     _grid(folder / "plots" / "augmented.png", varied, titles[:1] * _SHOWN)
-    _curves(folder / "plots" / "accuracy.png", folder / "history.csv")
+
+
+def draw_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Draw how a run fared, in its `plots`.
+
+    `accuracy.png`: accuracy after each epoch, of each stage. `confusion.png`: test pictures by
+    class and answer. `calibration.png`: how often answers of a confidence are right.
+    `learning_curve.png`: accuracy by the number of training pictures, where that is known.
+
+    Args:
+        folder: of the run; its `history.csv` has been written.
+        evaluation: what to draw.
+    """
+    place = folder / "plots"
+    _curves(place / "accuracy.png", folder / "history.csv")
+    _confusion(place / "confusion.png", evaluation.test)
+    if evaluation.calibration is not None:
+        _reliability(place / "calibration.png", evaluation.calibration)
+    if evaluation.learning_curve is not None:
+        _learning(place / "learning_curve.png", evaluation.learning_curve)
 
 
 def draw_source(
@@ -184,10 +208,79 @@ def _curves(path: Path, history: Path) -> None:
         for column, name in (("accuracy", "train, as trained"), ("val_accuracy", "validation")):
             place.plot(epochs, [float(row[column]) for row in part], marker=marker, label=name)
         place.set(title=part[0]["stage"], xlabel="epoch")
-        place.xaxis.get_major_locator().set_params(integer=True)
+        place.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         place.grid(alpha=0.3)
     places[0].set_ylabel("accuracy")
     places[-1].legend(loc="lower right", frameon=False)
+    save(figure, path)
+
+
+def _confusion(path: Path, score: SplitEvaluation) -> None:
+    """Of many classes without numbers and names: there is no room for them."""
+    names = [each.name for each in score.per_class]
+    counts = np.array(score.confusion)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    told = len(names) <= _TOLD
+    side = 2.4 + 0.42 * len(names) if told else 9.0
+    figure = new_figure(side, side)
+    place = figure.subplots()
+    place.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if told:
+        numbers = range(len(names))
+        place.set_xticks(numbers, names, rotation=90, parse_math=False)
+        place.set_yticks(numbers, names, parse_math=False)
+        for row, column in zip(*counts.nonzero(), strict=True):
+            ink = "white" if shares[row, column] > _DARK else "black"
+            text = f"{counts[row, column]:,}"
+            place.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
+    else:
+        place.set_xticks([])
+        place.set_yticks([])
+    place.set(xlabel="answer", ylabel="true class")
+    place.set_title(f"{score.pictures:,} test pictures", fontsize=10)
+    save(figure, path)
+
+
+def _reliability(path: Path, calibration: Calibration) -> None:
+    figure = new_figure(4.8, 4.6)
+    place = figure.subplots()
+    for when, ece in calibration.ece["test"].items():
+        bins = calibration.bins[when]
+        sure, right = ([getattr(each, key) for each in bins] for key in ("confidence", "accuracy"))
+        name = f"{when} calibration, ECE {ece:.3f}"
+        weights = [each.pictures for each in bins]
+        area = 12 + 200 * np.array(weights) / max(weights)
+        place.scatter(sure, right, s=area, alpha=0.6, linewidths=0, label=name)
+    place.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="as sure as right")
+    place.set(xlabel="confidence of the answer", ylabel="right answers on test")
+    place.set_title("Larger dots are more pictures", fontsize=10)
+    place.set(xlim=(0, 1.04), ylim=(-0.04, 1.04))
+    place.grid(alpha=0.3)
+    for dot in place.legend(loc="upper left", frameon=False, fontsize=9).legend_handles[:2]:
+        dot.set_sizes([40])  # type: ignore[union-attr]  # a PathCollection, as drawn above
+    save(figure, path)
+
+
+def _learning(path: Path, curve: LearningCurve) -> None:
+    figure = new_figure(5.4, 3.8)
+    place = figure.subplots()
+    tried = [(each.pictures, value) for each in curve.points for value in each.accuracy]
+    across, up = zip(*tried, strict=True)
+    place.scatter(across, up, s=14, color="0.55", label="tried")
+    ahead = (curve.now, curve.double)
+    counts = [each.pictures for each in ahead]
+    low, high = ([getattr(each, end) for each in ahead] for end in ("low", "high"))
+    place.fill_between(counts, low, high, alpha=0.2, label="95 % interval")
+    place.plot(counts, [each.accuracy for each in ahead], marker="o", label="expected")
+    place.set(xlabel="training pictures", ylabel="validation accuracy of the head alone")
+    place.set_xscale("log")
+    place.set_xticks([], minor=True)
+    place.set_xticks(
+        [each.pictures for each in curve.points[::2]] + counts[1:],
+        [f"{each.pictures:,}" for each in curve.points[::2]] + [f"{counts[1]:,}"],
+    )
+    place.grid(alpha=0.3)
+    place.legend(loc="upper left", frameon=False, fontsize=9)
     save(figure, path)
 
 

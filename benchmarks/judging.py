@@ -7,7 +7,9 @@ after, and what share of the answers given is wrong where at most 2 % should be.
 flipped are among the first 8 % of the training pictures in the list of suspects. Then it corrects
 those as a reviewer would who knows the truth (only the flipped, to the suggested class), and
 accepts all likely ones unseen, and trains again: how much of the lost accuracy comes back? Accuracy
-is that on validation and test together, with the recipe of `--retrain`.
+is that on validation and test together, with the recipe of `--retrain`. `--peer PYTHON` names an
+interpreter that has cleanlab, which is given the same features and labels, and ranks them by a
+logistic regression in five folds and its usual score, the normalised margin.
 
 `curve`: trains the head on half of the training pictures, and tells whether the accuracy that the
 learning curve expects of twice as many is that of all of them.
@@ -22,8 +24,10 @@ FOLDER needs train, validation and test folders. It defaults to $EFFTUNE_CLOTHIN
 
 import argparse
 import csv
+import json
 import os
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterable
@@ -38,6 +42,8 @@ from efftune.data import relabelling, sources
 from efftune.data.examples import Example
 from efftune.data.relabelling import Decision
 from efftune.evaluation import suspects as suspecting
+from efftune.model import features, inference
+from efftune.model.backbone import Backbone
 
 FLIPPED, LOOKED_AT = 0.05, 0.08  # of the training pictures
 Told = dict[str, float]
@@ -48,8 +54,7 @@ class Task:
     """What a part is measured on."""
 
     rows: list[Example]
-    recipe: str
-    retrain: str
+    asked: argparse.Namespace
     seed: int
     place: Path
 
@@ -74,6 +79,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipe", default="balanced", help="of calibration")
+    parser.add_argument("--peer", help="an interpreter that has cleanlab")
     parser.add_argument("--retrain", default="quick", help="recipe of suspects' accuracies")
     asked = parser.parse_args()
     if not asked.folder:
@@ -85,9 +91,7 @@ def main() -> None:
         found = []
         for seed in asked.seeds:
             with tempfile.TemporaryDirectory() as place:
-                found.append(
-                    PARTS[name](Task(rows, asked.recipe, asked.retrain, seed, Path(place)))
-                )
+                found.append(PARTS[name](Task(rows, asked, seed, Path(place))))
             print(f"seed {seed}: {shown(found[-1])}", flush=True)
         means = {key: statistics.mean(each[key] for each in found) for key in found[0]}
         print(f"mean: {shown(means)}")
@@ -98,7 +102,7 @@ def shown(told: Told) -> str:
 
 
 def calibration(task: Task) -> Told:
-    run = task.train("whole", task.rows, recipe=task.recipe)
+    run = task.train("whole", task.rows, recipe=task.asked.recipe)
     judged = run.evaluation
     return {
         "test accuracy": judged.test.accuracy,
@@ -122,8 +126,8 @@ def suspects(task: Task) -> Told:
         flipped[training[i].path] = others[random.integers(len(others))]
     wrong = [replace(row, label=flipped.get(row.path, row.label)) for row in task.rows]
 
-    clean = task.train("clean", task.rows, recipe=task.retrain)
-    noisy = task.train("noisy", wrong, recipe=task.retrain)
+    clean = task.train("clean", task.rows, recipe=task.asked.retrain)
+    noisy = task.train("noisy", wrong, recipe=task.asked.retrain)
     listed = suspecting.read(noisy.folder)
     first = listed[: round(LOOKED_AT * len(training))]
     names = {str(path) for path in flipped}
@@ -132,18 +136,54 @@ def suspects(task: Task) -> Told:
     reviewed = {each.name: Decision(each.label, "relabel", each.suggested) for each in found}
     relabelling.write(task.place / "reviewed.csv", reviewed)
     labels = str(task.place / "reviewed.csv")
-    seen = task.train("seen", wrong, recipe=task.retrain, labels=labels)
+    seen = task.train("seen", wrong, recipe=task.asked.retrain, labels=labels)
     seconds = time.perf_counter() - start
     likely = sum(row["likely"] == "yes" for row in table(noisy.folder / suspecting.FILE))
     labels = str(noisy.accept(likely))
-    unseen = task.train("unseen", wrong, recipe=task.retrain, labels=labels)
+    unseen = task.train("unseen", wrong, recipe=task.asked.retrain, labels=labels)
     accuracies = {"clean": clean, "noisy": noisy, "reviewed": seen, "accepted unseen": unseen}
+    peer = cleanlab(task, wrong, names, len(first)) if task.asked.peer else {}
     return {
         "found": len(found) / len(flipped),
+        **peer,
         **{name: both(run) for name, run in accuracies.items()},
         "likely": likely,
         "seconds of training again": seconds,
     }
+
+
+def cleanlab(task: Task, rows: list[Example], flipped: set[str], count: int) -> Told:
+    """What another package finds, from the same features of the frozen network."""
+    training = [row for row in rows if row.split == "train"]
+    names = sorted({row.label for row in training})
+    settings = features.Settings("crop", inference.fastest_precision())
+    backbone = Backbone("efficientnet-lite0")
+    pooled = features.extract([row.path for row in training], backbone, settings).pooled()
+    labels = [names.index(row.label) for row in training]
+    np.savez(task.place / "given.npz", features=pooled, labels=labels)
+    command = [task.asked.peer, "-c", PEER, str(task.place / "given.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    found = sum(str(training[i].path) in flipped for i in told["order"][:count])
+    return {"cleanlab found": found / len(flipped), "cleanlab seconds": told["seconds"]}
+
+
+PEER = """
+import json, sys, time
+import numpy as np
+from cleanlab.rank import get_label_quality_scores
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+given = np.load(sys.argv[1])
+start = time.perf_counter()
+said = cross_val_predict(
+    LogisticRegression(max_iter=500), given["features"], given["labels"], cv=5,
+    method="predict_proba",
+)
+scores = get_label_quality_scores(given["labels"], said, method="normalized_margin")
+seconds = time.perf_counter() - start
+print(json.dumps({"order": np.argsort(scores).tolist(), "seconds": seconds}))
+"""
 
 
 def both(run: efftune.Run) -> float:

@@ -90,7 +90,7 @@ def judge(
         for split in HELD_OUT
     ]
     missing = trials.nothing_to_try(recipe)
-    found, curve = ((), None) if missing else _tried(head, pictures, examples, recipe)
+    found, curve = ((), None) if missing else _tried(head, pictures, examples, recipe, watch)
     evaluation = replace(
         _scores(answers, labels, examples),
         calibration=calibration.calibration(temperature, raw, said, labels),
@@ -151,16 +151,15 @@ def _doubts(
 
 
 def _tried(
-    head: Head, pictures: Seen, examples: Examples, recipe: Recipe
+    head: Head, pictures: Seen, examples: Examples, recipe: Recipe, watch: Watch
 ) -> tuple[tuple[Suspect, ...], LearningCurve]:
     """Suspect labels and the learning curve, from heads on the frozen network's features."""
     assert head.strength is not None  # noqa: S101  (there are trials only of fitted heads)
     labels, names = pictures.labels, examples.class_names
     tried = Trials(pictures.features["train"].pooled(), labels["train"], head.strength, recipe)
-    found = suspects(
-        examples.of("train"), tried.out_of_fold(), labels["train"], names, examples.confirmed
-    )
-    right = tried.by_count(pictures.features["val"].pooled(), labels["val"])
+    said = tried.out_of_fold(watch.count)
+    found = suspects(examples.of("train"), said, labels["train"], names, examples.confirmed)
+    right = tried.by_count(pictures.features["val"].pooled(), labels["val"], watch.count)
     return found, learning.learning_curve(right, labels["val"], names)
 
 

@@ -3,8 +3,9 @@
 `calibration`: trains with `--recipe`, and tells the expected calibration error on test before and
 after, and what share of the answers given is wrong where at most 2 % should be.
 
-`suspects`: flips 5 % of the training labels at random, trains the head, and tells how many of the
-flipped are among the first 8 % of the training pictures in the list of suspects. Then it corrects
+`suspects`: flips 5 % (`--flipped`) of the training labels at random, trains the head, and tells how
+many of the flipped are among the first 8 % (`--looked-at`) of the training pictures in the list of
+suspects. Then it corrects
 those as a reviewer would who knows the truth (only the flipped, to the suggested class), and
 accepts all likely ones unseen, and trains again: how much of the lost accuracy comes back? Accuracy
 is that on validation and test together, with the recipe of `--retrain`. `--peer PYTHON` names an
@@ -45,7 +46,6 @@ from efftune.evaluation import suspects as suspecting
 from efftune.model import features, inference
 from efftune.model.backbone import Backbone
 
-FLIPPED, LOOKED_AT = 0.05, 0.08  # of the training pictures
 Told = dict[str, float]
 
 
@@ -79,6 +79,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipe", default="balanced", help="of calibration")
+    parser.add_argument("--flipped", type=float, default=0.05, help="of the training labels")
+    parser.add_argument("--looked-at", type=float, default=0.08, help="of the training pictures")
     parser.add_argument("--peer", help="an interpreter that has cleanlab")
     parser.add_argument("--retrain", default="quick", help="recipe of suspects' accuracies")
     asked = parser.parse_args()
@@ -121,7 +123,7 @@ def suspects(task: Task) -> Told:
     training = task.of_training()
     classes = sorted({row.label for row in training})
     flipped = {}
-    for i in random.permutation(len(training))[: round(FLIPPED * len(training))]:
+    for i in random.permutation(len(training))[: round(task.asked.flipped * len(training))]:
         others = [name for name in classes if name != training[i].label]
         flipped[training[i].path] = others[random.integers(len(others))]
     wrong = [replace(row, label=flipped.get(row.path, row.label)) for row in task.rows]
@@ -129,7 +131,7 @@ def suspects(task: Task) -> Told:
     clean = task.train("clean", task.rows, recipe=task.asked.retrain)
     noisy = task.train("noisy", wrong, recipe=task.asked.retrain)
     listed = suspecting.read(noisy.folder)
-    first = listed[: round(LOOKED_AT * len(training))]
+    first = listed[: round(task.asked.looked_at * len(training))]
     names = {str(path) for path in flipped}
     found = [each for each in first if each.name in names]
     start = time.perf_counter()

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -53,8 +54,7 @@ class Likeness:
             float32, shape (pictures,); 0 or more.
         """
         nearest = min(_NEIGHBOUR if self.kind == "neighbours" else 1, len(self.references)) - 1
-        references = self.references.astype(np.float32)
-        lengths = (references**2).sum(axis=1)
+        references, lengths = self._prepared
         found = np.empty(len(features), np.float32)
         for start in range(0, len(features), _BLOCK):
             block = slice(start, start + _BLOCK)
@@ -62,6 +62,12 @@ class Likeness:
             squares = (rows**2).sum(axis=1)[:, None] - 2 * rows @ references.T + lengths
             found[block] = np.partition(squares, nearest, axis=1)[:, nearest]
         return np.asarray(np.sqrt(found.clip(0)))
+
+    @cached_property
+    def _prepared(self) -> tuple[Array, Array]:
+        """The references and their squared lengths: pictures may come one at a time."""
+        references = self.references.astype(np.float32)
+        return references, (references**2).sum(axis=1)
 
     def _placed(self, features: Array) -> Array:
         if self.kind == "mahalanobis":

@@ -4,7 +4,7 @@ import pytest
 from keras import layers, ops
 
 from efftune.model.backbone import Backbone
-from efftune.model.folding import FoldedConvolution, folded
+from efftune.model.folding import FoldedConvolution, FusedNorm, folded, fused
 
 from .conftest import distance, shaken
 
@@ -85,3 +85,41 @@ def test_folded_part_learns_what_the_plain_one_learns(pixels):
     for plain, fold in zip(*results, strict=True):
         assert np.abs(plain).max() > 0
         assert np.abs(plain - fold).max() <= 1e-3 * np.abs(plain).max()
+
+
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow's operation"
+)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("side", [1, 8])
+def test_fused_norm_learns_what_keras_norm_learns(side):
+    """One layer: through fifty of them rounding alone grows to a percent of the gradients."""
+    random = np.random.default_rng(0)
+    inputs = random.normal(3, 2, (4, side, side, 5)).astype(np.float32)
+    results = []
+    for fuse in (False, True):
+        entry = keras.Input(inputs.shape[1:])
+        norm = layers.BatchNormalization(epsilon=1e-3, momentum=0.9)
+        norm.build((None, *inputs.shape[1:]))
+        values = [[1, 2, 3, 4, 5], [0, 1, 0, -1, 0], [0.5] * 5, [2.0] * 5]
+        norm.set_weights([np.array(each, np.float32) for each in values])
+        widened = layers.Conv2D(5, 1, kernel_initializer=keras.initializers.Orthogonal(seed=0))
+        x = (FusedNorm(norm) if fuse else norm)(widened(entry))
+        model = keras.Model(entry, layers.GlobalAveragePooling2D()(layers.ReLU(6.0)(x)))
+        results.append(stepped(model, inputs, [*widened.weights, *norm.weights]))
+    for plain, fuse in zip(*results, strict=True):
+        assert fuse == pytest.approx(plain, rel=1e-5, abs=1e-6)
+
+
+@on_tensorflow
+def test_fused_network_answers_as_the_plain_one(pixels):
+    backbone = Backbone("efficientnet-lite0", 64)
+    part = fused(backbone)
+    assert not [each for each in part.layers if isinstance(each, layers.BatchNormalization)]
+    assert {each.path for each in part.weights} == {
+        each.path for each in backbone.keras_model.weights
+    }
+    expected = ops.convert_to_numpy(backbone.keras_model(pixels))
+    assert np.array_equal(ops.convert_to_numpy(part(pixels)), expected)

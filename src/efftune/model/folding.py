@@ -4,6 +4,9 @@ A pretrained network's BatchNorm stays in inference mode, so it is a constant fa
 each channel. Putting them on the kernel instead of on the activations gives the same function and
 the same gradients, up to rounding, without passing over the activations twice more. Convolutions
 of one pixel are matrix products, in bfloat16 where the processor is faster at that.
+
+From random weights BatchNorm has to learn and cannot be folded. Keras puts it together from some
+twenty operations, each of which passes over the activations; TensorFlow has a single one.
 """
 
 from typing import Any
@@ -53,6 +56,54 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
         product = ops.matmul(rows, ops.cast(kernel, self.product_dtype))
         shape = (-1, height, width, kernel.shape[1])
         return ops.reshape(ops.cast(product, "float32"), shape)
+
+
+class FusedNorm(layers.Layer):  # type: ignore[misc]
+    """BatchNorm as TensorFlow's single operation in training; otherwise the layer that it wraps."""
+
+    def __init__(self, norm: layers.Layer):
+        """Share the weights of a BatchNormalization over the last axis."""
+        super().__init__(name=f"fused_{norm.name}", dtype="float32")
+        self.norm = norm
+        self.built = True
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        """Normalise activations (batch, height, width, channels); in training, move the averages."""
+        norm = self.norm
+        if not training:
+            return norm(x, training=False)
+        import tensorflow as tf
+
+        result = tf.raw_ops.FusedBatchNormV3(
+            x=x, scale=norm.gamma, offset=norm.beta, mean=[], variance=[], epsilon=norm.epsilon
+        )
+        # It tells the unbiased variance, Keras averages the biased one.
+        values = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), "float32")
+        variance = result.batch_variance * (tf.maximum(values - 1, 1) / values)
+        for average, seen in (
+            (norm.moving_mean, result.batch_mean),
+            (norm.moving_variance, variance),
+        ):
+            average.assign(average * norm.momentum + seen * (1 - norm.momentum))
+        return result.y
+
+
+def fused(backbone: Backbone) -> keras.Model:
+    """The whole backbone in the form that trains fastest while its BatchNorm learns.
+
+    Returns:
+        A model that shares the backbone's Keras weights; under another Keras backend than
+        TensorFlow, whose compiler fuses by itself, the backbone's own model.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return backbone.keras_model
+
+    def apply(layer: layers.Layer, inputs: list[Any]) -> Any:
+        if isinstance(layer, layers.BatchNormalization):
+            layer = FusedNorm(layer)
+        return layer(inputs if len(inputs) > 1 else inputs[0])
+
+    return backbone.upper("pixels", apply)
 
 
 def folded(backbone: Backbone, block: str, product_dtype: str = "float32") -> keras.Model:

@@ -12,7 +12,7 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 from efftune.model.backbone import Backbone
-from efftune.model.folding import folded
+from efftune.model.folding import folded, fused
 from efftune.model.inference import fastest_precision
 from efftune.recipe import Recipe, Stage
 
@@ -148,7 +148,7 @@ def _seed(backbone: Backbone, seed: int) -> None:
 
 def _part(backbone: Backbone, stage: Stage) -> keras.Model:
     if stage.name == "scratch":
-        return backbone.keras_model
+        return fused(backbone)
     block = stage.block if stage.block == "pixels" else backbone.block(stage.block)
     product_dtype = "bfloat16" if fastest_precision() == "bf16" else "float32"
     return folded(backbone, block, product_dtype)

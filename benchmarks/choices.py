@@ -102,7 +102,7 @@ def judged(
 
 
 def regression(values: Rows, truth: Labels) -> Fitted:
-    return head.fit(values, truth, Recipe()).probabilities
+    return head.fit(values, truth, np.arange(len(truth)), Recipe()).probabilities
 
 
 def keras_head(values: Rows, truth: Labels) -> Fitted:

@@ -156,7 +156,8 @@ def _tried(
     """Suspect labels and the learning curve, from heads on the frozen network's features."""
     assert head.strength is not None  # noqa: S101  (there are trials only of fitted heads)
     labels, names = pictures.labels, examples.class_names
-    tried = Trials(pictures.features["train"].pooled(), labels["train"], head.strength, recipe)
+    features = pictures.features["train"].pooled()
+    tried = Trials(features, labels["train"], pictures.groups, head.strength, recipe)
     said = tried.out_of_fold(watch.count)
     found = suspects(examples.of("train"), said, labels["train"], names, examples.confirmed)
     right = tried.by_count(pictures.features["val"].pooled(), labels["val"], watch.count)

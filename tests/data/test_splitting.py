@@ -47,6 +47,11 @@ def test_copies_come_into_one_split(photos):
             for i in range(5):
                 assert split[f"{label}/{i:02}.png"] == split[f"{label}/{i:02} copy.jpg"]
         assert Counter(each.kind for each in findings)["near-copy"] == 10
+        names = [
+            row.name.removesuffix(".png").removesuffix(" copy.jpg") for row in examples.of("train")
+        ]
+        groups = examples.groups("train").tolist()
+        assert len(set(names)) == len(set(groups)) == len(set(zip(names, groups, strict=True)))
 
 
 def test_leaks_of_the_sources_own_splits_are_told(leaky):

@@ -44,6 +44,13 @@ def test_confirmed_labels_are_left_out():
     assert [each.example.name for each in found] == ["1.png", "5.png"]
 
 
+def test_pictures_that_no_head_could_judge_are_left_out():
+    said = SAID.copy()
+    said[2] = np.nan
+    found = suspects.suspects(rows(LABELS), said, LABELS, NAMES)
+    assert [each.example.name for each in found] == ["1.png", "5.png"]
+
+
 def test_table_is_read_back(tmp_path):
     found = suspects.suspects(rows(LABELS), SAID, LABELS, NAMES)
     text = suspects.to_csv(found)

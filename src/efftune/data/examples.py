@@ -3,9 +3,10 @@
 import csv
 import hashlib
 import io
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -64,6 +65,7 @@ class Examples:
         val_is_test: whether the test split stands in for a validation split.
         leaked: pictures of validation and test of which a split before theirs has a copy.
         confirmed: pictures whose label somebody has looked at and decided on.
+        together: numbers by path; pictures of one number are copies or belong together otherwise.
     """
 
     source: str
@@ -72,6 +74,7 @@ class Examples:
     val_is_test: bool = False
     leaked: frozenset[Path] = frozenset()
     confirmed: frozenset[Path] = frozenset()
+    together: Mapping[Path, int] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -88,6 +91,13 @@ class Examples:
         if split == "val" and self.val_is_test:
             split = "test"
         return tuple(row for row in self.rows if row.usable and row.split == split)
+
+    def groups(self, split: Split) -> NDArray[np.int64]:
+        """For each usable picture of a split a number, the same for those that belong together."""
+        alone = itertools.count(1 + max(self.together.values(), default=0))
+        return np.array(
+            [self.together.get(row.path, next(alone)) for row in self.of(split)], np.int64
+        )
 
     @property
     def counts(self) -> dict[Split, int]:
@@ -136,7 +146,7 @@ class Examples:
         for label in self.class_names:
             cut.divide(label, shares, random)
         brought = frozenset(name for name in SPLITS if shares.get(name))
-        return replace(self, rows=cut.result, cut=brought)
+        return replace(self, rows=cut.result, cut=brought, together=together)
 
     def as_read(self, sha256s: Mapping[Path, str], failures: Mapping[Path, str]) -> "Examples":
         """The same examples with what was learnt by reading them.

@@ -58,7 +58,8 @@ def suspects(
 
     Args:
         rows: the training pictures.
-        probabilities: of heads fitted without the picture, float32 (pictures, classes).
+        probabilities: of heads fitted without the picture, float32 (pictures, classes). Pictures
+            whose row is NaN are not judged.
         labels: class numbers, shape (pictures,).
         class_names: in the order of the numbers.
         confirmed: pictures whose label was looked at and found right; they are left out.
@@ -68,8 +69,9 @@ def suspects(
     """
     numbers = np.arange(len(rows))
     of_label = probabilities[numbers, labels]
-    counts = np.bincount(labels, minlength=len(class_names))
-    sums = np.bincount(labels, of_label, minlength=len(class_names))
+    known = ~np.isnan(of_label)
+    counts = np.bincount(labels[known], minlength=len(class_names))
+    sums = np.bincount(labels[known], of_label[known], minlength=len(class_names))
     usual = np.where(counts > 0, sums / counts.clip(1), 1.0)
     suggested = probabilities.argmax(axis=1)
     of_suggested = probabilities[numbers, suggested]
@@ -83,7 +85,7 @@ def suspects(
             bool(of_suggested[i] >= usual[suggested[i]]),
         )
         for i in order
-        if suggested[i] != labels[i] and rows[i].path not in confirmed
+        if known[i] and suggested[i] != labels[i] and rows[i].path not in confirmed
     )
 
 

@@ -68,7 +68,7 @@ class FusedNorm(layers.Layer):  # type: ignore[misc]
         self.built = True
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        """Normalise activations (batch, height, width, channels); in training, move the averages."""
+        """Normalise activations (batch, height, width, channels); training moves the averages."""
         norm = self.norm
         if not training:
             return norm(x, training=False)

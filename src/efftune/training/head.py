@@ -45,12 +45,14 @@ class Head:
         return np.asarray(scores / scores.sum(axis=1, keepdims=True))
 
 
-def fit(features: Matrix, labels: Labels, recipe: Recipe) -> Head:
+def fit(features: Matrix, labels: Labels, groups: Labels, recipe: Recipe) -> Head:
     """Fit a head.
 
     Args:
         features: float32, shape (pictures, features).
         labels: class numbers, shape (pictures,), each class from 0 to the last at least once.
+        groups: numbers, shape (pictures,), the same for pictures that belong together: they come
+            into one fold, since a head that knows a copy of a picture asks for too weak a penalty.
         recipe: gives the strengths to choose from, the folds and the seed.
 
     Returns:
@@ -58,7 +60,7 @@ def fit(features: Matrix, labels: Labels, recipe: Recipe) -> Head:
     """
     axes = axes_of(features)
     rotated = axes.rotated(features)
-    strength = _best_strength(rotated, labels, recipe)
+    strength = _best_strength(rotated, labels, groups, recipe)
     weights = class_weights(labels, recipe)[labels]
     coefficients, intercepts = regression(rotated, labels, weights, strength, None, FINAL_TOLERANCE)
     kernel = axes.rotation @ coefficients.T
@@ -109,7 +111,7 @@ def class_weights(labels: Labels, recipe: Recipe) -> Matrix:
     return np.asarray(counts.sum() / (len(counts) * counts.clip(1)), np.float32)
 
 
-def _best_strength(features: Matrix, labels: Labels, recipe: Recipe) -> float:
+def _best_strength(features: Matrix, labels: Labels, groups: Labels, recipe: Recipe) -> float:
     """The strength with the lowest cross-validated log-loss."""
     strengths, folds = recipe.head_strengths, recipe.head_folds
     if len(strengths) == 1:
@@ -117,7 +119,7 @@ def _best_strength(features: Matrix, labels: Labels, recipe: Recipe) -> float:
     random = np.random.default_rng(recipe.seed)
     chosen = random.permutation(len(labels))[:SEARCH_PICTURES]
     features, labels = features[chosen], labels[chosen]
-    fold_of = dealt(labels, folds)
+    fold_of = dealt(labels, groups[chosen], folds)
     weights = class_weights(labels, recipe)[labels]
     losses = np.zeros(len(strengths))
     for fold in range(folds):
@@ -129,13 +131,21 @@ def _best_strength(features: Matrix, labels: Labels, recipe: Recipe) -> float:
     return strengths[int(losses.argmin())]
 
 
-def dealt(labels: Labels, folds: int) -> Labels:
-    """The fold of each picture: each class is dealt out in turn; `labels` come shuffled."""
-    fold_of = np.empty_like(labels)
+def dealt(labels: Labels, groups: Labels, folds: int) -> Labels:
+    """The fold of each picture: each class's groups are dealt out in turn.
+
+    Args:
+        labels: class numbers of shuffled pictures. The first of a group is the class it counts for.
+        groups: numbers, the same for pictures of one group.
+        folds: how many there are.
+    """
+    _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+    order = first.argsort()  # groups as they come, whatever their numbers
+    fold_of = np.empty_like(first)
     for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+        members = order[labels[first[order]] == label]
         fold_of[members] = np.arange(len(members)) % folds
-    return fold_of
+    return np.asarray(fold_of[group_of], np.int64)
 
 
 def _losses(

@@ -17,18 +17,21 @@ REPEATS = 3  # heads for a share; all pictures can be chosen in one way only
 class Trials:
     """Heads fitted on parts of the training pictures, with a penalty chosen on all of them."""
 
-    def __init__(self, features: Matrix, labels: Labels, strength: float, recipe: Recipe):
+    def __init__(
+        self, features: Matrix, labels: Labels, groups: Labels, strength: float, recipe: Recipe
+    ):
         """Prepare features.
 
         Args:
             features: of the training pictures, float32 (pictures, features).
             labels: their class numbers, each from 0 to the last at least once.
+            groups: numbers, the same for pictures that belong together.
             strength: of the head's penalty.
             recipe: gives class weights and the seed.
         """
         self._axes: Axes = heads.axes_of(features)
         self._rotated = self._axes.rotated(features)
-        self._labels = labels
+        self._labels, self._groups = labels, groups
         self._strength = strength
         self._weights = heads.class_weights(labels, recipe)[labels]
         self._seed = recipe.seed
@@ -36,20 +39,21 @@ class Trials:
     def out_of_fold(
         self, on_progress: Callable[[int, int], None] = lambda _done, _total: None
     ) -> Matrix:
-        """Of each training picture, the probabilities by a head that was fitted without it.
+        """Of each training picture, the probabilities by a head fitted without it and its copies.
 
         Returns:
-            Float32 (pictures, classes). A class with one picture cannot be known without it: its
-            probability is 0 there.
+            Float32 (pictures, classes). Where no other picture shows a picture's class, no head can
+            know that class, and the row is NaN.
         """
         order = np.random.default_rng(self._seed).permutation(len(self._labels))
         fold_of = np.empty_like(self._labels)
-        fold_of[order] = heads.dealt(self._labels[order], FOLDS)
+        fold_of[order] = heads.dealt(self._labels[order], self._groups[order], FOLDS)
         said = np.zeros((len(self._labels), int(self._labels.max()) + 1), np.float32)
         for fold in range(FOLDS):
             outside = fold_of == fold
             if outside.any():
                 said[outside] = self._said(~outside, self._rotated[outside])
+                said[outside & ~np.isin(self._labels, self._labels[~outside])] = np.nan
             on_progress(fold + 1, FOLDS)
         return said
 

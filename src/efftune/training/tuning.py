@@ -38,11 +38,13 @@ class Seen:
     Attributes:
         paths: of the readable pictures, by split.
         labels: their class numbers.
+        groups: numbers of the training pictures, the same for those that belong together.
         features: the pictures themselves as the frozen part sees them.
     """
 
     paths: dict[Split, list[Path]]
     labels: dict[Split, NDArray[np.int64]]
+    groups: NDArray[np.int64]
     features: dict[Split, Features]
 
 
@@ -89,6 +91,7 @@ def seen(examples: Examples, parts: dict[Split, Features]) -> Seen:
     return Seen(
         {split: [row.path for row in rows[split]] for split in SPLITS},
         {split: labels(rows[split], names) for split in SPLITS},
+        examples.groups("train"),
         parts,
     )
 
@@ -139,7 +142,7 @@ def fit_head(pictures: Seen, backbone: Backbone, recipe: Recipe) -> Head:
     """A head for the frozen backbone by regression, or one that a later stage has to train."""
     truth = pictures.labels["train"]
     if "head" in recipe.phases and not recipe.head_epochs:
-        return heads.fit(pictures.features["train"].pooled(), truth, recipe)
+        return heads.fit(pictures.features["train"].pooled(), truth, pictures.groups, recipe)
     return heads.random(backbone.entry.features, int(truth.max()) + 1, recipe.seed)
 
 

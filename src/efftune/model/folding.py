@@ -5,8 +5,8 @@ each channel. Putting them on the kernel instead of on the activations gives the
 the same gradients, up to rounding, without passing over the activations twice more. Convolutions
 of one pixel are matrix products, in bfloat16 where the processor is faster at that.
 
-From random weights BatchNorm has to learn and cannot be folded. Keras puts it together from some
-twenty operations, each of which passes over the activations; TensorFlow has a single one.
+From random weights BatchNorm has to learn and cannot be folded. Keras puts it together from many
+operations, each of which passes over the activations; TensorFlow has a single one.
 """
 
 from typing import Any

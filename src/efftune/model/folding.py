@@ -93,7 +93,7 @@ def fused(backbone: Backbone) -> keras.Model:
 
     Returns:
         A model that shares the backbone's Keras weights; under another Keras backend than
-        TensorFlow, whose compiler fuses by itself, the backbone's own model.
+        TensorFlow, the backbone's own model.
     """
     if keras.backend.backend() != "tensorflow":
         return backbone.keras_model

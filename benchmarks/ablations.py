@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from efftune.data import sources
 from efftune.data.examples import Examples
+from efftune.data.sources import folders
 from efftune.model.backbone import Backbone
-from efftune.progress import Watch
-from efftune.recipe import Recipe
-from efftune.training import planning, tuning
+from efftune.recipe.recipe import Recipe
+from efftune.system.progress import Watch
+from efftune.training import fine_tuning, planning
 
 ROOT = Path(__file__).parents[1]
 CLOTHING = os.environ.get("EFFTUNE_CLOTHING", str(ROOT.parent / "shared/data/clothing"))
@@ -109,17 +109,17 @@ def key(change: Change, source: str, seed: int) -> list[str]:
 def measured(name: str, change: Change, source: str, seed: int) -> list[str]:
     recipe = Recipe.named(name, **(START[name] | {"seed": seed} | change))
     backbone = Backbone(recipe.model)
-    examples = sources.find(source)
+    examples = folders.find(source)
     if seed >= OWN_SPLITS:
         examples = cut_anew(examples)
     examples = examples.split(recipe.val_fraction, recipe.test_fraction, seed)
     plan = planning.plan(recipe, backbone, examples.counts)
-    parts = tuning.see(examples, backbone, plan, lambda _done, _total: None)
-    pictures = tuning.seen(examples, parts)
-    head = tuning.fit_head(pictures, backbone, recipe)
-    plan, _ = tuning.decide_views(plan, backbone, head, pictures)
+    parts = fine_tuning.see(examples, backbone, plan, lambda _done, _total: None)
+    pictures = fine_tuning.seen(examples, parts)
+    head = fine_tuning.fit_head(pictures, backbone, recipe)
+    plan, _ = fine_tuning.decide_views(plan, backbone, head, pictures)
     watch = Watch()
-    _, (*_, outcome) = tuning.tune(backbone, head, pictures, plan, watch)
+    _, (*_, outcome) = fine_tuning.tune(backbone, head, pictures, plan, watch)
     kept = outcome.kept
     judged = (f"{kept.val_accuracy:.4f}", f"{kept.val_loss:.4f}")
     counted = (str(len(outcome.epochs)), str(outcome.best))

@@ -30,7 +30,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from efftune import provenance
+from efftune.system import machine
 
 RESULTS = Path(__file__).parent / "results"
 EPOCHS, SHORT_EPOCHS = (25, 4), (3, 1)
@@ -207,7 +207,7 @@ def example(folder: Path, epochs: tuple[int, int, int]) -> None:
 
 def report(sides: dict[str, list[Row]], curve: list[dict], asked: argparse.Namespace) -> None:
     theirs = curve[-1] | highest((row["stage"], row["val"]) for row in curve)
-    print(f"\n{provenance.machine()}\n{provenance.versions()}\n")
+    print(f"\n{machine.machine()}\n{machine.versions()}\n")
     print("| | seconds | best scratch | best frozen | validation | test | times faster |")
     print("|---|--:|--:|--:|--:|--:|--:|")
     for name, rows in [*sides.items(), ("Keras example", [theirs])]:

@@ -130,9 +130,9 @@ def theirs(folder: Path, epochs: int, seed: int, rate: float) -> None:
 
 
 def report(sides: dict[str, list[Row]]) -> None:
-    from efftune import provenance
+    from efftune.system import machine
 
-    print(f"\n{provenance.machine()}\n{provenance.versions()}\n")
+    print(f"\n{machine.machine()}\n{machine.versions()}\n")
     print("| | seconds | validation | test | times as long |\n|---|--:|--:|--:|--:|")
     ours = statistics.mean(row["seconds"] for row in sides["efftune balanced"])
     for name, rows in sides.items():

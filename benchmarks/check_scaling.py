@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from efftune import provenance
+from efftune.system import machine
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES = 10
@@ -37,7 +37,7 @@ def main() -> None:
             made = count
             rows.append(measured(place, count))
             print("{:9,} pictures{:9.1f} s{:9.0f} MB".format(*rows[-1]), flush=True)
-    print(f"\n{provenance.machine()}\n{provenance.versions()}")
+    print(f"\n{machine.machine()}\n{machine.versions()}")
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / "check_scaling.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
@@ -49,7 +49,7 @@ def make(place: Path, first: int, end: int, side: int) -> None:
     """Add pictures `first` to `end` - 1."""
     for i in range(CLASSES):
         (place / "pictures" / f"class {i}").mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(provenance.usable_processors()) as pool:
+    with ProcessPoolExecutor(machine.usable_processors()) as pool:
         starts = range(first, end, 1000)
         for _ in pool.map(
             _make_some, *zip(*((place, i, min(i + 1000, end), side) for i in starts), strict=True)

@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune import provenance
-from efftune.data import sources
 from efftune.data.examples import Example, labels
-from efftune.model import features, inference
+from efftune.data.sources import folders
+from efftune.features import extraction
+from efftune.features.extraction import Settings
 from efftune.model.backbone import Backbone
-from efftune.model.features import Settings
-from efftune.recipe import Recipe
-from efftune.training import head
+from efftune.model.engines import openvino_engine
+from efftune.recipe.recipe import Recipe
+from efftune.system import machine
+from efftune.training import regression_head
 
 RESULTS = Path(__file__).parent / "results" / "choices.csv"
 FOLDS = 5
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("sources", nargs="*", default=["sample:digits", *filter(None, [clothing])])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     asked = parser.parse_args()
-    print(f"{provenance.machine()}\n{provenance.versions()}\n")
+    print(f"{machine.machine()}\n{machine.versions()}\n")
     print(f"{'source':12}{'choice':30}{'accuracy':>10}{'±':>8}{'loss':>8}{'head s':>8}")
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("w", newline="", encoding="utf-8") as stream:
@@ -60,7 +61,7 @@ def main() -> None:
 
 def measured(source: str, seeds: list[int]) -> Iterator[tuple[str, list[float], float, float]]:
     recipe = Recipe()
-    examples = sources.find(source).split(recipe.val_fraction, recipe.test_fraction, recipe.seed)
+    examples = folders.find(source).split(recipe.val_fraction, recipe.test_fraction, recipe.seed)
     rows, names = examples.of("train"), examples.class_names
     truth = labels(rows, names)
 
@@ -74,8 +75,8 @@ def measured(source: str, seeds: list[int]) -> Iterator[tuple[str, list[float], 
 
 def extracted(rows: tuple[Example, ...], **choices: object) -> Rows:
     backbone = Backbone("efficientnet-lite0")
-    settings = Settings(precision=inference.fastest_precision(), **choices)
-    return features.extract([row.path for row in rows], backbone, settings).pooled()
+    settings = Settings(precision=openvino_engine.fastest_precision(), **choices)
+    return extraction.extract([row.path for row in rows], backbone, settings).pooled()
 
 
 def judged(
@@ -102,7 +103,7 @@ def judged(
 
 
 def regression(values: Rows, truth: Labels) -> Fitted:
-    return head.fit(values, truth, np.arange(len(truth)), Recipe()).probabilities
+    return regression_head.fit(values, truth, np.arange(len(truth)), Recipe()).probabilities
 
 
 def keras_head(values: Rows, truth: Labels) -> Fitted:

@@ -38,13 +38,15 @@ from pathlib import Path
 import numpy as np
 
 import efftune
-from efftune import provenance
-from efftune.data import relabelling, sources
+from efftune.data import relabelling
 from efftune.data.examples import Example
 from efftune.data.relabelling import Decision
+from efftune.data.sources import folders
 from efftune.evaluation import suspects as suspecting
-from efftune.model import features, inference
+from efftune.features import extraction
 from efftune.model.backbone import Backbone
+from efftune.model.engines import openvino_engine
+from efftune.system import machine
 
 Told = dict[str, float]
 
@@ -86,8 +88,8 @@ def main() -> None:
     asked = parser.parse_args()
     if not asked.folder:
         parser.error("name a folder, or set EFFTUNE_CLOTHING")
-    print(f"{provenance.machine()}\n{provenance.versions()}")
-    rows = [row for row in sources.find(Path(asked.folder).resolve()).rows if row.usable]
+    print(f"{machine.machine()}\n{machine.versions()}")
+    rows = [row for row in folders.find(Path(asked.folder).resolve()).rows if row.usable]
     for name in asked.parts:
         print(f"\n{name}", flush=True)
         found = []
@@ -158,9 +160,9 @@ def cleanlab(task: Task, rows: list[Example], flipped: set[str], count: int) -> 
     """What another package finds, from the same features of the frozen network."""
     training = [row for row in rows if row.split == "train"]
     names = sorted({row.label for row in training})
-    settings = features.Settings("crop", inference.fastest_precision())
+    settings = extraction.Settings("crop", openvino_engine.fastest_precision())
     backbone = Backbone("efficientnet-lite0")
-    pooled = features.extract([row.path for row in training], backbone, settings).pooled()
+    pooled = extraction.extract([row.path for row in training], backbone, settings).pooled()
     labels = [names.index(row.label) for row in training]
     np.savez(task.place / "given.npz", features=pooled, labels=labels)
     command = [task.asked.peer, "-c", PEER, str(task.place / "given.npz")]

@@ -148,13 +148,14 @@ Found = Iterator[tuple[str, float, Pairs]]
 
 
 def with_efftune(asked: argparse.Namespace) -> Found:
-    from efftune.data import duplicates, inspection, sources
+    from efftune.data import inspection, near_duplicates
+    from efftune.data.sources import folders
 
     start = time.perf_counter()
-    examples, looks, squares = inspection.look_over(sources.find(asked.folder))
+    examples, looks, squares = inspection.look_over(folders.find(asked.folder))
     looked = time.perf_counter() - start
     rows = [row for row in examples.rows if row.usable]
-    pairs = duplicates.pairs(rows, looks, squares)
+    pairs = near_duplicates.pairs(rows, looks, squares)
     seconds = time.perf_counter() - start
     found = {frozenset((rows[pair.first].name, rows[pair.second].name)) for pair in pairs}
     each = 1000 * looked / len(rows)

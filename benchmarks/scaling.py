@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from efftune import provenance
+from efftune.system import machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,7 +34,7 @@ def main() -> None:
     options = ["--recipe", asked.recipe, "--set", f"memory={asked.memory}"]
     folder = Path(asked.folder) / "train"
     rows = [measured(folder, times, options) for times in sorted(asked.times)]
-    print(f"{provenance.machine()}\n{provenance.versions()}\n")
+    print(f"{machine.machine()}\n{machine.versions()}\n")
     print(f"{'photos':>8}{'seconds':>10}{'peak MB':>10}")
     for photos, seconds, peak in rows:
         print(f"{photos:8}{seconds:10.1f}{peak:10.0f}")

@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from efftune import provenance
-from efftune.data import augmentation, images, sources
+from efftune.data import augmentation, images
+from efftune.data.sources import folders
+from efftune.features.cache import Rows, Store
 from efftune.model.backbone import FEATURES, Backbone
-from efftune.model.inference import Network as Frozen
-from efftune.model.inference import fastest_precision
-from efftune.model.kept import Rows, Store
-from efftune.recipe import Recipe, Stage
+from efftune.model.engines.openvino_engine import Network as Frozen
+from efftune.model.engines.openvino_engine import fastest_precision
+from efftune.recipe.recipe import Recipe, Stage
+from efftune.system import machine
 from efftune.training.batches import KeptViews, Material, Pictures
 from efftune.training.network import Network
 
@@ -39,10 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=64)
     batch = parser.parse_args().batch
-    print(f"{provenance.machine()}\n{provenance.versions()}\n")
+    print(f"{machine.machine()}\n{machine.versions()}\n")
     fast = "bfloat16" if fastest_precision() == "bf16" else "float32"
     peaks = {dtype: peak(dtype) for dtype in ("float32", "bfloat16")}
-    rows = [row.path for row in sources.find(CLOTHING).rows if row.usable]
+    rows = [row.path for row in folders.find(CLOTHING).rows if row.usable]
     paths = rows[:: max(1, len(rows) // PHOTOS)][:PHOTOS]
     backbone = Backbone("efficientnet-lite0")
 

@@ -33,10 +33,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 import efftune
-from efftune import provenance
 from efftune.data import images
-from efftune.model import doubts, inference
+from efftune.model import uncertainty
 from efftune.model.classifier import OPENVINO_FILE, Classifier
+from efftune.model.engines import openvino_engine
+from efftune.system import machine
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "data"))
@@ -77,7 +78,7 @@ def main() -> None:
             others.append((f"{asked.without}, never seen", path))
         run = efftune.train(source, run=Path(place, "run"), recipe=asked.recipe)
         rows = measured(run.classifier, splits(run.folder, source), others)
-    print(f"{provenance.machine()}\n{provenance.versions()}\n")
+    print(f"{machine.machine()}\n{machine.versions()}\n")
     suffix = f"_without_{asked.without}" if asked.without else ""
     report(rows, f"unlike_pictures_{asked.recipe}{suffix}.csv")
 
@@ -107,8 +108,8 @@ def splits(run: Path, source: Path) -> dict[str, list[tuple[Path, str]]]:
 
 def seen(classifier: Classifier, paths: Sequence[Path]) -> Seen:
     """What the saved network says of pictures, decoded as it decodes any."""
-    network = inference.Network(
-        lambda: inference.read(classifier.folder / OPENVINO_FILE),
+    network = openvino_engine.Network(
+        lambda: openvino_engine.read(classifier.folder / OPENVINO_FILE),
         size=classifier.image_size,
         dtypes=("float32", "float32"),
     )
@@ -159,7 +160,7 @@ def ways(
     found = {}
     for kind in ("neighbours", "mahalanobis"):
         stored = kept is not None and kept.likeness is not None and kept.likeness.kind == kind
-        known = kept.likeness if stored else doubts.likeness(train, labels, kind)
+        known = kept.likeness if stored else uncertainty.likeness(train, labels, kind)
         threshold = kept.unlike_above if stored else None
         found[kind] = (lambda each, known=known: known.distances(each.features), threshold)
     found["confidence"] = (lambda each: 1 - each.confidences, None)

@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 import efftune
 from conftest import TUNED, fill
 from data import other_pictures
-from efftune import files
 from efftune.data import images
 from efftune.data.examples import SPLITS
 from efftune.model.backbone import Backbone
+from efftune.system import files
 
 FILES = {
     "run.json",

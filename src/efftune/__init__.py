@@ -8,23 +8,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from efftune.checking import Check, check
     from efftune.data.inspection import Finding
     from efftune.errors import DataError, EfftuneError, UsageError
     from efftune.evaluation.comparison import Comparison
     from efftune.evaluation.metrics import Evaluation, SplitEvaluation
-    from efftune.finished import Run, compare, load
     from efftune.model.architectures import build
     from efftune.model.catalogue import models
     from efftune.model.classifier import Classifier, Prediction, classify
-    from efftune.recipe import Recipe
+    from efftune.recipe.recipe import Recipe
+    from efftune.report.source_check import Check, check
     from efftune.run import demo, plan, train
+    from efftune.runs.run import Run, compare, load
     from efftune.training.planning import Plan
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Check": "checking",
+    "Check": "report.source_check",
     "Classifier": "model.classifier",
     "Comparison": "evaluation.comparison",
     "DataError": "errors",
@@ -33,16 +33,16 @@ _HOMES = {
     "Finding": "data.inspection",
     "Plan": "training.planning",
     "Prediction": "model.classifier",
-    "Recipe": "recipe",
-    "Run": "finished",
+    "Recipe": "recipe.recipe",
+    "Run": "runs.run",
     "SplitEvaluation": "evaluation.metrics",
     "UsageError": "errors",
     "build": "model.architectures",
-    "check": "checking",
+    "check": "report.source_check",
     "classify": "model.classifier",
-    "compare": "finished",
+    "compare": "runs.run",
     "demo": "run",
-    "load": "finished",
+    "load": "runs.run",
     "models": "model.catalogue",
     "plan": "run",
     "train": "run",

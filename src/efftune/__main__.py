@@ -1,5 +1,5 @@
 """`python -m efftune` is the command `efftune`."""
 
-from efftune.cli import main
+from efftune.cli.commands import main
 
 main()

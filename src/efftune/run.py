@@ -9,25 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from efftune import files, judging, provenance
-from efftune.data import inspection, sources, splitting, tables
+from efftune.data import inspection, splitting
 from efftune.data.examples import Examples, Split
 from efftune.data.inspection import Finding
 from efftune.data.relabelling import LABELS_FILE
-from efftune.evaluation import plots, predictions, squares, suspects
-from efftune.finished import RECORD, Run
-from efftune.judging import Judged
+from efftune.data.sources import folders, tables
+from efftune.evaluation import evaluator, predictions, suspects
+from efftune.evaluation.evaluator import Judged
+from efftune.features import cache
+from efftune.features.extraction import Features
 from efftune.model import classifier as classifiers
-from efftune.model import inference, kept
 from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier
-from efftune.model.features import Features
-from efftune.progress import Progress, Watch, silent
-from efftune.recipe import Recipe
-from efftune.training import planning, stages, tuning
+from efftune.model.engines import openvino_engine
+from efftune.recipe.recipe import Recipe
+from efftune.report import plots, thumbnails
+from efftune.runs.run import RECORD, Run
+from efftune.system import files, machine
+from efftune.system.progress import Progress, Watch, silent
+from efftune.training import fine_tuning, planning, stages
+from efftune.training.fine_tuning import Seen
 from efftune.training.planning import Plan
 from efftune.training.stages import Epoch
-from efftune.training.tuning import Seen
 
 _FLATTERED = (
     "the test split is the validation split, too, as in the public example: which epoch is kept is "
@@ -67,16 +70,16 @@ def train(
     recipe, backbone, examples, findings, plan = _prepared(source, recipe, choices, watch)
     with files.reserved_folder(_places(run, examples.source, backbone)) as folder:
         with watch.phase("features"):
-            parts = tuning.see(examples, backbone, plan, watch.count)
+            parts = fine_tuning.see(examples, backbone, plan, watch.count)
             examples = _as_read(examples, parts, recipe)
-            pictures = tuning.seen(examples, parts)
+            pictures = fine_tuning.seen(examples, parts)
         with watch.phase("head"):
-            head = tuning.fit_head(pictures, backbone, plan.recipe)
-            plan, known = tuning.decide_views(plan, backbone, head, pictures)
-        tuned, outcomes = tuning.tune(backbone, head, pictures, plan, watch)
-        epochs = tuning.history(head, pictures, watch.seconds["head"], outcomes)
+            head = fine_tuning.fit_head(pictures, backbone, plan.recipe)
+            plan, known = fine_tuning.decide_views(plan, backbone, head, pictures)
+        tuned, outcomes = fine_tuning.tune(backbone, head, pictures, plan, watch)
+        epochs = fine_tuning.history(head, pictures, watch.seconds["head"], outcomes)
         with watch.phase("evaluate"):
-            judged = judging.judge(tuned, head, pictures, examples, plan.recipe, watch)
+            judged = evaluator.judge(tuned, head, pictures, examples, plan.recipe, watch)
         with watch.phase("save"):
             sums = _save(folder, tuned.backbone, judged, examples, plan.recipe)
             _write_tables(folder, examples, findings, judged, epochs, recipe.labels)
@@ -88,7 +91,7 @@ def train(
             "plan": plan.to_dict(),
             "stages": [outcome.to_dict() for outcome in outcomes],
             "features": _counted(parts),
-            "advice": tuning.advice(plan.recipe, epochs),
+            "advice": fine_tuning.advice(plan.recipe, epochs),
             "not_available": judged.not_available,
             "likely_wrong_labels": sum(each.likely for each in judged.suspects),
             "seconds": watch.seconds,
@@ -141,11 +144,11 @@ def _prepared(
             drop_connect_rate=recipe.drop_connect_rate,
             on_progress=watch.on_progress,
         )
-        examples = sources.find(source, watch.on_progress, tables.Columns.of(recipe))
+        examples = folders.find(source, watch.on_progress, tables.Columns.of(recipe))
     with watch.phase("look"):
         examples, findings = splitting.split(examples, recipe, watch.count)
     with watch.phase(START):
-        kept.prune(files.cache_folder() / "features")
+        cache.prune(files.cache_folder() / "features")
         plan = planning.plan(recipe, backbone, examples.counts)
         if examples.val_is_test:
             plan = replace(plan, notes=(_FLATTERED, *plan.notes))
@@ -215,7 +218,7 @@ def _draw(
     names, size = [each.name for each in judged.evaluation.test.per_class], backbone.image_size
     classifier = Classifier(folder, names, size, recipe.fit, judged.doubts)
     test = next(each for each in judged.answers if each.split == "test")
-    squares.write(folder, classifier, test, judged.suspects, watch.count)
+    thumbnails.write(folder, classifier, test, judged.suspects, watch.count)
     plots.draw_evaluation(folder, judged.evaluation)
     if recipe.draws:
         titles = [names[i] for i in pictures.labels["train"]]
@@ -229,7 +232,7 @@ def _facts(
     """What `run.json` says beside checksums and seconds."""
     return {
         "state": "finished",
-        "command": provenance.command(),
+        "command": machine.command(),
         "source": examples.source,
         "data": {
             "fingerprint": examples.fingerprint,
@@ -251,8 +254,8 @@ def _facts(
         },
         "recipe": recipe.name,
         "seed": recipe.seed,
-        "versions": provenance.versions(),
-        "machine": provenance.machine() | {"precision": inference.fastest_precision()},
+        "versions": machine.versions(),
+        "machine": machine.machine() | {"precision": openvino_engine.fastest_precision()},
     }
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efftune.data import inspection, sources
+from efftune.data import inspection
 from efftune.data.examples import LEFTOVERS
+from efftune.data.sources import folders
 
 from .planted import textured
 
@@ -89,7 +90,7 @@ def fuzzed(root: Path, count: int, seed: int) -> set[str]:
 
 
 def assert_each_is_listed_once(root: Path, names: set[str]) -> None:
-    examples, looks, _ = inspection.look_over(sources.find(root))
+    examples, looks, _ = inspection.look_over(folders.find(root))
     listed = [row.name for row in examples.rows]
     assert len(listed) == len(names)
     assert set(listed) == names

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from efftune.data import inspection, sources
+from efftune.data import inspection
 from efftune.data.examples import Example, Examples
 from efftune.data.inspection import Finding
+from efftune.data.sources import folders
 
 from .scenes import scene
 
@@ -51,7 +52,7 @@ def test_usual_picture_is_not(tmp_path):
 
 
 def test_unusable_files_are_listed_by_reason(broken_source):
-    examples, looks, squares = inspection.look_over(sources.find(broken_source))
+    examples, looks, squares = inspection.look_over(folders.find(broken_source))
     rows = [row for row in examples.rows if row.usable]
     assert len(looks) == len(rows) == 30
     for i, row in enumerate(rows):
@@ -70,7 +71,7 @@ def test_unusable_files_are_listed_by_reason(broken_source):
 
 def test_pictures_are_counted_and_known_by_their_hash(source):
     told = []
-    examples, *_ = inspection.look_over(sources.find(source), lambda *each: told.append(each))
+    examples, *_ = inspection.look_over(folders.find(source), lambda *each: told.append(each))
     assert sorted(told)[-1] == (30, 30)
     assert all(len(row.sha256) == 64 for row in examples.rows)
 

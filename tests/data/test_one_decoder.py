@@ -10,11 +10,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from efftune.data import inspection
+from efftune.features import extraction
+from efftune.features.extraction import Settings
 from efftune.model import classifier as classifiers
-from efftune.model import features, inference
 from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier
-from efftune.model.features import Settings
+from efftune.model.engines import openvino_engine
 
 from .planted import encoded, textured
 
@@ -88,7 +89,7 @@ def seen(folder, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     classifiers.save(place, backbone, head, NAMES)
     with pytest.MonkeyPatch.context() as patch:
         given = listening(patch)
-        features.extract(paths, backbone, settings)
+        extraction.extract(paths, backbone, settings)
         trained, given[:] = list(given), []
         Classifier(place, NAMES, SIZE, "stretch").predict(paths)
         predicted = list(given)
@@ -99,7 +100,7 @@ def listening(patch: pytest.MonkeyPatch) -> list[tuple[int, np.ndarray]]:
     """Note every square that a network is run on, which it is all the same."""
     given: list[tuple[int, np.ndarray]] = []
     lock = threading.Lock()
-    run = inference.Network.run
+    run = openvino_engine.Network.run
 
     def heard(self, items, load, deliver, *, squares=1):
         def loaded(item):
@@ -110,7 +111,7 @@ def listening(patch: pytest.MonkeyPatch) -> list[tuple[int, np.ndarray]]:
 
         return run(self, items, loaded, deliver, squares=squares)
 
-    patch.setattr(inference.Network, "run", heard)
+    patch.setattr(openvino_engine.Network, "run", heard)
     return given
 
 

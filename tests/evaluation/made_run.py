@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from efftune import files
 from efftune.evaluation.metrics import wilson
+from efftune.system import files
 
 CLASSES = ("dress", "hat", "shirt", "shoes", "t-shirt")
 THRESHOLD = 0.7

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from efftune.evaluation import report, review
+from efftune.report import report, review
 from evaluation import made_run
 
 api = pytest.importorskip("playwright.sync_api", reason="Playwright's client is not installed")

@@ -5,8 +5,9 @@ from keras import layers
 
 import efftune
 from efftune.errors import DataError, UsageError
-from efftune.model import architectures, catalogue, conversion
-from efftune.model.inference import Network
+from efftune.model import architectures, catalogue
+from efftune.model.engines import conversion
+from efftune.model.engines.openvino_engine import Network
 
 from .conftest import SIZE, answers, distance, each, every_variant, noise, shaken
 

@@ -4,7 +4,7 @@ from keras import ops
 
 from efftune.errors import UsageError
 from efftune.model.backbone import Backbone
-from efftune.model.inference import Network
+from efftune.model.engines.openvino_engine import Network
 
 from .conftest import distance, every_variant, shaken
 

@@ -6,11 +6,11 @@ import pytest
 from keras import ops
 
 from conftest import fill
-from efftune.data import sources
+from efftune.data.sources import folders
 from efftune.model.backbone import Backbone
-from efftune.progress import Watch
-from efftune.recipe import Recipe, Stage
-from efftune.training import planning, tuning
+from efftune.recipe.recipe import Recipe, Stage
+from efftune.system.progress import Watch
+from efftune.training import fine_tuning, planning
 from efftune.training.batches import Material
 from efftune.training.stages import Tuned
 
@@ -33,11 +33,11 @@ def with_head(folder, **choices):
     """A backbone, a plan, what was seen of a folder's pictures, and a head fitted on that."""
     recipe = Recipe(**({"image_size": 32, "unfreeze": BLOCK} | choices))
     backbone = Backbone(recipe.model, 32)
-    examples = sources.find(folder).split(0.3, 0.2, 0)
+    examples = folders.find(folder).split(0.3, 0.2, 0)
     plan = planning.plan(recipe, backbone, examples.counts)
-    parts = tuning.see(examples, backbone, plan, lambda _done, _total: None)
-    pictures = tuning.seen(examples, parts)
-    return backbone, plan, pictures, tuning.fit_head(pictures, backbone, recipe)
+    parts = fine_tuning.see(examples, backbone, plan, lambda _done, _total: None)
+    pictures = fine_tuning.seen(examples, parts)
+    return backbone, plan, pictures, fine_tuning.fit_head(pictures, backbone, recipe)
 
 
 def squares(folder, **choices) -> Squares:
@@ -45,7 +45,7 @@ def squares(folder, **choices) -> Squares:
     backbone, plan, pictures, head = with_head(folder, views=1, batch_size=8, **choices)
     recipe = plan.recipe
     stage = Stage("upper", BLOCK, 10, 1e-3)
-    train, val = tuning._kept_views(stage, backbone, pictures, plan, Watch())
+    train, val = fine_tuning._kept_views(stage, backbone, pictures, plan, Watch())
     return Squares(backbone, recipe, Tuned(backbone, head.kernel, head.bias), train, val, stage)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from efftune.data import augmentation
-from efftune.model.kept import Rows, Store
-from efftune.recipe import Recipe
+from efftune.features.cache import Rows, Store
+from efftune.recipe.recipe import Recipe
 from efftune.training.batches import KeptViews, Material, Pictures
 
 PICTURES, VIEWS = 20, 4

@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 from efftune.model.backbone import Backbone
-from efftune.recipe import Recipe, Stage
+from efftune.recipe.recipe import Recipe, Stage
 from efftune.training.network import Mixing, Network
 
 from .conftest import weights

@@ -5,7 +5,7 @@ import pytest
 from conftest import fill
 from efftune.errors import UsageError
 from efftune.model.backbone import Backbone
-from efftune.recipe import Recipe
+from efftune.recipe.recipe import Recipe
 from efftune.training import planning
 
 GIB = 2**30

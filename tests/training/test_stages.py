@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from efftune.errors import DataError
-from efftune.recipe import Recipe, Stage
-from efftune.training import head as heads
+from efftune.recipe.recipe import Recipe, Stage
+from efftune.training import regression_head as heads
 from efftune.training import stages
 from efftune.training.batches import Material
 from efftune.training.stages import Epoch

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from efftune import files
 from efftune.errors import BadImage
-from efftune.provenance import usable_processors
-from efftune.recipe import Fit
+from efftune.recipe.recipe import Fit
+from efftune.system import files
+from efftune.system.machine import usable_processors
 
 Pixels = NDArray[np.uint8]
 

@@ -26,12 +26,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune import files
 from efftune.data import images
 from efftune.data.examples import LEFTOVERS, SPLITS, Example, Examples
 from efftune.data.images import Pixels
 from efftune.errors import BadImage
-from efftune.provenance import usable_processors
+from efftune.system import files
+from efftune.system.machine import usable_processors
 
 SIDE = 128  # of the squares that are looked at, in pixels
 SMALL = 48  # of their small grey versions, by which copies are found

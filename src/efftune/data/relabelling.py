@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from efftune import files
 from efftune.data.examples import Example, Examples
 from efftune.errors import DataError, UsageError
+from efftune.system import files
 
 Choice = Literal["keep", "relabel", "drop"]
 COLUMNS = ("path", "label", "decision", "new_label")

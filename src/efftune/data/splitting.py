@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import duplicates, inspection, relabelling
-from efftune.data.duplicates import Pair
+from efftune.data import inspection, near_duplicates, relabelling
 from efftune.data.examples import Examples
 from efftune.data.inspection import Finding
-from efftune.recipe import Recipe
+from efftune.data.near_duplicates import Pair
+from efftune.recipe.recipe import Recipe
 
 _LEAKED = "a copy is in a split before"
 
@@ -46,14 +46,14 @@ def split(
     examples, looks, squares = inspection.look_over(examples, on_progress)
     examples.require_splittable(allow_missing=allow_missing)
     rows = [row for row in examples.rows if row.usable]
-    pairs = duplicates.pairs(rows, looks, squares)
-    numbers = duplicates.groups(len(rows), pairs, [row.group for row in rows])
+    pairs = near_duplicates.pairs(rows, looks, squares)
+    numbers = near_duplicates.groups(len(rows), pairs, [row.group for row in rows])
     together = {row.path: number for row, number in zip(rows, numbers.tolist(), strict=True)}
     examples = examples.split(recipe.val_fraction, recipe.test_fraction, recipe.seed, together)
     examples = relabelling.relabelled(examples, decisions)
     found = findings(examples, looks, pairs)
     rows = [row for row in examples.rows if row.usable]  # the same, with splits and decided labels
-    leaked = {rows[i].path: _LEAKED for i in duplicates.leaks(rows, numbers)}
+    leaked = {rows[i].path: _LEAKED for i in near_duplicates.leaks(rows, numbers)}
     if recipe.leaks == "drop":
         examples = examples.as_read({}, leaked)
     elif recipe.leaks == "report":
@@ -74,7 +74,7 @@ def findings(examples: Examples, looks: NDArray[np.void], pairs: Sequence[Pair])
     rows = [row for row in examples.rows if row.usable]
     return [
         *inspection.unusable(examples),
-        *duplicates.findings(rows, pairs),
+        *near_duplicates.findings(rows, pairs),
         *inspection.about_classes(examples),
         *inspection.oddities(rows, looks),
     ]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from efftune.errors import DataError, UsageError, unknown_name
-from efftune.evaluation import plots
 from efftune.evaluation.metrics import wilson
+from efftune.report import plots
 
 LEVEL = 0.05  # p-values below it tell a difference
 _JUDGED = ("val", "test")  # splits

@@ -28,13 +28,13 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from efftune import files
 from efftune.data import images
 from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError, UsageError, unknown_name
-from efftune.evaluation import plots
-from efftune.model import inference
 from efftune.model.classifier import OPENVINO_FILE, Classifier
+from efftune.model.engines import openvino_engine
+from efftune.report import plots
+from efftune.system import files
 
 Array = NDArray[np.float32]
 
@@ -124,11 +124,11 @@ class Explainer:
 
     @cached_property
     def _dissected(self) -> tuple[Any, Array]:
-        return _dissected(inference.read(self.classifier.folder / OPENVINO_FILE))
+        return _dissected(openvino_engine.read(self.classifier.folder / OPENVINO_FILE))
 
     @cached_property
-    def _network(self) -> inference.Network:
-        return inference.Network(
+    def _network(self) -> openvino_engine.Network:
+        return openvino_engine.Network(
             lambda: self._dissected[0],
             size=self.classifier.image_size,
             dtypes=("float32", "float32"),

@@ -10,14 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data.examples import Split
-from efftune.evaluation.calibration import (
-    Calibration,
-    Unlike,
-    Unsure,
-    expected_error,
-    reliability,
-)
-from efftune.evaluation.learning import LearningCurve
+from efftune.evaluation.calibration import Calibration, Unlike, Unsure, expected_error, reliability
+from efftune.evaluation.learning_curve import LearningCurve
 
 _PAIRS = 10  # of confused classes, at most
 

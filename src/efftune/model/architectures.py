@@ -12,8 +12,9 @@ import keras
 from keras import layers
 
 from efftune.errors import UsageError
-from efftune.model import catalogue, download, lite, weights
-from efftune.progress import Progress, silent
+from efftune.model import catalogue, lite
+from efftune.model.weights import download, readers
+from efftune.system.progress import Progress, silent
 
 Pooling = Literal["avg", "max"]
 
@@ -50,7 +51,7 @@ def backbone(name: str, image_size: int, drop_connect_rate: float = 0.0) -> kera
                 layer.name = type(layer).__name__.lower()  # without a number that counts up
     for layer in model.layers:
         if isinstance(layer, layers.Normalization) and layer.input_mean is None:
-            weights.normalize(layer)
+            readers.normalize(layer)
         if isinstance(layer, layers.Dropout):
             # Keras' graphs are made with the same rate as ours.
             layer.rate *= drop_connect_rate / lite.DROP_CONNECT_RATE
@@ -62,7 +63,7 @@ def pretrained(
     image_size: int,
     found: download.Found,
     drop_connect_rate: float = 0.0,
-) -> tuple[keras.Model, weights.Head | None]:
+) -> tuple[keras.Model, readers.Head | None]:
     """As `backbone`, with weights; and the head that lies beside them, if there is one.
 
     Raises:
@@ -73,7 +74,7 @@ def pretrained(
         return model, None
     if found.checksum == entry.weights.checksum:
         entry.weights.require_published(found.path)
-    return model, weights.load(model, found.path)
+    return model, readers.load(model, found.path)
 
 
 def build(  # noqa: PLR0913  (a model's usual choices)

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune import files
 from efftune.errors import unknown_name
-from efftune.model import catalogue, download, inference
-from efftune.progress import Progress, silent
+from efftune.model import catalogue
+from efftune.model.engines import openvino_engine
+from efftune.model.weights import download
+from efftune.system import files
+from efftune.system.progress import Progress, silent
 
 if TYPE_CHECKING:
     import keras
     import openvino as ov
 
-    from efftune.model.weights import Head
+    from efftune.model.weights.readers import Head
 
 FEATURES = "features"  # the output after global average pooling, beside the inputs of the blocks
 VERSION = 2  # part of every cache key: raise it when a backbone gives other features
@@ -200,10 +202,10 @@ class Backbone:
     ) -> "ov.Model":
         """As `keras_classifier`, for OpenVINO."""
         if not self.tuned and not mirrored:
-            return inference.with_head(self.openvino_model(), kernel, bias)
-        from efftune.model.conversion import convert
+            return openvino_engine.with_head(self.openvino_model(), kernel, bias)
+        from efftune.model.engines.conversion import convert
 
-        return inference.with_head(convert(self.keras_model, mirrored=mirrored), kernel, bias)
+        return openvino_engine.with_head(convert(self.keras_model, mirrored=mirrored), kernel, bias)
 
     def keras_classifier(
         self, kernel: NDArray[np.float32], bias: NDArray[np.float32], *, mirrored: bool = False
@@ -242,17 +244,17 @@ class Backbone:
     def _kept_conversion(self, outputs: tuple[str, ...]) -> "ov.Model":
         folder = files.cache_folder() / "backbones" / self._conversion_key(outputs)
         if files.is_intact(folder):
-            return inference.read(folder / "model.xml")
+            return openvino_engine.read(folder / "model.xml")
         import keras
 
-        from efftune.model.conversion import convert
+        from efftune.model.engines.conversion import convert
 
         tensors = [self._output(output) for output in outputs]
         model = convert(keras.Model(self.keras_model.input, tensors, name=self.entry.short_name))
         if not files.is_intact(folder):  # another process may have been quicker
             shutil.rmtree(folder, ignore_errors=True)
             with files.folder_written_whole(folder) as partial:
-                inference.write(model, partial / "model.xml")
+                openvino_engine.write(model, partial / "model.xml")
                 files.seal(partial)
         return model
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from efftune import files
 from efftune.errors import DataError, UsageError, unknown_name
+from efftune.system import files
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune import files
 from efftune.data import images
 from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError, UsageError
-from efftune.model import inference
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
 from efftune.model.backbone import Backbone
-from efftune.model.doubts import Doubts
-from efftune.progress import Progress, silent
-from efftune.recipe import Fit
+from efftune.model.engines import openvino_engine
+from efftune.model.uncertainty import Doubts
+from efftune.recipe.recipe import Fit
+from efftune.system import files
+from efftune.system.progress import Progress, silent
 
 if TYPE_CHECKING:
     import keras
@@ -108,12 +108,12 @@ class Classifier:
         return keras.saving.load_model(self.folder / KERAS_FILE)
 
     @cached_property
-    def _network(self) -> inference.Network:
+    def _network(self) -> openvino_engine.Network:
         def make() -> Any:
-            return inference.read(self.folder / OPENVINO_FILE)
+            return openvino_engine.read(self.folder / OPENVINO_FILE)
 
         outputs = 1 if self.doubts is None else 2
-        return inference.Network(make, size=self.image_size, dtypes=["float32"] * outputs)
+        return openvino_engine.Network(make, size=self.image_size, dtypes=["float32"] * outputs)
 
     def predict(
         self,
@@ -305,7 +305,7 @@ def save(
         backbone.keras_classifier(*head, mirrored=mirrored).save(partial)
     with files.folder_written_whole((folder / OPENVINO_FILE).parent) as partial:
         whole = backbone.openvino_classifier(*head, mirrored=mirrored)
-        inference.write(whole, partial / Path(OPENVINO_FILE).name)
+        openvino_engine.write(whole, partial / Path(OPENVINO_FILE).name)
     files.write(folder / CLASSES_FILE, json.dumps(list(class_names), indent=1, ensure_ascii=False))
     written = FILES if doubts is None else (*FILES, DOUBTS_FILE)
     return {name: files.sha256(folder / name) for name in written}
@@ -334,7 +334,7 @@ def features_of(
     Raises:
         DataError: a picture cannot be decoded any more.
     """
-    from efftune.model.conversion import convert
+    from efftune.model.engines.conversion import convert
 
     rows: NDArray[np.float32] = files.temporary_array(
         (len(paths), backbone.entry.features), np.float32
@@ -352,7 +352,7 @@ def features_of(
         rows[i] = outputs[0]
         on_progress()
 
-    network = inference.Network(
+    network = openvino_engine.Network(
         lambda: convert(backbone.keras_model, mirrored=mirrored), size=backbone.image_size
     )
     network.run(range(len(paths)), load, deliver)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from efftune.data import augmentation
 from efftune.data.images import Pixels
-from efftune.model.kept import Digest, Rows
-from efftune.recipe import Recipe
+from efftune.features.cache import Digest, Rows
+from efftune.recipe.recipe import Recipe
 
 _ALIGNMENT = 64  # bytes; TensorFlow uses such memory as it is and copies any other
 

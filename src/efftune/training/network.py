@@ -12,9 +12,9 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 from efftune.model.backbone import Backbone
-from efftune.model.folding import folded, fused
-from efftune.model.inference import fastest_precision
-from efftune.recipe import Recipe, Stage
+from efftune.model.engines.openvino_engine import fastest_precision
+from efftune.recipe.recipe import Recipe, Stage
+from efftune.training.folding import folded, fused
 
 
 class Network:

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import psutil
 
-from efftune import files
 from efftune.data import images
 from efftune.data.examples import Split
 from efftune.errors import UsageError
-from efftune.model import features
+from efftune.features import extraction
+from efftune.features.extraction import Settings
 from efftune.model.backbone import FEATURES, Backbone
-from efftune.model.doubts import REFERENCES
-from efftune.model.features import Settings
-from efftune.model.inference import fastest_precision
-from efftune.recipe import Augment, Flip, Recipe, Stage
+from efftune.model.engines.openvino_engine import fastest_precision
+from efftune.model.uncertainty import REFERENCES
+from efftune.recipe.recipe import Augment, Flip, Recipe, Stage
+from efftune.system import files
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for kept activations
 _DISK_SHARE = 1 / 2  # of the free disk
@@ -200,7 +200,7 @@ def _frozen_seconds(
     spent = []
     for part in (chosen[:1], chosen[1:2], chosen[2:]):  # the first pays for the conversion
         start = time.perf_counter()
-        features.extract(part, backbone, settings, outputs=outputs, views=views)
+        extraction.extract(part, backbone, settings, outputs=outputs, views=views)
         spent.append(time.perf_counter() - start)
     return max(0.0, spent[2] - spent[1]) / (len(chosen) - 3)
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from efftune.errors import DataError
 from efftune.model.backbone import Backbone
-from efftune.recipe import Recipe, Stage
-from efftune.training import head as heads
+from efftune.recipe.recipe import Recipe, Stage
+from efftune.training import regression_head as heads
 from efftune.training.batches import Material
-from efftune.training.head import Head
+from efftune.training.regression_head import Head
 
 Array = NDArray[np.float32]
 

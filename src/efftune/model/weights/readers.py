@@ -1,0 +1,295 @@
+"""Weights files, of Keras, NumPy or PyTorch, loaded into the family's Keras models."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+from efftune.errors import DataError
+from efftune.model.weights import torch_tensors
+
+Array = NDArray[Any]
+Head = tuple[NDArray[np.float32], NDArray[np.float32]]  # kernel (features, classes), bias (classes)
+
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's pixels, from 0 to 1
+_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+_HEADS = ("predictions", "logits")  # what heads are called in Keras' models and in our runs
+
+
+def load(model: keras.Model, path: Path) -> Head | None:
+    """Load a file into a backbone.
+
+    Args:
+        model: from `architectures.backbone`.
+        path: a file of one of these kinds. `.h5`: weights as Keras 2 and `keras.applications` write
+            them. `.weights.h5`, `.keras`: as Keras 3 does. `.npz`: arrays called LAYER/VARIABLE, as
+            `save_npz` writes them. `.pth`, `.pt`, `.bin`: PyTorch tensors under the names of
+            `efficientnet-pytorch` or of timm's `tf_` models, whose padding is the same as ours.
+
+    Returns:
+        The head that the file holds beside the backbone; None where it holds none.
+
+    Raises:
+        DataError: not such a file, damaged, or the weights of another model. The model may then
+            hold a part of them.
+    """
+    read = next((r for suffix, r in _READERS.items() if path.name.lower().endswith(suffix)), None)
+    if read is None:
+        raise DataError(f"Cannot tell what {path} is. Weights files end in {', '.join(_READERS)}.")
+    try:
+        with warnings.catch_warnings():
+            # Keras warns of what it did not find in a file, and goes on.
+            warnings.simplefilter("error", UserWarning)
+            return read(model, path)
+    except DataError as error:
+        raise DataError(f"{path} does not fit {model.name}: {error}") from None
+    # Every format has errors of its own for files that are cut off, altered or of another kind.
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise DataError(f"The weights file {path} cannot be read: {reason}") from None
+
+
+def normalize(
+    layer: layers.Normalization, mean: Array = _MEAN, variance: Array = _DEVIATION**2
+) -> None:
+    """Set what a layer takes for the mean and the variance of the channels.
+
+    The published weights hold the standard deviation where the variance belongs
+    (https://github.com/tensorflow/tensorflow/issues/49930). `keras.applications` mends that with
+    another layer, if asked for those weights by name; we mend the number.
+
+    Args:
+        layer: of a B variant.
+        mean: of the channels, float (3,), pixels going from 0 to 1; ImageNet's by default.
+        variance: likewise.
+    """
+    if np.allclose(variance, _DEVIATION, atol=1e-4):
+        variance = np.square(variance)
+    layer.set_weights([mean, variance, np.zeros(())])
+    layer.finalize_state()
+
+
+def save_npz(model: keras.Model, path: Path) -> None:
+    """Write a model's weights as a NumPy archive of arrays called LAYER/VARIABLE."""
+    np.savez(path, **{f"{layer.name}/{each.name}": each.numpy() for layer, each in _named(model)})
+
+
+def _named(model: keras.Model) -> Iterator[tuple[layers.Layer, keras.Variable]]:
+    return ((layer, weight) for layer in model.layers for weight in layer.weights)
+
+
+def _set(layer: layers.Layer, values: list[Array]) -> None:
+    expected = [tuple(weight.shape) for weight in layer.weights]
+    found = [value.shape for value in values]
+    if expected != found:
+        raise DataError(f"layer {layer.name} takes arrays of shapes {expected}, not {found}.")
+    if isinstance(layer, layers.Normalization):
+        normalize(layer, *values[:2])
+    else:
+        layer.set_weights(values)
+
+
+def _as_head(kernel: Array, bias: Array) -> Head:
+    return np.asarray(kernel, np.float32), np.asarray(bias, np.float32)
+
+
+def _h5(model: keras.Model, path: Path) -> Head | None:
+    """Layers in the order of the graph, which is the same here and there; names may differ."""
+    with h5py.File(path) as file:
+        if "layers" in file or "_layer_checkpoint_dependencies" in file:
+            return _keras3(model, path)
+        group = file.get("model_weights", file)
+        if "layer_names" not in group.attrs:
+            raise DataError("it holds no Keras weights.")
+        stored = [group[_text(name)] for name in group.attrs["layer_names"]]
+        filled = [
+            [np.asarray(each[_text(name)]) for name in each.attrs["weight_names"]]
+            for each in stored
+        ]
+    filled = [values for values in filled if values]
+    own = [layer for layer in model.layers if layer.weights]
+    if len(filled) - len(own) not in (0, 1):
+        raise DataError(f"it has {len(filled)} layers with weights, the model {len(own)}.")
+    for layer, values in zip(own, filled, strict=False):
+        _set(layer, values)
+    if len(filled) == len(own):
+        return None
+    kernel, bias = filled[-1]
+    return _as_head(kernel, bias)
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def _keras3(model: keras.Model, path: Path) -> Head | None:
+    with h5py.File(path) as file:
+        bias = file.get("layers/dense/vars/1")
+        classes = None if bias is None else len(bias)
+    if classes is None:
+        model.load_weights(path)
+        head = None
+    else:
+        dense = layers.Dense(classes, name="predictions")
+        keras.Model(model.input, dense(model.output)).load_weights(path)
+        head = _as_head(*dense.get_weights())
+    for layer in model.layers:
+        if isinstance(layer, layers.Normalization) and layer.input_mean is None:
+            _set(layer, layer.get_weights())
+    return head
+
+
+def _keras_model(model: keras.Model, path: Path) -> Head | None:
+    other = keras.saving.load_model(path, compile=False, safe_mode=True)
+    stored = {layer.name: layer for layer in _leaves(other)}
+    for layer in model.layers:
+        if layer.weights:
+            if layer.name not in stored:
+                raise DataError(f"it has no layer {layer.name}.")
+            _set(layer, stored[layer.name].get_weights())
+    head = next((stored[name].get_weights() for name in _HEADS if name in stored), None)
+    return head and _as_head(*head)
+
+
+def _leaves(model: keras.Model) -> Iterator[layers.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            yield layer
+
+
+def _npz(model: keras.Model, path: Path) -> Head | None:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    for layer in model.layers:
+        if layer.weights:
+            _set(layer, [_found(arrays, f"{layer.name}/{each.name}") for each in layer.weights])
+    for name in _HEADS:
+        if f"{name}/kernel" in arrays:
+            return _as_head(arrays[f"{name}/kernel"], _found(arrays, f"{name}/bias"))
+    return None
+
+
+def _found(arrays: Mapping[str, Array], name: str) -> Array:
+    if name not in arrays:
+        raise DataError(f"it has no array {name}.")
+    return arrays[name]
+
+
+def _torch(model: keras.Model, path: Path) -> Head | None:
+    tensors = torch_tensors.read(path.read_bytes())
+    names = _timm_names(model) if "conv_stem.weight" in tensors else _plain_names(model)
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, layers.Normalization):
+            _set(layer, _turned(layer, tensors, names[layer.name]))
+    weight = tensors.get(f"{names['predictions']}.weight")
+    if weight is None:
+        return None
+    return _as_head(weight.T, _found(tensors, f"{names['predictions']}.bias"))
+
+
+def _turned(layer: layers.Layer, tensors: Mapping[str, Array], prefix: str) -> list[Array]:
+    """A layer's tensors, with their axes as Keras has them."""
+    if isinstance(layer, layers.BatchNormalization):
+        parts = ("weight", "bias", "running_mean", "running_var")
+        return [_found(tensors, f"{prefix}.{part}") for part in parts]
+    axes = (2, 3, 0, 1) if isinstance(layer, layers.DepthwiseConv2D) else (2, 3, 1, 0)
+    kernel = _found(tensors, f"{prefix}.weight")
+    if kernel.ndim != len(axes):
+        raise DataError(f"{prefix}.weight is not a convolution's.")
+    biases = [_found(tensors, f"{prefix}.bias")] if layer.use_bias else []
+    return [kernel.transpose(axes), *biases]
+
+
+_PLAIN_OUTSIDE = {
+    "stem_conv": "_conv_stem",
+    "stem_bn": "_bn0",
+    "top_conv": "_conv_head",
+    "top_bn": "_bn1",
+    "predictions": "_fc",
+}
+_PLAIN_INSIDE = {
+    "expand_conv": "_expand_conv",
+    "expand_bn": "_bn0",
+    "dwconv": "_depthwise_conv",
+    "bn": "_bn1",
+    "se_reduce": "_se_reduce",
+    "se_expand": "_se_expand",
+    "project_conv": "_project_conv",
+    "project_bn": "_bn2",
+}
+
+
+def _plain_names(model: keras.Model) -> dict[str, str]:
+    """What `efficientnet-pytorch` and `efficientnet-lite-pytorch` call our layers."""
+    names = dict(_PLAIN_OUTSIDE)
+    for i, (block, parts) in enumerate(_blocks(model).items()):
+        names |= {f"{block}_{part}": f"_blocks.{i}.{_PLAIN_INSIDE.get(part)}" for part in parts}
+    return names
+
+
+_TIMM_OUTSIDE = {
+    "stem_conv": "conv_stem",
+    "stem_bn": "bn1",
+    "top_conv": "conv_head",
+    "top_bn": "bn2",
+    "predictions": "classifier",
+}
+_TIMM_EXCITATION = {"se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
+_TIMM_KINDS = {  # of block, by whether it expands and whether it filters each channel by itself
+    (True, True): {
+        "expand_conv": "conv_pw",
+        "expand_bn": "bn1",
+        "bn": "bn2",
+        "project_conv": "conv_pwl",
+        "project_bn": "bn3",
+    },
+    (False, True): {"bn": "bn1", "project_conv": "conv_pw", "project_bn": "bn2"},
+    (True, False): {
+        "expand_conv": "conv_exp",
+        "expand_bn": "bn1",
+        "project_conv": "conv_pwl",
+        "project_bn": "bn2",
+    },
+    (False, False): {"project_conv": "conv", "project_bn": "bn1"},
+}
+
+
+def _timm_names(model: keras.Model) -> dict[str, str]:
+    """What timm calls our layers."""
+    names = dict(_TIMM_OUTSIDE)
+    for block, parts in _blocks(model).items():
+        depthwise = parts & {"dwconv", "dwconv2"}
+        inside = _TIMM_EXCITATION | dict.fromkeys(depthwise, "conv_dw")
+        inside |= _TIMM_KINDS["expand_conv" in parts, bool(depthwise)]
+        stage, letter = int(block[5:-1]) - 1, ord(block[-1]) - ord("a")
+        names |= {f"{block}_{part}": f"blocks.{stage}.{letter}.{inside[part]}" for part in parts}
+    return names
+
+
+def _blocks(model: keras.Model) -> dict[str, set[str]]:
+    """The layers with weights of each block, without their prefix; lowest block first."""
+    blocks: dict[str, set[str]] = {}
+    for layer in model.layers:
+        found = re.fullmatch(r"(block\d+[a-z])_(.+)", layer.name)
+        if found and layer.weights:
+            blocks.setdefault(found[1], set()).add(found[2])
+    return blocks
+
+
+_READERS: dict[str, Callable[[keras.Model, Path], Head | None]] = {
+    ".h5": _h5,
+    ".keras": _keras_model,
+    ".npz": _npz,
+    ".pth": _torch,
+    ".pt": _torch,
+    ".bin": _torch,
+}

@@ -1,0 +1,136 @@
+"""The head by gradient descent on features of augmented views, as the public Keras example has it.
+
+The example sends each picture through the whole network in each epoch. Below the head nothing
+changes, so the features of the views can be computed beforehand, at inference speed.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from efftune.errors import DataError
+from efftune.recipe.recipe import Recipe, Stage
+from efftune.training import stages
+from efftune.training.regression_head import Head, Labels, Matrix, class_weights
+from efftune.training.stages import Epoch, Outcome
+
+
+def fit(
+    stage: Stage,
+    views: Callable[[int], Matrix],
+    labels: Labels,
+    val: tuple[Matrix, Labels],
+    recipe: Recipe,
+    on_step: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[Head, Outcome]:
+    """Train a BatchNorm, dropout and a dense softmax layer with Adam.
+
+    Args:
+        stage: gives the epochs and the learning rate.
+        views: gives the features of the training pictures as they are seen in an epoch, from 1,
+            shape (pictures, features).
+        labels: class numbers, shape (pictures,).
+        val: features and class numbers to judge by.
+        recipe: gives batch size, dropout, label smoothing, class weights and the seed.
+        on_step: called with the steps done and their total.
+
+    Returns:
+        The head of the best epoch (see `stages.better`), with the BatchNorm in it; and how it came
+        about.
+
+    Raises:
+        DataError: the loss stays above that of guessing even at a tenth of the learning rate.
+    """
+    failures: list[str] = []
+    guessing = math.log(max(2, int(labels.max()) + 1))
+    while True:
+        head, outcome = _attempt(stage, views, labels, val, recipe, on_step)
+        # An epoch takes no time, and the first ones may be wild: the last one tells.
+        loss, rate = outcome.epochs[-1].loss, stage.learning_rate
+        if loss <= stages.DIVERGED * max(guessing, outcome.start.val_loss):
+            return head, replace(outcome, failures=tuple(failures))
+        failures.append(f"the loss was {loss:.3g} in the end, at a learning rate of {rate:g}")
+        if len(failures) > 1:
+            raise DataError(
+                f"The head cannot be trained: {'; '.join(failures)}. Give a lower "
+                "--set head_learning_rate=…, and look for wrong labels or damaged pictures."
+            )
+        stage = replace(stage, learning_rate=stages.RATE_AFTER_FAILURE * rate)
+
+
+def _attempt(
+    stage: Stage,
+    views: Callable[[int], Matrix],
+    labels: Labels,
+    val: tuple[Matrix, Labels],
+    recipe: Recipe,
+    on_step: Callable[[int, int], None],
+) -> tuple[Head, Outcome]:
+    size = min(recipe.batch_size, len(labels))
+    steps = len(labels) // size  # the last batch, if not full, is left out
+    random = np.random.default_rng(recipe.seed)
+    model = _model(val[0].shape[1], int(labels.max()) + 1, stage, recipe)
+    targets = np.eye(model.output.shape[-1], dtype=np.float32)[labels]
+    weights = class_weights(labels, recipe)[labels]
+    loss, accuracy, sharpness = _judge(model, val)
+    best = Epoch("head", 0, 0.0, math.nan, math.nan, loss, accuracy, 0.0, sharpness)
+    before, kept, top, epochs = best, model.get_weights(), accuracy, list[Epoch]()
+    for number in range(1, stage.epochs + 1):
+        start = time.perf_counter()
+        rows, order = views(number), random.permutation(len(labels))
+        told = np.zeros(2)  # loss and accuracy
+        for step in range(steps):
+            chosen = order[step * size : (step + 1) * size]
+            told += model.train_on_batch(rows[chosen], targets[chosen], weights[chosen])
+            on_step((number - 1) * steps + step + 1, stage.epochs * steps)
+        trained = (float(told[0] / steps), float(told[1] / steps))
+        loss, accuracy, sharpness = _judge(model, val)
+        judged = (loss, accuracy, stage.learning_rate, sharpness)
+        epochs.append(Epoch("head", number, time.perf_counter() - start, *trained, *judged))
+        top = max(top, accuracy)
+        if stages.better(epochs[-1], best, top, len(val[1])):
+            best, kept = epochs[-1], model.get_weights()
+    model.set_weights(kept)
+    return _folded(model), Outcome(stage, before, tuple(epochs), best.number, size)
+
+
+def _model(width: int, classes: int, stage: Stage, recipe: Recipe) -> Any:
+    import keras
+    from keras import layers
+
+    features = keras.Input((width,))
+    x = layers.BatchNormalization(name="norm")(features)
+    x = layers.Dropout(recipe.dropout, seed=recipe.seed)(x)
+    draw = keras.initializers.GlorotUniform(seed=recipe.seed)
+    model = keras.Model(features, layers.Dense(classes, kernel_initializer=draw, name="logits")(x))
+    model.compile(
+        optimizer=keras.optimizers.Adam(stage.learning_rate),
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=recipe.label_smoothing
+        ),
+        metrics=["accuracy"],
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    return model
+
+
+def _judge(model: Any, val: tuple[Matrix, Labels]) -> tuple[float, float, float]:
+    rows, labels = val
+    return stages.verdict(model.predict(rows, batch_size=1024, verbose=0), labels)
+
+
+def _folded(model: Any) -> Head:
+    """The head as a dense layer: BatchNorm as in use is a factor and an offset of each feature."""
+    norm = model.get_layer("norm")
+    gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in norm.get_weights())
+    kernel, bias = (
+        np.asarray(part, np.float64) for part in model.get_layer("logits").get_weights()
+    )
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    bias = bias + (beta - mean * scale) @ kernel
+    kernel = scale[:, None] * kernel
+    return Head(kernel.astype(np.float32), bias.astype(np.float32))

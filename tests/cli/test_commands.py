@@ -1,0 +1,452 @@
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import efftune
+from conftest import fill
+
+MODULES = (
+    "import sys; sys.argv[1:] = {arguments!r}\n"
+    "from efftune.cli.commands import main\n"
+    "try:\n    main()\nfinally:\n"
+    "    heavy = {{'keras', 'tensorflow', 'jax', 'torch'}} & set(sys.modules)\n"
+    "    print('heavy:', sorted(heavy), file=sys.stderr)\n"
+)
+
+
+QUICK = ["--recipe", "quick", "--image-size", 32]
+TUNED = ["--image-size", 32, "--unfreeze", "block7", "--epochs", 1]
+
+
+def modules_after(*arguments):
+    """Run a command and tell which training frameworks it has imported."""
+    script = MODULES.format(arguments=[str(each) for each in arguments])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_imports_no_framework(arguments):
+    assert modules_after(*arguments) == "heavy: []"
+
+
+def test_predict_and_evaluate_import_no_framework(finished_run, source):
+    assert modules_after("predict", finished_run.folder, source / "red") == "heavy: []"
+    assert modules_after("evaluate", finished_run.folder, source) == "heavy: []"
+
+
+def test_version(efftune_command):
+    assert efftune_command("--version").stdout == f"efftune {efftune.__version__}\n"
+
+
+def test_train_prints_the_score_and_where_the_run_is(efftune_command, source, tmp_path):
+    done = efftune_command("train", source, *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "30 pictures of 3 classes: train 18 · val 6 · test 6" in done.stdout
+    assert "100.0 %" in done.stdout
+    assert "runs/squares-lite0-1" in done.stdout
+    assert "features" in done.stderr
+    assert (tmp_path / "runs" / "squares-lite0-1" / "run.json").exists()
+
+
+def test_train_json_ends_with_one_line(efftune_command, source):
+    done = efftune_command(
+        "train", source, "--recipe", "quick", "--image-size", 32, "--json", "--quiet"
+    )
+    (line,) = done.stdout.splitlines()
+    told = json.loads(line)
+    assert done.stderr == ""
+    assert told["run"] == "runs/squares-lite0-1"
+    assert (told["model"], told["recipe"]) == ("efficientnet-lite0", "quick")
+    assert told["val"] == {"accuracy": 1.0}
+    assert set(told["test"]) == {"accuracy", "low", "high"}
+    assert told["seconds"] > 0
+
+
+def test_options_reach_the_recipe(efftune_command, source, tmp_path):
+    (tmp_path / "mine.toml").write_text("seed = 5\nfit = 'pad'\nval_fraction = 0.3\n")
+    options = ["--config", "mine.toml", "--fit", "stretch", "--test", 0.2, "--set", "head_folds=4"]
+    done = efftune_command(
+        "train", source, "--recipe", "quick", "--image-size", 32, *options, "--run", "mine"
+    )
+    assert done.returncode == 0, done.stderr
+    recipe = efftune.Run.load(tmp_path / "mine").recipe
+    assert (recipe.seed, recipe.fit, recipe.head_folds) == (5, "stretch", 4)
+    assert (recipe.val_fraction, recipe.test_fraction) == (0.3, 0.2)
+
+
+def test_evaluate_prints_every_class(efftune_command, finished_run, source):
+    done = efftune_command("evaluate", finished_run.folder, source)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("red", "green", "blue", "95 % interval"))
+    told = json.loads(efftune_command("evaluate", finished_run.folder, source, "--json").stdout)
+    assert (told["pictures"], told["accuracy"]) == (30, 1.0)
+
+
+def test_predict_prints_a_table(efftune_command, finished_run, source):
+    done = efftune_command("predict", finished_run.folder, source / "red" / "01.png")
+    assert done.returncode == 0, done.stderr
+    assert "01.png" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("red")
+
+
+def test_predict_json_is_an_object_a_line(efftune_command, finished_run, source):
+    done = efftune_command("predict", finished_run.folder, source / "red", "--json", "--top", 2)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == 10
+    assert {each["label"] for each in told} == {"red"}
+    assert all(len(each["top"]) == 2 for each in told)
+
+
+def test_predict_tells_doubts(efftune_command, finished_run, source):
+    command = ("predict", finished_run.folder, source / "red" / "01.png", "--top", 3)
+    calibrated, raw = (
+        json.loads(efftune_command(*command, "--json", *more).stdout) for more in ([], ["--raw"])
+    )
+    assert {"unsure", "unlike"} <= calibrated.keys()
+    assert calibrated["confidence"] != raw["confidence"]
+    done = efftune_command(*command, "--csv", "--max-error", "0%")
+    header, *rows = csv.reader(io.StringIO(done.stdout))
+    assert header == ["path", "rank", "label", "confidence", "unsure", "unlike"]
+    assert {cell for row in rows for cell in row[4:]} <= {"yes", "no"}
+    done = efftune_command(*command, "--max-error", "lots")
+    assert (done.returncode, "max_error" in done.stderr) == (2, True)
+
+
+def test_report_and_review_print_their_pages(efftune_command, finished_run, tmp_path):
+    shutil.copytree(finished_run.folder, tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink()
+    done = efftune_command("report", "run")
+    assert (done.returncode, done.stdout) == (0, "run/report.html\n"), done.stderr
+    assert (tmp_path / "run" / "report.html").exists()
+    done = efftune_command("review", "run")
+    assert (done.returncode, done.stdout) == (0, "run/review.html\n"), done.stderr
+    done = efftune_command("review", tmp_path / "nowhere")
+    assert (done.returncode, "no run folder" in done.stderr) == (2, True)
+
+
+def test_accepted_labels_come_with_the_command_that_uses_them(efftune_command, finished_run):
+    done = efftune_command("review", finished_run.folder, "--accept", 0)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_labels_reach_training(efftune_command, source, tmp_path):
+    (tmp_path / "labels.csv").write_text(
+        "path,label,decision,new_label\nred/01.png,red,drop,\n", encoding="utf-8"
+    )
+    done = efftune_command("train", source, *QUICK, "--labels", "labels.csv", "--run", "run")
+    assert done.returncode == 0, done.stderr
+    assert "red/01.png,red" in (tmp_path / "run" / "examples.csv").read_text()
+    assert "dropped in review" in (tmp_path / "run" / "examples.csv").read_text()
+    assert "1 files set aside" in done.stdout
+    done = efftune_command("train", source, *QUICK, "--labels", "gone.csv")
+    assert (done.returncode, "gone.csv" in done.stderr) == (2, True)
+
+
+def test_explain_draws_and_tells_what_it_cannot(efftune_command, finished_run, source, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"x")
+    command = ("explain", finished_run.folder, source / "red" / "01.png")
+    done = efftune_command(*command, "broken.png", "--out", "drawn")
+    assert done.returncode == 1
+    assert "broken.png: not an image" in done.stderr
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["01-explained.png"]
+    done = efftune_command(*command, "--label", "rad")
+    assert (done.returncode, "Did you mean 'red'" in done.stderr) == (2, True)
+
+
+def test_compare_prints_runs_side_by_side(efftune_command, finished_run, tuned_run, tmp_path):
+    folders = (finished_run.folder, tuned_run.folder)
+    done = efftune_command("compare", *folders, "--out", "drawn.png")
+    assert done.returncode == 0, done.stderr
+    assert "On the 6 test pictures" in done.stdout
+    assert (tmp_path / "drawn.png").exists()
+    told = json.loads(efftune_command("compare", *folders, "--json").stdout)
+    assert [each["recipe"] for each in told["runs"]] == ["quick", "balanced"]
+    assert efftune_command("compare", finished_run.folder).returncode == 2
+
+
+def test_classify_names_what_a_picture_shows(efftune_command, source):
+    done = efftune_command("classify", source / "red" / "01.png", "--json", "--top", 3)
+    assert done.returncode == 0, done.stderr
+    (told,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told["top"]) == 3
+    assert told["label"] == told["top"][0]["label"]
+
+
+def test_classify_without_weights_names_a_model_that_has_them(efftune_command, source, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    done = efftune_command("classify", source / "red" / "01.png", "--model", "efficientnet-b0")
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+    assert "efficientnet-lite0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_models_lists_the_family(efftune_command):
+    done = efftune_command("models")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split()[0] for line in done.stdout.splitlines() if "efficientnet-" in line]
+    assert len(rows) == 20
+    assert "downloaded when used" in done.stdout
+    told = json.loads(efftune_command("models", "--json").stdout)
+    assert {row["name"] for row in told} == set(rows)
+    assert [row["here"] for row in told if row["name"] == "efficientnet-lite0"] == [True]
+
+
+def test_unknown_model_is_not_fetched(efftune_command):
+    done = efftune_command("models", "--fetch", "efficientnet-b9")
+    assert done.returncode == 2
+    assert "Did you mean 'efficientnet-b" in done.stderr
+
+
+def test_predict_csv_has_a_row_per_class(efftune_command, finished_run, source):
+    done = efftune_command("predict", finished_run.folder, source / "red", "--csv", "--top", 2)
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["rank"] for row in rows] == ["1", "2"] * 10
+    assert rows[0]["label"] == "red"
+
+
+def test_predict_goes_on_past_a_bad_file_and_exits_with_1(
+    efftune_command, finished_run, source, tmp_path
+):
+    whole = (source / "red" / "00.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    done = efftune_command(
+        "predict", finished_run.folder, "cut.jpg", source / "red" / "01.png", "--json"
+    )
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 1
+    assert "cut.jpg: truncated" in done.stderr
+
+
+@pytest.fixture
+def table(source, tmp_path):
+    """A table of the squares, with columns of its own names, and a row for a file that is gone."""
+    rows = [
+        f"{path};{path.parent.name};{'test' if path.stem > '06' else 'train'};{path.stem}"
+        for path in sorted(source.rglob("*.*g"))
+    ]
+    (tmp_path / "squares.csv").write_text(
+        "\n".join(["file;colour;fold;who", *rows, "gone.png;red;;"])
+    )
+    return tmp_path / "squares.csv"
+
+
+def test_table_with_other_columns_is_trained_on_and_judged(efftune_command, table, tmp_path):
+    named = {"path": "file", "label": "colour", "split": "fold", "group": "who"}
+    columns = [part for role, name in named.items() for part in (f"--{role}-column", name)]
+    done = efftune_command("train", "squares.csv", *QUICK, *columns, "--run", "run")
+    assert done.returncode == 0, done.stderr
+    run = efftune.Run.load(tmp_path / "run")
+    assert {role: getattr(run.recipe, f"{role}_column") for role in named} == named
+    assert run.record["data"]["pictures"]["test"] == 9
+    assert run.record["data"]["set_aside"] == 1
+    done = efftune_command("evaluate", "run", "squares.csv", "--split", "train", "--json")
+    assert json.loads(done.stdout)["pictures"] == 21
+    table.write_text(table.read_text().replace("colour", "label"))
+    done = efftune_command("evaluate", "run", "squares.csv", "--json")
+    assert done.returncode == 1
+    assert "no column 'colour'" in done.stderr
+    done = efftune_command("evaluate", "run", "squares.csv", "--label-column", "label", "--json")
+    assert json.loads(done.stdout)["pictures"] == 9
+
+
+@pytest.mark.parametrize(
+    ("command", "told", "code"),
+    [
+        (["predict", "RUN", "-"], "{red}\n{blue}\n", 0),
+        (["predict", "RUN", "{red}", "-"], "{blue}\0", 0),
+        (["classify", "-"], "{red}\n{blue}\n", 0),
+        (["predict", "RUN", "-"], "", 2),
+    ],
+)
+def test_paths_are_read_from_standard_input(finished_run, source, command, told, code):
+    names = {"red": source / "red" / "01.png", "blue": source / "blue" / "01.png"}
+    given = [
+        str(finished_run.folder) if each == "RUN" else each.format(**names) for each in command
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "efftune", *given, "--json"],
+        input=told.format(**names),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["path"] for line in lines] == ([] if code else [str(names[n]) for n in names])
+    assert ("nothing in standard input" in done.stderr) == bool(code)
+
+
+@pytest.fixture
+def mistakes(tmp_path, finished_run, source):
+    """A folder with everything that the bad commands below name."""
+    fill(tmp_path / "one" / "photos", count=3)
+    (tmp_path / "empty").mkdir()
+    fill(tmp_path / "lonely", count=4)
+    for extra in sorted((tmp_path / "lonely" / "red").iterdir())[1:]:
+        extra.unlink()
+    fill(tmp_path / "unreadable", count=1)
+    for path in (tmp_path / "unreadable").rglob("*.*g"):
+        path.write_text("text")
+    fill(tmp_path / "onlyred", count=5)
+    for name in ("blue", "green"):
+        for path in (tmp_path / "onlyred" / name).iterdir():
+            path.unlink()
+        (tmp_path / "onlyred" / name).rmdir()
+    for split in ("train", "val", "test"):
+        fill(tmp_path / "gap" / split, count=2)
+    for path in (tmp_path / "gap" / "val" / "red").iterdir():
+        path.unlink()
+    (tmp_path / "text.txt").write_text("text")
+    (tmp_path / "split.csv").write_text("path,label,split\na.png,a,train\nb.png,b,tset\n")
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04")
+    (tmp_path / "link").symlink_to(finished_run.folder)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "nowhere"], 2, "There is no folder 'nowhere'"),
+        (["train", "text.txt"], 2, "is a file"),
+        (["train", "gone.csv"], 2, "There is no file 'gone.csv'"),
+        (["train", "split.csv"], 1, "split.csv, line 3: there is no split 'tset'"),
+        (["train", "split.csv", "--path-column", "file"], 1, "--path-column"),
+        (["train", "cut.zip"], 1, "cut.zip is damaged, cut off or no archive"),
+        (["train", "empty"], 1, "empty holds no picture that can be read. It is empty"),
+        (["train", "onlyred"], 1, "one class only, 'red'"),
+        (["train", "lonely"], 1, "Class 'red' has 1 usable picture"),
+        (["train", "unreadable"], 1, "Found: 3 not an image"),
+        (["train", "gap"], 1, "class 'red' in the val split"),
+        (["train", "lonely", "--model", "efficientnet-lite9"], 2, "Unknown model"),
+        (["train", "lonely", "--recipe", "quik"], 2, "Did you mean 'quick'"),
+        (["train", "lonely", "--set", "veiws=1"], 2, "Did you mean 'views'"),
+        (["train", "lonely", "--set", "run=x"], 2, "Unknown recipe setting 'run'"),
+        (["train", "lonely", "--set", "name=3"], 2, "Unknown recipe '3'"),
+        (["train", "lonely", "--val", "1.5"], 2, "val_fraction = 1.5"),
+        (["train", "lonely", "--config", "gone.toml"], 2, "gone.toml"),
+        (["train", "lonely", "--imgae-size", "32"], 2, "image-size"),
+        (["train", "one/photos", "--run", "text.txt/run"], 2, "Cannot make the run folder"),
+        (["train", "one/photos", "--run", "empty"], 2, "never overwritten"),
+        (["train"], 2, "SOURCE"),
+        (["predict", "link", "text.txt"], 1, "text.txt: not an image"),
+        (["predict", "link", "empty"], 1, "empty holds no picture"),
+        (["predict", "link", "gone.jpg"], 2, "no file or folder 'gone.jpg'"),
+        (["predict", "one", "one/photos/red/01.png"], 1, "one is not a finished run"),
+        (["predict", "gone", "one/photos/red/01.png"], 2, "There is no run folder gone"),
+        (["evaluate", "link", "gap", "--split", "tset"], 2, "Did you mean 'test'"),
+        (["evaluate", "one", "gap"], 1, "one is not a finished run"),
+        (["evaluate", "link", "empty"], 1, "holds no picture"),
+    ],
+)
+def test_mistake_gets_one_clear_message(mistakes, efftune_command, arguments, code, words):
+    before = sorted(mistakes.rglob("*"))
+    done = efftune_command(*arguments)
+    assert done.returncode == code, done.stderr
+    assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert sorted(path for path in mistakes.rglob("*") if path.name != "runs") == before
+    assert not list(mistakes.glob("runs/*"))
+
+
+def test_altered_model_gets_a_clear_message(efftune_command, source, tmp_path):
+    run = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32)
+    with (run.folder / "openvino" / "model.bin").open("ab") as stream:
+        stream.write(b"x")
+    done = efftune_command("predict", "run", source / "red" / "01.png")
+    assert done.returncode == 1
+    assert "openvino/model.bin was altered" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_command_leaves_no_run(tmp_path, number, code):
+    fill(tmp_path / "photos", count=400)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "efftune", "train", "photos", "--recipe", "quick"],
+        cwd=tmp_path,
+        env=os.environ | {"EFFTUNE_CACHE": str(tmp_path / "cache")},
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background shell lets its children ignore Ctrl-C; this one must not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not list(tmp_path.glob("cache/backbones/*/sha256.json")):  # now it computes
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code, told
+    assert ("Stopped." in told) == (number == signal.SIGINT)
+    assert "Traceback" not in told
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_demo_reaches_the_accuracy_it_promises(efftune_command):
+    done = efftune_command("demo", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["test"]["accuracy"] >= 0.92
+
+
+def test_file_names_of_any_bytes_are_told(efftune_command, finished_run, source, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    odd.write_bytes((source / "red" / "01.png").read_bytes())
+    for form in ("--json", "--csv", "--quiet"):
+        done = efftune_command("predict", finished_run.folder, odd, form)
+        assert done.returncode == 0, done.stderr
+        assert "red" in done.stdout
+
+
+def test_fine_tuning_ends_with_the_same_line_and_no_noise(efftune_command, source):
+    done = efftune_command("train", source, *TUNED, "--json", "--quiet")
+    assert done.stderr == ""
+    told = json.loads(done.stdout)
+    assert (told["recipe"], told["test"]["accuracy"]) == ("balanced", 1)
+
+
+def test_fine_tuning_tells_its_phases(efftune_command, source, tmp_path):
+    done = efftune_command("train", source, *TUNED, "--run", "run")
+    phases = ["find", "look", "start", "features", "head", "upper", "evaluate", "save"]
+    phases += ["pictures", "report"]
+    assert [line.removesuffix(" …") for line in done.stderr.splitlines()] == phases
+    assert done.returncode == 0
+
+
+def test_dry_run_tells_the_plan_and_trains_nothing(efftune_command, source, tmp_path):
+    done = efftune_command("train", source, *TUNED, "--set", "views=1", "--dry-run", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert "block7a and up" in done.stdout
+    assert "In all about" in done.stdout
+    told = json.loads(efftune_command("train", source, *TUNED, "--dry-run", "--json").stdout)
+    assert [stage["name"] for stage in told["stages"]] == ["head", "upper"]
+    assert told["stages"][1]["epochs"] == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_fine_tuning_reach_the_recipe(efftune_command, source, tmp_path):
+    options = {
+        "learning-rate": 0.002,
+        "batch-size": 7,
+        "augment": "light",
+        "label-smoothing": 0.05,
+        "dropout": 0.1,
+        "class-weights": "balanced",
+        "ema": 0.9,
+    }
+    pairs = [part for name, value in options.items() for part in (f"--{name}", value)]
+    tuned = ["--image-size", 32, "--unfreeze", "block7", "--epochs", 1]
+    done = efftune_command("train", source, *tuned, *pairs, "--run", "run")
+    assert done.returncode == 0, done.stderr
+    recipe = efftune.Run.load(tmp_path / "run").recipe
+    for name, value in options.items():
+        assert getattr(recipe, name.replace("-", "_")) == value

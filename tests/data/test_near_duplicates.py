@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from efftune.data import inspection, near_duplicates
+from efftune.data.examples import Example
+from efftune.data.near_duplicates import Pair
+
+from .scenes import COPIES, encoded, scene
+
+
+def found(pictures, folder):
+    rows = []
+    for i, picture in enumerate(pictures):
+        path = folder / f"{i}.png"
+        picture.save(path)
+        rows.append(Example(path, path.name, "a"))
+    looks = np.stack([inspection.look(row.path.read_bytes()) for row in rows])
+    return near_duplicates.pairs(rows, looks, list(looks["small"]))
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_copy_is_found_among_others(kind, tmp_path):
+    others = [scene(seed) for seed in range(1, 12)]
+    (pair,) = found([*others, scene(0), COPIES[kind](scene(0))], tmp_path)
+    assert (pair.first, pair.second, pair.exact) == (11, 12, False)
+    assert pair.mirrored is (kind == "mirrored")
+
+
+def test_same_pixels_are_an_exact_copy_whatever_the_file(tmp_path):
+    scene(0).save(tmp_path / "a.bmp")
+    same = Image.open(tmp_path / "a.bmp")
+    assert found([scene(0), scene(1), same], tmp_path) == [Pair(0, 2, exact=True)]
+
+
+def test_tiny_pictures_are_no_copies_unless_all_pixels_are_the_same(tmp_path):
+    small = [scene(0, 24), encoded(scene(0, 24), 60), scene(0, 24)]
+    assert found(small, tmp_path) == [Pair(0, 2, exact=True)]
+
+
+def test_groups_join_chains_of_copies_and_what_the_source_says():
+    pairs = [Pair(0, 1, exact=True), Pair(1, 4, exact=False)]
+    numbers = near_duplicates.groups(7, pairs, ["", "", "x", "y", "", "x", ""])
+    assert numbers[0] == numbers[1] == numbers[4]
+    assert numbers[2] == numbers[5]
+    assert len(set(numbers.tolist())) == 4
+
+
+def rows(*labels_and_splits):
+    return [Example(None, str(i), *each) for i, each in enumerate(labels_and_splits)]
+
+
+def test_contradictions_and_leaks_are_told():
+    given = rows(("a", "train"), ("b", "train"), ("a", "test"))
+    told = list(near_duplicates.findings(given, [Pair(0, 1, exact=True), Pair(0, 2, exact=False)]))
+    assert [each.kind for each in told] == ["exact-copy", "contradiction", "near-copy", "leak"]
+    assert "a and b" in told[1].detail
+    assert (told[3].name, told[3].other) == ("2", "0")
+    assert "in train and test" in told[3].detail
+
+
+def test_leaks_are_the_judged_pictures():
+    given = rows(("a", "test"), ("a", "train"), ("a", "val"), ("a", "test"), ("a", "test"))
+    numbers = np.array([0, 0, 1, 1, 2])
+    assert near_duplicates.leaks(given, numbers) == [0, 3]

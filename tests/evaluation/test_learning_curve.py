@@ -1,0 +1,64 @@
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from efftune.evaluation import learning_curve
+from efftune.evaluation.learning_curve import LearningCurve
+
+
+def trials(law, counts=(100, 200, 400, 700, 1000), pictures=400, seed=0):
+    """Heads whose chance of being wrong about a picture falls by a law."""
+    random = np.random.default_rng(seed)
+    difficulty = random.random(pictures)
+    noise = random.normal(0, 0.03, (len(counts), 3, pictures))
+    return {
+        count: difficulty + noise[i, : 1 if count == counts[-1] else 3] > law(count)
+        for i, count in enumerate(counts)
+    }
+
+
+@pytest.mark.parametrize("power", [0.2, 0.5, 1.0])
+def test_curve_goes_on_as_its_law_says(power):
+    def law(count):
+        return 0.05 + 0.3 * (count / 100) ** -power
+
+    inside = 0
+    for seed in range(10):
+        labels = np.arange(400) % 4
+        found = learning_curve.learning_curve(trials(law, seed=seed), labels, list("abcd"))
+        assert [each.pictures for each in found.points] == [100, 200, 400, 700, 1000]
+        assert (found.now.pictures, found.double.pictures) == (1000, 2000)
+        assert found.double.low <= found.double.accuracy <= found.double.high
+        assert found.double.accuracy >= found.now.accuracy
+        inside += found.double.low <= 1 - law(2000) <= found.double.high
+    assert inside >= 9
+
+
+def test_flat_curve_promises_nothing():
+    found = learning_curve.learning_curve(trials(lambda _: 0.1), np.arange(400) % 4, list("abcd"))
+    assert found.double.accuracy - found.now.accuracy < 0.01
+
+
+def test_class_that_still_learns_gains_most():
+    labels = np.arange(400) % 2
+    both = {
+        count: np.stack([np.arange(400) // 2 % 100 >= (1000 / count) * 5 * labels + 2] * 2)
+        for count in (100, 200, 400, 700, 1000)
+    }
+    found = learning_curve.learning_curve(both, labels, ["known", "hard"])
+    assert [each.name for each in found.gains] == ["hard"]
+    assert found.gains[0].double > found.gains[0].now
+
+
+def test_curve_survives_json():
+    found = learning_curve.learning_curve(trials(lambda _: 0.1), np.arange(400) % 4, list("abcd"))
+    assert LearningCurve.from_dict(json.loads(json.dumps(asdict(found)))) == found
+
+
+def test_perfect_heads_stay_perfect():
+    right = {count: np.ones((2, 50), bool) for count in (10, 20, 40)}
+    found = learning_curve.learning_curve(right, np.zeros(50, int), ["a"])
+    assert (found.now.accuracy, found.double.accuracy, found.double.low) == (1, 1, 1)
+    assert found.gains == ()

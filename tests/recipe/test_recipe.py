@@ -1,0 +1,150 @@
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efftune.errors import UsageError
+from efftune.recipe.recipe import Recipe
+
+recipes = st.builds(
+    Recipe,
+    model=st.text(min_size=1, max_size=20),
+    image_size=st.integers(0, 1024),
+    fit=st.sampled_from(["stretch", "crop", "pad"]),
+    val_fraction=st.floats(0.01, 0.5),
+    test_fraction=st.floats(0.01, 0.5),
+    views=st.integers(0, 64),
+    unfreeze=st.sampled_from(["none", "all", "block5", "block6b"]),
+    learning_rate=st.floats(1e-6, 10),
+    train_depthwise=st.booleans(),
+    head_strengths=st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=5).map(tuple),
+    seed=st.integers(0, 2**32 - 1),
+)
+
+
+@given(recipes)
+def test_recipe_survives_toml(recipe):
+    assert Recipe.named("quick", **tomllib.loads(recipe.to_toml())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"views": -1}, "views = -1"),
+        ({"val_fraction": 0.9}, "val_fraction = 0.9"),
+        ({"fit": "squash"}, "fit = 'squash'"),
+        ({"image_size": "big"}, "image_size = 'big'"),
+        ({"veiws": 2}, "Did you mean 'views'"),
+        ({"head_strengths": []}, "head_strengths"),
+    ],
+)
+def test_impossible_choice_is_named(choices, words):
+    with pytest.raises(UsageError, match=words):
+        Recipe.named("quick", **choices)
+
+
+def test_unknown_recipe_is_named():
+    with pytest.raises(UsageError, match=r"Unknown recipe 'quik'. Did you mean 'quick'"):
+        Recipe.named("quik")
+
+
+@pytest.mark.parametrize("choices", [{"learning_rate": 0.01}, {"views": 3}, {"ema": 0.9}])
+def test_choice_made_in_vain_is_named(choices):
+    Recipe.named("quick", seed=3, fit="pad", class_weights="balanced").require_effect()
+    Recipe.named("quick", unfreeze="block7", **choices).require_effect()
+    with pytest.raises(UsageError, match=f"{next(iter(choices))} would change nothing"):
+        Recipe.named("quick", **choices).require_effect()
+
+
+@pytest.mark.parametrize("name", ["quik", ["quick"], 1])
+def test_recipe_that_does_not_exist_is_named(name):
+    with pytest.raises(UsageError, match="Unknown recipe"):
+        Recipe.named(name)
+
+
+def test_recipe_cannot_be_changed_in_place():
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().seed = 3
+
+
+@pytest.mark.parametrize(
+    ("given", "share"), [("2%", 0.02), ("0.5 %", 0.005), ("0.1", 0.1), (0.03, 0.03), ("0", 0.0)]
+)
+def test_share_of_errors_may_be_in_percent(given, share):
+    assert Recipe(max_error=given).max_error == pytest.approx(share)
+
+
+@pytest.mark.parametrize("given", ["two", "60%", "-1%", "%", 0.6, ""])
+def test_share_of_errors_out_of_range_is_refused(given):
+    with pytest.raises(UsageError, match="max_error"):
+        Recipe().changed(max_error=given)
+
+
+@pytest.mark.parametrize(
+    ("choices", "stages"),
+    [
+        ({"unfreeze": "none"}, ["head"]),
+        ({}, ["head", "upper"]),
+        ({"whole_epochs": 2}, ["head", "upper", "whole"]),
+        ({"unfreeze": "all"}, ["head", "whole"]),
+        ({"unfreeze": "all", "epochs": 7}, ["head", "whole"]),
+        ({"epochs": 0, "whole_epochs": 2}, ["head", "whole"]),
+        ({"phases": ["scratch"], "whole_epochs": 2}, ["scratch"]),
+        ({"phases": ["tune", "scratch", "head"]}, ["scratch", "head", "upper"]),
+        ({"phases": ["head"], "whole_epochs": 2}, ["head"]),
+    ],
+)
+def test_stages_follow_from_the_choices(choices, stages):
+    recipe = Recipe(**choices)
+    assert [stage.name for stage in recipe.stages] == stages
+    assert recipe.tunes == (stages != ["head"])
+    if choices.get("epochs") == 7:
+        assert recipe.stages[-1].epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("pictures", "epochs", "views"), [(10, 30, 15), (1259, 10, 9), (3068, 4, 3), (100_000, 3, 2)]
+)
+def test_few_pictures_are_seen_more_often(pictures, epochs, views):
+    decided = Recipe().decided(pictures)
+    assert (decided.epochs, decided.views) == (epochs, views)
+    assert Recipe(epochs=2, views=7).decided(pictures).views == 7
+    assert Recipe(augment="none").decided(pictures).views == 0
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ({"phases": ["tune"]}, "add head to --phases"),
+        ({"weights": "none"}, "take --recipe scratch"),
+        ({"phases": ["head"], "epochs": 3}, "epochs would change nothing"),
+    ],
+)
+def test_phases_that_cannot_be_are_refused(choices, told):
+    with pytest.raises(UsageError, match=told):
+        Recipe(**choices).require_effect()
+
+
+@pytest.mark.parametrize("phases", [[], ["head", "head"], ["heads"]])
+def test_phases_that_are_none_are_refused(phases):
+    with pytest.raises(UsageError, match="phases"):
+        Recipe.named("balanced", phases=phases)
+
+
+def test_head_alone_by_gradient_descent_trains_something():
+    recipe = Recipe.named("keras-example", phases=("head",), learning_rate=1e-3)
+    assert recipe.tunes
+    recipe.require_effect()
+
+
+def test_public_example_has_its_own_numbers():
+    recipe = Recipe.named("keras-example").decided(12_000)
+    stages = [(stage.name, stage.epochs, stage.learning_rate) for stage in recipe.stages]
+    assert stages == [("scratch", 40, 1e-3), ("head", 25, 1e-2), ("upper", 4, 1e-5)]
+    assert (recipe.views, recipe.batch_size, recipe.dropout) == (4, 64, 0.2)
+
+
+def test_block_that_is_none_is_told_in_plain_words():
+    with pytest.raises(UsageError, match=r"unfreeze = .blok5.: .*name a block, such as block5"):
+        Recipe.named("balanced", unfreeze="blok5")

@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from efftune.evaluation import calibration, learning_curve, metrics
+from efftune.evaluation.metrics import Evaluation
+from efftune.report import plots
+
+
+def evaluation(names):
+    random = np.random.default_rng(0)
+    labels = np.arange(5 * len(names)) % len(names)
+    said = random.dirichlet(np.ones(len(names)), len(labels)) + 2 * np.eye(len(names))[labels]
+    said /= said.sum(axis=1, keepdims=True)
+    score = metrics.evaluate(said, labels, names)
+    both, truth = {"val": said, "test": said}, {"val": labels, "test": labels}
+    right = {count: np.array([labels % 3 > 0] * 2) for count in (100, 400, 1000)}
+    return Evaluation(
+        score,
+        score,
+        calibration=calibration.calibration(0.7, both, both, truth),
+        learning_curve=learning_curve.learning_curve(right, labels, names),
+    )
+
+
+@pytest.mark.parametrize(
+    "names", [["cat", "dog"], [f"class {i}" for i in range(60)], ["$x^2$", "très_{long}", "<b>"]]
+)
+def test_every_drawing_is_made_whatever_the_classes(tmp_path, names):
+    (tmp_path / "history.csv").write_text(
+        "stage,epoch,seconds,loss,accuracy,val_loss,val_accuracy,learning_rate\n"
+        "head,1,1.0,0.5,0.9,0.6,0.8,\n"
+    )
+    plots.draw_evaluation(tmp_path, evaluation(names))
+    drawn = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert drawn == ["accuracy.png", "calibration.png", "confusion.png", "learning_curve.png"]
+    for path in (tmp_path / "plots").iterdir():
+        with Image.open(path) as picture:
+            assert min(picture.size) > 300
+            assert np.asarray(picture.convert("L")).std() > 5

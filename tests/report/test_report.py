@@ -1,0 +1,379 @@
+import ast
+import html
+import json
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from efftune.errors import DataError
+from efftune.report import page, report, words
+from evaluation import made_run
+
+RECORD = {"data": {"val_is_test": False}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_run.write(tmp_path_factory.mktemp("made") / "run")
+
+
+@pytest.fixture
+def own_run(run: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    left_out = shutil.ignore_patterns(report.FILE)
+    return shutil.copytree(run, tmp_path / "run", ignore=left_out)
+
+
+def page(folder: Path) -> str:
+    return report.write(folder).read_text(encoding="utf-8")
+
+
+def plain(markup: str) -> str:
+    """Text as it is read, spaces alike."""
+    text = html.unescape(re.sub(r"<[^>]*>", "", markup))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def body(folder: Path) -> str:
+    return plain(page(folder).partition("<body>")[2].partition("<script")[0])
+
+
+def data(text: str) -> dict:
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def scored(*pairs: tuple[str, str, int], classes=("hat", "shoe")) -> dict:
+    rows = [{"label": a, "predicted": b} for a, b, count in pairs for _ in range(count)]
+    return {"test": made_run.score(rows, classes)}
+
+
+def sentences(evaluation: dict, record: dict = RECORD) -> list[str]:
+    return [plain(each) for each in words.told(evaluation, record)["sentences"]]
+
+
+def remarks(evaluation: dict, record: dict = RECORD) -> str:
+    return " ".join(plain(each) for each in words.told(evaluation, record)["remarks"])
+
+
+class Outline(HTMLParser):
+    """Headings, ids, links and what would be loaded."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.levels: list[int] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.scopes: list[str | None] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        if re.fullmatch("h[1-6]", tag):
+            self.levels.append(int(tag[1]))
+        if "id" in found:
+            self.ids.append(found["id"])
+        if tag == "th":
+            self.scopes.append(found.get("scope"))
+        self.links += [found["href"]] if "href" in found else []
+        self.sources += [found["src"]] if "src" in found else []
+
+
+def test_verdict_tells_score_interval_and_commonest_class():
+    evaluation = scored(("hat", "hat", 60), ("shoe", "shoe", 34), ("shoe", "hat", 6))
+    first, second = sentences(evaluation)
+    assert first == (
+        "On 100 pictures it had never seen, this classifier named 94.0 % right (95 % interval "
+        "87.5 to 97.2 %); always answering the commonest class, hat, would get 60.0 %."
+    )
+    assert second == "It most often takes shoe for hat (6 of 40 pictures)."
+
+
+def test_verdict_tells_how_it_fares_when_sure():
+    evaluation = scored(("hat", "hat", 60), ("shoe", "shoe", 34), ("shoe", "hat", 6))
+    sure = {"pictures": 100, "answered": 89, "wrong": 1}
+    assert sentences(evaluation | {"unsure": {"test": sure}})[1].endswith(
+        "; leaving out the 11.0 % of pictures it is unsure of, 98.9 % of its answers are right."
+    )
+    none, some = sure | {"answered": 0}, sure | {"answered": 100}
+    assert "it is sure of no picture." in sentences(evaluation | {"unsure": {"test": none}})[1]
+    assert "it is unsure of no picture." in sentences(evaluation | {"unsure": {"test": some}})[1]
+
+
+def test_verdict_without_mistakes_promises_nothing():
+    evaluation = scored(("hat", "hat", 12), ("shoe", "shoe", 11))
+    first, second = sentences(evaluation)
+    assert "named 100 % right" in first
+    assert second == (
+        "It made no mistake, though of other such pictures up to 14.3 % may go wrong."
+    )
+
+
+def test_verdict_with_single_mistakes_speaks_of_them_so():
+    one = scored(("hat", "hat", 60), ("shoe", "shoe", 39), ("shoe", "hat", 1))
+    assert sentences(one)[1] == "Its one mistake was to take shoe for hat."
+    two = scored(("hat", "hat", 60), ("shoe", "shoe", 39), ("shoe", "hat", 1), ("hat", "shoe", 1))
+    assert sentences(two)[1] == "It takes no class for one other more than once."
+
+
+def test_verdict_says_when_nothing_was_learnt():
+    none = scored(("hat", "hat", 60), ("shoe", "hat", 40))
+    assert "it has learnt nothing useful" in sentences(none)[0]
+    hardly = scored(
+        ("hat", "hat", 58), ("hat", "shoe", 2), ("shoe", "hat", 33), ("shoe", "shoe", 7)
+    )
+    assert "that may be chance" in sentences(hardly)[0]
+    assert "so this says little" in sentences(scored(("hat", "hat", 9)))[0]
+
+
+def test_verdict_says_when_the_interval_is_wide():
+    assert "wide because there are only 20 pictures" in remarks(
+        scored(("hat", "hat", 10), ("shoe", "shoe", 8), ("shoe", "hat", 2))
+    )
+    assert not remarks(scored(("hat", "hat", 600), ("shoe", "shoe", 380), ("shoe", "hat", 20)))
+
+
+def test_verdict_says_when_the_score_is_flattered():
+    record = {"data": {"val_is_test": True}}
+    evaluation = scored(("hat", "hat", 600), ("shoe", "shoe", 380), ("shoe", "hat", 20))
+    assert "it was not trained on" in sentences(evaluation, record)[0]
+    assert "flatters" in remarks(evaluation, record)
+
+
+def test_verdict_is_about_pictures_without_leaks():
+    clean = scored(("hat", "hat", 500), ("shoe", "shoe", 380), ("shoe", "hat", 20))["test"]
+    evaluation = scored(("hat", "hat", 600), ("shoe", "shoe", 380), ("shoe", "hat", 20))
+    evaluation |= {"test_without_leaks": clean}
+    assert "On 900 pictures it had never seen, nor copies of them" in sentences(evaluation)[0]
+    assert "97.8 % right" in sentences(evaluation)[0]
+    assert "100 test pictures more could not be counted" in remarks(evaluation)
+    assert "98.0 %" in remarks(evaluation)
+
+
+def test_verdict_of_an_older_run_leaves_out_what_it_lacks():
+    score = scored(("hat", "hat", 60), ("shoe", "shoe", 34), ("shoe", "hat", 6))["test"]
+    for part in ("commonest", "commonest_share", "confused", "ece"):
+        del score[part]
+    assert len(sentences({"test": score})) == 1
+
+
+@pytest.mark.parametrize(
+    ("double", "low", "answer"),
+    [(0.9, 0.85, "Yes."), (0.9, 0.7, "Perhaps."), (0.801, 0.7, "Hardly.")],
+)
+def test_more_photos_are_promised_as_far_as_the_interval_allows(double, low, answer):
+    now = {"pictures": 100, "accuracy": 0.8, "low": 0.75, "high": 0.85}
+    then = {"pictures": 200, "accuracy": double, "low": low, "high": 0.95}
+    assert words.more({"now": now, "double": then}).startswith(answer)
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [(0, "0 %"), (1, "100 %"), (0.9999, "over 99.9 %"), (0.0001, "under 0.1 %"), (0.943, "94.3 %")],
+)
+def test_only_all_is_100_percent(share, told):
+    assert plain(page.percent(share)) == told
+
+
+def test_sections_stand_in_order(run):
+    ids = [each for each in Outline(page(run)).ids if not each.startswith("h-")]
+    wanted = ["number", "done", "curves", "matrix", "classes", "mistakes", "suspects", "findings"]
+    wanted += ["calibration", "learning", "use"]
+    assert [each for each in ids if each in wanted] == wanted
+
+
+def test_headings_descend_step_by_step_and_ids_are_unique(run):
+    found = Outline(page(run))
+    steps = zip(found.levels, found.levels[1:], strict=False)
+    assert found.levels[0] == 1 and all(later <= sooner + 1 for sooner, later in steps)
+    assert len(set(found.ids)) == len(found.ids)
+    assert set(found.scopes) <= {"col", "row"}
+
+
+def test_page_refers_to_nothing_outside(run):
+    text = page(run)
+    found = Outline(text)
+    assert all(each.startswith("data:image/webp;base64,") for each in found.sources)
+    anchors = {each[1:] for each in found.links if each.startswith("#")}
+    assert anchors <= set(found.ids)
+    assert {each for each in found.links if not each.startswith("#")} == {"data:,"}
+    assert not re.search(r"https?://|url\(|@import", text)
+
+
+def test_stages_that_were_rolled_back_are_said_to_be(own_run):
+    stages = json.loads((own_run / "run.json").read_text())["stages"]
+    stages[0] |= {"rolled_back": True, "best_epoch": 0, "failures": ["too fast"]}
+    made_run.change(own_run, "run.json", stages=stages)
+    told = body(own_run)
+    assert "rolled back: it made validation no better; too fast" in told
+    assert "upper, rolled back" in told
+
+
+def test_matrix_counts_what_predictions_hold(run):
+    rows = [row for row in made_run.read(run, "predictions.csv") if row["split"] == "test"]
+    cells = re.findall(r'class="(right|wrong)"[^>]*data-cell="(\d+) (\d+)"[^>]*>(\d+)<', page(run))
+    assert cells
+    for kind, label, answer, count in cells:
+        names = made_run.CLASSES[int(label)], made_run.CLASSES[int(answer)]
+        assert int(count) == sum((row["label"], row["predicted"]) == names for row in rows)
+        assert (kind == "right") == (label == answer)
+    assert sum(int(cell[3]) for cell in cells) == len(rows)
+
+
+def test_script_gets_every_test_picture_once(run):
+    rows = [row for row in made_run.read(run, "predictions.csv") if row["split"] == "test"]
+    found = data(page(run))
+    told = {
+        (each[0], found["classes"][each[1]], found["classes"][each[2]])
+        for each in found["pictures"]
+    }
+    assert told == {(row["path"], row["label"], row["predicted"]) for row in rows}
+    assert len(found["pictures"]) == len(rows)
+
+
+def test_many_classes_show_those_with_most_mistakes(tmp_path):
+    names = [f"class {i:03}" for i in range(60)]
+    text = page(made_run.write(tmp_path / "run", classes=names, counts=(60, 30, 400), wrong=0.3))
+    assert "the 40 classes with the most mistakes; 20 others are left out" in plain(text)
+    assert "20 more classes" in plain(text)
+    assert len(re.findall(r'<tr><th scope="row"><span', text)) == 40
+    wrong = dict.fromkeys(names, 0)
+    for row in made_run.read(tmp_path / "run", "predictions.csv"):
+        if row["split"] == "test" and row["label"] != row["predicted"]:
+            wrong[row["label"]] += 1
+            wrong[row["predicted"]] += 1
+    shown = set(re.findall(r'<tr><th scope="row"><span title="([^"]*)"', text))
+    assert min(wrong[each] for each in shown) >= max(wrong[each] for each in {*names} - shown)
+
+
+def test_classes_are_sorted_by_f1(run):
+    table = page(run).partition('id="classes"')[2].partition("</table>")[0]
+    scores = [float(each) for each in re.findall(r"<td>(\d\.\d\d)</td>", table)]
+    assert len(scores) == len(made_run.CLASSES) and scores == sorted(scores)
+
+
+def test_odd_names_are_text(tmp_path):
+    folder = made_run.write(
+        tmp_path / "run", names=made_run.ODD_NAMES, classes=made_run.ODD_CLASSES, wrong=0.6
+    )
+    text = page(folder)
+    assert "<script>alert" not in text and "<b>bold" not in text
+    assert text.count("<script") == text.count("</script") == 2
+    assert "<!--" not in text
+    told = body(folder)
+    assert "line\\nbreak.jpg" in told and "turned \\u202egpj.exe" in told and "שלום.jpg" in told
+    assert "not text \\udcff.jpg" in told and "{{ 7 * 7 }} ${name}.jpg" in told
+    names = [each[0] for each in data(text)["pictures"] if each[5]]
+    assert len(names) == 60  # all squares were found, whatever their names
+
+
+def test_what_could_not_be_made_is_said(own_run):
+    for file in ("suspects.csv", "pictures.json", "findings.csv", "recipe.toml"):
+        (own_run / file).unlink()
+    parts = ("calibration", "unsure", "unlike", "learning_curve")
+    made_run.change(own_run, "evaluation.json", **dict.fromkeys(parts))
+    made_run.change(own_run, "run.json", not_available={"suspects": "there are too few pictures"})
+    told = body(own_run)
+    assert "Not available: there are too few pictures." in told
+    assert told.count("ot available: this run was made without; train again to have it.") == 5
+
+
+def test_a_run_without_mistakes_says_so(tmp_path):
+    told = body(made_run.write(tmp_path / "run", wrong=0))
+    assert "There are none on the test pictures." in told
+    assert "0 mistakes on 60 test pictures." in told
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "run.json",
+        "evaluation.json",
+        "classes.json",
+        "predictions.csv",
+        "history.csv",
+        "examples.csv",
+    ],
+)
+def test_missing_files_are_named_with_a_remedy(own_run, file):
+    (own_run / file).unlink()
+    with pytest.raises(DataError, match=rf"{file} is missing\. Restore it, or train again"):
+        report.write(own_run)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", "{"),
+        ("run.json", "{}"),
+        ("evaluation.json", '{"test": {}}'),
+        ("evaluation.json", "[]"),
+        ("predictions.csv", "path,split\na,test\n"),
+        ("predictions.csv", 'path,split\na,test,"b\n'),
+        ("history.csv", "stage,epoch,accuracy,val_accuracy,loss\nhead,1,0.5,0.5\n"),
+        ("history.csv", "stage,epoch,accuracy,val_accuracy\nhead,1,high,0.5\n"),
+        ("suspects.csv", "path,label,suggested,p_label\na,b,c,0.5\n"),
+        ("findings.csv", "name\na\n"),
+        ("examples.csv", "name\na\n"),
+        ("pictures.json", '{"squares": 7}'),
+    ],
+)
+def test_damaged_files_are_named_and_leave_no_page(own_run, file, content):
+    (own_run / file).write_text(content)
+    with pytest.raises(DataError, match=rf"{file} is damaged: .*Restore it, or train again"):
+        report.write(own_run)
+    assert not (own_run / report.FILE).exists()
+
+
+def test_parts_that_lack_a_number_are_damage_too(own_run):
+    val = json.loads((own_run / "evaluation.json").read_text())["val"]
+    del val["loss"]
+    made_run.change(own_run, "evaluation.json", val=val)
+    with pytest.raises(DataError, match=r"run is damaged: .*'loss'.*Restore it, or train again"):
+        report.write(own_run)
+    assert not (own_run / report.FILE).exists()
+
+
+def test_commands_work_wherever_the_run_lies(tmp_path):
+    folder = made_run.write(tmp_path / "it's my run; $HOME")
+    commands = re.findall(r"<code>(efftune [^<]*)</code></pre>", page(folder))
+    verbs = set()
+    for command in commands:
+        words = shlex.split(html.unescape(command))
+        verbs.add(words[1])
+        assert words[2] == str(folder)
+    assert verbs == {"predict", "evaluate", "explain", "review", "compare"}
+    literal = re.search(r"efftune\.load\((.*?)\)\n", html.unescape(page(folder)))[1]
+    assert ast.literal_eval(literal) == str(folder)
+
+
+def test_ten_thousand_pictures_fit_into_five_megabytes(tmp_path):
+    classes = [f"class {i:02}" for i in range(20)]
+    folder = made_run.write(tmp_path / "run", classes=classes, counts=(7000, 1500, 1500))
+    stored = (folder / "pictures.json").stat().st_size
+    written = report.write(folder).stat().st_size
+    assert stored > 3_000_000  # else this says nothing
+    assert written <= 5_000_000
+
+
+def test_squares_beyond_the_room_are_left_out(own_run, monkeypatch):
+    monkeypatch.setattr(report, "_SQUARES_BYTES", 20_000)
+    pictures = data(page(own_run))["pictures"]
+    assert 0 < sum(len(each[5]) for each in pictures) <= 20_000
+    # Mistakes come first, so it is theirs that are kept.
+    assert all(each[5] for each in pictures[:3])
+
+
+def test_more_pictures_than_can_be_listed_are_counted(own_run, monkeypatch):
+    monkeypatch.setattr(report, "_LISTED", 50)
+    found = data(page(own_run))
+    assert (len(found["pictures"]), found["left_out"]) == (50, 10)
+    assert all(each[1] == each[2] for each in found["pictures"][-10:])
+
+
+def test_page_is_written_again_the_same(run):
+    assert page(run) == page(run)

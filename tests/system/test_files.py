@@ -1,0 +1,117 @@
+import hashlib
+import multiprocessing
+
+import pytest
+
+from efftune.errors import UsageError
+from efftune.system import files
+
+
+def test_write_makes_the_file_and_its_folder(tmp_path):
+    files.write(tmp_path / "a" / "b.txt", "Grüße\n")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == "Grüße\n".encode()
+
+
+def test_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"old")
+
+    def write_half() -> None:
+        with files.written_whole(path) as partial:
+            partial.write_bytes(b"half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_written_files_are_as_readable_as_any(tmp_path):
+    files.write(tmp_path / "ours", "x")
+    (tmp_path / "theirs").write_text("x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "theirs").stat().st_mode
+
+
+def test_failed_folder_leaves_nothing(tmp_path):
+    def fill_half() -> None:
+        with files.folder_written_whole(tmp_path / "kept") as partial:
+            (partial / "a").touch()
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fill_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_finished_first_by_another_is_kept(tmp_path):
+    with files.folder_written_whole(tmp_path / "kept") as partial:
+        (partial / "mine").touch()
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "kept" / "theirs").touch()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["theirs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_reserved_folder_takes_the_next_free_name(tmp_path):
+    (tmp_path / "1").mkdir()
+    with files.reserved_folder([tmp_path / "1", tmp_path / "2"]) as folder:
+        assert folder == tmp_path / "2"
+    assert folder.is_dir()
+
+
+def test_reserved_folder_is_never_an_existing_one(tmp_path):
+    with pytest.raises(UsageError, match="never overwritten"), files.reserved_folder([tmp_path]):
+        pass
+    assert tmp_path.is_dir()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_reserved_folder_goes_when_the_work_fails(tmp_path, stop):
+    with pytest.raises(stop), files.reserved_folder([tmp_path / "run"]) as folder:
+        (folder / "half").touch()
+        raise stop
+    assert not folder.exists()
+
+
+def test_reserved_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UsageError, match="Cannot make the run folder"),
+        files.reserved_folder([tmp_path / "file" / "run"]),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.symlink_to("gone")])
+def test_reserving_below_what_is_no_folder_ends(tmp_path, make):
+    make(tmp_path / "runs")
+    with (
+        pytest.raises(UsageError, match="Cannot make the run folder"),
+        files.reserved_folder(tmp_path / "runs" / str(i) for i in range(10**9)),
+    ):
+        pass
+
+
+def _reserve(place):
+    with files.reserved_folder(place / str(i) for i in range(100)) as folder:
+        return folder.name
+
+
+def test_two_processes_never_reserve_the_same_folder(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        names = pool.map(_reserve, [tmp_path] * 20)
+    assert sorted(names, key=int) == [str(i) for i in range(20)]
+
+
+def test_sha256_is_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize("taken", ["file", "file/below"])
+def test_useless_cache_folder_says_what_to_set(tmp_path, monkeypatch, taken):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EFFTUNE_CACHE", str(tmp_path / taken))
+    with pytest.raises(UsageError, match="Set EFFTUNE_CACHE"):
+        files.cache_folder()

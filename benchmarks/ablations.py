@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from efftune.data.examples import Examples
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
-from efftune.system.progress import Watch
-from efftune.training import fine_tuning, planning
+from efftune.system.progress import Timer
+from efftune.training import fine_tuning, planning, training_data, view_selection
 
 ROOT = Path(__file__).parents[1]
 CLOTHING = os.environ.get("EFFTUNE_CLOTHING", str(ROOT.parent / "shared/data/clothing"))
@@ -109,17 +109,17 @@ def key(change: Change, source: str, seed: int) -> list[str]:
 def measured(name: str, change: Change, source: str, seed: int) -> list[str]:
     recipe = Recipe.named(name, **(START[name] | {"seed": seed} | change))
     backbone = Backbone(recipe.model)
-    examples = folders.find(source)
+    examples = discovery.find(source)
     if seed >= OWN_SPLITS:
         examples = cut_anew(examples)
     examples = examples.split(recipe.val_fraction, recipe.test_fraction, seed)
     plan = planning.plan(recipe, backbone, examples.counts)
-    parts = fine_tuning.see(examples, backbone, plan, lambda _done, _total: None)
-    pictures = fine_tuning.seen(examples, parts)
+    parts = training_data.extract_all(examples, backbone, plan, lambda _done, _total: None)
+    pictures = training_data.training_data_of(examples, parts)
     head = fine_tuning.fit_head(pictures, backbone, recipe)
-    plan, _ = fine_tuning.decide_views(plan, backbone, head, pictures)
-    watch = Watch()
-    _, (*_, outcome) = fine_tuning.tune(backbone, head, pictures, plan, watch)
+    plan, _ = view_selection.choose_views(plan, backbone, head, pictures)
+    timer = Timer()
+    _, (*_, outcome) = fine_tuning.fine_tune(backbone, head, pictures, plan, timer)
     kept = outcome.kept
     judged = (f"{kept.val_accuracy:.4f}", f"{kept.val_loss:.4f}")
     counted = (str(len(outcome.epochs)), str(outcome.best))

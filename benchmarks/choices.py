@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data.examples import Example, labels
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 from efftune.features import extraction
-from efftune.features.extraction import Settings
+from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import Backbone
 from efftune.model.engines import openvino_engine
 from efftune.recipe.recipe import Recipe
@@ -31,9 +31,9 @@ from efftune.training import regression_head
 RESULTS = Path(__file__).parent / "results" / "choices.csv"
 FOLDS = 5
 
-Rows = NDArray[np.float32]
+CachedRows = NDArray[np.float32]
 Labels = NDArray[np.int64]
-Fitted = Callable[[Rows], Rows]
+Fitted = Callable[[CachedRows], CachedRows]
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
 
 def measured(source: str, seeds: list[int]) -> Iterator[tuple[str, list[float], float, float]]:
     recipe = Recipe()
-    examples = folders.find(source).split(recipe.val_fraction, recipe.test_fraction, recipe.seed)
+    examples = discovery.find(source).split(recipe.val_fraction, recipe.test_fraction, recipe.seed)
     rows, names = examples.of("train"), examples.class_names
     truth = labels(rows, names)
 
@@ -73,14 +73,17 @@ def measured(source: str, seeds: list[int]) -> Iterator[tuple[str, list[float], 
         yield f"head {name}", *judged(values, truth, seeds, train)
 
 
-def extracted(rows: tuple[Example, ...], **choices: object) -> Rows:
+def extracted(rows: tuple[Example, ...], **choices: object) -> CachedRows:
     backbone = Backbone("efficientnet-lite0")
-    settings = Settings(precision=openvino_engine.fastest_precision(), **choices)
+    settings = ExtractionSettings(precision=openvino_engine.fastest_precision(), **choices)
     return extraction.extract([row.path for row in rows], backbone, settings).pooled()
 
 
 def judged(
-    values: Rows, truth: Labels, seeds: list[int], train: Callable[[Rows, Labels], Fitted]
+    values: CachedRows,
+    truth: Labels,
+    seeds: list[int],
+    train: Callable[[CachedRows, Labels], Fitted],
 ) -> tuple[list[float], float, float]:
     accuracies, losses, seconds = [], [], []
     for seed in seeds:
@@ -102,11 +105,11 @@ def judged(
     return accuracies, float(np.mean(losses)), float(np.mean(seconds))
 
 
-def regression(values: Rows, truth: Labels) -> Fitted:
+def regression(values: CachedRows, truth: Labels) -> Fitted:
     return regression_head.fit(values, truth, np.arange(len(truth)), Recipe()).probabilities
 
 
-def keras_head(values: Rows, truth: Labels) -> Fitted:
+def keras_head(values: CachedRows, truth: Labels) -> Fitted:
     """BatchNorm, dropout 0.2, dense softmax; Adam 1e-2, batches of 64, 25 epochs."""
     import keras
     from keras import layers

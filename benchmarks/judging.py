@@ -41,7 +41,7 @@ import efftune
 from efftune.data import relabelling
 from efftune.data.examples import Example
 from efftune.data.relabelling import Decision
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 from efftune.evaluation import suspects as suspecting
 from efftune.features import extraction
 from efftune.model.backbone import Backbone
@@ -89,7 +89,7 @@ def main() -> None:
     if not asked.folder:
         parser.error("name a folder, or set EFFTUNE_CLOTHING")
     print(f"{machine.machine()}\n{machine.versions()}")
-    rows = [row for row in folders.find(Path(asked.folder).resolve()).rows if row.usable]
+    rows = [row for row in discovery.find(Path(asked.folder).resolve()).rows if row.usable]
     for name in asked.parts:
         print(f"\n{name}", flush=True)
         found = []
@@ -140,12 +140,17 @@ def suspects(task: Task) -> Told:
     reviewed = {each.name: Decision(each.label, "relabel", each.suggested) for each in found}
     relabelling.write(task.place / "reviewed.csv", reviewed)
     labels = str(task.place / "reviewed.csv")
-    seen = task.train("seen", wrong, recipe=task.asked.retrain, labels=labels)
+    training_data_of = task.train("seen", wrong, recipe=task.asked.retrain, labels=labels)
     seconds = time.perf_counter() - start
     likely = sum(row["likely"] == "yes" for row in table(noisy.folder / suspecting.FILE))
     labels = str(noisy.accept(likely))
     unseen = task.train("unseen", wrong, recipe=task.asked.retrain, labels=labels)
-    accuracies = {"clean": clean, "noisy": noisy, "reviewed": seen, "accepted unseen": unseen}
+    accuracies = {
+        "clean": clean,
+        "noisy": noisy,
+        "reviewed": training_data_of,
+        "accepted unseen": unseen,
+    }
     peer = cleanlab(task, wrong, names, len(first)) if task.asked.peer else {}
     return {
         "found": len(found) / len(flipped),
@@ -160,7 +165,7 @@ def cleanlab(task: Task, rows: list[Example], flipped: set[str], count: int) -> 
     """What another package finds, from the same features of the frozen network."""
     training = [row for row in rows if row.split == "train"]
     names = sorted({row.label for row in training})
-    settings = extraction.Settings("crop", openvino_engine.fastest_precision())
+    settings = extraction.ExtractionSettings("crop", openvino_engine.fastest_precision())
     backbone = Backbone("efficientnet-lite0")
     pooled = extraction.extract([row.path for row in training], backbone, settings).pooled()
     labels = [names.index(row.label) for row in training]

@@ -28,6 +28,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from efftune.data.sources import discovery
+
 REAL = Path(__file__).with_name("near_duplicates_real.csv")
 RESULTS = Path(__file__).parent / "results"
 THRESHOLDS = (0, 4, 8, 10, 12, 16)  # bits that hashes may differ in
@@ -119,9 +121,9 @@ def judged(found: Pairs, planted: Pairs) -> tuple[float, float, float]:
     with REAL.open(encoding="utf-8", newline="") as stream:
         real = {frozenset((row["first"], row["second"])) for row in csv.DictReader(stream)}
     hits = len(found & planted)
-    seen = sum(frozenset(map(original, pair)) in real for pair in found)
+    training_data_of = sum(frozenset(map(original, pair)) in real for pair in found)
     total = max(1, len(found))
-    return hits / len(planted), hits / total, (hits + seen) / total
+    return hits / len(planted), hits / total, (hits + training_data_of) / total
 
 
 def keep(path: Path, found: Pairs, planted: Pairs) -> None:
@@ -149,13 +151,12 @@ Found = Iterator[tuple[str, float, Pairs]]
 
 def with_efftune(asked: argparse.Namespace) -> Found:
     from efftune.data import inspection, near_duplicates
-    from efftune.data.sources import folders
 
     start = time.perf_counter()
-    examples, looks, squares = inspection.look_over(folders.find(asked.folder))
+    examples, measurements, thumbnails = inspection.inspect(discovery.find(asked.folder))
     looked = time.perf_counter() - start
     rows = [row for row in examples.rows if row.usable]
-    pairs = near_duplicates.pairs(rows, looks, squares)
+    pairs = near_duplicates.pairs(rows, measurements, thumbnails)
     seconds = time.perf_counter() - start
     found = {frozenset((rows[pair.first].name, rows[pair.second].name)) for pair in pairs}
     each = 1000 * looked / len(rows)

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from efftune.data import augmentation, images
-from efftune.data.sources import folders
-from efftune.features.cache import Rows, Store
+from efftune.data.sources import discovery
+from efftune.features.cache import CachedRows, Store
 from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.engines.openvino_engine import Network as Frozen
 from efftune.model.engines.openvino_engine import fastest_precision
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.system import machine
-from efftune.training.batches import KeptViews, Material, Pictures
+from efftune.training.batches import CachedViews, DecodedImages, LabelledInputs
 from efftune.training.network import Network
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def main() -> None:
     print(f"{machine.machine()}\n{machine.versions()}\n")
     fast = "bfloat16" if fastest_precision() == "bf16" else "float32"
     peaks = {dtype: peak(dtype) for dtype in ("float32", "bfloat16")}
-    rows = [row.path for row in folders.find(CLOTHING).rows if row.usable]
+    rows = [row.path for row in discovery.find(CLOTHING).rows if row.usable]
     paths = rows[:: max(1, len(rows) // PHOTOS)][:PHOTOS]
     backbone = Backbone("efficientnet-lite0")
 
@@ -122,13 +122,13 @@ def step_ms(
     recipe = Recipe(flip="yes", views=0)
     digests = [digest(i) for i in range(len(pixels))]
     if block == "pixels":
-        inputs: KeptViews | Pictures = Pictures(pixels, digests, recipe)
+        inputs: CachedViews | DecodedImages = DecodedImages(pixels, digests, recipe)
     else:
         store = Store(Path(tempfile.mkdtemp()), "float16", backbone.shape(backbone.block(block)))
         values = np.random.default_rng(0).normal(0, 1, (len(digests), *store.shape))
         store.add(digests, values.astype(np.float16))
-        inputs = KeptViews([Rows(store, digests)], seed=0)
-    material = Material(inputs, np.arange(len(digests)) % CLASSES)
+        inputs = CachedViews([CachedRows(store, digests)], seed=0)
+    material = LabelledInputs(inputs, np.arange(len(digests)) % CLASSES)
     head = (np.zeros((1280, CLASSES), np.float32), np.zeros(CLASSES, np.float32))
     start = time.perf_counter()
     network = Network(backbone, head, Stage("upper", block, 1, 1e-9), recipe, (1000, 1))

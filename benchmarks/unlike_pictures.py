@@ -53,7 +53,7 @@ Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Seen:
+class TrainingData:
     """Features (pictures, features) and the highest probabilities (pictures,) of pictures."""
 
     features: Array
@@ -106,7 +106,7 @@ def splits(run: Path, source: Path) -> dict[str, list[tuple[Path, str]]]:
     return found
 
 
-def seen(classifier: Classifier, paths: Sequence[Path]) -> Seen:
+def training_data_of(classifier: Classifier, paths: Sequence[Path]) -> TrainingData:
     """What the saved network says of pictures, decoded as it decodes any."""
     network = openvino_engine.Network(
         lambda: openvino_engine.read(classifier.folder / OPENVINO_FILE),
@@ -123,7 +123,7 @@ def seen(classifier: Classifier, paths: Sequence[Path]) -> Seen:
         confidences[i], features[i] = outputs[0].max(), outputs[1].copy()
 
     network.run(range(len(paths)), load, deliver)
-    return Seen(np.stack([features[i] for i in range(len(paths))]), confidences)
+    return TrainingData(np.stack([features[i] for i in range(len(paths))]), confidences)
 
 
 def measured(
@@ -133,9 +133,10 @@ def measured(
 ) -> list[tuple[str, str, int, float, float]]:
     """Way, kind, pictures, AUROC and share flagged, for each way and kind."""
     by_split = {
-        split: seen(classifier, [path for path, _ in rows]) for split, rows in clothes.items()
+        split: training_data_of(classifier, [path for path, _ in rows])
+        for split, rows in clothes.items()
     }
-    strange = seen(classifier, [path for _, path in others])
+    strange = training_data_of(classifier, [path for _, path in others])
     number = {name: i for i, name in enumerate(classifier.class_names)}
     labels = np.array([number[label] for _, label in clothes["train"]])
     kinds = np.array([kind for kind, _ in others])
@@ -154,13 +155,13 @@ def measured(
 
 def ways(
     classifier: Classifier, train: Array, labels: NDArray[np.int64]
-) -> dict[str, tuple[Callable[[Seen], Array], float | None]]:
-    """Functions from `Seen` to distances, and thresholds where the run stores one, by name."""
-    kept = classifier.doubts
+) -> dict[str, tuple[Callable[[TrainingData], Array], float | None]]:
+    """Functions from `TrainingData` to distances, and stored thresholds if any, by name."""
+    kept = classifier.uncertainty
     found = {}
     for kind in ("neighbours", "mahalanobis"):
-        stored = kept is not None and kept.likeness is not None and kept.likeness.kind == kind
-        known = kept.likeness if stored else uncertainty.likeness(train, labels, kind)
+        stored = kept is not None and kept.detector is not None and kept.detector.kind == kind
+        known = kept.detector if stored else uncertainty.fit_detector(train, labels, kind)
         threshold = kept.unlike_above if stored else None
         found[kind] = (lambda each, known=known: known.distances(each.features), threshold)
     found["confidence"] = (lambda each: 1 - each.confidences, None)

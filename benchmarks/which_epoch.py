@@ -14,8 +14,8 @@ from unittest import mock
 import numpy as np
 
 from ablations import CLOTHING, measured
-from efftune.training import stages
-from efftune.training.stages import Epoch
+from efftune.training import stages, validation
+from efftune.training.validation import Epoch
 
 Logits = list[np.ndarray]  # by epoch, the state before training first
 HALVES = 200
@@ -37,9 +37,9 @@ def epochs_of(seed: int) -> tuple[Logits, np.ndarray]:
     def spy(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
         kept.append(logits)
         labels.append(truth)
-        return verdict(logits, truth)
+        return validation_metrics(logits, truth)
 
-    verdict = stages.verdict
+    validation_metrics = validation.validation_metrics
     with mock.patch.object(stages, "verdict", spy):
         print(*measured("balanced", {}, CLOTHING, seed), flush=True)
     return kept, labels[0]
@@ -70,7 +70,7 @@ def report(runs: list[tuple[Logits, np.ndarray]]) -> None:
 
 def judged(number: int, logits: np.ndarray, labels: np.ndarray) -> Epoch:
     """An epoch's record, as far as the rules need it."""
-    loss, accuracy, sharp = stages.verdict(logits, labels)
+    loss, accuracy, sharp = validation.validation_metrics(logits, labels)
     return Epoch("upper", number, 0.0, 0.0, 0.0, loss, accuracy, 0.0, sharp)
 
 
@@ -79,7 +79,7 @@ def ours(states: list[Epoch], pictures: int) -> int:
     best, top = states[0], states[0].val_accuracy
     for state in states[1:]:
         top = max(top, state.val_accuracy)
-        if stages.better(state, best, top, pictures):
+        if validation.is_better(state, best, top, pictures):
             best = state
     return best.number
 

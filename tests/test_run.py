@@ -27,13 +27,13 @@ FILES = {
     "evaluation.json",
     "predictions.csv",
     "suspects.csv",
-    "pictures.json",
+    "thumbnails.json",
     "report.html",
     *(f"plots/{name}.png" for name in ("accuracy", "confusion", "calibration", "learning_curve")),
     "model.keras",
     "openvino/model.xml",
     "openvino/model.bin",
-    "doubts.npz",
+    "uncertainty.npz",
 }
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from efftune.evaluation.metrics import Evaluation, SplitEvaluation
     from efftune.model.architectures import build
     from efftune.model.catalogue import models
-    from efftune.model.classifier import Classifier, Prediction, classify
+    from efftune.model.classifier import Classifier, Prediction
+    from efftune.model.published import classify
     from efftune.recipe.recipe import Recipe
     from efftune.report.source_check import Check, check
     from efftune.run import demo, plan, train

@@ -1,5 +1,5 @@
 """`python -m efftune` is the command `efftune`."""
 
-from efftune.cli.commands import main
+from efftune.cli.main import main
 
 main()

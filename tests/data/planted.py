@@ -1,4 +1,4 @@
-"""A source full of oddities, and what must be said of each."""
+"""A source full of quality_findings, and what must be said of each."""
 
 import io
 import os

@@ -58,13 +58,13 @@ def test_test_split_stands_in_for_a_missing_validation_split():
     train, test = (
         examples({"a": n, "b": n}, split).rows for n, split in ((9, "train"), (3, "test"))
     )
-    both = Examples("x", train + test).with_test_for_val().split(0.3, 0.3, 0)
+    both = Examples("x", train + test).with_test_as_val().split(0.3, 0.3, 0)
     both.require_trainable(allow_missing=False)
     assert both.of("val") == both.of("test")
     assert both.counts == {"train": 18, "val": 6, "test": 6}
-    assert Examples("x", train).with_test_for_val().split(0.3, 0.3, 0).val_is_test is False
+    assert Examples("x", train).with_test_as_val().split(0.3, 0.3, 0).val_is_test is False
     val = examples({"a": 2, "b": 2}, "val").rows
-    whole = Examples("x", train + test + val).with_test_for_val().split(0.3, 0.3, 0)
+    whole = Examples("x", train + test + val).with_test_as_val().split(0.3, 0.3, 0)
     assert whole.counts == {"train": 18, "val": 4, "test": 6}
 
 

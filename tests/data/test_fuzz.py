@@ -8,7 +8,7 @@ from PIL import Image
 
 from efftune.data import inspection
 from efftune.data.examples import LEFTOVERS
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 
 from .planted import textured
 
@@ -90,11 +90,11 @@ def fuzzed(root: Path, count: int, seed: int) -> set[str]:
 
 
 def assert_each_is_listed_once(root: Path, names: set[str]) -> None:
-    examples, looks, _ = inspection.look_over(folders.find(root))
+    examples, measurements, _ = inspection.inspect(discovery.find(root))
     listed = [row.name for row in examples.rows]
     assert len(listed) == len(names)
     assert set(listed) == names
-    assert len(looks) == sum(row.usable for row in examples.rows)
+    assert len(measurements) == sum(row.usable for row in examples.rows)
     reasons = {row.reason for row in examples.rows if not row.usable}
     assert reasons <= inspection._CODES.keys() - LEFTOVERS
     assert len(list(inspection.unusable(examples))) == len(examples.set_aside)

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from efftune.data import inspection
 from efftune.data.examples import Example, Examples
 from efftune.data.inspection import Finding
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 
 from .scenes import scene
 
@@ -18,7 +18,9 @@ def odd(picture, tmp_path, name="a.png", **saving):
     path = tmp_path / name
     picture.save(path, **saving)
     look = inspection.look(path.read_bytes())
-    return {each.kind for each in inspection.oddities([Example(path, name)], np.stack([look]))}
+    return {
+        each.kind for each in inspection.quality_findings([Example(path, name)], np.stack([look]))
+    }
 
 
 EXIF = Image.Exif()
@@ -52,13 +54,13 @@ def test_usual_picture_is_not(tmp_path):
 
 
 def test_unusable_files_are_listed_by_reason(broken_source):
-    examples, looks, squares = inspection.look_over(folders.find(broken_source))
+    examples, measurements, thumbnails = inspection.inspect(discovery.find(broken_source))
     rows = [row for row in examples.rows if row.usable]
-    assert len(looks) == len(rows) == 30
+    assert len(measurements) == len(rows) == 30
     for i, row in enumerate(rows):
         alone = inspection.look(row.path.read_bytes())
-        assert all(alone[name] == looks[name][i] for name in looks.dtype.names)
-        assert (alone["small"] == squares[i]).all()
+        assert all(alone[name] == measurements[name][i] for name in measurements.dtype.names)
+        assert (alone["small"] == thumbnails[i]).all()
     kinds = Counter(each.kind for each in inspection.unusable(examples))
     assert kinds == {
         "truncated": 1,
@@ -71,7 +73,7 @@ def test_unusable_files_are_listed_by_reason(broken_source):
 
 def test_pictures_are_counted_and_known_by_their_hash(source):
     told = []
-    examples, *_ = inspection.look_over(folders.find(source), lambda *each: told.append(each))
+    examples, *_ = inspection.inspect(discovery.find(source), lambda *each: told.append(each))
     assert sorted(told)[-1] == (30, 30)
     assert all(len(row.sha256) == 64 for row in examples.rows)
 
@@ -87,16 +89,16 @@ def examples(**counts):
 
 def test_small_and_unequal_classes_are_told():
     found = list(
-        inspection.about_classes(examples(counts={("a", "train"): 300, ("b", "train"): 7}))
+        inspection.class_findings(examples(counts={("a", "train"): 300, ("b", "train"): 7}))
     )
     assert [(each.kind, each.name) for each in found] == [("small-class", "b"), ("imbalance", "a")]
     equal = examples(counts={("a", "train"): 30, ("b", "train"): 10})
-    assert not list(inspection.about_classes(equal))
+    assert not list(inspection.class_findings(equal))
 
 
 def test_class_missing_in_a_split_is_told():
     counts = {("a", "train"): 20, ("b", "train"): 20, ("a", "test"): 9}
-    (finding,) = inspection.about_classes(examples(counts=counts))
+    (finding,) = inspection.class_findings(examples(counts=counts))
     assert (finding.kind, finding.name, finding.split) == ("missing-in-split", "b", "test")
 
 
@@ -105,7 +107,7 @@ def test_class_missing_in_a_split_is_told():
 )
 def test_classes_that_read_alike_are_told(one, other):
     counts = {(one, "train"): 20, (other, "train"): 20}
-    (finding,) = inspection.about_classes(examples(counts=counts))
+    (finding,) = inspection.class_findings(examples(counts=counts))
     assert finding.kind == "similar-names"
     assert {finding.name, finding.other} == {one, other}
 

@@ -4,7 +4,7 @@ from PIL import Image
 
 from efftune.data import inspection, near_duplicates
 from efftune.data.examples import Example
-from efftune.data.near_duplicates import Pair
+from efftune.data.near_duplicates import DuplicatePair
 
 from .scenes import COPIES, encoded, scene
 
@@ -15,8 +15,8 @@ def found(pictures, folder):
         path = folder / f"{i}.png"
         picture.save(path)
         rows.append(Example(path, path.name, "a"))
-    looks = np.stack([inspection.look(row.path.read_bytes()) for row in rows])
-    return near_duplicates.pairs(rows, looks, list(looks["small"]))
+    measurements = np.stack([inspection.look(row.path.read_bytes()) for row in rows])
+    return near_duplicates.pairs(rows, measurements, list(measurements["small"]))
 
 
 @pytest.mark.parametrize("kind", COPIES)
@@ -30,16 +30,16 @@ def test_copy_is_found_among_others(kind, tmp_path):
 def test_same_pixels_are_an_exact_copy_whatever_the_file(tmp_path):
     scene(0).save(tmp_path / "a.bmp")
     same = Image.open(tmp_path / "a.bmp")
-    assert found([scene(0), scene(1), same], tmp_path) == [Pair(0, 2, exact=True)]
+    assert found([scene(0), scene(1), same], tmp_path) == [DuplicatePair(0, 2, exact=True)]
 
 
 def test_tiny_pictures_are_no_copies_unless_all_pixels_are_the_same(tmp_path):
     small = [scene(0, 24), encoded(scene(0, 24), 60), scene(0, 24)]
-    assert found(small, tmp_path) == [Pair(0, 2, exact=True)]
+    assert found(small, tmp_path) == [DuplicatePair(0, 2, exact=True)]
 
 
 def test_groups_join_chains_of_copies_and_what_the_source_says():
-    pairs = [Pair(0, 1, exact=True), Pair(1, 4, exact=False)]
+    pairs = [DuplicatePair(0, 1, exact=True), DuplicatePair(1, 4, exact=False)]
     numbers = near_duplicates.groups(7, pairs, ["", "", "x", "y", "", "x", ""])
     assert numbers[0] == numbers[1] == numbers[4]
     assert numbers[2] == numbers[5]
@@ -52,7 +52,11 @@ def rows(*labels_and_splits):
 
 def test_contradictions_and_leaks_are_told():
     given = rows(("a", "train"), ("b", "train"), ("a", "test"))
-    told = list(near_duplicates.findings(given, [Pair(0, 1, exact=True), Pair(0, 2, exact=False)]))
+    told = list(
+        near_duplicates.findings(
+            given, [DuplicatePair(0, 1, exact=True), DuplicatePair(0, 2, exact=False)]
+        )
+    )
     assert [each.kind for each in told] == ["exact-copy", "contradiction", "near-copy", "leak"]
     assert "a and b" in told[1].detail
     assert (told[3].name, told[3].other) == ("2", "0")

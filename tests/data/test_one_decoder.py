@@ -102,14 +102,14 @@ def listening(patch: pytest.MonkeyPatch) -> list[tuple[int, np.ndarray]]:
     lock = threading.Lock()
     run = openvino_engine.Network.run
 
-    def heard(self, items, load, deliver, *, squares=1):
+    def heard(self, items, load, deliver, *, thumbnails=1):
         def loaded(item):
             pixels = load(item)
             with lock:
                 given.append((item, pixels.copy()))
             return pixels
 
-        return run(self, items, loaded, deliver, squares=squares)
+        return run(self, items, loaded, deliver, thumbnails=thumbnails)
 
     patch.setattr(openvino_engine.Network, "run", heard)
     return given

@@ -84,11 +84,11 @@ def by_name(findings: Iterable[Finding]) -> dict[str, dict[str, str]]:
     return found
 
 
-def mismatches(oddities: Iterable[Oddity], findings: Iterable[Finding]) -> str:
+def mismatches(quality_findings: Iterable[Oddity], findings: Iterable[Finding]) -> str:
     """In words, a line each: the files of which something else was found than must be."""
     found = by_name(findings)
     wrong = []
-    for each in oddities:
+    for each in quality_findings:
         kinds = found[each.name]
         others = {other for other in kinds.values() if other}
         if kinds.keys() != each.kinds or others != ({each.other} if each.other else set()):
@@ -99,24 +99,24 @@ def mismatches(oddities: Iterable[Oddity], findings: Iterable[Finding]) -> str:
 
 
 def test_each_oddity_gets_its_verdict(garden, checked):
-    _, oddities = garden
-    assert len([each for each in oddities if "ordinary" not in each.name]) >= 100
-    wrong = mismatches(oddities, checked.findings)
+    _, quality_findings = garden
+    assert len([each for each in quality_findings if "ordinary" not in each.name]) >= 100
+    wrong = mismatches(quality_findings, checked.findings)
     assert not wrong, wrong
 
 
 @pytest.mark.shared
 def test_each_oddity_of_real_photos_gets_its_verdict(clothing, tmp_path):
-    oddities = planted.plant(tmp_path / "source", planted.photos(clothing / "train"))
-    wrong = mismatches(oddities, efftune.check(tmp_path / "source").findings)
+    quality_findings = planted.plant(tmp_path / "source", planted.photos(clothing / "train"))
+    wrong = mismatches(quality_findings, efftune.check(tmp_path / "source").findings)
     assert not wrong, wrong
 
 
 def test_each_file_is_listed_once(garden, checked):
-    _, oddities = garden
+    _, quality_findings = garden
     names = [row.name for row in checked.examples.rows]
     assert len(names) == len(set(names))
-    assert {each.name for each in oddities if "MACOSX" not in each.name} <= set(names)
+    assert {each.name for each in quality_findings if "MACOSX" not in each.name} <= set(names)
 
 
 def test_classes_of_similar_names_are_told(checked):
@@ -157,9 +157,9 @@ def test_command_says_all_and_survives_all_names(garden, checked, efftune_comman
 
 
 def test_no_file_hangs_or_takes_much_memory(garden):
-    root, oddities = garden
-    bombs = [str(root / each.name) for each in oddities if "bomb" in each.name]
-    names = [str(root / each.name) for each in oddities if "bomb" not in each.name] + bombs
+    root, quality_findings = garden
+    bombs = [str(root / each.name) for each in quality_findings if "bomb" in each.name]
+    names = [str(root / each.name) for each in quality_findings if "bomb" not in each.name] + bombs
     done = subprocess.run(
         [sys.executable, "-c", ALONE],
         input=json.dumps(names),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from conftest import fill
 from efftune.data import relabelling, splitting
 from efftune.data.relabelling import Decision
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 from efftune.errors import DataError, UsageError
 from efftune.recipe.recipe import Recipe
 
@@ -34,11 +34,11 @@ def photos(tmp_path):
 
 def split(photos, tmp_path, decisions):
     relabelling.write(tmp_path / "labels.csv", decisions)
-    return splitting.split(folders.find(photos), Recipe(labels=str(tmp_path / "labels.csv")))[0]
+    return splitting.split(discovery.find(photos), Recipe(labels=str(tmp_path / "labels.csv")))[0]
 
 
 def test_labels_change_and_splits_do_not(photos, tmp_path):
-    plain = splitting.split(folders.find(photos), Recipe())[0]
+    plain = splitting.split(discovery.find(photos), Recipe())[0]
     train = [row.name for row in plain.of("train") if row.label == "red"]
     decided = {
         train[0]: Decision("red", "relabel", "blue"),
@@ -61,14 +61,14 @@ def test_labels_change_and_splits_do_not(photos, tmp_path):
 
 
 def test_class_can_be_emptied_only_knowingly(photos, tmp_path):
-    names = [row.name for row in folders.find(photos).rows if row.label == "red"]
+    names = [row.name for row in discovery.find(photos).rows if row.label == "red"]
     decided = {name: Decision("red", "drop") for name in names}
     with pytest.raises(DataError, match="red"):
         split(photos, tmp_path, decided)
 
 
 def test_new_class_may_be_made(photos, tmp_path):
-    names = [row.name for row in folders.find(photos).rows if row.label == "red"]
+    names = [row.name for row in discovery.find(photos).rows if row.label == "red"]
     decided = {name: Decision("red", "relabel", "crimson") for name in names}
     found = split(photos, tmp_path, decided)
     assert found.class_names == ("blue", "crimson", "green")
@@ -116,10 +116,10 @@ def test_names_of_any_bytes_and_files_listed_twice_are_met(photos, tmp_path):
         b"path,label\n" + b"photos/red/02.png,red\n" * 2 + b"photos/blue/02.png,blue\n"
     )
     found = relabelling.relabelled(
-        folders.find(photos), {"red/a\\udcff.png": Decision("red", "relabel", "blue")}
+        discovery.find(photos), {"red/a\\udcff.png": Decision("red", "relabel", "blue")}
     )
     assert {row.label for row in found.rows if row.path == odd} == {"blue"}
-    twice = folders.find(tmp_path / "table.csv")
+    twice = discovery.find(tmp_path / "table.csv")
     name = twice.rows[0].name
     found = relabelling.relabelled(twice, {name: Decision("red", "relabel", "blue")})
     assert len(found.rows) == 3

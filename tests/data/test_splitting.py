@@ -5,7 +5,7 @@ import pytest
 
 import efftune
 from efftune.data import splitting
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 from efftune.recipe.recipe import Recipe
 
 from .scenes import COPIES, scene
@@ -42,7 +42,7 @@ def leaky(photos, tmp_path):
 
 def test_copies_come_into_one_split(photos):
     for seed in range(5):
-        examples, findings = splitting.split(folders.find(photos), Recipe(seed=seed))
+        examples, findings = splitting.split(discovery.find(photos), Recipe(seed=seed))
         split = {row.name: row.split for row in examples.rows}
         for label in ("a", "b"):
             for i in range(5):
@@ -56,7 +56,7 @@ def test_copies_come_into_one_split(photos):
 
 
 def test_leaks_of_the_sources_own_splits_are_told(leaky):
-    examples, findings = splitting.split(folders.find(leaky), Recipe())
+    examples, findings = splitting.split(discovery.find(leaky), Recipe())
     leaks = [each for each in findings if each.kind == "leak"]
     assert {each.split for each in leaks} == {"test"}
     assert {path.name for path in examples.leaked} == {f"copy {i}.png" for i in range(3)}
@@ -65,10 +65,10 @@ def test_leaks_of_the_sources_own_splits_are_told(leaky):
 
 
 def test_leaks_can_be_dropped_or_kept(leaky):
-    dropped, _ = splitting.split(folders.find(leaky), Recipe(leaks="drop"))
+    dropped, _ = splitting.split(discovery.find(leaky), Recipe(leaks="drop"))
     assert dropped.counts["test"] == 12
     assert {row.reason for row in dropped.set_aside} == {"a copy is in a split before"}
-    kept, _ = splitting.split(folders.find(leaky), Recipe(leaks="keep"))
+    kept, _ = splitting.split(discovery.find(leaky), Recipe(leaks="keep"))
     assert kept.counts["test"] == 18
     assert not kept.leaked
 
@@ -83,7 +83,7 @@ def test_run_is_judged_with_and_without_leaks(leaky, tmp_path):
 
 
 def test_user_groups_stay_together(photos):
-    found = folders.find(photos)
+    found = discovery.find(photos)
     rows = tuple(
         type(row)(row.path, row.name, row.label, group=str(i // 3) if i % 7 else "")
         for i, row in enumerate(found.rows)

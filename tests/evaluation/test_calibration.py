@@ -21,7 +21,7 @@ def test_ece_of_a_known_case():
     probabilities, labels = sure([0.9] * 10 + [0.6] * 10, [1] * 6 + [0] * 4 + [1] * 10)
     found = calibration.reliability(probabilities, labels)
     assert [each.pictures for each in found] == [10, 10]
-    assert calibration.expected_error(found) == pytest.approx(0.5 * 0.3 + 0.5 * 0.4)
+    assert calibration.expected_calibration_error(found) == pytest.approx(0.5 * 0.3 + 0.5 * 0.4)
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 1), st.booleans()), min_size=1, max_size=60))
@@ -33,14 +33,17 @@ def test_bins_hold_every_picture_within_their_ends(cases):
     right = sum(each.pictures * each.accuracy for each in found)
     answers = probabilities.argmax(axis=1)
     assert right == pytest.approx((answers == labels).sum())
-    assert 0 <= calibration.expected_error(found) <= 1
+    assert 0 <= calibration.expected_calibration_error(found) <= 1
 
 
 def test_probabilities_that_are_right_have_no_error():
     random = np.random.default_rng(0)
     confident = random.uniform(0.5, 1, 200_000)
     probabilities, labels = sure(confident, random.random(200_000) < confident)
-    assert calibration.expected_error(calibration.reliability(probabilities, labels)) < 0.005
+    assert (
+        calibration.expected_calibration_error(calibration.reliability(probabilities, labels))
+        < 0.005
+    )
 
 
 def test_calibration_survives_json():

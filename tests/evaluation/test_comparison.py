@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from efftune.errors import DataError, UsageError
-from efftune.evaluation import comparison
-from efftune.evaluation.comparison import Difference, Entry, compare, holm, mcnemar
+from efftune.evaluation.comparison import ComparedRun, Difference, compare, holm, mcnemar
+from efftune.report import comparison_plot
 
 
 def made(folder, rows, seconds=10.0):
@@ -30,7 +30,7 @@ def made(folder, rows, seconds=10.0):
         for path, _, split, label, predicted in rows:
             if split != "train":
                 writer.writerow([path, split, label, predicted, "0.9", "0.9", "0.1"])
-    return Entry(folder, "efficientnet-lite0", "quick", seconds)
+    return ComparedRun(folder, "efficientnet-lite0", "quick", seconds)
 
 
 def run(folder, right, *, prefix="", seconds=10.0, split="test"):
@@ -193,7 +193,7 @@ def test_more_runs_make_chance_less_surprising(tmp_path):
 
 def entry(run):
     seconds = sum(run.record["seconds"].values())
-    return Entry(run.folder, run.record["model"]["name"], run.recipe.name, seconds)
+    return ComparedRun(run.folder, run.record["model"]["name"], run.recipe.name, seconds)
 
 
 def test_real_runs_on_one_source_share_their_test_split(finished_run, tuned_run):
@@ -227,7 +227,7 @@ def test_accuracy_is_drawn_against_seconds(tmp_path, seconds):
         run(tmp_path / f"$run{i}_{{", [True] * (i + 3) + [False] * 4, seconds=each)
         for i, each in enumerate(seconds)
     ]
-    comparison.draw(compare(runs), tmp_path / "drawn.png")
+    comparison_plot.draw(compare(runs), tmp_path / "drawn.png")
     with Image.open(tmp_path / "drawn.png") as picture:
         assert picture.size[0] > 600
         assert len(picture.convert("RGB").getcolors(2**20)) > 50
@@ -237,4 +237,4 @@ def test_place_that_cannot_be_written_is_refused(tmp_path):
     found = compare([run(tmp_path / name, [True]) for name in ("one", "two")])
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UsageError, match="Cannot write"):
-        comparison.draw(found, tmp_path / "out" / "drawn.png")
+        comparison_plot.draw(found, tmp_path / "out" / "drawn.png")

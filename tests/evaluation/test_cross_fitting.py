@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from efftune.evaluation import cross_fitting
-from efftune.evaluation.cross_fitting import Trials
+from efftune.evaluation.cross_fitting import CrossFitting
 from efftune.recipe.recipe import Recipe
 
 
 def made(features, labels, strength=0.1, groups=None):
     groups = np.arange(len(labels)) if groups is None else groups
-    return Trials(features, labels, groups, strength, Recipe())
+    return CrossFitting(features, labels, groups, strength, Recipe())
 
 
 def clusters(count, seed=0, classes=3):
@@ -23,25 +23,25 @@ def test_flipped_labels_are_seen_through_by_heads_that_did_not_see_them():
     flipped = np.random.default_rng(1).permutation(300)[:20]
     given = labels.copy()
     given[flipped] = (labels[flipped] + 1) % 3
-    said = made(features, given).out_of_fold()
-    assert said.shape == (300, 3)
-    assert said.sum(axis=1) == pytest.approx(1, abs=1e-5)
-    assert (said[flipped].argmax(axis=1) == labels[flipped]).mean() > 0.8
+    probabilities = made(features, given).out_of_fold()
+    assert probabilities.shape == (300, 3)
+    assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert (probabilities[flipped].argmax(axis=1) == labels[flipped]).mean() > 0.8
 
 
 def test_nothing_of_a_picture_is_in_its_own_answer():
     """Random labels cannot be known, unless a head was fitted on them."""
     features, _ = clusters(300)
     labels = np.random.default_rng(2).integers(0, 3, 300)
-    said = made(features, labels, 1.0).out_of_fold()
-    assert (said.argmax(axis=1) == labels).mean() < 0.5
+    probabilities = made(features, labels, 1.0).out_of_fold()
+    assert (probabilities.argmax(axis=1) == labels).mean() < 0.5
 
 
 def test_class_of_one_picture_is_unknown_without_it():
     features, labels = clusters(100)
     labels[-1] = 3
-    said = made(features, labels).out_of_fold()
-    assert np.isnan(said).all(axis=1).nonzero()[0].tolist() == [99]
+    probabilities = made(features, labels).out_of_fold()
+    assert np.isnan(probabilities).all(axis=1).nonzero()[0].tolist() == [99]
 
 
 def test_copies_of_a_picture_do_not_vouch_for_its_label():
@@ -59,7 +59,7 @@ def test_copies_of_a_picture_do_not_vouch_for_its_label():
 def test_more_pictures_do_better_and_each_count_has_its_heads():
     features, labels = clusters(600)
     others, truth = clusters(200, seed=3)
-    found = made(features, labels).by_count(others, truth)
+    found = made(features, labels).correct_by_size(others, truth)
     assert list(found) == [60, 120, 240, 420, 600]
     assert [len(each) for each in found.values()] == [3, 3, 3, 3, 1]
     means = [each.mean() for each in found.values()]
@@ -68,7 +68,7 @@ def test_more_pictures_do_better_and_each_count_has_its_heads():
 
 def test_few_pictures_leave_one_of_each_class():
     features, labels = clusters(9)
-    found = made(features, labels).by_count(features, labels)
+    found = made(features, labels).correct_by_size(features, labels)
     assert min(found) == 3
     assert max(found) == 9
 
@@ -78,6 +78,6 @@ def test_few_pictures_leave_one_of_each_class():
     [({}, ""), ({"head_epochs": 3}, "gradient"), ({"phases": ["scratch"]}, "random weights")],
 )
 def test_recipes_without_features_say_why(choices, word):
-    why = cross_fitting.nothing_to_try(Recipe().changed(**choices))
+    why = cross_fitting.why_unavailable(Recipe().changed(**choices))
     assert bool(why) == bool(word)
     assert word in why

@@ -7,10 +7,12 @@ import efftune
 from efftune.data import images
 from efftune.errors import DataError, UsageError
 from efftune.evaluation import explanation
-from efftune.evaluation.explanation import Explainer, Explanation, explain, overlay, pair
+from efftune.evaluation.explanation import Explainer, Explanation
 from efftune.model import classifier as classifiers
 from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier
+from efftune.report import explanation_images
+from efftune.report.explanation_images import explain, overlay, pair
 
 SIDE, DISC = 192, 60  # pixels
 DISCS = {"blue": (30, 50, 220), "green": (20, 190, 50), "red": (220, 40, 30)}
@@ -66,7 +68,7 @@ def grad_cam(lower, upper, squares, number):
 
     activations = tf.convert_to_tensor(lower(squares.astype(np.float32), training=False))
     with tf.GradientTape() as tape:
-        tape.watch(activations)
+        tape.timer(activations)
         logits = upper(activations)
         score = logits[:, number] - tf.reduce_mean(logits, axis=1)
     gradients = tape.gradient(score, activations).numpy()
@@ -280,7 +282,7 @@ def test_pictures_beside_the_explanations_stay(disc_run, picture):
 def test_any_label_can_be_a_title(tmp_path, label):
     square = np.zeros((32, 32, 3), np.uint8)
     found = Explanation(tmp_path, label, 0.1234, square, np.ones((32, 32), np.float32))
-    explanation.write(found, tmp_path / "shown.png")
+    explanation_images.write(found, tmp_path / "shown.png")
     with Image.open(tmp_path / "shown.png") as image:
         assert 800 <= image.width <= 900
 

@@ -8,7 +8,7 @@ from efftune.evaluation import learning_curve
 from efftune.evaluation.learning_curve import LearningCurve
 
 
-def trials(law, counts=(100, 200, 400, 700, 1000), pictures=400, seed=0):
+def correct_by_size(law, counts=(100, 200, 400, 700, 1000), pictures=400, seed=0):
     """Heads whose chance of being wrong about a picture falls by a law."""
     random = np.random.default_rng(seed)
     difficulty = random.random(pictures)
@@ -27,7 +27,7 @@ def test_curve_goes_on_as_its_law_says(power):
     inside = 0
     for seed in range(10):
         labels = np.arange(400) % 4
-        found = learning_curve.learning_curve(trials(law, seed=seed), labels, list("abcd"))
+        found = learning_curve.learning_curve(correct_by_size(law, seed=seed), labels, list("abcd"))
         assert [each.pictures for each in found.points] == [100, 200, 400, 700, 1000]
         assert (found.now.pictures, found.double.pictures) == (1000, 2000)
         assert found.double.low <= found.double.accuracy <= found.double.high
@@ -37,7 +37,9 @@ def test_curve_goes_on_as_its_law_says(power):
 
 
 def test_flat_curve_promises_nothing():
-    found = learning_curve.learning_curve(trials(lambda _: 0.1), np.arange(400) % 4, list("abcd"))
+    found = learning_curve.learning_curve(
+        correct_by_size(lambda _: 0.1), np.arange(400) % 4, list("abcd")
+    )
     assert found.double.accuracy - found.now.accuracy < 0.01
 
 
@@ -53,7 +55,9 @@ def test_class_that_still_learns_gains_most():
 
 
 def test_curve_survives_json():
-    found = learning_curve.learning_curve(trials(lambda _: 0.1), np.arange(400) % 4, list("abcd"))
+    found = learning_curve.learning_curve(
+        correct_by_size(lambda _: 0.1), np.arange(400) % 4, list("abcd")
+    )
     assert LearningCurve.from_dict(json.loads(json.dumps(asdict(found)))) == found
 
 

@@ -8,13 +8,13 @@ import pytest
 from efftune.data.examples import Example
 from efftune.errors import DataError
 from efftune.evaluation import predictions
-from efftune.evaluation.predictions import SplitAnswers
+from efftune.evaluation.predictions import SplitPredictions
 
 
 def test_table_holds_answer_doubts_and_every_probability():
     rows = [Example(Path("x/1.png"), "1.png", "b", "test")]
     given = np.array([[0.25, 0.75]], np.float32)
-    answers = SplitAnswers("test", rows, given, np.array([True]), np.array([False]))
+    answers = SplitPredictions("test", rows, given, np.array([True]), np.array([False]))
     text = predictions.to_csv([answers], ["a", "b"])
     assert list(csv.DictReader(io.StringIO(text))) == [
         {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from efftune.features import cache
-from efftune.features.cache import Rows, Store
+from efftune.features.cache import CachedRows, FeatureCache
 
 
 def digests(count, start=0):
@@ -22,9 +22,9 @@ def values(count, dtype="float32", start=0):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_rows_come_back_from_disk(tmp_path, dtype):
-    Store(tmp_path, dtype, (2, 3)).add(digests(5), values(5, dtype))
-    again = Store(tmp_path, dtype, (2, 3))
-    rows = Rows(again, digests(5)[::-1])
+    FeatureCache(tmp_path, dtype, (2, 3)).add(digests(5), values(5, dtype))
+    again = FeatureCache(tmp_path, dtype, (2, 3))
+    rows = CachedRows(again, digests(5)[::-1])
     assert (len(rows), rows.shape, rows.dtype.name) == (5, (2, 3), dtype)
     assert [float(rows[i][1, 2]) for i in range(5)] == [4, 3, 2, 1, 0]
     assert digests(1, 7)[0] not in again
@@ -33,19 +33,19 @@ def test_rows_come_back_from_disk(tmp_path, dtype):
 
 
 def test_no_rows_make_no_shard(tmp_path):
-    Store(tmp_path, "float32", (2, 3)).add([], values(0))
+    FeatureCache(tmp_path, "float32", (2, 3)).add([], values(0))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_shard_of_another_shape_is_left_alone(tmp_path):
-    Store(tmp_path, "float32", (2, 3)).add(digests(2), values(2))
-    other = Store(tmp_path, "float16", (2, 3))
+    FeatureCache(tmp_path, "float32", (2, 3)).add(digests(2), values(2))
+    other = FeatureCache(tmp_path, "float16", (2, 3))
     assert digests(2)[0] not in other
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_few_shards_are_in_memory_at_a_time(tmp_path):
-    store = Store(tmp_path, "float32", (2, 3), mapped_bytes=3 * (32 + 24))
+    store = FeatureCache(tmp_path, "float32", (2, 3), mapped_bytes=3 * (32 + 24))
     for i in range(10):
         store.add(digests(1, i), values(1, start=i))
     assert [float(store.row(digest)[0, 0]) for digest in digests(10)] == list(range(10))
@@ -54,7 +54,7 @@ def test_few_shards_are_in_memory_at_a_time(tmp_path):
 
 
 def test_one_shard_is_in_memory_however_little_may_be(tmp_path):
-    store = Store(tmp_path, "float32", (2, 3), mapped_bytes=0)
+    store = FeatureCache(tmp_path, "float32", (2, 3), mapped_bytes=0)
     store.add(digests(3), values(3))
     store.add(digests(3, 3), values(3, start=3))
     assert [float(store.row(digest)[0, 0]) for digest in digests(6)] == list(range(6))
@@ -63,7 +63,7 @@ def test_one_shard_is_in_memory_however_little_may_be(tmp_path):
 
 def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "_MAPPED_SHARDS", 2)
-    store = Store(tmp_path, "float32", (2, 3))
+    store = FeatureCache(tmp_path, "float32", (2, 3))
     for i in range(5):
         store.add(digests(1, i), values(1, start=i))
     assert [float(store.row(digest)[0, 0]) for digest in digests(5)] == list(range(5))
@@ -72,7 +72,7 @@ def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
 
 def test_rows_that_cannot_be_written_stay_in_memory(tmp_path):
     (tmp_path / "blocked").write_text("in the way")
-    store = Store(tmp_path / "blocked" / "store", "float16", (2, 3))
+    store = FeatureCache(tmp_path / "blocked" / "store", "float16", (2, 3))
     with pytest.warns(UserWarning, match="not kept for next time"):
         store.add(digests(3), values(3, "float16"))
     assert float(store.row(digests(3)[2])[0, 0]) == 2
@@ -84,18 +84,18 @@ def test_stores_not_used_for_longest_are_pruned(own_cache, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _path: free(0))
     for age in (5, 1, 3, 0):
         folder = own_cache / "features" / str(age)
-        Store(folder, "float32", (2, 3)).add(digests(4), values(4))
+        FeatureCache(folder, "float32", (2, 3)).add(digests(4), values(4))
         os.utime(folder, times=(time.time() - 100_000 * age,) * 2)
     cache.prune(own_cache / "features", share=0.5)
     assert {path.name for path in (own_cache / "features").iterdir()} == {"0", "1"}
-    Store(own_cache / "features" / "1", "float32", (2, 3))  # opened: in use
+    FeatureCache(own_cache / "features" / "1", "float32", (2, 3))  # opened: in use
     cache.prune(own_cache / "features", share=0.0)
     assert {path.name for path in (own_cache / "features").iterdir()} == {"0", "1"}
 
 
 def test_nothing_is_pruned_while_there_is_room(own_cache):
     folder = own_cache / "features" / "old"
-    Store(folder, "float32", (2, 3)).add(digests(4), values(4))
+    FeatureCache(folder, "float32", (2, 3)).add(digests(4), values(4))
     os.utime(folder, times=(0, 0))
     cache.prune(own_cache / "features")
     cache.prune(own_cache / "nothing here")

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from conftest import fill
 from efftune.features import extraction
-from efftune.features.extraction import MIRRORED, Settings
+from efftune.features.extraction import MIRRORED, ExtractionSettings
 from efftune.model.backbone import Backbone
 from efftune.system import files
 
@@ -25,7 +25,7 @@ def paths(tmp_path):
 
 
 def settings(**changes):
-    return Settings(**({"fit": "crop", "precision": "f32"} | changes))
+    return ExtractionSettings(**({"fit": "crop", "precision": "f32"} | changes))
 
 
 def shards(own_cache):

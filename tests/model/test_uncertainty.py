@@ -6,7 +6,7 @@ from scipy.special import softmax
 
 from efftune.errors import DataError
 from efftune.model import uncertainty
-from efftune.model.uncertainty import Doubts
+from efftune.model.uncertainty import Uncertainty
 
 
 def drawn(temperature, count=4000, classes=5, seed=0):
@@ -19,12 +19,12 @@ def drawn(temperature, count=4000, classes=5, seed=0):
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
 def test_temperature_is_found_again(temperature):
-    assert uncertainty.temperature(*drawn(temperature)) == pytest.approx(temperature, rel=0.05)
+    assert uncertainty.fit_temperature(*drawn(temperature)) == pytest.approx(temperature, rel=0.05)
 
 
 def test_few_pictures_all_right_do_not_make_answers_certain():
     logits = np.eye(3)[[0, 1, 2]]
-    assert uncertainty.temperature(logits, np.arange(3)) > 0.3
+    assert uncertainty.fit_temperature(logits, np.arange(3)) > 0.3
 
 
 @settings(deadline=None)
@@ -32,7 +32,7 @@ def test_few_pictures_all_right_do_not_make_answers_certain():
 def test_raw_probabilities_come_back(temperature, seed):
     logits = np.random.default_rng(seed).normal(0, 3, (7, 4)).astype(np.float32)
     calibrated = softmax(logits / np.float32(temperature), axis=1)
-    raw = Doubts(temperature, 0.5).raw(calibrated)
+    raw = Uncertainty(temperature, 0.5).raw(calibrated)
     assert raw == pytest.approx(softmax(logits, axis=1), abs=1e-4)
 
 
@@ -44,7 +44,7 @@ def test_raw_probabilities_come_back(temperature, seed):
 def test_threshold_gives_the_most_answers_with_few_enough_errors(cases, max_error):
     confidences = np.array([value / 10 for value, _ in cases])
     right = np.array([each for _, each in cases])
-    least = uncertainty.least_confidence(confidences, right, max_error)
+    least = uncertainty.confidence_threshold(confidences, right, max_error)
     given_now = confidences >= least
     assert (~right[given_now]).sum() <= max_error * given_now.sum()
     for lower in {*confidences[confidences < least]}:  # no more could have been given
@@ -61,28 +61,28 @@ def clusters(count, seed):
 
 @pytest.mark.parametrize("kind", ["neighbours", "mahalanobis"])
 def test_distance_tells_what_is_unlike(kind, tmp_path):
-    known = uncertainty.likeness(*clusters(300, 0), kind=kind)
+    known = uncertainty.fit_detector(*clusters(300, 0), kind=kind)
     like = known.distances(clusters(50, 1)[0])
     unlike = known.distances(np.random.default_rng(2).normal(0, 1, (50, 20)).astype(np.float32))
     assert like.max() < unlike.min()
-    Doubts(0.7, 0.8, 1.5, known).write(tmp_path / "doubts.npz")
-    again = Doubts.read(tmp_path / "doubts.npz")
+    Uncertainty(0.7, 0.8, 1.5, known).write(tmp_path / "doubts.npz")
+    again = Uncertainty.read(tmp_path / "doubts.npz")
     assert (again.temperature, again.unsure_below, again.unlike_above) == (0.7, 0.8, 1.5)
-    assert np.array_equal(again.likeness.distances(clusters(50, 1)[0]), like)
+    assert np.array_equal(again.detector.distances(clusters(50, 1)[0]), like)
 
 
 def test_neighbour_distance_is_that_to_the_fifth():
     rows = np.eye(6, dtype=np.float32)
-    known = uncertainty.likeness(rows, np.zeros(6, int))
+    known = uncertainty.fit_detector(rows, np.zeros(6, int))
     assert known.distances(rows[:1]) == pytest.approx([np.sqrt(2)])
-    assert uncertainty.likeness(rows[:2], np.zeros(2, int)).distances(rows[:1]) == pytest.approx(
-        [np.sqrt(2)]
-    )
+    assert uncertainty.fit_detector(rows[:2], np.zeros(2, int)).distances(
+        rows[:1]
+    ) == pytest.approx([np.sqrt(2)])
 
 
 def test_doubts_without_known_features_survive(tmp_path):
-    Doubts(1.0, 0.5).write(tmp_path / "doubts.npz")
-    assert Doubts.read(tmp_path / "doubts.npz") == Doubts(1.0, 0.5)
+    Uncertainty(1.0, 0.5).write(tmp_path / "doubts.npz")
+    assert Uncertainty.read(tmp_path / "doubts.npz") == Uncertainty(1.0, 0.5)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 not a zip", b"\x93NUMPY"])
@@ -91,4 +91,4 @@ def test_damaged_doubts_are_named(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"doubts\.npz is damaged"):
-        Doubts.read(path)
+        Uncertainty.read(path)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from efftune.errors import DataError
-from efftune.report import page, report, words
+from efftune.report import page as pages
+from efftune.report import report, words
 from evaluation import made_run
 
 RECORD = {"data": {"val_is_test": False}}
@@ -176,7 +177,7 @@ def test_more_photos_are_promised_as_far_as_the_interval_allows(double, low, ans
     [(0, "0 %"), (1, "100 %"), (0.9999, "over 99.9 %"), (0.0001, "under 0.1 %"), (0.943, "94.3 %")],
 )
 def test_only_all_is_100_percent(share, told):
-    assert plain(page.percent(share)) == told
+    assert plain(pages.percent(share)) == told
 
 
 def test_sections_stand_in_order(run):

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from efftune.data.examples import Example
-from efftune.evaluation.predictions import SplitAnswers
+from efftune.evaluation.predictions import SplitPredictions
 from efftune.evaluation.suspects import Suspect
 from efftune.report import thumbnails
 
@@ -27,7 +27,7 @@ def answers(run, source, wrong=()):
         number = names.index(row.label)
         said[i, (number + 1) % len(names) if i in wrong else number] = 0.8
     flags = np.zeros(len(rows), bool)
-    return SplitAnswers("test", rows, said, flags, flags)
+    return SplitPredictions("test", rows, said, flags, flags)
 
 
 def written(tmp_path):

@@ -6,13 +6,13 @@ import pytest
 from keras import ops
 
 from conftest import fill
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe, Stage
-from efftune.system.progress import Watch
-from efftune.training import fine_tuning, planning
-from efftune.training.batches import Material
-from efftune.training.stages import Tuned
+from efftune.system.progress import Timer
+from efftune.training import fine_tuning, planning, training_data
+from efftune.training.batches import LabelledInputs
+from efftune.training.stages import NetworkState
 
 BLOCK = "block7a"
 
@@ -23,9 +23,9 @@ class Squares:
 
     backbone: Backbone
     recipe: Recipe
-    tuned: Tuned
-    train: Material
-    val: Material
+    tuned: NetworkState
+    train: LabelledInputs
+    val: LabelledInputs
     stage: Stage
 
 
@@ -33,10 +33,10 @@ def with_head(folder, **choices):
     """A backbone, a plan, what was seen of a folder's pictures, and a head fitted on that."""
     recipe = Recipe(**({"image_size": 32, "unfreeze": BLOCK} | choices))
     backbone = Backbone(recipe.model, 32)
-    examples = folders.find(folder).split(0.3, 0.2, 0)
+    examples = discovery.find(folder).split(0.3, 0.2, 0)
     plan = planning.plan(recipe, backbone, examples.counts)
-    parts = fine_tuning.see(examples, backbone, plan, lambda _done, _total: None)
-    pictures = fine_tuning.seen(examples, parts)
+    parts = training_data.extract_all(examples, backbone, plan, lambda _done, _total: None)
+    pictures = training_data.training_data_of(examples, parts)
     return backbone, plan, pictures, fine_tuning.fit_head(pictures, backbone, recipe)
 
 
@@ -45,8 +45,10 @@ def squares(folder, **choices) -> Squares:
     backbone, plan, pictures, head = with_head(folder, views=1, batch_size=8, **choices)
     recipe = plan.recipe
     stage = Stage("upper", BLOCK, 10, 1e-3)
-    train, val = fine_tuning._kept_views(stage, backbone, pictures, plan, Watch())
-    return Squares(backbone, recipe, Tuned(backbone, head.kernel, head.bias), train, val, stage)
+    train, val = fine_tuning._kept_views(stage, backbone, pictures, plan, Timer())
+    return Squares(
+        backbone, recipe, NetworkState(backbone, head.kernel, head.bias), train, val, stage
+    )
 
 
 @pytest.fixture(scope="module")

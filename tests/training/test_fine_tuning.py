@@ -3,10 +3,10 @@ import pytest
 from PIL import Image
 
 from conftest import square
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
-from efftune.training import fine_tuning, planning
+from efftune.training import planning, training_data, view_selection
 
 from .conftest import with_head
 
@@ -41,7 +41,7 @@ def leaning(tmp_path_factory):
 
 def decided(folder, **choices):
     backbone, plan, pictures, head = with_head(folder, **choices)
-    plan, accuracy = fine_tuning.decide_views(plan, backbone, head, pictures)
+    plan, accuracy = view_selection.choose_views(plan, backbone, head, pictures)
     return plan, accuracy
 
 
@@ -87,9 +87,9 @@ def test_views_cost_nothing_where_there_are_none(lit):
 def test_held_out_pictures_are_seen_in_float32_and_without_views(source, own_cache):
     recipe = Recipe(image_size=32, unfreeze="block7", views=2)
     backbone = Backbone(recipe.model, 32)
-    examples = folders.find(source).split(0.2, 0.2, 0)
+    examples = discovery.find(source).split(0.2, 0.2, 0)
     plan = planning.plan(recipe, backbone, examples.counts)
-    parts = fine_tuning.see(examples, backbone, plan, lambda _done, _total: None)
+    parts = training_data.extract_all(examples, backbone, plan, lambda _done, _total: None)
     assert set(parts["train"].rows) == set(parts["val"].rows) == {("block7a", 0), ("features", 0)}
     assert set(parts["test"].rows) == {("features", 0)}
     exact = planning.settings(plan, exact=True)

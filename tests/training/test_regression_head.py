@@ -115,7 +115,7 @@ def test_two_pictures_are_enough():
 
 def test_folds_share_out_every_class():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [30, 9, 3]))
-    fold_of = regression_head.dealt(labels, np.arange(42), 3)
+    fold_of = regression_head.assign_folds(labels, np.arange(42), 3)
     for label, each in ((0, 10), (1, 3), (2, 1)):
         assert np.bincount(fold_of[labels == label]).tolist() == [each] * 3
 
@@ -124,7 +124,7 @@ def test_groups_come_into_one_fold_and_are_shared_out_too():
     random = np.random.default_rng(0)
     groups = random.permutation(np.repeat(np.arange(100, 140), 5))
     labels = groups % 2
-    fold_of = regression_head.dealt(labels, groups, 4)
+    fold_of = regression_head.assign_folds(labels, groups, 4)
     assert all(len(set(fold_of[groups == group])) == 1 for group in groups)
     for label in (0, 1):
         assert np.bincount(fold_of[labels == label]).tolist() == [25] * 4

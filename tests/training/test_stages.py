@@ -8,9 +8,9 @@ import pytest
 from efftune.errors import DataError
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.training import regression_head as heads
-from efftune.training import stages
-from efftune.training.batches import Material
-from efftune.training.stages import Epoch
+from efftune.training import stages, validation
+from efftune.training.batches import LabelledInputs
+from efftune.training.validation import Epoch
 
 from .conftest import BLOCK, squares, weights
 
@@ -41,7 +41,7 @@ def test_next_stage_starts_from_the_best_of_the_last(given):
 
 def test_stage_that_makes_it_worse_is_rolled_back(given):
     before = weights(given.backbone)
-    wrong = Material(given.train.inputs, (given.train.labels + 1) % 3)
+    wrong = LabelledInputs(given.train.inputs, (given.train.labels + 1) % 3)
     tuned, outcome = fit(replace(given, train=wrong))
     assert outcome.best == 0
     assert outcome.to_dict()["rolled_back"]
@@ -63,7 +63,7 @@ def test_stage_with_a_new_head_has_to_be_better_than_the_old_one(given):
 
 def test_best_epoch_is_kept_not_the_last(given):
     tuned, outcome = fit(blank(given), Stage("upper", BLOCK, 6, 0.02))
-    best = min(outcome.epochs, key=lambda epoch: epoch.val_sharpness)
+    best = min(outcome.epochs, key=lambda epoch: epoch.val_calibrated_loss)
     assert outcome.best == best.number
     _, later = fit(replace(given, tuned=tuned), Stage("upper", BLOCK, 1, 1e-9))
     assert later.start.val_loss == pytest.approx(best.val_loss, rel=1e-3)
@@ -85,16 +85,16 @@ def test_luck_does_not_decide_which_epoch_is_kept(epoch, best, kept):
         for accuracy, loss in (epoch, best)
     ]
     top = max(each.val_accuracy for each in epochs)
-    assert stages.better(*epochs, top, pictures=300) is kept
+    assert validation.is_better(*epochs, top, pictures=300) is kept
 
 
 def test_sharpness_does_not_care_about_the_scale_of_logits():
     random = np.random.default_rng(0)
     labels = random.integers(0, 4, 200)
     logits = random.normal(0, 1, (200, 4)) + 2 * np.eye(4)[labels]
-    found = stages.sharpness(logits, labels)
-    assert stages.sharpness(0.3 * logits, labels) == pytest.approx(found, rel=1e-4)
-    assert stages.sharpness(5 * logits + 7, labels) == pytest.approx(found, rel=1e-4)
+    found = validation.calibrated_loss(logits, labels)
+    assert validation.calibrated_loss(0.3 * logits, labels) == pytest.approx(found, rel=1e-4)
+    assert validation.calibrated_loss(5 * logits + 7, labels) == pytest.approx(found, rel=1e-4)
     likelihoods = np.log(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
     assert found <= -likelihoods[np.arange(200), labels].mean()
 
@@ -136,7 +136,7 @@ def test_loss_that_explodes_twice_is_an_error_with_advice(given):
     assert all((value == before[name]).all() for name, value in weights(given.backbone).items())
 
 
-class Greedy(Material):
+class Greedy(LabelledInputs):
     """Pictures of which only so many fit into memory."""
 
     fits = 3
@@ -164,7 +164,7 @@ def test_picture_that_does_not_fit_is_an_error_with_advice(given, monkeypatch):
 
 
 def test_other_errors_come_out_as_they_are(given):
-    class Broken(Material):
+    class Broken(LabelledInputs):
         def batch(self, _pictures, _epoch):
             raise LookupError("seven")
 
@@ -207,7 +207,7 @@ def test_mixup_shares_are_even_and_cutmix_shares_are_a_box():
 
 def test_history_leaves_empty_what_a_stage_does_not_have():
     nan = float("nan")
-    table = stages.to_csv(
+    table = validation.to_csv(
         [Epoch("head", 1, 2.5, 0.5, 0.75, 0.25, 1.0, nan), Epoch("upper", 1, 3, 1, 0, 2, 0, 1e-3)]
     )
     first, second = csv.DictReader(io.StringIO(table))

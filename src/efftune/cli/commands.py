@@ -1,19 +1,14 @@
 """The command `efftune`: parse, call, print."""
 
-import io
 import json
-import os
-import signal
-import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import efftune
-from efftune.cli import options
-from efftune.errors import EfftuneError
+from efftune.cli import console, options
+from efftune.data.sources import image_paths
 
 app = typer.Typer(
     add_completion=False,
@@ -216,10 +211,9 @@ def predict(
 ) -> None:
     """Predict the classes of pictures. Exits with 1 if one of them cannot be decoded."""
     from efftune.cli import progress_bars
-    from efftune.data.sources import folders
 
     classifier = efftune.load(run, max_error)
-    paths, failures = folders.pictures(images)
+    paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=quiet) as on_progress:
         predictions = classifier.predict(
             paths,
@@ -256,15 +250,14 @@ def explain(
     run: options.RunArgument,
     images: options.Images,
     label: options.Label = None,
-    out: options.Explained = Path("explained"),
+    out: options.ExplanationFile = Path("explained"),
     quiet: options.Quiet = False,
 ) -> None:
     """Draw what in pictures speaks for a class. Exits with 1 if one cannot be decoded."""
     from efftune.cli import progress_bars, tables
-    from efftune.data.sources import folders
 
     finished = efftune.Run.load(run)
-    paths, failures = folders.pictures(images)
+    paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=quiet) as on_progress:
         drawn = finished.explain(
             paths, out, label, on_unreadable=failures.__setitem__, on_progress=on_progress
@@ -309,10 +302,9 @@ def classify(
 ) -> None:
     """Tell which of ImageNet's 1000 classes pictures show, without training."""
     from efftune.cli import keras_startup, progress_bars
-    from efftune.data.sources import folders
 
     keras_startup.keep_tensorflow_out()
-    paths, failures = folders.pictures(images)
+    paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=quiet) as on_progress:
         predictions = efftune.classify(
             paths, model, top, on_unreadable=failures.__setitem__, on_progress=on_progress
@@ -331,10 +323,8 @@ def _show_predictions(
 
 def _end_with(failures: dict[Path, str]) -> None:
     """Tell which pictures could not be used, and exit with 1 if there are any."""
-    from efftune.cli import tables
-
     for path, reason in failures.items():
-        tables.warn(f"{path}: {reason}")
+        console.warn(f"{path}: {reason}")
     if failures:
         raise typer.Exit(1)
 
@@ -357,31 +347,3 @@ def models(
         with progress_bars.progress(quiet=quiet) as on_progress:
             download.ready(catalogue.model(fetch), on_progress)
     tables.show_models(efftune.models(), as_json=json_)
-
-
-def main() -> None:
-    """Run the command line; foreseeable mistakes end in one clear message."""
-    # Being ended by the system cleans up as Ctrl-C does.
-    # What we say goes out on a copy of stderr: the original is silenced while TensorFlow starts.
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
-    warnings.filterwarnings("ignore", module="PIL")  # odd files are told of in our own words
-    warnings.formatwarning = lambda message, *_: f"efftune: {message}\n"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
-    try:
-        app()
-    except EfftuneError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
-    except SystemExit as stop:
-        if stop.code == 130:
-            typer.echo("Stopped. Nothing half-done is left; features so far are kept.", err=True)
-        raise
-
-
-def _fail(message: str, exit_code: int) -> None:
-    typer.echo(f"efftune: {message}", err=True)
-    sys.exit(exit_code)

@@ -194,7 +194,7 @@ Accept = Annotated[
 Label = Annotated[
     str | None, typer.Option(help="The class to explain. (default: the one answered)")
 ]
-Explained = Annotated[Path, typer.Option("--out", help="A folder for the pictures.")]
+ExplanationFile = Annotated[Path, typer.Option("--out", help="A folder for the pictures.")]
 
 # Of compare.
 Runs = Annotated[

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from efftune.cli.tables import warn
+from efftune.cli.console import warn
 
 Report = Callable[[str, int, int], None]
 

@@ -6,31 +6,19 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from efftune.cli.console import percent, say, show_table
 from efftune.data.examples import SPLITS, Examples
 from efftune.data.inspection import Finding
-from efftune.evaluation.comparison import Comparison, Standing
-from efftune.evaluation.explanation import Explained
+from efftune.evaluation.comparison import Comparison, RunScore
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model.catalogue import Model
 from efftune.model.classifier import Prediction
+from efftune.report.explanation_images import ExplanationFile
 from efftune.report.source_check import Check
 from efftune.runs.run import Run
 from efftune.training.planning import Plan
-
-_MAY_BREAK = {
-    "picture",
-    "run",
-    "to the first",
-    "for example",
-    "split",
-    "weights",
-}  # as long as paths or commands
 
 
 def show_run(run: Run) -> None:
@@ -78,12 +66,12 @@ def show_run(run: Run) -> None:
 def _say_doubts(evaluation: Evaluation) -> None:
     """Print how far answers can be relied on, and whether more pictures would help."""
     score, unsure, curve = evaluation.test, evaluation.unsure, evaluation.learning_curve
-    told = f"{_percent(score.commonest_share)} by always answering {score.commonest}"
+    told = f"{percent(score.commonest_share)} by always answering {score.commonest}"
     say(f"To compare with: {told}")
     if unsure is not None:
         say(
-            f"Without unsure:  {_percent(unsure.test.error)} wrong of the "
-            f"{_percent(unsure.test.coverage)} answered (asked for: {_percent(unsure.max_error)})"
+            f"Without unsure:  {percent(unsure.test.error)} wrong of the "
+            f"{percent(unsure.test.coverage)} answered (asked for: {percent(unsure.max_error)})"
         )
     if curve is not None:
         say(
@@ -102,7 +90,7 @@ def show_plan(plan: Plan) -> None:
     recipe = plan.recipe
     blocks = {"head": "the head", "upper": f"{recipe.unfreeze} and up", "whole": "all blocks"}
     blocks["scratch"] = "all blocks, from random weights"
-    _show_table(
+    show_table(
         ("stage", "trains", "epochs", "learning rate", "about"),
         [
             (
@@ -134,7 +122,7 @@ def show_check(checked: Check, out: Path | None) -> None:
     numbers = checked.numbers
     met = {name for part in numbers["classes"].values() for name in part}
     splits = [name for name in (*SPLITS, "undecided") if name in met]
-    _show_table(
+    show_table(
         ("class", *splits, "all"),
         [
             (name, *(f"{part.get(split, 0):,}" for split in splits), f"{sum(part.values()):,}")
@@ -153,7 +141,7 @@ def show_check(checked: Check, out: Path | None) -> None:
             say(f"\n{title}:")
             kinds = Counter(each.kind for each in found)
             examples = {each.kind: each for each in reversed(found)}
-            _show_table(
+            show_table(
                 ("finding", "how many", "for example"),
                 [(kind, f"{n:,}", _told(examples[kind])) for kind, n in kinds.most_common()],
                 left=("for example",),
@@ -175,28 +163,28 @@ def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:
     """Print how a run fared on other pictures, class by class."""
     _show_scores({examples.source: score})
     say()
-    _show_table(
+    show_table(
         ("class", "pictures", "recall", "precision", "F1"),
         [
             (
                 each.name,
                 f"{each.support:,}",
-                _percent(each.recall),
-                _percent(each.precision),
+                percent(each.recall),
+                percent(each.precision),
                 f"{each.f1:.3f}",
             )
             for each in score.per_class
         ],
     )
     say()
-    say(f"To compare with: {_percent(score.commonest_share)} by always answering {score.commonest}")
+    say(f"To compare with: {percent(score.commonest_share)} by always answering {score.commonest}")
     if score.confused:
         told = (
             f"{each.label} for {each.answer} ({each.pictures:,})" for each in score.confused[:3]
         )
         say(f"Most confused:   {', '.join(told)}")
     if examples.set_aside:
-        say(f"\nSet aside: {examples.told_reasons}")
+        say(f"\nSet aside: {examples.reasons_summary}")
 
 
 def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
@@ -221,12 +209,12 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
                 writer.writerow([each.path, rank, label, f"{value:.6f}", *doubts])
     elif predictions:
         rows = [
-            (label, _percent(value), *((_doubts(each), str(each.path)) if rank == 0 else ("", "")))
+            (label, percent(value), *((_doubts(each), str(each.path)) if rank == 0 else ("", "")))
             for each in predictions
             for rank, (label, value) in enumerate(each.top)
         ]
         headings = ("class", "confidence", "doubts", "picture")
-        _show_table(headings, rows, left=("doubts", "picture"))
+        show_table(headings, rows, left=("doubts", "picture"))
 
 
 def _doubts(prediction: Prediction) -> str:
@@ -240,15 +228,15 @@ def show_labels(run: Run, path: Path) -> None:
     say(f"Use them: efftune train {run.record['source']} --labels {path}")
 
 
-def show_explained(drawn: Sequence[Explained]) -> None:
+def show_explained(drawn: Sequence[ExplanationFile]) -> None:
     """Print what was explained, and where it lies."""
-    rows = [(each.label, _percent(each.confidence), str(each.png)) for each in drawn]
-    _show_table(("class", "confidence", "picture"), rows, left=("picture",))
+    rows = [(each.label, percent(each.confidence), str(each.png)) for each in drawn]
+    show_table(("class", "confidence", "picture"), rows, left=("picture",))
 
 
 def show_comparison(comparison: Comparison, drawing: Path | None) -> None:
     """Print runs side by side."""
-    _show_table(
+    show_table(
         ("run", "model", "recipe", "seconds", "accuracy", "95 % interval", "to the first"),
         [_standing(each) for each in comparison.standings],
         left=("model", "recipe", "to the first"),
@@ -262,14 +250,14 @@ def show_comparison(comparison: Comparison, drawing: Path | None) -> None:
         say(f"Picture: {drawing}")
 
 
-def _standing(each: Standing) -> tuple[str, ...]:
+def _standing(each: RunScore) -> tuple[str, ...]:
     return (
         str(each.run.folder),
         each.run.model,
         each.run.recipe,
         f"{each.run.seconds:,.0f}",
-        _percent(each.accuracy),
-        f"{100 * each.low:.1f} – {_percent(each.high)}",
+        percent(each.accuracy),
+        f"{100 * each.low:.1f} – {percent(each.high)}",
         each.difference.verdict if each.difference else "",
     )
 
@@ -285,14 +273,14 @@ def show_models(models: Sequence[Model], *, as_json: bool) -> None:
             f"{each.resolution} px",
             f"{each.parameters / 1e6:.1f} M",
             f"{each.macs:,} M",
-            _percent(each.top1),
+            percent(each.top1),
             each.licence,
             _whereabouts(each),
         )
         for each in models
     ]
     headings = ("model", "resolution", "parameters", "MACs", "ImageNet top-1", "licence", "weights")
-    _show_table(headings, rows, left=("model", "licence", "weights"))
+    show_table(headings, rows, left=("model", "licence", "weights"))
     say(f"\nTop-1 as published by: {', '.join(sorted({each.top1_source for each in models}))}.")
 
 
@@ -305,55 +293,21 @@ def _whereabouts(model: Model) -> str:
     return f"downloaded when used, {4 * model.parameters / 1e6:.0f} MB"
 
 
-def say(text: str = "") -> None:
-    """Print a line of result."""
-    _console().print(_harmless(text, but="\n"), markup=False, highlight=False, soft_wrap=True)
-
-
-def warn(text: str) -> None:
-    """Print a line beside the result, to stderr."""
-    Console(stderr=True).print(
-        _harmless(text, but="\n"), markup=False, highlight=False, soft_wrap=True
-    )
-
-
-def _harmless(text: str, but: str = "") -> str:
-    """Text with what would drive a terminal written out: file names may hold anything."""
-    return "".join(
-        each if each.isprintable() or each in but else each.encode("unicode_escape").decode()
-        for each in text
-    )
-
-
 def _show_scores(scores: dict[str, SplitEvaluation]) -> None:
-    _show_table(
+    show_table(
         ("split", "pictures", "accuracy", "95 % interval", "top-5", "macro-F1"),
         [
             (
                 name,
                 f"{score.pictures:,}",
-                _percent(score.accuracy),
-                f"{100 * score.low:.1f} – {_percent(score.high)}",
-                _percent(score.top5),
+                percent(score.accuracy),
+                f"{100 * score.low:.1f} – {percent(score.high)}",
+                percent(score.top5),
                 f"{score.macro_f1:.3f}",
             )
             for name, score in scores.items()
         ],
     )
-
-
-def _show_table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()
-) -> None:
-    """Print a table; the first column and those named in `left` are aligned left."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for i, heading in enumerate(headings):
-        justify: Literal["left", "right"] = "left" if not i or heading in left else "right"
-        whole = heading not in _MAY_BREAK
-        table.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_harmless(cell)) for cell in row))
-    _console().print(table)
 
 
 def _model_row(model: Model) -> dict[str, Any]:
@@ -369,12 +323,3 @@ def _model_row(model: Model) -> dict[str, Any]:
         "weights": model.weights.source,
         "here": model.weights.path is not None,
     }
-
-
-def _console() -> Console:
-    # Elsewhere than in a terminal nothing may be cut to a width that nobody has.
-    return Console() if sys.stdout.isatty() else Console(width=10_000)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

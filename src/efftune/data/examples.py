@@ -104,7 +104,7 @@ class Examples:
         """How many usable pictures each split has."""
         return {split: len(self.of(split)) for split in SPLITS}
 
-    def with_test_for_val(self) -> "Examples":
+    def with_test_as_val(self) -> "Examples":
         """The same, with the test split for validation, too, where the source brings only that."""
         return replace(self, val_is_test="test" in self._brought and "val" not in self._brought)
 
@@ -176,7 +176,7 @@ class Examples:
         """
         if not any(row.usable for row in self.rows):
             found = (
-                f"Found: {self.told_reasons}."
+                f"Found: {self.reasons_summary}."
                 if self.rows
                 else "It is empty: put class folders there."
             )
@@ -239,7 +239,7 @@ class Examples:
             )
 
     @property
-    def told_reasons(self) -> str:
+    def reasons_summary(self) -> str:
         """Why files were set aside, in a few words: "3 not an image, 1 hidden"."""
         return _told(Counter(row.reason for row in self.set_aside))
 

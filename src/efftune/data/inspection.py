@@ -73,7 +73,7 @@ _BLURRY = 0.002  # share of the brightness' variance that is in the finest detai
 _FEW = 10  # pictures: a class with less in training is hardly learnt
 _IMBALANCE = 10  # times as many pictures in the largest class as in the smallest
 
-LOOK = np.dtype(
+MEASUREMENTS = np.dtype(
     [
         *(("sha256", "V32"), ("pixels", "V16")),
         *(("width", np.int32), ("height", np.int32), ("format", np.int8)),
@@ -83,10 +83,10 @@ LOOK = np.dtype(
     ]
 )
 
-_LOOK_AND_SQUARE = np.dtype([*LOOK.descr, ("small", np.uint8, (SMALL, SMALL))])
+_MEASUREMENTS_AND_THUMBNAIL = np.dtype([*MEASUREMENTS.descr, ("small", np.uint8, (SMALL, SMALL))])
 
 
-class Squares:
+class Thumbnails:
     """The small squares of many pictures, in a file without a name: memory is not the limit."""
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ def look(content: bytes) -> NDArray[np.void]:
     found = images.decoded(content, SIDE, "stretch")
     pixels = found.pixels
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    record = np.zeros((), _LOOK_AND_SQUARE)
+    record = np.zeros((), _MEASUREMENTS_AND_THUMBNAIL)
     record["sha256"] = np.void(hashlib.sha256(content).digest())
     size = np.array([found.width, found.height], np.int64).tobytes()
     record["pixels"] = np.void(hashlib.blake2b(pixels.tobytes() + size, digest_size=16).digest())
@@ -176,9 +176,9 @@ def look(content: bytes) -> NDArray[np.void]:
     return record
 
 
-def look_over(
+def inspect(
     examples: Examples, on_progress: Callable[[int, int], None] = lambda _done, _total: None
-) -> tuple[Examples, NDArray[np.void], Squares]:
+) -> tuple[Examples, NDArray[np.void], Thumbnails]:
     """Decode every picture.
 
     Args:
@@ -190,16 +190,16 @@ def look_over(
         in their order, a record of type `LOOK` and a small square.
     """
     rows = [row for row in examples.rows if row.usable]
-    looks, squares = np.zeros(len(rows), LOOK), Squares()
+    measurements, thumbnails = np.zeros(len(rows), MEASUREMENTS), Thumbnails()
     failures: dict[Path, str] = {}
     done = itertools.count(1)  # counts right in several threads
 
     def place(i: int) -> None:
         try:
             seen = look(images.read(rows[i].path))
-            for name in LOOK.names or ():
-                looks[name][i] = seen[name]
-            squares.put(i, seen["small"])
+            for name in MEASUREMENTS.names or ():
+                measurements[name][i] = seen[name]
+            thumbnails.put(i, seen["small"])
         except BadImage as error:
             failures[rows[i].path] = error.reason
         on_progress(next(done), len(rows))
@@ -209,9 +209,13 @@ def look_over(
             for _ in pool.map(place, range(start, min(start + _AT_ONCE, len(rows)))):
                 pass
     kept = [i for i, row in enumerate(rows) if row.path not in failures]
-    sums = {rows[i].path: looks["sha256"][i].tobytes().hex() for i in kept}
-    squares.choose(kept)
-    return examples.as_read(sums, failures), looks[kept] if failures else looks, squares
+    sums = {rows[i].path: measurements["sha256"][i].tobytes().hex() for i in kept}
+    thumbnails.choose(kept)
+    return (
+        examples.as_read(sums, failures),
+        measurements[kept] if failures else measurements,
+        thumbnails,
+    )
 
 
 def unusable(examples: Examples) -> Iterator[Finding]:
@@ -225,14 +229,14 @@ def unusable(examples: Examples) -> Iterator[Finding]:
             yield Finding(code, row.name, row.reason + where, label=row.label, split=row.split)
 
 
-def oddities(rows: Sequence[Example], looks: NDArray[np.void]) -> Iterator[Finding]:
+def quality_findings(rows: Sequence[Example], measurements: NDArray[np.void]) -> Iterator[Finding]:
     """What is odd about single pictures.
 
     Args:
         rows: usable pictures.
-        looks: their records.
+        measurements: their records.
     """
-    for row, seen in zip(rows, looks, strict=True):
+    for row, seen in zip(rows, measurements, strict=True):
         for kind, detail in _odd(row, seen):
             yield Finding(kind, row.name, detail, label=row.label, split=row.split)
 
@@ -263,7 +267,7 @@ def _odd(row: Example, seen: NDArray[np.void]) -> Iterator[tuple[str, str]]:
         yield "blurry", "hardly any fine details"
 
 
-def about_classes(examples: Examples) -> Iterator[Finding]:
+def class_findings(examples: Examples) -> Iterator[Finding]:
     """What is odd about classes: too small, imbalanced, missing in a split, of similar names."""
     counts = Counter(row.label for row in examples.rows if row.usable)
     trained = Counter(
@@ -294,18 +298,18 @@ def _missing(examples: Examples, names: Set[str]) -> Iterator[Finding]:
             yield Finding("missing-in-split", name, f"no picture in {split}", split=split)
 
 
-def described(examples: Examples, looks: NDArray[np.void]) -> dict[str, Any]:
+def described(examples: Examples, measurements: NDArray[np.void]) -> dict[str, Any]:
     """Numbers about a source: pictures by class and split, sizes, formats."""
     rows = [row for row in examples.rows if row.usable]
     classes: dict[str, dict[str, int]] = {name: {} for name in examples.class_names}
     for row in rows:
         split = row.split or "undecided"
         classes[row.label][split] = classes[row.label].get(split, 0) + 1
-    formats = Counter(_FORMATS[i] for i in looks["format"].tolist())
+    formats = Counter(_FORMATS[i] for i in measurements["format"].tolist())
     sides = {
-        side: [int(value) for value in np.percentile(looks[side], (0, 50, 100))]
+        side: [int(value) for value in np.percentile(measurements[side], (0, 50, 100))]
         for side in ("width", "height")
-        if len(looks)
+        if len(measurements)
     }
     return {"pictures": len(rows), "classes": classes, "formats": dict(formats), "sizes": sides}
 

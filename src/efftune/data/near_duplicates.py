@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from efftune.data import images
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
-from efftune.data.inspection import SMALL, Finding, Squares
+from efftune.data.inspection import SMALL, Finding, Thumbnails
 from efftune.errors import BadImage
 from efftune.system.machine import usable_processors
 
@@ -43,13 +43,13 @@ _AT_ONCE = 2**16  # pairs looked at more closely: bounds memory
 _KEPT = 4096  # squares kept in memory
 
 _Floats = NDArray[np.float32]
-_Squares = Squares | Sequence[Pixels]
+_Thumbnails = Thumbnails | Sequence[Pixels]
 _Numbers = NDArray[np.int64]
 _Waves = tuple[_Floats, _Floats]  # even from left to right, and odd
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class DuplicatePair:
     """Two pictures that are copies of each other.
 
     Attributes:
@@ -57,61 +57,63 @@ class Pair:
         second: likewise; larger.
         exact: whether all pixels are the same.
         mirrored: whether one is the other's mirror image.
-        likeness: correlation of their details, laid over each other; 1 if exact.
+        similarity: correlation of their details, laid over each other; 1 if exact.
     """
 
     first: int
     second: int
     exact: bool
     mirrored: bool = False
-    likeness: float = 1.0
+    similarity: float = 1.0
 
 
 def pairs(
     rows: Sequence[Example],
-    looks: NDArray[np.void],
-    squares: _Squares,
+    measurements: NDArray[np.void],
+    thumbnails: _Thumbnails,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> list[Pair]:
+) -> list[DuplicatePair]:
     """All pairs of copies.
 
     Of several pictures with the same pixels only the first is compared with others.
 
     Args:
         rows: usable pictures.
-        looks: their records, from `inspection.look_over`.
-        squares: their small squares, from there, too.
+        measurements: their records, from `inspection.inspect`.
+        thumbnails: their thumbnails, from there, too.
         on_progress: called with the pictures compared with all after them, and their total.
     """
-    found: list[Pair] = []
+    found: list[DuplicatePair] = []
     first: dict[object, int] = {}
-    for i, key in enumerate(zip(looks["pixels"].tolist(), strict=True)):
+    for i, key in enumerate(zip(measurements["pixels"].tolist(), strict=True)):
         if key in first:
-            found.append(Pair(first[key], i, exact=True))
+            found.append(DuplicatePair(first[key], i, exact=True))
         else:
             first[key] = i
-    large = np.minimum(looks["width"], looks["height"]) >= _SMALLEST
+    large = np.minimum(measurements["width"], measurements["height"]) >= _SMALLEST
     alone = np.array([i for i in first.values() if large[i]], dtype=np.int64)
     square = lru_cache(_KEPT)(_square)
 
-    def confirmed(candidate: tuple[int, int, bool]) -> Pair | None:
+    def confirmed(candidate: tuple[int, int, bool]) -> DuplicatePair | None:
         i, j, mirrored = candidate
-        likeness = _likeness(
-            (squares[i], _turned(squares[j], mirrored)),
+        similarity = _likeness(
+            (thumbnails[i], _turned(thumbnails[j], mirrored)),
             lambda: (square(rows[i].path), _turned(square(rows[j].path), mirrored)),
         )
-        if likeness < _LIKENESS:
+        if similarity < _LIKENESS:
             return None
-        return Pair(i, j, exact=False, mirrored=mirrored, likeness=likeness)
+        return DuplicatePair(i, j, exact=False, mirrored=mirrored, similarity=similarity)
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="compare") as pool:
-        for done, candidates in _candidates(squares, alone):
+        for done, candidates in _candidates(thumbnails, alone):
             found += [pair for pair in pool.map(confirmed, candidates) if pair]
             on_progress(done, len(alone))
     return sorted(found, key=lambda pair: (pair.first, pair.second))
 
 
-def groups(count: int, found: Sequence[Pair], brought: Sequence[str] = ()) -> NDArray[np.int64]:
+def groups(
+    count: int, found: Sequence[DuplicatePair], brought: Sequence[str] = ()
+) -> NDArray[np.int64]:
     """Numbers of what belongs together.
 
     Args:
@@ -136,13 +138,13 @@ def groups(count: int, found: Sequence[Pair], brought: Sequence[str] = ()) -> ND
     return np.asarray(numbers, np.int64)
 
 
-def findings(rows: Sequence[Example], found: Sequence[Pair]) -> Iterator[Finding]:
+def findings(rows: Sequence[Example], found: Sequence[DuplicatePair]) -> Iterator[Finding]:
     """What copies there are: within a class, of another label, across splits."""
     for pair in found:
         first, second = sorted(
             (rows[pair.first], rows[pair.second]), key=lambda row: _ORDER.get(row.split, 0)
         )
-        detail = "the same pixels" if pair.exact else f"likeness {pair.likeness:.3f}"
+        detail = "the same pixels" if pair.exact else f"likeness {pair.similarity:.3f}"
         if pair.mirrored:
             detail += ", mirrored"
         kind = "exact-copy" if pair.exact else "near-copy"
@@ -158,7 +160,7 @@ def findings(rows: Sequence[Example], found: Sequence[Pair]) -> Iterator[Finding
 
 
 def _candidates(
-    squares: _Squares, chosen: NDArray[np.int64]
+    thumbnails: _Thumbnails, chosen: NDArray[np.int64]
 ) -> Iterator[tuple[int, list[tuple[int, int, bool]]]]:
     """Pairs of pictures that are alike in their waves, each once; and whether if mirrored.
 
@@ -169,15 +171,15 @@ def _candidates(
     Yields:
         How many of the chosen were compared with all after them, and the pairs since the last time.
     """
-    whole, inner = _waves(squares, chosen, 0), _waves(squares, chosen, _INNER)
+    whole, inner = _waves(thumbnails, chosen, 0), _waves(thumbnails, chosen, _INNER)
     for start in range(0, len(chosen), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(chosen)))
         found = [
             _alike(rows, np.arange(other, min(other + _BLOCK, len(chosen))), whole, inner)
             for other in range(start, len(chosen), _BLOCK)
         ]
-        ones, others, likeness = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        order = np.lexsort((-likeness, ones))
+        ones, others, similarity = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.lexsort((-similarity, ones))
         ones, others = ones[order], others[order]
         rank = np.arange(len(ones)) - np.searchsorted(ones, ones)  # among those of the same one
         likeliest = rank < _MOST
@@ -194,11 +196,11 @@ def _alike(
     rows: _Numbers, columns: _Numbers, whole: _Waves, inner: _Waves
 ) -> tuple[_Numbers, _Numbers, _Floats]:
     """Pairs of a row and a later column that are alike, and how much."""
-    likeness = whole[1][rows] @ whole[1][columns].T
-    np.abs(likeness, out=likeness)  # mirroring turns the odd waves around
-    likeness += whole[0][rows] @ whole[0][columns].T
-    near, far = np.nonzero(likeness >= _HARDLY)
-    value = likeness[near, far]
+    similarity = whole[1][rows] @ whole[1][columns].T
+    np.abs(similarity, out=similarity)  # mirroring turns the odd waves around
+    similarity += whole[0][rows] @ whole[0][columns].T
+    near, far = np.nonzero(similarity >= _HARDLY)
+    value = similarity[near, far]
     ones, others = rows[near], columns[far]
     open_ = np.flatnonzero((value < _ALIKE) & (ones < others))
     for part in np.array_split(open_, len(open_) // _AT_ONCE + 1):
@@ -211,7 +213,7 @@ def _alike(
     return ones[chosen], others[chosen], value[chosen]
 
 
-def _waves(squares: _Squares, chosen: _Numbers, edge: int) -> _Waves:
+def _waves(thumbnails: _Thumbnails, chosen: _Numbers, edge: int) -> _Waves:
     """The coarsest waves of pictures: those even from left to right, and those odd.
 
     Finer waves are weaker in all pictures and count for more; and the roots of all are taken, so
@@ -225,7 +227,7 @@ def _waves(squares: _Squares, chosen: _Numbers, edge: int) -> _Waves:
     even, odd = np.empty((2, len(chosen), half), np.float32)
     inside = slice(edge, SMALL - edge)
     for start in range(0, len(chosen), _BLOCK):
-        part = np.stack([squares[i] for i in chosen[start : start + _BLOCK].tolist()])
+        part = np.stack([thumbnails[i] for i in chosen[start : start + _BLOCK].tolist()])
         waves = weight * (basis @ part[:, inside, inside].astype(np.float32) @ basis.T)
         waves = np.sign(waves) * np.sqrt(np.abs(waves))
         waves /= np.maximum(np.linalg.norm(waves, axis=(1, 2), keepdims=True), 1e-6)
@@ -255,9 +257,9 @@ def _likeness(small: tuple[Pixels, Pixels], large: Callable[[], tuple[Pixels, Pi
     """
     still = np.eye(2, 3, dtype=np.float32)
     ways = (_laid_over(*small, still), _laid_over(*small[::-1], still))
-    swapped = ways[1].likeness > ways[0].likeness
+    swapped = ways[1].similarity > ways[0].similarity
     first = ways[swapped]
-    if first.likeness < _AT_FIRST[0] or first.details < _AT_FIRST[1]:
+    if first.similarity < _AT_FIRST[0] or first.details < _AT_FIRST[1]:
         return 0.0
     turn, offset = first.move[:, :2], first.move[:, 2:]
     # The middle of the first of two small pixels is a quarter of the first large one away from it.
@@ -275,12 +277,12 @@ class _Overlay:
 
     Attributes:
         move: from places in one to places in the other, (2, 3).
-        likeness: correlation of their brightness.
+        similarity: correlation of their brightness.
         details: likewise, of what differs from its surroundings.
     """
 
     move: _Floats
-    likeness: float = 0.0
+    similarity: float = 0.0
     details: float = 0.0
 
 
@@ -299,9 +301,9 @@ def _laid_over(part: Pixels, whole: Pixels, move: _Floats) -> _Overlay:
     )
     edge = len(part) // 48
     inside = (slice(edge, -edge), slice(edge, -edge))
-    likeness = _correlation(part[inside], moved[inside])
+    similarity = _correlation(part[inside], moved[inside])
     details = _correlation(_details(part)[inside], _details(moved)[inside])
-    return _Overlay(np.asarray(move, np.float32), likeness, details)
+    return _Overlay(np.asarray(move, np.float32), similarity, details)
 
 
 def _is_crop(move: _Floats) -> bool:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from efftune.data import inspection, near_duplicates, relabelling
 from efftune.data.examples import Examples
 from efftune.data.inspection import Finding
-from efftune.data.near_duplicates import Pair
+from efftune.data.near_duplicates import DuplicatePair
 from efftune.recipe.recipe import Recipe
 
 _LEAKED = "a copy is in a split before"
@@ -41,17 +41,17 @@ def split(
     allow_missing = recipe.missing_classes == "allow"
     decisions = relabelling.read(recipe.labels) if recipe.labels else {}
     if recipe.val_from == "test":
-        examples = examples.with_test_for_val()
+        examples = examples.with_test_as_val()
     examples.require_splittable(allow_missing=allow_missing)
-    examples, looks, squares = inspection.look_over(examples, on_progress)
+    examples, measurements, thumbnails = inspection.inspect(examples, on_progress)
     examples.require_splittable(allow_missing=allow_missing)
     rows = [row for row in examples.rows if row.usable]
-    pairs = near_duplicates.pairs(rows, looks, squares)
+    pairs = near_duplicates.pairs(rows, measurements, thumbnails)
     numbers = near_duplicates.groups(len(rows), pairs, [row.group for row in rows])
     together = {row.path: number for row, number in zip(rows, numbers.tolist(), strict=True)}
     examples = examples.split(recipe.val_fraction, recipe.test_fraction, recipe.seed, together)
     examples = relabelling.relabelled(examples, decisions)
-    found = findings(examples, looks, pairs)
+    found = findings(examples, measurements, pairs)
     rows = [row for row in examples.rows if row.usable]  # the same, with splits and decided labels
     leaked = {rows[i].path: _LEAKED for i in near_duplicates.leaks(rows, numbers)}
     if recipe.leaks == "drop":
@@ -63,18 +63,20 @@ def split(
     return examples, found
 
 
-def findings(examples: Examples, looks: NDArray[np.void], pairs: Sequence[Pair]) -> list[Finding]:
+def findings(
+    examples: Examples, measurements: NDArray[np.void], pairs: Sequence[DuplicatePair]
+) -> list[Finding]:
     """All that was found in a source.
 
     Args:
         examples: with what cannot be used set aside.
-        looks: records of the usable ones, from `inspection.look_over`.
+        measurements: records of the usable ones, from `inspection.inspect`.
         pairs: copies among them.
     """
     rows = [row for row in examples.rows if row.usable]
     return [
         *inspection.unusable(examples),
         *near_duplicates.findings(rows, pairs),
-        *inspection.about_classes(examples),
-        *inspection.oddities(rows, looks),
+        *inspection.class_findings(examples),
+        *inspection.quality_findings(rows, measurements),
     ]

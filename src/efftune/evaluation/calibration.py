@@ -55,7 +55,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Answered:
+class SelectiveAccuracy:
     """What is left of a split's answers when the unsure ones are not given.
 
     Attributes:
@@ -80,7 +80,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Unsure:
+class SelectivePrediction:
     """When an answer is unsure.
 
     Attributes:
@@ -92,18 +92,18 @@ class Unsure:
 
     max_error: float
     threshold: float
-    val: Answered
-    test: Answered
+    val: SelectiveAccuracy
+    test: SelectiveAccuracy
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Unsure":
+    def from_dict(cls, values: Mapping[str, Any]) -> "SelectivePrediction":
         """Read what `dataclasses.asdict` gave."""
-        parts = {split: Answered(**values[split]) for split in ("val", "test")}
+        parts = {split: SelectiveAccuracy(**values[split]) for split in ("val", "test")}
         return cls(values["max_error"], values["threshold"], **parts)
 
 
 @dataclass(frozen=True)
-class Flagged:
+class FlaggedCount:
     """How many pictures are unlike the training pictures.
 
     Attributes:
@@ -116,7 +116,7 @@ class Flagged:
 
 
 @dataclass(frozen=True)
-class Unlike:
+class OutOfDistribution:
     """When a picture is unlike the training pictures.
 
     Attributes:
@@ -126,13 +126,13 @@ class Unlike:
     """
 
     threshold: float
-    val: Flagged
-    test: Flagged
+    val: FlaggedCount
+    test: FlaggedCount
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Unlike":
+    def from_dict(cls, values: Mapping[str, Any]) -> "OutOfDistribution":
         """Read what `dataclasses.asdict` gave."""
-        parts = {split: Flagged(**values[split]) for split in ("val", "test")}
+        parts = {split: FlaggedCount(**values[split]) for split in ("val", "test")}
         return cls(values["threshold"], **parts)
 
 
@@ -165,7 +165,7 @@ def reliability(
     return tuple(found)
 
 
-def expected_error(bins: tuple[Bin, ...]) -> float:
+def expected_calibration_error(bins: tuple[Bin, ...]) -> float:
     """The expected calibration error (ECE), 0 to 1: mean distance of confidence and accuracy.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (2017),
@@ -197,7 +197,7 @@ def calibration(
         for split in labels
     }
     ece: dict[str, dict[str, float]] = {
-        split: {when: expected_error(found) for when, found in both.items()}
+        split: {when: expected_calibration_error(found) for when, found in both.items()}
         for split, both in bins.items()
     }
     return Calibration(temperature, ece, bins["test"])
@@ -205,13 +205,13 @@ def calibration(
 
 def answered(
     probabilities: NDArray[np.floating], labels: NDArray[np.integer], threshold: float
-) -> Answered:
+) -> SelectiveAccuracy:
     """What is left of the answers at a threshold; see `reliability` for the arguments."""
     given = probabilities.max(axis=1) >= threshold
     wrong = given & (probabilities.argmax(axis=1) != labels)
-    return Answered(len(labels), int(given.sum()), int(wrong.sum()))
+    return SelectiveAccuracy(len(labels), int(given.sum()), int(wrong.sum()))
 
 
-def to_dict(part: Calibration | Unsure | Unlike) -> dict[str, Any]:
+def to_dict(part: Calibration | SelectivePrediction | OutOfDistribution) -> dict[str, Any]:
     """A part of an evaluation as plain JSON values; its `from_dict` gives it back."""
     return asdict(part)

@@ -13,17 +13,15 @@ from typing import Any
 
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation.metrics import wilson
-from efftune.report import plots
 
 LEVEL = 0.05  # p-values below it tell a difference
 _JUDGED = ("val", "test")  # splits
-_WIDE = 10  # times the quickest run's seconds, from which an axis is better logarithmic
 
 _Right = Sequence[bool]  # by picture, whether it is recognised
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedRun:
     """A finished run to be compared.
 
     Attributes:
@@ -79,7 +77,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunScore:
     """How one run fares among others.
 
     Attributes:
@@ -92,7 +90,7 @@ class Standing:
         difference: from the first run; None for that one.
     """
 
-    run: Entry
+    run: ComparedRun
     pictures: int
     right: int
     accuracy: float
@@ -118,7 +116,7 @@ class Comparison:
     pictures: int
     trained_on: int
     relabelled: int
-    standings: tuple[Standing, ...]
+    standings: tuple[RunScore, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain JSON values."""
@@ -150,7 +148,7 @@ class _Judged:
     trained: frozenset[str]
 
 
-def compare(runs: Sequence[Entry], split: str = "test") -> Comparison:
+def compare(runs: Sequence[ComparedRun], split: str = "test") -> Comparison:
     """Compare finished runs on the pictures that all of them were judged on.
 
     The first run is what each other one is compared with, by McNemar's exact test on the pictures
@@ -180,7 +178,7 @@ def compare(runs: Sequence[Entry], split: str = "test") -> Comparison:
     right = [[_is_right(each.answers[x]) for x in agreed] for each in judged]
     differences = [None, *_differences(right[0], right[1:])]
     standings = (
-        Standing(run, len(each.answers), sum(row), sum(row) / len(row), *_interval(row), difference)
+        RunScore(run, len(each.answers), sum(row), sum(row) / len(row), *_interval(row), difference)
         for run, each, row, difference in zip(runs, judged, right, differences, strict=True)
     )
     left_out = len(common) - len(unseen), len(unseen) - len(agreed)
@@ -223,45 +221,6 @@ def mcnemar(only_first: int, only_second: int) -> float:
     if not only_first + only_second:
         return 1.0
     return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
-
-
-def draw(comparison: Comparison, path: Path) -> None:
-    """Draw accuracy against seconds, with 95 % intervals.
-
-    Args:
-        comparison: what to draw.
-        path: of the PNG to write.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    runs = comparison.standings
-    figure = plots.new_figure(7.2, 4.2 + 0.2 * len(runs))
-    place = figure.subplots()
-    for number, each in enumerate(runs, 1):
-        spot = (each.run.seconds, each.accuracy)
-        reach = [[each.accuracy - each.low], [each.high - each.accuracy]]
-        name = f"{number}  {_name(each.run)}"
-        place.errorbar(*spot, yerr=reach, marker="o", capsize=3, label=name)
-        place.annotate(str(number), spot, xytext=(6, 4), textcoords="offset points")
-    # Names lie beneath the drawing: beside their points they would lie upon each other.
-    for text in figure.legend(loc="outside lower left", frameon=False).get_texts():
-        text.set_parse_math(False)
-    seconds = [each.run.seconds for each in runs]
-    if max(seconds) > _WIDE * min(seconds) > 0:
-        place.set_xscale("log", subs=[2, 5])
-        place.xaxis.set_major_formatter("{x:g}")
-        place.xaxis.set_minor_formatter("{x:g}")
-        place.tick_params(axis="x", which="both", length=4, pad=4)
-    else:
-        place.set_xlim(0, 1.1 * max(seconds) or 1)
-    place.set(xlabel="seconds", ylabel=f"{comparison.split} accuracy")
-    place.set_title(f"On {comparison.pictures:,} pictures that count for all", fontsize=10)
-    place.grid(alpha=0.3)
-    try:
-        plots.save(figure, path)
-    except OSError as error:
-        raise UsageError(f"Cannot write {path}: {error.strerror}. Name another file.") from None
 
 
 def _judged(folder: Path, split: str) -> _Judged:
@@ -338,7 +297,7 @@ def _rounded(p: float) -> str:
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def _told(standing: Standing) -> dict[str, Any]:
+def _told(standing: RunScore) -> dict[str, Any]:
     difference = standing.difference
     told = asdict(standing) | asdict(standing.run) | {"run": str(standing.run.folder)}
     del told["folder"]
@@ -346,8 +305,3 @@ def _told(standing: Standing) -> dict[str, Any]:
         return told
     words = {"gain": difference.gain, "verdict": difference.verdict}
     return told | {"difference": asdict(difference) | words}
-
-
-def _name(run: Entry) -> str:
-    folder = run.folder.resolve().name.encode(errors="replace").decode()  # may be any bytes
-    return f"{folder} ({run.model.removeprefix('efficientnet-')}, {run.recipe})"

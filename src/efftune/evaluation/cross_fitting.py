@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from efftune.recipe.recipe import Recipe
 from efftune.training import regression_head as heads
-from efftune.training.regression_head import Axes, Head, Labels, Matrix
+from efftune.training.regression_head import Head, Labels, Matrix, PrincipalComponents
 
 FOLDS = 5
 SHARES = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training pictures
 REPEATS = 3  # heads for a share; all pictures can be chosen in one way only
 
 
-class Trials:
+class CrossFitting:
     """Heads fitted on parts of the training pictures, with a penalty chosen on all of them."""
 
     def __init__(
@@ -29,8 +29,8 @@ class Trials:
             strength: of the head's penalty.
             recipe: gives class weights and the seed.
         """
-        self._axes: Axes = heads.axes_of(features)
-        self._rotated = self._axes.rotated(features)
+        self._components: PrincipalComponents = heads.fit_components(features)
+        self._rotated = self._components.rotated(features)
         self._labels, self._groups = labels, groups
         self._strength = strength
         self._weights = heads.class_weights(labels, recipe)[labels]
@@ -47,17 +47,17 @@ class Trials:
         """
         order = np.random.default_rng(self._seed).permutation(len(self._labels))
         fold_of = np.empty_like(self._labels)
-        fold_of[order] = heads.dealt(self._labels[order], self._groups[order], FOLDS)
-        said = np.zeros((len(self._labels), int(self._labels.max()) + 1), np.float32)
+        fold_of[order] = heads.assign_folds(self._labels[order], self._groups[order], FOLDS)
+        probabilities = np.zeros((len(self._labels), int(self._labels.max()) + 1), np.float32)
         for fold in range(FOLDS):
             outside = fold_of == fold
             if outside.any():
-                said[outside] = self._said(~outside, self._rotated[outside])
-                said[outside & ~np.isin(self._labels, self._labels[~outside])] = np.nan
+                probabilities[outside] = self._probabilities(~outside, self._rotated[outside])
+                probabilities[outside & ~np.isin(self._labels, self._labels[~outside])] = np.nan
             on_progress(fold + 1, FOLDS)
-        return said
+        return probabilities
 
-    def by_count(
+    def correct_by_size(
         self,
         features: Matrix,
         labels: Labels,
@@ -73,12 +73,12 @@ class Trials:
         Returns:
             By number of training pictures: bool (heads, pictures).
         """
-        rotated = self._axes.rotated(features)
+        rotated = self._components.rotated(features)
         found: dict[int, NDArray[np.bool_]] = {}
         jobs = [(share, i) for share in SHARES for i in range(REPEATS if share < 1 else 1)]
         for number, (share, repeat) in enumerate(jobs, start=1):
             inside = self._part(share, repeat)
-            right = self._said(inside, rotated).argmax(axis=1) == labels
+            right = self._probabilities(inside, rotated).argmax(axis=1) == labels
             count = int(inside.sum())
             found[count] = np.vstack([*found.get(count, ()), right])
             on_progress(number, len(jobs))
@@ -93,13 +93,13 @@ class Trials:
             inside[members[: max(1, round(share * len(members)))]] = True
         return inside
 
-    def _said(self, inside: NDArray[np.bool_], rows: Matrix) -> Matrix:
+    def _probabilities(self, inside: NDArray[np.bool_], rows: Matrix) -> Matrix:
         """The probabilities of rows by a head fitted on a part of the training pictures."""
         known, numbers = np.unique(self._labels[inside], return_inverse=True)
-        said = np.zeros((len(rows), int(self._labels.max()) + 1), np.float32)
+        probabilities = np.zeros((len(rows), int(self._labels.max()) + 1), np.float32)
         if len(known) == 1:
-            said[:, known] = 1
-            return said
+            probabilities[:, known] = 1
+            return probabilities
         coefficients, intercepts = heads.regression(
             self._rotated[inside],
             numbers,
@@ -108,11 +108,11 @@ class Trials:
             None,
             heads.SEARCH_TOLERANCE,
         )
-        said[:, known] = Head(coefficients.T, intercepts).probabilities(rows)
-        return said
+        probabilities[:, known] = Head(coefficients.T, intercepts).probabilities(rows)
+        return probabilities
 
 
-def nothing_to_try(recipe: Recipe) -> str:
+def why_unavailable(recipe: Recipe) -> str:
     """Why there can be no trials, or nothing where there can."""
     if "head" not in recipe.phases:
         return "the network is trained from random weights, which know no features beforehand"

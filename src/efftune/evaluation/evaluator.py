@@ -1,4 +1,4 @@
-"""What a trained network is worth: its answers to the pictures held out, and when to doubt them."""
+"""Evaluation of a trained network: calibration, thresholds, scores, suspects, learning curve."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -9,184 +9,200 @@ from numpy.typing import NDArray
 
 from efftune.data.examples import Examples, Split
 from efftune.evaluation import calibration, cross_fitting, learning_curve, metrics
-from efftune.evaluation.calibration import Flagged, Unlike, Unsure
-from efftune.evaluation.cross_fitting import Trials
+from efftune.evaluation.calibration import FlaggedCount, OutOfDistribution, SelectivePrediction
+from efftune.evaluation.cross_fitting import CrossFitting
 from efftune.evaluation.learning_curve import LearningCurve
 from efftune.evaluation.metrics import Evaluation
-from efftune.evaluation.predictions import SplitAnswers
+from efftune.evaluation.predictions import SplitPredictions
 from efftune.evaluation.suspects import Suspect, suspects
-from efftune.model import classifier as classifiers
-from efftune.model import uncertainty as doubting
+from efftune.features import extraction
+from efftune.model import uncertainty as uncertainties
 from efftune.model.backbone import FEATURES
-from efftune.model.uncertainty import Doubts
+from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.recipe import Recipe
-from efftune.system.progress import Watch
-from efftune.training.fine_tuning import Seen
+from efftune.system.progress import Timer
+from efftune.training.fine_tuning import TrainingResult
 from efftune.training.regression_head import Head, Labels, Matrix
-from efftune.training.stages import Tuned
+from efftune.training.stages import NetworkState
+from efftune.training.training_data import TrainingData
 
 HELD_OUT: tuple[Split, ...] = ("val", "test")
-_LIKE = 0.99  # of the validation pictures are like the training pictures: that is where one ends
+_IN_DISTRIBUTION = 0.99  # quantile of validation distances that counts as in-distribution
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A network, judged.
+class EvaluationResult:
+    """Everything that evaluation found out about a trained network.
 
     Attributes:
-        head: with the temperature in it: its probabilities are calibrated.
-        doubts: when its answers are not to be relied on.
-        answers: to validation and test.
-        evaluation: what they come to.
+        head: divided by the temperature, so that its probabilities are calibrated.
+        uncertainty: thresholds below or above which predictions are flagged.
+        predictions: for validation and test.
+        evaluation: their scores.
         suspects: training pictures whose label looks wrong, the most suspect first.
-        not_available: by part of the evaluation that could not be made, why.
+        not_available: the reason, by part of the evaluation that could not be made.
     """
 
     head: Head
-    doubts: Doubts
-    answers: tuple[SplitAnswers, ...]
+    uncertainty: Uncertainty
+    predictions: tuple[SplitPredictions, ...]
     evaluation: Evaluation
     suspects: tuple[Suspect, ...]
     not_available: Mapping[str, str]
 
 
-def judge(
-    tuned: Tuned, head: Head, pictures: Seen, examples: Examples, recipe: Recipe, watch: Watch
-) -> Judged:
-    """Judge a trained network on validation and test.
+def evaluate(
+    training: TrainingResult,
+    data: TrainingData,
+    examples: Examples,
+    recipe: Recipe,
+    timer: Timer,
+) -> EvaluationResult:
+    """Evaluate a trained network on validation and test.
 
     Validation chooses the temperature and the thresholds; test chooses nothing.
 
     Args:
-        tuned: the network.
-        head: fitted on the frozen network's features, if that was by regression.
-        pictures: what to judge by, and what it was trained on.
-        examples: the same, with what is known of their labels.
+        training: the trained network, and the head that was fitted on frozen features.
+        data: the splits to evaluate on, and the training split.
+        examples: the same pictures, with what is known of their labels.
         recipe: with nothing left open.
-        watch: counts the pictures.
+        timer: counts the pictures.
     """
-    features = _features(tuned, pictures, recipe, watch)
-    labels = {split: pictures.labels[split] for split in HELD_OUT}
-    logits = features["val"] @ tuned.kernel + tuned.bias
-    temperature = doubting.temperature(logits, labels["val"])
-    plain, cooled = (
-        Head(np.float32(factor) * tuned.kernel, np.float32(factor) * tuned.bias)
+    network = training.network
+    features = _features(network, data, recipe, timer)
+    labels = {split: data.labels[split] for split in HELD_OUT}
+    logits = features["val"] @ network.kernel + network.bias
+    temperature = uncertainties.fit_temperature(logits, labels["val"])
+    plain, calibrated = (
+        Head(np.float32(factor) * network.kernel, np.float32(factor) * network.bias)
         for factor in (1.0, 1 / temperature)
     )
-    raw, said = (
-        {split: each.probabilities(features[split]) for split in HELD_OUT}
-        for each in (plain, cooled)
+    raw, probabilities = (
+        {split: head.probabilities(features[split]) for split in HELD_OUT}
+        for head in (plain, calibrated)
     )
-    doubts, distances = _doubts(temperature, said["val"], features, pictures, recipe)
-    answers = [
-        SplitAnswers(
+    uncertainty, distances = _uncertainty(temperature, probabilities["val"], features, data, recipe)
+    predictions = [
+        SplitPredictions(
             split,
             examples.of(split),
-            said[split],
-            said[split].max(axis=1) < doubts.unsure_below,
-            distances[split] > doubts.unlike_above,
+            probabilities[split],
+            probabilities[split].max(axis=1) < uncertainty.unsure_below,
+            distances[split] > uncertainty.unlike_above,
         )
         for split in HELD_OUT
     ]
-    missing = cross_fitting.nothing_to_try(recipe)
-    found, curve = ((), None) if missing else _tried(head, pictures, examples, recipe, watch)
+    missing = cross_fitting.why_unavailable(recipe)
+    found, curve = (
+        ((), None) if missing else _cross_fit(training.head, data, examples, recipe, timer)
+    )
     evaluation = replace(
-        _scores(answers, labels, examples),
-        calibration=calibration.calibration(temperature, raw, said, labels),
-        unsure=_unsure(answers, labels, doubts, recipe),
-        unlike=_unlike(answers, doubts),
+        _scores(predictions, labels, examples),
+        calibration=calibration.calibration(temperature, raw, probabilities, labels),
+        unsure=_unsure(predictions, labels, uncertainty, recipe),
+        unlike=_unlike(predictions, uncertainty),
         learning_curve=curve,
     )
     why = dict.fromkeys(("suspects", "learning_curve"), missing) if missing else {}
-    return Judged(cooled, doubts, tuple(answers), evaluation, found, why)
+    return EvaluationResult(calibrated, uncertainty, tuple(predictions), evaluation, found, why)
 
 
-def _features(tuned: Tuned, pictures: Seen, recipe: Recipe, watch: Watch) -> dict[Split, Matrix]:
-    """Of the network as trained: of all pictures held out, and of those to compare others with."""
+def _features(
+    network: NetworkState, data: TrainingData, recipe: Recipe, timer: Timer
+) -> dict[Split, Matrix]:
+    """Features by the trained network, of validation, test and the reference pictures."""
     mirrored = recipe.mirrors_answers
-    chosen = _references(pictures, recipe)
-    paths = {split: pictures.paths[split] for split in HELD_OUT}
-    paths["train"] = [pictures.paths["train"][i] for i in chosen]
+    chosen = _references(data, recipe)
+    paths = {split: data.paths[split] for split in HELD_OUT}
+    paths["train"] = [data.paths["train"][i] for i in chosen]
     found: dict[Split, Matrix] = {}
-    if not tuned.backbone.tuned and not mirrored:  # what is kept is what it would find
-        found = {split: pictures.features[split].pooled() for split in HELD_OUT}
-        if (FEATURES, 0) in pictures.features["train"].rows:
-            found["train"] = pictures.features["train"].pooled()[chosen]
+    if not network.backbone.tuned and not mirrored:  # the cached features are the same
+        found = {split: data.features[split].pooled() for split in HELD_OUT}
+        if (FEATURES, 0) in data.features["train"].rows:
+            found["train"] = data.features["train"].pooled()[chosen]
     missing = [split for split in paths if split not in found]
     total = sum(len(paths[split]) for split in missing)
     done = itertools.count(1)
     for split in missing:
-        found[split] = classifiers.features_of(
-            tuned.backbone,
+        found[split] = extraction.extract_pooled(
+            network.backbone,
             paths[split],
             recipe.fit,
-            lambda: watch.count(next(done), total),
+            lambda: timer.count(next(done), total),
             mirrored=mirrored,
         )
     return found
 
 
-def _references(pictures: Seen, recipe: Recipe) -> NDArray[np.int64]:
-    """The training pictures that others are compared with."""
-    order = np.random.default_rng(recipe.seed).permutation(len(pictures.paths["train"]))
-    return np.sort(order[: doubting.REFERENCES])
+def _references(data: TrainingData, recipe: Recipe) -> NDArray[np.int64]:
+    """Indices of the training pictures that distances are measured to."""
+    order = np.random.default_rng(recipe.seed).permutation(len(data.paths["train"]))
+    return np.sort(order[: uncertainties.REFERENCES])
 
 
-def _doubts(
+def _uncertainty(
     temperature: float,
-    said: NDArray[np.float32],
+    probabilities: NDArray[np.float32],
     features: Mapping[Split, Matrix],
-    pictures: Seen,
+    data: TrainingData,
     recipe: Recipe,
-) -> tuple[Doubts, dict[Split, Matrix]]:
-    """The doubts, and the distances of the pictures held out."""
-    right = said.argmax(axis=1) == pictures.labels["val"]
-    unsure = doubting.least_confidence(said.max(axis=1), right, recipe.max_error)
-    labels = pictures.labels["train"][_references(pictures, recipe)]
-    known = doubting.likeness(features["train"], labels)
-    distances = {split: known.distances(features[split]) for split in HELD_OUT}
-    furthest = float(np.quantile(distances["val"], _LIKE, method="higher"))
-    return Doubts(temperature, unsure, furthest, known), distances
+) -> tuple[Uncertainty, dict[Split, Matrix]]:
+    """The thresholds, and the distances of the validation and test pictures."""
+    correct = probabilities.argmax(axis=1) == data.labels["val"]
+    unsure = uncertainties.confidence_threshold(
+        probabilities.max(axis=1), correct, recipe.max_error
+    )
+    labels = data.labels["train"][_references(data, recipe)]
+    detector = uncertainties.fit_detector(features["train"], labels)
+    distances = {split: detector.distances(features[split]) for split in HELD_OUT}
+    threshold = float(np.quantile(distances["val"], _IN_DISTRIBUTION, method="higher"))
+    return Uncertainty(temperature, unsure, threshold, detector), distances
 
 
-def _tried(
-    head: Head, pictures: Seen, examples: Examples, recipe: Recipe, watch: Watch
+def _cross_fit(
+    head: Head, data: TrainingData, examples: Examples, recipe: Recipe, timer: Timer
 ) -> tuple[tuple[Suspect, ...], LearningCurve]:
     """Suspect labels and the learning curve, from heads on the frozen network's features."""
-    assert head.strength is not None  # noqa: S101  (there are trials only of fitted heads)
-    labels, names = pictures.labels, examples.class_names
-    features = pictures.features["train"].pooled()
-    tried = Trials(features, labels["train"], pictures.groups, head.strength, recipe)
-    said = tried.out_of_fold(watch.count)
-    found = suspects(examples.of("train"), said, labels["train"], names, examples.confirmed)
-    right = tried.by_count(pictures.features["val"].pooled(), labels["val"], watch.count)
-    return found, learning_curve.learning_curve(right, labels["val"], names)
+    assert head.strength is not None  # noqa: S101  (cross-fitting needs a fitted head)
+    labels, names = data.labels, examples.class_names
+    features = data.features["train"].pooled()
+    fitting = CrossFitting(features, labels["train"], data.groups, head.strength, recipe)
+    probabilities = fitting.out_of_fold(timer.count)
+    found = suspects(
+        examples.of("train"), probabilities, labels["train"], names, examples.confirmed
+    )
+    correct = fitting.correct_by_size(data.features["val"].pooled(), labels["val"], timer.count)
+    return found, learning_curve.learning_curve(correct, labels["val"], names)
 
 
 def _scores(
-    answers: Sequence[SplitAnswers], labels: Mapping[Split, Labels], examples: Examples
+    predictions: Sequence[SplitPredictions], labels: Mapping[Split, Labels], examples: Examples
 ) -> Evaluation:
-    judged = {
+    parts = {
         each.split: (
             each.probabilities,
             labels[each.split],
             [row.path not in examples.leaked for row in each.rows],
         )
-        for each in answers
+        for each in predictions
     }
-    return metrics.evaluate_all(judged, examples.class_names)
+    return metrics.evaluate_all(parts, examples.class_names)
 
 
 def _unsure(
-    answers: Sequence[SplitAnswers], labels: Mapping[Split, Labels], doubts: Doubts, recipe: Recipe
-) -> Unsure:
+    predictions: Sequence[SplitPredictions],
+    labels: Mapping[Split, Labels],
+    uncertainty: Uncertainty,
+    recipe: Recipe,
+) -> SelectivePrediction:
     val, test = (
-        calibration.answered(each.probabilities, labels[each.split], doubts.unsure_below)
-        for each in answers
+        calibration.answered(each.probabilities, labels[each.split], uncertainty.unsure_below)
+        for each in predictions
     )
-    return Unsure(recipe.max_error, doubts.unsure_below, val, test)
+    return SelectivePrediction(recipe.max_error, uncertainty.unsure_below, val, test)
 
 
-def _unlike(answers: Sequence[SplitAnswers], doubts: Doubts) -> Unlike:
-    val, test = (Flagged(len(each.unlike), int(each.unlike.sum())) for each in answers)
-    return Unlike(doubts.unlike_above, val, test)
+def _unlike(predictions: Sequence[SplitPredictions], uncertainty: Uncertainty) -> OutOfDistribution:
+    val, test = (FlaggedCount(len(each.unlike), int(each.unlike.sum())) for each in predictions)
+    return OutOfDistribution(uncertainty.unlike_above, val, test)

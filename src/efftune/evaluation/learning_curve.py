@@ -28,7 +28,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedAccuracy:
     """What a number of training pictures leads to.
 
     Attributes:
@@ -45,7 +45,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Gain:
+class ExpectedGain:
     """What twice the pictures would do for a class.
 
     Attributes:
@@ -71,23 +71,23 @@ class LearningCurve:
     """
 
     points: tuple[Point, ...]
-    now: Expected
-    double: Expected
-    gains: tuple[Gain, ...]
+    now: ExpectedAccuracy
+    double: ExpectedAccuracy
+    gains: tuple[ExpectedGain, ...]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LearningCurve":
         """Read what `dataclasses.asdict` gave."""
         return cls(
             tuple(Point(each["pictures"], tuple(each["accuracy"])) for each in values["points"]),
-            Expected(**values["now"]),
-            Expected(**values["double"]),
-            tuple(Gain(**each) for each in values["gains"]),
+            ExpectedAccuracy(**values["now"]),
+            ExpectedAccuracy(**values["double"]),
+            tuple(ExpectedGain(**each) for each in values["gains"]),
         )
 
 
 def learning_curve(
-    trials: Mapping[int, NDArray[np.bool_]],
+    correct_by_size: Mapping[int, NDArray[np.bool_]],
     labels: NDArray[np.integer],
     class_names: Sequence[str],
 ) -> LearningCurve:
@@ -99,15 +99,17 @@ def learning_curve(
     Advances in Neural Information Processing Systems 6 (1993).
 
     Args:
-        trials: by number of training pictures: whether heads answered right, bool (heads,
+        correct_by_size: by number of training pictures: whether heads answered right, bool (heads,
             validation pictures).
         labels: class numbers of the validation pictures.
         class_names: in the order of the numbers.
     """
-    counts = sorted(trials)
+    counts = sorted(correct_by_size)
     most = counts[-1]
-    wrong = [(~trials[count]).astype(np.float64) for count in counts]
-    points = [Point(count, tuple(map(float, trials[count].mean(axis=1)))) for count in counts]
+    wrong = [(~correct_by_size[count]).astype(np.float64) for count in counts]
+    points = [
+        Point(count, tuple(map(float, correct_by_size[count].mean(axis=1)))) for count in counts
+    ]
     now, double = expected(counts, wrong, (most, 2 * most))
     gains = []
     for number, name in enumerate(class_names):
@@ -116,42 +118,42 @@ def learning_curve(
             errors = np.array([part[:, inside].mean() for part in wrong])
             before, after = _predicted(counts, errors, (most, 2 * most))
             recall = float(1 - errors[-1])
-            gains.append(Gain(name, recall, min(1.0, recall + float(before - after))))
+            gains.append(ExpectedGain(name, recall, min(1.0, recall + float(before - after))))
     gains = [each for each in gains if each.double - each.now >= _LEAST_GAIN]
     gains.sort(key=lambda each: each.now - each.double)
     return LearningCurve(tuple(points), now, double, tuple(gains[:_GAINS]))
 
 
 def expected(
-    counts: Sequence[int], wrong: Sequence[NDArray[np.float64]], asked: Sequence[int]
-) -> list[Expected]:
+    counts: Sequence[int], wrong: Sequence[NDArray[np.float64]], sizes: Sequence[int]
+) -> list[ExpectedAccuracy]:
     """The accuracy that numbers of training pictures lead to; see `learning_curve`.
 
     Args:
         counts: of training pictures, rising.
         wrong: for each: 1 where a head was wrong, else 0; shape (heads, validation pictures).
-        asked: the numbers of training pictures to tell of.
+        sizes: the numbers of training pictures to tell of.
     """
     random = np.random.default_rng(0)
     size = wrong[0].shape[1]
-    best = _predicted(counts, np.array([part.mean() for part in wrong]), asked)
+    best = _predicted(counts, np.array([part.mean() for part in wrong]), sizes)
     drawn = []
     for _ in range(_RESAMPLES):
         chosen = random.integers(0, size, size)
         errors = [part[random.integers(0, len(part)), chosen].mean() for part in wrong]
-        drawn.append(_predicted(counts, np.array(errors), asked, random))
+        drawn.append(_predicted(counts, np.array(errors), sizes, random))
     high, low = np.percentile(1 - np.array(drawn), _ENDS[::-1], axis=0)
     accuracy = 1 - best
     return [
-        Expected(count, float(value), float(min(below, value)), float(max(above, value)))
-        for count, value, below, above in zip(asked, accuracy, low, high, strict=True)
+        ExpectedAccuracy(count, float(value), float(min(below, value)), float(max(above, value)))
+        for count, value, below, above in zip(sizes, accuracy, low, high, strict=True)
     ]
 
 
 def _predicted(
     counts: Sequence[int],
     errors: NDArray[np.float64],
-    asked: Sequence[int],
+    sizes: Sequence[int],
     random: np.random.Generator | None = None,
 ) -> NDArray[np.float64]:
     """The errors at other counts, by the law that fits best, or by one drawn of those that fit."""
@@ -170,4 +172,4 @@ def _predicted(
     else:
         number = int(random.choice(np.flatnonzero(np.array(costs) <= 2 * min(costs) + 1e-9)))
     base, slope = fits[number]
-    return np.asarray(base + slope * (np.asarray(asked) / counts[-1]) ** -_POWERS[number])
+    return np.asarray(base + slope * (np.asarray(sizes) / counts[-1]) ** -_POWERS[number])

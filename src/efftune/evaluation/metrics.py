@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data.examples import Split
-from efftune.evaluation.calibration import Calibration, Unlike, Unsure, expected_error, reliability
+from efftune.evaluation.calibration import (
+    Calibration,
+    OutOfDistribution,
+    SelectivePrediction,
+    expected_calibration_error,
+    reliability,
+)
 from efftune.evaluation.learning_curve import LearningCurve
 
 _PAIRS = 10  # of confused classes, at most
@@ -36,7 +42,7 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class Confused:
+class ConfusedPair:
     """A class that is taken for another.
 
     Attributes:
@@ -63,7 +69,7 @@ class SplitEvaluation:
             fewer.
         loss: mean cross-entropy, in nats.
         macro_f1: mean F1 of the classes that the split has pictures of.
-        ece: the expected calibration error, 0 to 1; see `calibration.expected_error`.
+        ece: the expected calibration error, 0 to 1; see `calibration.expected_calibration_error`.
         commonest: the class with the most pictures.
         commonest_share: its share of them: the accuracy of always answering it.
         per_class: one score per class, in the order of the class numbers.
@@ -83,7 +89,7 @@ class SplitEvaluation:
     commonest_share: float
     per_class: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...]
-    confused: tuple[Confused, ...]
+    confused: tuple[ConfusedPair, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as plain JSON values; `from_dict` gives it back."""
@@ -94,7 +100,7 @@ class SplitEvaluation:
         """Read what `to_dict` gave."""
         scores = tuple(ClassScore(**score) for score in values["per_class"])
         confusion = tuple(tuple(row) for row in values["confusion"])
-        confused = tuple(Confused(**pair) for pair in values["confused"])
+        confused = tuple(ConfusedPair(**pair) for pair in values["confused"])
         read = {"per_class": scores, "confusion": confusion, "confused": confused}
         return cls(**{**values, **read})
 
@@ -120,8 +126,8 @@ class Evaluation:
     val_without_leaks: SplitEvaluation | None = None
     test_without_leaks: SplitEvaluation | None = None
     calibration: Calibration | None = None
-    unsure: Unsure | None = None
-    unlike: Unlike | None = None
+    unsure: SelectivePrediction | None = None
+    unlike: OutOfDistribution | None = None
     learning_curve: LearningCurve | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,8 +143,8 @@ class Evaluation:
 _PARTS: dict[str, Any] = {
     **dict.fromkeys(("val", "test", "val_without_leaks", "test_without_leaks"), SplitEvaluation),
     "calibration": Calibration,
-    "unsure": Unsure,
-    "unlike": Unlike,
+    "unsure": SelectivePrediction,
+    "unlike": OutOfDistribution,
     "learning_curve": LearningCurve,
 }
 
@@ -183,7 +189,7 @@ def evaluate(
         top5=_top5(probabilities, labels),
         loss=float(metrics.log_loss(labels, probabilities, labels=numbers)),
         macro_f1=float(np.mean([score.f1 for score in per_class if score.support])),
-        ece=expected_error(reliability(probabilities, labels)),
+        ece=expected_calibration_error(reliability(probabilities, labels)),
         commonest=class_names[commonest],
         commonest_share=float((labels == commonest).mean()),
         per_class=tuple(per_class),
@@ -240,12 +246,12 @@ def wilson(right: int, total: int, confidence: float = 0.95) -> tuple[float, flo
 
 def _confused(
     confusion: NDArray[np.integer[Any]], class_names: Sequence[str]
-) -> tuple[Confused, ...]:
+) -> tuple[ConfusedPair, ...]:
     wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
     places = [divmod(int(each), len(confusion)) for each in order]
     return tuple(
-        Confused(class_names[row], class_names[column], int(wrong[row, column]))
+        ConfusedPair(class_names[row], class_names[column], int(wrong[row, column]))
         for row, column in places
         if wrong[row, column]
     )

@@ -16,7 +16,7 @@ FILE = "predictions.csv"
 
 
 @dataclass(frozen=True)
-class SplitAnswers:
+class SplitPredictions:
     """What a classifier says of the pictures of a split.
 
     Attributes:
@@ -34,7 +34,7 @@ class SplitAnswers:
     unlike: NDArray[np.bool_]
 
 
-def to_csv(answers: Iterable[SplitAnswers], class_names: Sequence[str]) -> str:
+def to_csv(answers: Iterable[SplitPredictions], class_names: Sequence[str]) -> str:
     """The table `predictions.csv`.
 
     Args:
@@ -54,8 +54,8 @@ def to_csv(answers: Iterable[SplitAnswers], class_names: Sequence[str]) -> str:
         for row, values, unsure, unlike in told:
             answer = int(values.argmax())
             digits = [f"{value:.6f}" for value in values]
-            doubts = ["yes" if each else "no" for each in (unsure, unlike)]
-            said = [class_names[answer], digits[answer], *doubts]
+            uncertainty = ["yes" if each else "no" for each in (unsure, unlike)]
+            said = [class_names[answer], digits[answer], *uncertainty]
             writer.writerow([row.name, part.split, row.label, *said, *digits])
     return table.getvalue()
 

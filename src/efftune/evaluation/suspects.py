@@ -102,7 +102,7 @@ def to_csv(found: Sequence[Suspect]) -> str:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedSuspect:
     """A suspect as a run lists it; see `Suspect`.
 
     Attributes:
@@ -120,7 +120,7 @@ class Listed:
     p_suggested: float
 
 
-def read(folder: Path) -> list[Listed]:
+def read(folder: Path) -> list[ListedSuspect]:
     """The suspects of a run, the most suspect first.
 
     Raises:
@@ -135,7 +135,7 @@ def read(folder: Path) -> list[Listed]:
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             return [
-                Listed(
+                ListedSuspect(
                     row["path"],
                     row["label"],
                     row["suggested"],

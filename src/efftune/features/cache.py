@@ -30,7 +30,7 @@ CACHE_SHARE = 0.25  # of the free disk and what is kept already
 _IN_USE_SECONDS = 24 * 3600  # another process may be using what was opened since
 
 
-class Store:
+class FeatureCache:
     """Rows of one shape and type, found by digest.
 
     Attributes:
@@ -150,7 +150,7 @@ def prune(folder: Path, share: float = CACHE_SHARE) -> None:
         total -= sizes[path]
 
 
-class Rows:
+class CachedRows:
     """The rows of many pictures, in the pictures' order.
 
     Attributes:
@@ -158,7 +158,7 @@ class Rows:
         dtype: of its values.
     """
 
-    def __init__(self, store: Store, digests: Sequence[Digest]):
+    def __init__(self, store: FeatureCache, digests: Sequence[Digest]):
         """Rows of a store; there must be one for each digest."""
         self.shape = store.shape
         self.dtype = store.dtype

@@ -12,20 +12,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data import augmentation, images
 from efftune.data.images import Pixels
-from efftune.errors import BadImage
-from efftune.features.cache import MAPPED_BYTES, SHARD_ROWS, Digest, Rows, Store
+from efftune.errors import BadImage, DataError
+from efftune.features.cache import MAPPED_BYTES, SHARD_ROWS, CachedRows, Digest, FeatureCache
 from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
+from efftune.model.engines import openvino_engine
 from efftune.model.engines.openvino_engine import Network, Precision
 from efftune.recipe.recipe import Fit, Flip, Strength
 from efftune.system import files
+
+if TYPE_CHECKING:
+    pass
 
 WAITING_BYTES = 256 * 2**20  # rows computed and not yet written, at most
 MIRRORED = -1  # the view with left and right changed and nothing else
@@ -33,7 +37,7 @@ Place = tuple[str, int]  # an output of the frozen part, and a view
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExtractionSettings:
     """All that shapes what is computed of a picture, beside its content.
 
     Attributes:
@@ -99,7 +103,7 @@ class Features:
         computed: how many pictures were not found on disk.
     """
 
-    rows: dict[Place, Rows]
+    rows: dict[Place, CachedRows]
     sha256s: dict[Path, str]
     failures: dict[Path, str]
     computed: int
@@ -119,7 +123,7 @@ class Features:
 def extract(
     paths: Sequence[Path],
     backbone: Backbone,
-    settings: Settings,
+    settings: ExtractionSettings,
     on_done: Callable[[], None] = lambda: None,
     *,
     outputs: Sequence[str] = (FEATURES,),
@@ -168,7 +172,7 @@ class _Extraction:
         self,
         paths: Sequence[Path],
         backbone: Backbone,
-        settings: Settings,
+        settings: ExtractionSettings,
         on_done: Callable[[], None],
         wanted: tuple[Sequence[str], Sequence[int]],
     ):
@@ -180,7 +184,7 @@ class _Extraction:
         root = files.cache_folder() / "features"
         places = max(1, len(self.outputs) * len(self.views))
         self.stores = {
-            (output, view): Store(
+            (output, view): FeatureCache(
                 root / settings.key(backbone, (output, view), self.outputs),
                 settings.dtype_of(output),
                 backbone.shape(output),
@@ -250,7 +254,7 @@ class _Extraction:
         sha256s = {self.paths[i]: digest.hex() for i, digest in sorted(self.digests.items())}
         readable = [i for i, path in enumerate(self.paths) if path not in self.failures]
         digests = [self.digests[i] for i in readable]
-        rows = {place: Rows(store, digests) for place, store in self.stores.items()}
+        rows = {place: CachedRows(store, digests) for place, store in self.stores.items()}
         return Features(rows, sha256s, self.failures, self.computed)
 
     def _views(self, content: bytes, digest: Digest) -> Pixels:
@@ -265,3 +269,51 @@ class _Extraction:
             self.settings.seed, digest, view, self.settings.augment, self.settings.flip
         )
         return augmentation.apply(pixels, plan)
+
+
+def extract_pooled(
+    backbone: Backbone,
+    paths: Sequence[Path],
+    fit: Fit,
+    on_progress: Callable[[], None],
+    *,
+    mirrored: bool = False,
+) -> NDArray[np.float32]:
+    """What a network says of pictures before its head, as the saved classifier would compute it.
+
+    Args:
+        backbone: the network, tuned or not.
+        paths: pictures that were decoded before.
+        fit: how they become squares.
+        on_progress: called after each, from several threads.
+        mirrored: the mean over each picture and its mirror image.
+
+    Returns:
+        Float32 (pictures, features), in a temporary file.
+
+    Raises:
+        DataError: a picture cannot be decoded any more.
+    """
+    from efftune.model.engines.conversion import convert
+
+    rows: NDArray[np.float32] = files.temporary_array(
+        (len(paths), backbone.entry.features), np.float32
+    )
+
+    def load(i: int) -> Pixels:
+        try:
+            return images.decode(images.read(paths[i]), backbone.image_size, fit)[None]
+        except BadImage as error:
+            raise DataError(
+                f"{paths[i]} was changed while the run went on: {error.reason}. Start again."
+            ) from None
+
+    def deliver(i: int, _square: int, outputs: list[NDArray[np.float32]]) -> None:
+        rows[i] = outputs[0]
+        on_progress()
+
+    network = openvino_engine.Network(
+        lambda: convert(backbone.keras_model, mirrored=mirrored), size=backbone.image_size
+    )
+    network.run(range(len(paths)), load, deliver)
+    return rows

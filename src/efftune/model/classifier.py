@@ -1,14 +1,10 @@
 """Backbone, head and class names as one thing: predict, save, load."""
 
-import hashlib
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +14,11 @@ from numpy.typing import NDArray
 from efftune.data import images
 from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError, UsageError
-from efftune.model.backbone import VERSION as BACKBONE_VERSION
 from efftune.model.backbone import Backbone
 from efftune.model.engines import openvino_engine
-from efftune.model.uncertainty import Doubts
+from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.recipe import Fit
 from efftune.system import files
-from efftune.system.progress import Progress, silent
 
 if TYPE_CHECKING:
     import keras
@@ -32,7 +26,8 @@ if TYPE_CHECKING:
 KERAS_FILE = "model.keras"
 OPENVINO_FILE = "openvino/model.xml"
 CLASSES_FILE = "classes.json"
-DOUBTS_FILE = "doubts.npz"
+UNCERTAINTY_FILE = "uncertainty.npz"
+UNCERTAINTY_FILE_BEFORE = "doubts.npz"  # of runs made by earlier versions
 FILES = (KERAS_FILE, OPENVINO_FILE, "openvino/model.bin", CLASSES_FILE)
 
 
@@ -58,7 +53,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Answers:
+class ModelOutputs:
     """What a classifier says of many pictures.
 
     Attributes:
@@ -83,7 +78,7 @@ class Classifier:
         class_names: in the order of the probabilities.
         image_size: side of the square it sees, in pixels.
         fit: how pictures become squares.
-        doubts: when its answers are not to be relied on; None for a published model.
+        uncertainty: when its answers are not to be relied on; None for a published model.
     """
 
     def __init__(
@@ -92,13 +87,13 @@ class Classifier:
         class_names: Sequence[str],
         image_size: int,
         fit: Fit,
-        doubts: Doubts | None = None,
+        uncertainty: Uncertainty | None = None,
     ):
         self.folder = folder
         self.class_names = tuple(class_names)
         self.image_size = image_size
         self.fit = fit
-        self.doubts = doubts
+        self.uncertainty = uncertainty
 
     @cached_property
     def model(self) -> "keras.Model":
@@ -112,7 +107,7 @@ class Classifier:
         def make() -> Any:
             return openvino_engine.read(self.folder / OPENVINO_FILE)
 
-        outputs = 1 if self.doubts is None else 2
+        outputs = 1 if self.uncertainty is None else 2
         return openvino_engine.Network(make, size=self.image_size, dtypes=["float32"] * outputs)
 
     def predict(
@@ -179,11 +174,11 @@ class Classifier:
         self,
         paths: Sequence[Path],
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
-    ) -> Answers:
+    ) -> ModelOutputs:
         """All that is said of pictures; see `probabilities` for the arguments."""
         rows = np.zeros((len(paths), len(self.class_names)), np.float32)
         distances = np.zeros(len(paths), np.float32)
-        likeness = None if self.doubts is None else self.doubts.likeness
+        detector = None if self.uncertainty is None else self.uncertainty.detector
         failures: dict[Path, str] = {}
         done = itertools.count(1)  # counts right in several threads
 
@@ -197,84 +192,25 @@ class Classifier:
 
         def deliver(i: int, _square: int, outputs: list[NDArray[np.float32]]) -> None:
             rows[i] = outputs[0]
-            if likeness is not None:
-                distances[i] = likeness.distances(outputs[1][None])[0]
+            if detector is not None:
+                distances[i] = detector.distances(outputs[1][None])[0]
             on_progress(next(done), len(paths))
 
         self._network.run(range(len(paths)), load, deliver)
         ordered = {path: failures[path] for path in paths if path in failures}
-        return Answers(rows, distances, ordered)
+        return ModelOutputs(rows, distances, ordered)
 
     def _prediction(
         self, path: Path, row: NDArray[np.float32], distance: float, top: int, *, raw: bool
     ) -> Prediction:
         unsure = unlike = False
-        if self.doubts is not None:
-            unsure = bool(row.max() < self.doubts.unsure_below)
-            unlike = distance > self.doubts.unlike_above
-            row = self.doubts.raw(row) if raw else row
+        if self.uncertainty is not None:
+            unsure = bool(row.max() < self.uncertainty.unsure_below)
+            unlike = distance > self.uncertainty.unlike_above
+            row = self.uncertainty.raw(row) if raw else row
         order = np.argsort(-row, kind="stable")[:top]
         ranked = tuple((self.class_names[i], float(row[i])) for i in order)
         return Prediction(path, *ranked[0], ranked, unsure, unlike)
-
-
-def classify(
-    pictures: Sequence[str | Path] | str | Path,
-    model: str = "efficientnet-lite0",
-    top: int = 5,
-    *,
-    on_unreadable: Callable[[Path, str], None] | None = None,
-    on_progress: Progress = silent,
-) -> list[Prediction]:
-    """Tell which of ImageNet's 1000 classes pictures show, with a published model as it is.
-
-    Args:
-        pictures: paths, or one path.
-        model: as `efftune models` lists it; its weights are downloaded if need be.
-        top: how many of the likeliest classes to give, 1 or more.
-        on_unreadable: as for `Classifier.predict`.
-        on_progress: called with `download` or `predict`, what is done of it and its total, from
-            several threads.
-
-    Returns:
-        One prediction per readable picture, in order.
-
-    Raises:
-        UsageError: an unknown model, its weights are not installed, or `top` is below 1.
-        DataError: the weights cannot be had, or a picture cannot be decoded and `on_unreadable` is
-            not given.
-    """
-    return published(model, on_progress).predict(
-        pictures,
-        top,
-        on_unreadable=on_unreadable,
-        on_progress=lambda done, total: on_progress("predict", done, total),
-    )
-
-
-def published(name: str, on_progress: Progress = silent) -> Classifier:
-    """The classifier of ImageNet's 1000 classes that a model was published as.
-
-    It is made once and then kept in the cache folder.
-
-    Raises:
-        UsageError: an unknown model, or its weights are not installed.
-        DataError: the weights cannot be downloaded, or are not the published ones.
-    """
-    backbone = Backbone(name, on_progress=on_progress)
-    versions = f"{backbone.weights} {BACKBONE_VERSION} {version('keras')} {version('openvino')}"
-    digest = hashlib.sha256(versions.encode()).hexdigest()[:16]
-    folder = files.cache_folder() / "classifiers" / f"{name}-{digest}"
-    names = (resources.files("efftune.model") / "imagenet.txt").read_text("utf-8").splitlines()
-    if not files.is_intact(folder):
-        head = backbone.published_head
-        if head is None or len(head[1]) != len(names):
-            raise DataError(f"The weights of {name} hold no head for {len(names)} classes.")
-        shutil.rmtree(folder, ignore_errors=True)
-        with files.folder_written_whole(folder) as partial:
-            save(partial, backbone, head, names)
-            files.seal(partial)
-    return Classifier(folder, names, backbone.image_size, "crop")
 
 
 def save(
@@ -282,81 +218,33 @@ def save(
     backbone: Backbone,
     head: tuple[NDArray[np.float32], NDArray[np.float32]],
     class_names: Sequence[str],
-    doubts: Doubts | None = None,
+    uncertainty: Uncertainty | None = None,
     *,
     mirrored: bool = False,
 ) -> dict[str, str]:
     """Write a classifier's files: Keras model, OpenVINO model, class names, doubts.
 
     Args:
-        folder: where to write `FILES`, and `DOUBTS_FILE` if there are any.
+        folder: where to write `FILES`, and `UNCERTAINTY_FILE` if there are any.
         backbone: the pretrained part.
         head: kernel (features, classes) and bias (classes,).
         class_names: in the order of the head's outputs.
-        doubts: when its answers are not to be relied on.
+        uncertainty: when its answers are not to be relied on.
         mirrored: answer by the mean logits of each picture and its mirror image.
 
     Returns:
         The SHA-256 of each file, by its name within the folder.
     """
-    if doubts is not None:
-        doubts.write(folder / DOUBTS_FILE)
+    if uncertainty is not None:
+        uncertainty.write(folder / UNCERTAINTY_FILE)
     with files.written_whole(folder / KERAS_FILE) as partial:
         backbone.keras_classifier(*head, mirrored=mirrored).save(partial)
     with files.folder_written_whole((folder / OPENVINO_FILE).parent) as partial:
         whole = backbone.openvino_classifier(*head, mirrored=mirrored)
         openvino_engine.write(whole, partial / Path(OPENVINO_FILE).name)
     files.write(folder / CLASSES_FILE, json.dumps(list(class_names), indent=1, ensure_ascii=False))
-    written = FILES if doubts is None else (*FILES, DOUBTS_FILE)
+    written = FILES if uncertainty is None else (*FILES, UNCERTAINTY_FILE)
     return {name: files.sha256(folder / name) for name in written}
-
-
-def features_of(
-    backbone: Backbone,
-    paths: Sequence[Path],
-    fit: Fit,
-    on_progress: Callable[[], None],
-    *,
-    mirrored: bool = False,
-) -> NDArray[np.float32]:
-    """What a network says of pictures before its head, as the saved classifier would compute it.
-
-    Args:
-        backbone: the network, tuned or not.
-        paths: pictures that were decoded before.
-        fit: how they become squares.
-        on_progress: called after each, from several threads.
-        mirrored: the mean over each picture and its mirror image.
-
-    Returns:
-        Float32 (pictures, features), in a temporary file.
-
-    Raises:
-        DataError: a picture cannot be decoded any more.
-    """
-    from efftune.model.engines.conversion import convert
-
-    rows: NDArray[np.float32] = files.temporary_array(
-        (len(paths), backbone.entry.features), np.float32
-    )
-
-    def load(i: int) -> Pixels:
-        try:
-            return images.decode(images.read(paths[i]), backbone.image_size, fit)[None]
-        except BadImage as error:
-            raise DataError(
-                f"{paths[i]} was changed while the run went on: {error.reason}. Start again."
-            ) from None
-
-    def deliver(i: int, _square: int, outputs: list[NDArray[np.float32]]) -> None:
-        rows[i] = outputs[0]
-        on_progress()
-
-    network = openvino_engine.Network(
-        lambda: convert(backbone.keras_model, mirrored=mirrored), size=backbone.image_size
-    )
-    network.run(range(len(paths)), load, deliver)
-    return rows
 
 
 def summary(folder: Path) -> str:

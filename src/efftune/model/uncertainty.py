@@ -23,7 +23,7 @@ _PRIOR = 0.5  # of a temperature's logarithm: 95 % of temperatures between 0.37 
 
 
 @dataclass(frozen=True)
-class Likeness:
+class OutOfDistributionDetector:
     """How far pictures are from the training pictures, in the space of the network's features.
 
     `neighbours`: features are scaled to length 1; the distance is that to the k-th nearest training
@@ -75,16 +75,20 @@ class Likeness:
         return _unit(features)
 
 
-def likeness(features: Array, labels: NDArray[np.int64], kind: Kind = "neighbours") -> Likeness:
+def fit_detector(
+    features: Array, labels: NDArray[np.int64], kind: Kind = "neighbours"
+) -> OutOfDistributionDetector:
     """Learn what the training pictures are like.
 
     Args:
         features: of training pictures, float32 (pictures, features); `REFERENCES` are enough.
         labels: their class numbers.
-        kind: how distances are measured; see `Likeness`.
+        kind: how distances are measured; see `OutOfDistributionDetector`.
     """
     if kind == "neighbours":
-        return Likeness(kind, _unit(features).astype(np.float16), np.zeros((0, 0), np.float32))
+        return OutOfDistributionDetector(
+            kind, _unit(features).astype(np.float16), np.zeros((0, 0), np.float32)
+        )
     from sklearn.covariance import ledoit_wolf
 
     numbers = np.unique(labels)
@@ -93,7 +97,7 @@ def likeness(features: Array, labels: NDArray[np.int64], kind: Kind = "neighbour
     covariance, _ = ledoit_wolf(within.astype(np.float64), assume_centered=True)
     values, vectors = np.linalg.eigh(covariance)
     whitening = (vectors / np.sqrt(values.clip(1e-12))).astype(np.float32)
-    return Likeness(kind, (means @ whitening).astype(np.float32), whitening)
+    return OutOfDistributionDetector(kind, (means @ whitening).astype(np.float32), whitening)
 
 
 def _unit(rows: Array) -> Array:
@@ -102,7 +106,7 @@ def _unit(rows: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Doubts:
+class Uncertainty:
     """When a classifier's answers are not to be relied on.
 
     Attributes:
@@ -111,13 +115,13 @@ class Doubts:
         unsure_below: the confidence below which an answer is unsure, 0 to 1, or above 1 where none
             is sure.
         unlike_above: the distance above which a picture is unlike the training pictures.
-        likeness: tells distances; None where nothing is known of the training pictures' features.
+        detector: tells distances; None where nothing is known of the training pictures' features.
     """
 
     temperature: float
     unsure_below: float
     unlike_above: float = np.inf
-    likeness: Likeness | None = None
+    detector: OutOfDistributionDetector | None = None
 
     def raw(self, probabilities: Array) -> Array:
         """The probabilities as they were before calibration, of calibrated ones (rows, classes)."""
@@ -129,16 +133,16 @@ class Doubts:
         """Write them to a file; `read` gives them back."""
         values = {
             "numbers": np.array([self.temperature, self.unsure_below, self.unlike_above]),
-            "kind": np.array("" if self.likeness is None else self.likeness.kind),
+            "kind": np.array("" if self.detector is None else self.detector.kind),
         }
-        if self.likeness is not None:
-            values["references"] = self.likeness.references
-            values["whitening"] = self.likeness.whitening
+        if self.detector is not None:
+            values["references"] = self.detector.references
+            values["whitening"] = self.detector.whitening
         with files.written_whole(path) as partial, partial.open("wb") as stream:
             np.savez(stream, **values)  # type: ignore[arg-type]  # NumPy's types want one keyword
 
     @classmethod
-    def read(cls, path: Path) -> "Doubts":
+    def read(cls, path: Path) -> "Uncertainty":
         """Read what `write` has written; nothing in the file is executed.
 
         Raises:
@@ -150,13 +154,17 @@ class Doubts:
                 kind = str(values["kind"])
                 known = None
                 if kind in ("neighbours", "mahalanobis"):
-                    known = Likeness(kind, values["references"], values["whitening"])  # type: ignore[arg-type]
+                    known = OutOfDistributionDetector(
+                        kind,  # type: ignore[arg-type]
+                        values["references"],
+                        values["whitening"],
+                    )
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is damaged: {error}. Restore it, or train again.") from None
         return cls(temperature, unsure, unlike, known)
 
 
-def temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """The temperature at which probabilities are as right as they say.
 
     It is the one with the lowest cross-entropy, held back by a normal prior on its logarithm: a
@@ -187,7 +195,7 @@ def temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> floa
     return float(np.exp(found.x))
 
 
-def least_confidence(
+def confidence_threshold(
     confidences: NDArray[np.floating], right: Sequence[bool] | NDArray[np.bool_], max_error: float
 ) -> float:
     """The confidence from which on at most a share of the answers is wrong.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from efftune.data import augmentation, images
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
-from efftune.data.near_duplicates import Pair
+from efftune.data.near_duplicates import DuplicatePair
 from efftune.evaluation.calibration import Calibration
 from efftune.evaluation.learning_curve import LearningCurve
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
@@ -84,7 +84,10 @@ def draw_evaluation(folder: Path, evaluation: Evaluation) -> None:
 
 
 def draw_source(
-    folder: Path, rows: Sequence[Example], looks: NDArray[np.void], pairs: Sequence[Pair]
+    folder: Path,
+    rows: Sequence[Example],
+    measurements: NDArray[np.void],
+    pairs: Sequence[DuplicatePair],
 ) -> None:
     """Draw what is in a source, for `efftune check --out`.
 
@@ -95,7 +98,7 @@ def draw_source(
     Args:
         folder: where to.
         rows: usable pictures.
-        looks: their records, from `inspection.look`.
+        measurements: their records, from `inspection.look`.
         pairs: copies among them.
     """
     if not rows:
@@ -109,7 +112,7 @@ def draw_source(
     views = [augmentation.plan(0, digest, i, "standard", "yes") for i in range(1, _SHOWN + 1)]
     varied = [augmentation.apply(first, view) for view in views]
     _grid(folder / "augmented.png", varied, titles[:1] * _SHOWN)
-    _sizes(folder / "sizes.png", looks)
+    _sizes(folder / "sizes.png", measurements)
     _classes(folder / "classes.png", rows)
     if pairs:
         told = [
@@ -140,16 +143,16 @@ def _square(row: Example) -> Pixels:
     return images.decode(images.read(row.path), _SIDE, "pad")
 
 
-def _kind(pair: Pair) -> str:
+def _kind(pair: DuplicatePair) -> str:
     return f"{'exact' if pair.exact else 'mirrored' if pair.mirrored else 'near'} copy"
 
 
-def _sizes(path: Path, looks: NDArray[np.void]) -> None:
+def _sizes(path: Path, measurements: NDArray[np.void]) -> None:
     figure = new_figure(5.4, 4.6)
     place = figure.subplots()
-    place.scatter(looks["width"], looks["height"], s=8, alpha=0.3, linewidths=0)
+    place.scatter(measurements["width"], measurements["height"], s=8, alpha=0.3, linewidths=0)
     place.set(xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
-    place.set_title(f"Sizes of {len(looks):,} pictures", fontsize=10)
+    place.set_title(f"Sizes of {len(measurements):,} pictures", fontsize=10)
     place.grid(alpha=0.3)
     save(figure, path)
 

@@ -16,21 +16,20 @@ from typing import Any
 from markupsafe import Markup
 
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
-from efftune.report import charts, words
+from efftune.report import charts, thumbnails, words
 from efftune.report.page import Row, counted, read_json, read_table, reading, render, shown
-from efftune.report.thumbnails import FILE as SQUARES_FILE
 from efftune.system import files
 
 FILE = "report.html"
 _WIDEST = 40  # classes that a confusion matrix shows
 _LISTED = 20_000  # test pictures that the matrix leads to, mistakes first
-_SQUARES_BYTES = 3_900_000  # of their squares: the page shall stay below 5 MB
+_THUMBNAIL_BYTES = 3_900_000  # of their kept: the page shall stay below 5 MB
 _MISTAKES, _SUSPECTS, _FINDINGS = 12, 12, 8  # shown at most; findings of each kind
 _TRAINED = {"head": "the head alone", "whole": "all blocks", "scratch": "all blocks, from random"}
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredRun:
     """What a run's files hold, as far as its pages show it.
 
     Attributes:
@@ -43,7 +42,7 @@ class Stored:
         examples: rows of `examples.csv`.
         findings: rows of `findings.csv`; None where a run has none.
         suspects: rows of `suspects.csv`, likewise.
-        squares: small pictures by name, in base64.
+        thumbnails: by picture name, in base64.
         explained: pictures beside what mattered in them, likewise.
     """
 
@@ -56,19 +55,17 @@ class Stored:
     examples: list[Row]
     findings: list[Row] | None
     suspects: list[Row] | None
-    squares: dict[str, str]
+    thumbnails: dict[str, str]
     explained: dict[str, str]
 
     @classmethod
-    def read(cls, folder: Path) -> "Stored":
+    def read(cls, folder: Path) -> "StoredRun":
         """Read the files.
 
         Raises:
             DataError: one that every run has is missing, or any is damaged.
         """
-        pictures = read_json(folder / SQUARES_FILE) if (folder / SQUARES_FILE).exists() else {}
-        with reading(folder / SQUARES_FILE):
-            squares, explained = (dict(pictures.get(kind, {})) for kind in ("squares", "explained"))
+        small, explained = thumbnails.read(folder)
         judged = read_table(folder / "predictions.csv")
         with reading(folder / "predictions.csv"):
             test = [row for row in judged if row["split"] == "test"]
@@ -82,7 +79,7 @@ class Stored:
             examples=read_table(folder / "examples.csv"),
             findings=_read_if_there(folder / "findings.csv"),
             suspects=_read_if_there(folder / SUSPECTS_FILE),
-            squares=squares,
+            thumbnails=small,
             explained=explained,
         )
 
@@ -104,7 +101,7 @@ def write(folder: Path) -> Path:
     Raises:
         DataError: a file of the run is missing or damaged.
     """
-    stored = Stored.read(folder)
+    stored = StoredRun.read(folder)
     parts: dict[str, Any] = {}
     for part, file, make in _PARTS:
         with reading(folder / file):
@@ -119,13 +116,13 @@ def _read_if_there(path: Path) -> list[Row] | None:
     return read_table(path) if path.exists() else None
 
 
-def _title(stored: Stored) -> dict[str, str]:
+def _title(stored: StoredRun) -> dict[str, str]:
     source = str(stored.record["source"])
     model = stored.record["model"]["name"]
     return {"source": shown(Path(source).name or source), "model": shown(model)}
 
 
-def _scores(stored: Stored) -> dict[str, Any]:
+def _scores(stored: StoredRun) -> dict[str, Any]:
     """The score that counts, and those of all splits."""
     told = {
         "test": "test",
@@ -140,7 +137,7 @@ def _scores(stored: Stored) -> dict[str, Any]:
     return {"best": best, "drawn": drawn, "rows": rows, "classes": len(stored.classes)}
 
 
-def _done(stored: Stored) -> dict[str, Any]:
+def _done(stored: StoredRun) -> dict[str, Any]:
     """Recipe, stages and seconds."""
     record = stored.record
     outcomes = {outcome["name"]: outcome for outcome in record["stages"]}
@@ -164,13 +161,13 @@ def _done(stored: Stored) -> dict[str, Any]:
     }
 
 
-def _curves(stored: Stored) -> Markup | None:
+def _curves(stored: StoredRun) -> Markup | None:
     """All stages in one figure, where any epoch was recorded."""
     outcomes = {outcome["name"]: outcome for outcome in stored.record["stages"]}
     return charts.curves(stored.history, outcomes) if stored.history else None
 
 
-def _matrix(stored: Stored) -> dict[str, Any]:
+def _matrix(stored: StoredRun) -> dict[str, Any]:
     """The confusion matrix, of many classes only those with the most mistakes."""
     judged = stored.evaluation["test"]
     confusion: Sequence[Sequence[int]] = judged["confusion"]
@@ -207,33 +204,33 @@ def _cell(classes: Sequence[str], row: Sequence[int], label: int, answer: int) -
     return {"count": count, "told": told, "shade": shade, "place": (label, answer), "right": right}
 
 
-def _per_class(stored: Stored) -> list[dict[str, Any]]:
+def _per_class(stored: StoredRun) -> list[dict[str, Any]]:
     """Scores of the classes, the weakest first, those without pictures last."""
     scores: list[dict[str, Any]] = stored.evaluation["test"]["per_class"]
     return sorted(scores, key=lambda score: (not score["support"], score["f1"], score["name"]))
 
 
-def _mistakes(stored: Stored) -> dict[str, Any]:
+def _mistakes(stored: StoredRun) -> dict[str, Any]:
     """The mistakes made with the highest confidence, explained ones first."""
     wrong = [row for row in stored.test if row["label"] != row["predicted"]]
     wrong.sort(key=lambda row: (row["path"] not in stored.explained, -float(row["confidence"])))
     found = [
         row
         | {"share": float(row["confidence"]), "explained": stored.explained.get(row["path"], "")}
-        | {"square": stored.squares.get(row["path"], "")}
+        | {"thumbnail": stored.thumbnails.get(row["path"], "")}
         for row in wrong[:_MISTAKES]
     ]
     told = {"rows": found, "wrong": len(wrong), "explained": any(r["explained"] for r in found)}
     return told | (stored.missing("explained") if wrong and not told["explained"] else {})
 
 
-def _suspects(stored: Stored) -> dict[str, Any]:
+def _suspects(stored: StoredRun) -> dict[str, Any]:
     """The training pictures whose labels look wrong."""
     if stored.suspects is None:
         return stored.missing("suspects")
     rows = [
         row
-        | {"square": stored.squares.get(row["path"], "")}
+        | {"thumbnail": stored.thumbnails.get(row["path"], "")}
         | {side: float(row[side]) for side in ("p_label", "p_suggested")}
         for row in stored.suspects[:_SUSPECTS]
     ]
@@ -241,13 +238,13 @@ def _suspects(stored: Stored) -> dict[str, Any]:
     return {"rows": rows, "count": len(stored.suspects), "likely": likely}
 
 
-def _set_aside(stored: Stored) -> list[tuple[str, int]]:
+def _set_aside(stored: StoredRun) -> list[tuple[str, int]]:
     """Why files of the source were not used, and how many."""
     rows = [row for row in stored.examples if row["status"] == "set aside"]
     return Counter(row["reason"].partition(", on line ")[0] for row in rows).most_common()
 
 
-def _findings(stored: Stored) -> dict[str, Any]:
+def _findings(stored: StoredRun) -> dict[str, Any]:
     """What was found wrong with the data, the most frequent first, problems before remarks."""
     if stored.findings is None:
         return stored.missing("findings")
@@ -263,7 +260,7 @@ def _findings(stored: Stored) -> dict[str, Any]:
     return {"groups": groups}
 
 
-def _calibration(stored: Stored) -> dict[str, Any]:
+def _calibration(stored: StoredRun) -> dict[str, Any]:
     """How much confidences can be trusted."""
     judged = stored.evaluation
     found = judged.get("calibration")
@@ -274,7 +271,7 @@ def _calibration(stored: Stored) -> dict[str, Any]:
     return {"found": found, "drawn": drawn, "why": why, "unsure": unsure, "unlike": unlike}
 
 
-def _learning(stored: Stored) -> dict[str, Any]:
+def _learning(stored: StoredRun) -> dict[str, Any]:
     """Whether more photos would help."""
     found = stored.evaluation.get("learning_curve")
     if not found:
@@ -282,28 +279,28 @@ def _learning(stored: Stored) -> dict[str, Any]:
     return {"curve": found, "drawn": charts.more_pictures(found), "told": words.more(found)}
 
 
-def _usage(stored: Stored) -> dict[str, Any]:
+def _usage(stored: StoredRun) -> dict[str, Any]:
     """Commands as they can be pasted anywhere on this machine."""
     folder = str(stored.folder.absolute())
     return {"run": shlex.quote(folder), "literal": json.dumps(folder, ensure_ascii=False)}
 
 
-def _data(stored: Stored) -> dict[str, Any]:
+def _data(stored: StoredRun) -> dict[str, Any]:
     """The test pictures, for the script that shows those of a cell of the matrix."""
     number = {each: i for i, each in enumerate(stored.classes)}
-    squares, room = {}, _SQUARES_BYTES
-    for path, square in stored.squares.items():
-        room -= len(square)
+    kept, room = {}, _THUMBNAIL_BYTES
+    for path, thumbnail in stored.thumbnails.items():
+        room -= len(thumbnail)
         if room < 0:
             break
-        squares[path] = square
+        kept[path] = thumbnail
     ranked = sorted(stored.test, key=lambda row: row["label"] == row["predicted"])
     pictures = [
         [
             *(shown(row["path"]), number[row["label"]], number[row["predicted"]]),
             round(float(row["confidence"]), 4),
             (row.get("unsure") == "yes") + 2 * (row.get("unlike") == "yes"),
-            squares.get(row["path"], ""),
+            kept.get(row["path"], ""),
         ]
         for row in ranked[:_LISTED]
     ]
@@ -311,7 +308,7 @@ def _data(stored: Stored) -> dict[str, Any]:
     return {"classes": classes, "pictures": pictures, "left_out": len(ranked) - len(pictures)}
 
 
-_PARTS: tuple[tuple[str, str, Callable[[Stored], Any]], ...] = (
+_PARTS: tuple[tuple[str, str, Callable[[StoredRun], Any]], ...] = (
     ("title", "run.json", _title),
     ("verdict", "evaluation.json", lambda stored: words.told(stored.evaluation, stored.record)),
     ("scores", "evaluation.json", _scores),

@@ -11,8 +11,8 @@ from efftune.data import relabelling
 from efftune.data.relabelling import LABELS_FILE, Decision
 from efftune.errors import DataError
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
+from efftune.report import thumbnails
 from efftune.report.page import Row, read_json, read_table, reading, render, shown
-from efftune.report.thumbnails import FILE as SQUARES_FILE
 from efftune.system import files
 
 FILE = "review.html"
@@ -47,12 +47,10 @@ def write(folder: Path) -> Path:
 
 def _data(folder: Path) -> dict[str, Any]:
     """What the page's script works on."""
-    squares, labels = folder / SQUARES_FILE, folder / LABELS_FILE
+    labels = folder / LABELS_FILE
     suspects = read_table(folder / SUSPECTS_FILE)
     decided = relabelling.read(labels) if labels.exists() else {}
-    pictures = read_json(squares) if squares.exists() else {}
-    with reading(squares):
-        small = dict(pictures.get("squares", {}))
+    small, _ = thumbnails.read(folder)
     with reading(folder / SUSPECTS_FILE):
         rows = [_row(row, small) for row in suspects]
     names = {row["path"] for row in rows}
@@ -67,11 +65,11 @@ def _data(folder: Path) -> dict[str, Any]:
     }
 
 
-def _row(row: Row, squares: dict[str, str]) -> dict[str, Any]:
+def _row(row: Row, small: dict[str, str]) -> dict[str, Any]:
     return {
         **{key: row[key] for key in ("path", "label", "suggested")},
         **{key: float(row[key]) for key in ("p_label", "p_suggested")},
-        **{"shown": shown(row["path"]), "square": squares.get(row["path"], "")},
+        **{"shown": shown(row["path"]), "thumbnail": small.get(row["path"], "")},
     }
 
 

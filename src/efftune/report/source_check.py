@@ -8,12 +8,12 @@ from typing import Any
 from efftune.data import inspection, near_duplicates, splitting
 from efftune.data.examples import Examples
 from efftune.data.inspection import Finding
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 from efftune.data.sources.tables import Columns
 from efftune.errors import DataError, UsageError
 from efftune.report import plots
 from efftune.system import files
-from efftune.system.progress import Progress, Watch, silent
+from efftune.system.progress import Progress, Timer, silent
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,24 @@ def check(
         UsageError: there is no such source, or `out` cannot be written to.
         DataError: the source cannot be read, or holds no file.
     """
-    watch = Watch(on_progress)
+    timer = Timer(on_progress)
     place = None if out is None else _writable(files.user_path(out))
-    with watch.phase("find"):
-        examples = folders.find(source, watch.on_progress, columns)
+    with timer.phase("find"):
+        examples = discovery.find(source, timer.on_progress, columns)
     if not examples.rows:
         raise DataError(f"{examples.source} is empty: put class folders there.")
-    with watch.phase("look"):
-        examples, looks, squares = inspection.look_over(examples, watch.count)
+    with timer.phase("look"):
+        examples, measurements, thumbnails = inspection.inspect(examples, timer.count)
     rows = [row for row in examples.rows if row.usable]
-    with watch.phase("compare"):
-        pairs = near_duplicates.pairs(rows, looks, squares, watch.count)
-    findings = splitting.findings(examples, looks, pairs)
+    with timer.phase("compare"):
+        pairs = near_duplicates.pairs(rows, measurements, thumbnails, timer.count)
+    findings = splitting.findings(examples, measurements, pairs)
     findings.sort(key=lambda each: not each.is_problem)
-    checked = Check(examples, inspection.described(examples, looks), tuple(findings))
+    checked = Check(examples, inspection.described(examples, measurements), tuple(findings))
     if place is not None:
-        with watch.phase("plots"):
+        with timer.phase("plots"):
             files.write(place / "findings.csv", inspection.to_csv(findings))
-            plots.draw_source(place, rows, looks, pairs)
+            plots.draw_source(place, rows, measurements, pairs)
     return checked
 
 

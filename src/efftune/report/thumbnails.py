@@ -14,15 +14,17 @@ from efftune.data import images
 from efftune.data.examples import Example
 from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError
-from efftune.evaluation import explanation
 from efftune.evaluation.explanation import Explainer
-from efftune.evaluation.predictions import SplitAnswers
+from efftune.evaluation.predictions import SplitPredictions
 from efftune.evaluation.suspects import Suspect
 from efftune.model.classifier import Classifier
+from efftune.report import explanation_images
+from efftune.report.page import read_json, reading
 from efftune.system import files
 from efftune.system.machine import usable_processors
 
-FILE = "pictures.json"
+FILE = "thumbnails.json"
+_FILE_BEFORE = "pictures.json"  # of runs made by earlier versions
 SIDE = 96  # pixels
 MOST_BYTES = 2_500_000  # of all squares, as text: what is left is shown by name
 EXPLAINED = 12  # worst mistakes
@@ -33,11 +35,11 @@ _SUSPECTS = 100  # shown at most, before other pictures
 def write(
     folder: Path,
     classifier: Classifier,
-    test: SplitAnswers,
+    test: SplitPredictions,
     suspects: Sequence[Suspect],
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
-    """Write `pictures.json`: squares of pictures, and explanations of the worst mistakes.
+    """Write `thumbnails.json`: squares of pictures, and explanations of the worst mistakes.
 
     Args:
         folder: of the run.
@@ -71,9 +73,25 @@ def write(
     for done, i in enumerate(wrong[:EXPLAINED], start=len(rows) + 1):
         with suppress(DataError):  # it was there when it was judged
             found = explainer.explain(test.rows[i].path)
-            explained[test.rows[i].name] = _webp(explanation.pair(found, SIDE))
+            explained[test.rows[i].name] = _webp(explanation_images.pair(found, SIDE))
         on_progress(done, total)
-    files.write(folder / FILE, json.dumps({"squares": kept, "explained": explained}))
+    files.write(folder / FILE, json.dumps({"thumbnails": kept, "explanations": explained}))
+
+
+def read(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Thumbnails and explanations of a run, WebP in base 64 by picture name; empty if it has none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = next((p for p in (folder / FILE, folder / _FILE_BEFORE) if p.exists()), None)
+    if path is None:
+        return {}, {}
+    stored = read_json(path)
+    with reading(path):
+        kinds = (("thumbnails", "squares"), ("explanations", "explained"))
+        found, explained = (dict(stored.get(now, stored.get(before, {}))) for now, before in kinds)
+    return found, explained
 
 
 def _encoded(rows: Sequence[Example], classifier: Classifier) -> Iterator[tuple[Example, str]]:

@@ -12,19 +12,19 @@ import numpy as np
 from efftune.data import relabelling
 from efftune.data.examples import SPLITS, Example, Examples, labels
 from efftune.data.relabelling import LABELS_FILE, Decision
-from efftune.data.sources import folders, tables
+from efftune.data.sources import discovery, tables
 from efftune.errors import DataError, UsageError, unknown_name
-from efftune.evaluation import comparison, explanation, metrics, predictions, suspects
-from efftune.evaluation.comparison import Comparison, Entry
-from efftune.evaluation.explanation import Explained
+from efftune.evaluation import comparison, metrics, predictions, suspects
+from efftune.evaluation.comparison import ComparedRun, Comparison
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model import classifier as classifiers
-from efftune.model import uncertainty as doubting
+from efftune.model import uncertainty as uncertainties
 from efftune.model.classifier import Classifier
-from efftune.model.uncertainty import Doubts
+from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.recipe import Recipe
 from efftune.recipe.settings import choices_in
-from efftune.report import report, review
+from efftune.report import comparison_plot, explanation_images, report, review
+from efftune.report.explanation_images import ExplanationFile
 from efftune.system import files
 from efftune.system.progress import Progress, silent
 
@@ -130,7 +130,7 @@ class Run:
         *,
         on_unreadable: Callable[[Path, str], None] | None = None,
         on_progress: Progress = silent,
-    ) -> list[Explained]:
+    ) -> list[ExplanationFile]:
         """Show what in pictures speaks for a class, by Grad-CAM.
 
         Args:
@@ -144,7 +144,7 @@ class Run:
             UsageError: there is no such class, or `out` cannot be written to.
             DataError: a picture cannot be decoded and `on_unreadable` is not given.
         """
-        return explanation.explain(
+        return explanation_images.explain(
             self.classifier,
             [files.user_path(path) for path in pictures],
             files.user_path(out),
@@ -186,7 +186,7 @@ class Run:
             DataError: no picture of a known class could be read, or there are unknown classes.
         """
         columns = columns or tables.Columns.of(self.recipe)
-        examples = folders.find(source, on_progress, columns)
+        examples = discovery.find(source, on_progress, columns)
         rows = _chosen(examples, split)
         names = self.classifier.class_names
         unknown = sorted({row.label for row in rows} - set(names))
@@ -229,14 +229,17 @@ def load(folder: str | Path, max_error: float | str | None = None) -> Classifier
                 "Restore it, or train again."
             )
     names = json.loads((folder / classifiers.CLASSES_FILE).read_text(encoding="utf-8"))
-    doubts = Doubts.read(folder / classifiers.DOUBTS_FILE)
+    stored = folder / classifiers.UNCERTAINTY_FILE
+    if not stored.exists():
+        stored = folder / classifiers.UNCERTAINTY_FILE_BEFORE
+    uncertainty = Uncertainty.read(stored)
     if max_error is not None:
         share = Recipe().changed(max_error=max_error).max_error
         confidences, right = predictions.confidences(folder, "val")
-        least = doubting.least_confidence(confidences, right, share)
-        doubts = replace(doubts, unsure_below=least)
+        least = uncertainties.confidence_threshold(confidences, right, share)
+        uncertainty = replace(uncertainty, unsure_below=least)
     model = record["model"]
-    return Classifier(folder, names, model["image_size"], model["fit"], doubts)
+    return Classifier(folder, names, model["image_size"], model["fit"], uncertainty)
 
 
 def compare(
@@ -254,12 +257,13 @@ def compare(
         DataError: a folder is not a finished run, or they have no picture in common.
     """
     loaded = [each if isinstance(each, Run) else Run.load(each) for each in runs]
-    told = [(each.folder, each.summary) for each in loaded]
+    summaries = [(each.folder, each.summary) for each in loaded]
     found = comparison.compare(
-        [Entry(at, each["model"], each["recipe"], each["seconds"]) for at, each in told], split
+        [ComparedRun(at, each["model"], each["recipe"], each["seconds"]) for at, each in summaries],
+        split,
     )
     if out is not None:
-        comparison.draw(found, files.user_path(out))
+        comparison_plot.draw(found, files.user_path(out))
     return found
 
 

@@ -11,7 +11,7 @@ def silent(_phase: str, _done: int, _total: int) -> None:
     """Tell nobody."""
 
 
-class Watch:
+class Timer:
     """Times the phases of a run and tells how far they are.
 
     Attributes:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from efftune.data import augmentation
 from efftune.data.images import Pixels
-from efftune.features.cache import Digest, Rows
+from efftune.features.cache import CachedRows, Digest
 from efftune.recipe.recipe import Recipe
 
 _ALIGNMENT = 64  # bytes; TensorFlow uses such memory as it is and copies any other
@@ -37,7 +37,7 @@ class Inputs(Protocol):
 
 
 @dataclass(frozen=True)
-class Material:
+class LabelledInputs:
     """Pictures with their classes.
 
     Attributes:
@@ -60,14 +60,14 @@ class Material:
             yield self.batch(np.arange(start, min(start + size, len(self.labels))), 0)
 
 
-class KeptViews:
+class CachedViews:
     """Activations kept of several views of each picture; each epoch sees another view.
 
     Every view of a picture comes once before any comes again, in an order drawn for that picture.
     They become float32 on the one occasion that they are copied.
     """
 
-    def __init__(self, views: Sequence[Rows], seed: int):
+    def __init__(self, views: Sequence[CachedRows], seed: int):
         """Views of the same pictures; the first is the picture itself."""
         self.shape = views[0].shape
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
@@ -82,7 +82,7 @@ class KeptViews:
             batch[to] = self._views[view][picture]
 
 
-class Pictures:
+class DecodedImages:
     """Decoded pictures; each epoch sees a fresh view."""
 
     def __init__(self, pixels: Pixels, digests: Sequence[Digest], recipe: Recipe):

@@ -80,11 +80,11 @@ class FusedNorm(layers.Layer):  # type: ignore[misc]
         # It tells the unbiased variance, Keras averages the biased one.
         values = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), "float32")
         variance = result.batch_variance * (tf.maximum(values - 1, 1) / values)
-        for average, seen in (
+        for average, training_data_of in (
             (norm.moving_mean, result.batch_mean),
             (norm.moving_variance, variance),
         ):
-            average.assign(average * norm.momentum + seen * (1 - norm.momentum))
+            average.assign(average * norm.momentum + training_data_of * (1 - norm.momentum))
         return result.y
 
 

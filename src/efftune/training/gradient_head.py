@@ -14,9 +14,10 @@ import numpy as np
 
 from efftune.errors import DataError
 from efftune.recipe.recipe import Recipe, Stage
-from efftune.training import stages
+from efftune.training import stages, validation
 from efftune.training.regression_head import Head, Labels, Matrix, class_weights
-from efftune.training.stages import Epoch, Outcome
+from efftune.training.stages import StageResult
+from efftune.training.validation import Epoch
 
 
 def fit(
@@ -26,7 +27,7 @@ def fit(
     val: tuple[Matrix, Labels],
     recipe: Recipe,
     on_step: Callable[[int, int], None] = lambda _done, _total: None,
-) -> tuple[Head, Outcome]:
+) -> tuple[Head, StageResult]:
     """Train a BatchNorm, dropout and a dense softmax layer with Adam.
 
     Args:
@@ -39,8 +40,8 @@ def fit(
         on_step: called with the steps done and their total.
 
     Returns:
-        The head of the best epoch (see `stages.better`), with the BatchNorm in it; and how it came
-        about.
+        The head of the best epoch (see `validation.is_better`), with the BatchNorm folded into
+        it; and the result of the stage.
 
     Raises:
         DataError: the loss stays above that of guessing even at a tenth of the learning rate.
@@ -69,15 +70,15 @@ def _attempt(
     val: tuple[Matrix, Labels],
     recipe: Recipe,
     on_step: Callable[[int, int], None],
-) -> tuple[Head, Outcome]:
+) -> tuple[Head, StageResult]:
     size = min(recipe.batch_size, len(labels))
     steps = len(labels) // size  # the last batch, if not full, is left out
     random = np.random.default_rng(recipe.seed)
     model = _model(val[0].shape[1], int(labels.max()) + 1, stage, recipe)
     targets = np.eye(model.output.shape[-1], dtype=np.float32)[labels]
     weights = class_weights(labels, recipe)[labels]
-    loss, accuracy, sharpness = _judge(model, val)
-    best = Epoch("head", 0, 0.0, math.nan, math.nan, loss, accuracy, 0.0, sharpness)
+    loss, accuracy, calibrated_loss = _judge(model, val)
+    best = Epoch("head", 0, 0.0, math.nan, math.nan, loss, accuracy, 0.0, calibrated_loss)
     before, kept, top, epochs = best, model.get_weights(), accuracy, list[Epoch]()
     for number in range(1, stage.epochs + 1):
         start = time.perf_counter()
@@ -88,14 +89,14 @@ def _attempt(
             told += model.train_on_batch(rows[chosen], targets[chosen], weights[chosen])
             on_step((number - 1) * steps + step + 1, stage.epochs * steps)
         trained = (float(told[0] / steps), float(told[1] / steps))
-        loss, accuracy, sharpness = _judge(model, val)
-        judged = (loss, accuracy, stage.learning_rate, sharpness)
+        loss, accuracy, calibrated_loss = _judge(model, val)
+        judged = (loss, accuracy, stage.learning_rate, calibrated_loss)
         epochs.append(Epoch("head", number, time.perf_counter() - start, *trained, *judged))
         top = max(top, accuracy)
-        if stages.better(epochs[-1], best, top, len(val[1])):
+        if validation.is_better(epochs[-1], best, top, len(val[1])):
             best, kept = epochs[-1], model.get_weights()
     model.set_weights(kept)
-    return _folded(model), Outcome(stage, before, tuple(epochs), best.number, size)
+    return _folded(model), StageResult(stage, before, tuple(epochs), best.number, size)
 
 
 def _model(width: int, classes: int, stage: Stage, recipe: Recipe) -> Any:
@@ -120,7 +121,7 @@ def _model(width: int, classes: int, stage: Stage, recipe: Recipe) -> Any:
 
 def _judge(model: Any, val: tuple[Matrix, Labels]) -> tuple[float, float, float]:
     rows, labels = val
-    return stages.verdict(model.predict(rows, batch_size=1024, verbose=0), labels)
+    return validation.validation_metrics(model.predict(rows, batch_size=1024, verbose=0), labels)
 
 
 def _folded(model: Any) -> Head:

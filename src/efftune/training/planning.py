@@ -14,7 +14,7 @@ from efftune.data import images
 from efftune.data.examples import Split
 from efftune.errors import UsageError
 from efftune.features import extraction
-from efftune.features.extraction import Settings
+from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.engines.openvino_engine import fastest_precision
 from efftune.model.uncertainty import REFERENCES
@@ -95,13 +95,15 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
     decoded = 0
     if any(stage.block == "pixels" for stage in recipe.stages):
         decoded = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
-    seen = recipe.head_epochs * pictures["train"] * backbone.entry.features * _FEATURE_BYTES
+    training_data_of = (
+        recipe.head_epochs * pictures["train"] * backbone.entry.features * _FEATURE_BYTES
+    )
     room = int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE) - decoded
     if decoded and room < 0:
         raise _no_room(decoded, "decoded pictures", "take a recipe that does not train all blocks")
-    room -= seen
-    if seen and room < 0:
-        raise _no_room(seen, "features", "train the head with fewer --head-epochs")
+    room -= training_data_of
+    if training_data_of and room < 0:
+        raise _no_room(training_data_of, "features", "train the head with fewer --head-epochs")
     notes = [*_wasted(recipe), *_unwise(recipe, pictures["train"])]
     if not any(stage.name == "upper" for stage in recipe.stages):
         return Plan(recipe, pictures, decoded_bytes=decoded, notes=tuple(notes))
@@ -173,11 +175,11 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
     return {phase: round(spent, 1) for phase, spent in seconds.items()}
 
 
-def settings(plan: Plan, *, exact: bool = False) -> Settings:
+def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
     """How a plan's features are computed: `exact` ones in float32, others as fast as can be."""
     recipe = plan.recipe
     strength, flip = recipe.views_shown
-    return Settings(
+    return ExtractionSettings(
         fit=recipe.fit,
         precision="f32" if exact else fastest_precision(),
         dtype=recipe.activations,
@@ -191,7 +193,7 @@ def settings(plan: Plan, *, exact: bool = False) -> Settings:
 def _frozen_seconds(
     paths: Sequence[Path],
     backbone: Backbone,
-    settings: Settings,
+    settings: ExtractionSettings,
     outputs: Sequence[str],
     views: Sequence[int],
 ) -> float:

@@ -58,7 +58,7 @@ def fit(features: Matrix, labels: Labels, groups: Labels, recipe: Recipe) -> Hea
     Returns:
         The head with the lowest cross-validated log-loss, fitted on all pictures.
     """
-    axes = axes_of(features)
+    axes = fit_components(features)
     rotated = axes.rotated(features)
     strength = _best_strength(rotated, labels, groups, recipe)
     weights = class_weights(labels, recipe)[labels]
@@ -68,7 +68,7 @@ def fit(features: Matrix, labels: Labels, groups: Labels, recipe: Recipe) -> Hea
 
 
 @dataclass(frozen=True)
-class Axes:
+class PrincipalComponents:
     """The principal components of features, of unit mean variance.
 
     Attributes:
@@ -88,13 +88,15 @@ class Axes:
         return result
 
 
-def axes_of(features: Matrix) -> Axes:
+def fit_components(features: Matrix) -> PrincipalComponents:
     """The principal components of features, float32 (pictures, features), at most `COMPONENTS`."""
     from sklearn.decomposition import PCA
 
     pca = PCA(min(COMPONENTS, *features.shape), svd_solver="covariance_eigh").fit(features)
     scale = 1 / np.sqrt(max(pca.explained_variance_.sum() / features.shape[1], 1e-12))
-    return Axes(pca.mean_.astype(np.float32), (pca.components_.T * scale).astype(np.float32))
+    return PrincipalComponents(
+        pca.mean_.astype(np.float32), (pca.components_.T * scale).astype(np.float32)
+    )
 
 
 def random(width: int, classes: int, seed: int) -> Head:
@@ -119,7 +121,7 @@ def _best_strength(features: Matrix, labels: Labels, groups: Labels, recipe: Rec
     random = np.random.default_rng(recipe.seed)
     chosen = random.permutation(len(labels))[:SEARCH_PICTURES]
     features, labels = features[chosen], labels[chosen]
-    fold_of = dealt(labels, groups[chosen], folds)
+    fold_of = assign_folds(labels, groups[chosen], folds)
     weights = class_weights(labels, recipe)[labels]
     losses = np.zeros(len(strengths))
     for fold in range(folds):
@@ -131,7 +133,7 @@ def _best_strength(features: Matrix, labels: Labels, groups: Labels, recipe: Rec
     return strengths[int(losses.argmin())]
 
 
-def dealt(labels: Labels, groups: Labels, folds: int) -> Labels:
+def assign_folds(labels: Labels, groups: Labels, folds: int) -> Labels:
     """The fold of each picture: each class's groups are dealt out in turn.
 
     Args:

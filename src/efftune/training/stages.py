@@ -1,10 +1,8 @@
 """Fine-tuning: stages in order, each starting from the best that the one before it came to."""
 
-import csv
-import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +13,9 @@ from efftune.errors import DataError
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.training import regression_head as heads
-from efftune.training.batches import Material
+from efftune.training.batches import LabelledInputs
 from efftune.training.regression_head import Head
+from efftune.training.validation import Epoch, is_better, validation_metrics
 
 Array = NDArray[np.float32]
 
@@ -28,36 +27,7 @@ _TREND_STEPS = 5  # that the loss is averaged over, for both
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One pass over the training pictures.
-
-    Attributes:
-        stage: the stage it belongs to.
-        number: from 1; 0 is the state the stage began with.
-        seconds: that it took, validation included.
-        loss: mean training loss, as trained: smoothed labels, dropout, views.
-        accuracy: on the training pictures, as trained.
-        val_loss: mean cross-entropy on validation, in nats.
-        val_accuracy: on validation.
-        learning_rate: at its end.
-        val_sharpness: the mean cross-entropy on validation at the best temperature, in nats; lower
-            is better. Unlike `val_loss` it does not change if all logits are scaled, as label
-            smoothing scales them.
-    """
-
-    stage: str
-    number: int
-    seconds: float
-    loss: float
-    accuracy: float
-    val_loss: float
-    val_accuracy: float
-    learning_rate: float
-    val_sharpness: float = math.nan
-
-
-@dataclass(frozen=True)
-class Outcome:
+class StageResult:
     """What came of a stage.
 
     Attributes:
@@ -99,7 +69,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class NetworkState:
     """A network under training.
 
     Attributes:
@@ -115,81 +85,18 @@ class Tuned:
     new_head: Head | None = None
 
 
-def better(epoch: Epoch, best: Epoch, top: float, pictures: int) -> bool:
-    """Whether an epoch is to be kept instead of the best so far.
-
-    Accuracy on few pictures is mostly luck, so that whoever picks the highest of several picks the
-    luckiest. Of the epochs within a standard error of the highest accuracy, the one with the lowest
-    log-loss at its best temperature is kept: it chooses better for pictures not seen.
-
-    Args:
-        epoch: the one in question.
-        best: the one that is kept so far.
-        top: the highest accuracy on validation so far, that of `epoch` included.
-        pictures: how many it was measured on.
-    """
-    least = top - math.sqrt(top * (1 - top) / pictures)
-    if epoch.val_accuracy < least:
-        return False
-    return epoch.val_sharpness < best.val_sharpness or best.val_accuracy < least
-
-
-def verdict(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> tuple[float, float, float]:
-    """Mean cross-entropy in nats, accuracy, and `sharpness`, of logits (pictures, classes)."""
-    accuracy = float((logits.argmax(axis=1) == labels).mean())
-    return _cross_entropy(logits, labels), accuracy, sharpness(logits, labels)
-
-
-def sharpness(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """The mean cross-entropy at the temperature, from 1/20 to 20, at which it is lowest, in nats.
-
-    Source: Guo et al., "On Calibration of Modern Neural Networks" (2017),
-    https://arxiv.org/abs/1706.04599.
-    """
-    from scipy.optimize import minimize_scalar
-
-    furthest = math.log(20)
-    found = minimize_scalar(
-        lambda power: _cross_entropy(logits * math.exp(power), labels),
-        bounds=(-furthest, furthest),
-        method="bounded",
-    )
-    return float(found.fun)
-
-
-def _cross_entropy(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    from scipy.special import log_softmax
-
-    likelihoods = log_softmax(logits.astype(np.float64), axis=1)
-    return float(-likelihoods[np.arange(len(labels)), labels].mean())
-
-
-def to_csv(epochs: Sequence[Epoch]) -> str:
-    """The table `history.csv`; what a stage does not have is left empty."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    judged = ("loss", "accuracy", "val_loss", "val_accuracy")
-    writer.writerow(["stage", "epoch", "seconds", *judged, "learning_rate"])
-    for each in epochs:
-        values = (each.loss, each.accuracy, each.val_loss, each.val_accuracy)
-        told = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
-        rate = "" if math.isnan(each.learning_rate) else f"{each.learning_rate:.3g}"
-        writer.writerow([each.stage, each.number, f"{each.seconds:.2f}", *told, rate])
-    return table.getvalue()
-
-
 class _Diverged(Exception):
     """The loss is no number, or far above that of guessing."""
 
 
 def fit(
-    tuned: Tuned,
+    tuned: NetworkState,
     stage: Stage,
-    train: Material,
-    val: Material,
+    train: LabelledInputs,
+    val: LabelledInputs,
     recipe: Recipe,
     on_step: Callable[[int, int], None] = lambda _done, _total: None,
-) -> tuple[Tuned, Outcome]:
+) -> tuple[NetworkState, StageResult]:
     """Run one stage.
 
     Args:
@@ -243,10 +150,10 @@ class _Attempt:
 
     def __init__(
         self,
-        tuned: Tuned,
+        tuned: NetworkState,
         stage: Stage,
         recipe: Recipe,
-        materials: tuple[Material, Material],
+        materials: tuple[LabelledInputs, LabelledInputs],
         batch: tuple[int, int],
     ):
         from efftune.training.network import Network
@@ -268,10 +175,10 @@ class _Attempt:
 
     def run(
         self, on_step: Callable[[int, int], None], failures: tuple[str, ...]
-    ) -> tuple[Tuned, Outcome]:
+    ) -> tuple[NetworkState, StageResult]:
         nothing = (math.nan, math.nan)
-        loss, accuracy, sharpness = self._judge()
-        start = Epoch(self.stage.name, 0, 0.0, *nothing, loss, accuracy, 0.0, sharpness)
+        loss, accuracy, calibrated_loss = self._judge()
+        start = Epoch(self.stage.name, 0, 0.0, *nothing, loss, accuracy, 0.0, calibrated_loss)
         best = start
         weights, top = self.before, start.val_accuracy
         if self.tuned.new_head is not None:  # it has to come out better than the one judged here
@@ -281,9 +188,9 @@ class _Attempt:
             began = time.perf_counter()
             trained = self._train(number, on_step)
             self.network.show_averages()
-            loss, accuracy, sharpness = self._judge()
+            loss, accuracy, calibrated_loss = self._judge()
             rate, seconds = self.network.learning_rate, time.perf_counter() - began
-            judged = (loss, accuracy, rate, sharpness)
+            judged = (loss, accuracy, rate, calibrated_loss)
             epochs.append(Epoch(self.stage.name, number, seconds, *trained, *judged))
             if self.trend > DIVERGED * self.usual and accuracy < start.val_accuracy:
                 told = f"the loss was {self.trend:.3g} after epoch {number}, worse than guessing"
@@ -293,7 +200,7 @@ class _Attempt:
                 failures = (*failures, f"{told}; the stage ended there")
                 break
             top = max(top, epochs[-1].val_accuracy)
-            if better(epochs[-1], best, top, len(self.val.labels)):
+            if is_better(epochs[-1], best, top, len(self.val.labels)):
                 best, weights = epochs[-1], self.network.judged.get_weights()
             self.network.hide_averages()
             if self.recipe.patience and number - best.number >= self.recipe.patience:
@@ -301,8 +208,10 @@ class _Attempt:
         self.network.judged.set_weights(weights)
         self.tuned.backbone.tuned |= best.number > 0
         kernel, bias = self.network.head
-        outcome = Outcome(self.stage, start, tuple(epochs), best.number, self.batch_size, failures)
-        return Tuned(self.tuned.backbone, kernel, bias), outcome
+        outcome = StageResult(
+            self.stage, start, tuple(epochs), best.number, self.batch_size, failures
+        )
+        return NetworkState(self.tuned.backbone, kernel, bias), outcome
 
     def _train(self, epoch: int, on_step: Callable[[int, int], None]) -> tuple[float, float]:
         """One pass over the training pictures, shuffled; a last partial batch is left out."""
@@ -341,7 +250,7 @@ class _Attempt:
         """See `verdict`; on validation."""
         batches = self.val.in_order(self.batch_size)
         logits = np.concatenate([self.network.judged.predict_on_batch(batch) for batch in batches])
-        return verdict(logits, self.val.labels)
+        return validation_metrics(logits, self.val.labels)
 
 
 def _shares(recipe: Recipe, shape: tuple[int, ...], random: np.random.Generator) -> Array:

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from conftest import COLOURS, fill, square
-from efftune.data.sources import archives, folders
+from efftune.data.sources import archives, discovery
 from efftune.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -72,7 +72,7 @@ def test_archive_holds_what_its_folder_holds(tmp_path, suffix, below, split):
     for name in ("train", "test") if split else ("",):
         fill(folder / name, count=3)
     archive = packed(folder, tmp_path / f"squares{suffix}", below)
-    plain, found = folders.find(folder), folders.find(archive)
+    plain, found = discovery.find(folder), discovery.find(archive)
     assert [(row.name, row.label, row.split) for row in found.rows] == [
         (row.name, row.label, row.split) for row in plain.rows
     ]
@@ -86,22 +86,22 @@ def test_content_says_what_an_archive_is(tmp_path):
     fill(tmp_path / "squares", count=2)
     zipped = packed(tmp_path / "squares", tmp_path / "squares.zip").rename(tmp_path / "a.tar")
     gzipped = packed(tmp_path / "squares", tmp_path / "squares.tgz").rename(tmp_path / "b.tar")
-    assert len(folders.find(zipped).rows) == len(folders.find(gzipped).rows) == 6
+    assert len(discovery.find(zipped).rows) == len(discovery.find(gzipped).rows) == 6
 
 
 def test_archive_is_unpacked_once_and_again_when_it_changed(tmp_path, own_cache):
     told = []
     archive = packed(fill(tmp_path / "squares", count=2), tmp_path / "Squares.zip")
-    first = folders.find(archive, lambda *progress: told.append(progress)).rows[0].path
+    first = discovery.find(archive, lambda *progress: told.append(progress)).rows[0].path
     assert told[-1] == ("unpack", 9, 9)
     made = first.stat().st_mtime_ns
     told.clear()
-    assert folders.find(archive, lambda *progress: told.append(progress)).rows[0].path == first
+    assert discovery.find(archive, lambda *progress: told.append(progress)).rows[0].path == first
     assert (first.stat().st_mtime_ns, told) == (made, [])
     (folder,) = cached(own_cache)
     assert folder.name.startswith("Squares-")
     fill(tmp_path / "more", count=3)
-    assert len(folders.find(packed(tmp_path / "more", archive)).rows) == 9
+    assert len(discovery.find(packed(tmp_path / "more", archive)).rows) == 9
 
 
 def test_progress_of_a_tar_is_in_bytes(tmp_path):
@@ -118,7 +118,7 @@ def test_what_lies_beside_the_only_folder_is_told(tmp_path):
     (folder / "LICENSE").write_text("CC0")
     (folder / "__MACOSX").mkdir()
     (folder / "photos" / "notes.txt").write_text("text")
-    found = folders.find(packed(folder, tmp_path / "all.zip"))
+    found = discovery.find(packed(folder, tmp_path / "all.zip"))
     assert found.class_names == tuple(COLOURS)
     assert {row.name: row.reason for row in found.set_aside} == {
         "LICENSE": "not in a class folder",
@@ -129,18 +129,18 @@ def test_what_lies_beside_the_only_folder_is_told(tmp_path):
 
 def test_only_class_is_a_class(tmp_path):
     fill(tmp_path / "squares", count=2)
-    found = folders.find(packed(tmp_path / "squares" / "red", tmp_path / "red.zip", "red/"))
+    found = discovery.find(packed(tmp_path / "squares" / "red", tmp_path / "red.zip", "red/"))
     assert found.class_names == ("red",)
     (tmp_path / "squares" / "red" / "more").mkdir()
-    found = folders.find(packed(tmp_path / "squares" / "red", tmp_path / "red.zip", "red/"))
+    found = discovery.find(packed(tmp_path / "squares" / "red", tmp_path / "red.zip", "red/"))
     assert found.class_names == ("red",)
 
 
 def test_only_folder_may_be_called_like_a_split(tmp_path):
     fill(tmp_path / "squares", count=2)
-    found = folders.find(packed(tmp_path / "squares", tmp_path / "a.zip", "test/"))
+    found = discovery.find(packed(tmp_path / "squares", tmp_path / "a.zip", "test/"))
     assert found.class_names == tuple(COLOURS)
-    found = folders.find(packed(tmp_path / "squares", tmp_path / "b.zip", "train/"))
+    found = discovery.find(packed(tmp_path / "squares", tmp_path / "b.zip", "train/"))
     assert {row.split for row in found.rows} == {"train"}
 
 
@@ -155,7 +155,7 @@ def test_member_that_would_land_elsewhere_is_refused(tmp_path, own_cache, name, 
     else:
         in_tar(archive, ("red/a.png", picture(), {}), (name, picture(), {}))
     with pytest.raises(DataError, match=r"written elsewhere: '.*evil\.png'"):
-        folders.find(archive)
+        discovery.find(archive)
     assert not list(tmp_path.rglob("evil.png"))
     assert cached(own_cache) == []
 
@@ -171,7 +171,7 @@ def test_links_and_devices_are_left_out(tmp_path):
     odd = [(f"red/{k}.png", b"", {"type": v, "linkname": "/etc/passwd"}) for k, v in kinds.items()]
     tarred = in_tar(tmp_path / "a.tar", *odd, ("red/a.png", picture(), {}))
     for archive in (zipped, tarred):
-        (row,) = folders.find(archive).rows
+        (row,) = discovery.find(archive).rows
         assert row.name == "red/a.png"
 
 
@@ -179,7 +179,7 @@ def test_link_to_a_folder_cannot_be_written_through(tmp_path):
     (tmp_path / "outside").mkdir()
     through = {"type": tarfile.SYMTYPE, "linkname": str(tmp_path / "outside")}
     members = [("red", b"", through), ("red/a.png", picture(), {})]
-    folders.find(in_tar(tmp_path / "a.tar", *members))
+    discovery.find(in_tar(tmp_path / "a.tar", *members))
     assert list((tmp_path / "outside").iterdir()) == []
 
 
@@ -199,7 +199,7 @@ def test_bomb_is_stopped(tmp_path, own_cache, little):
     ]
     for bomb in bombs:
         with pytest.raises(DataError, match=r"unpacks to more than 0\.0003 GB"):
-            folders.find(bomb)
+            discovery.find(bomb)
     assert cached(own_cache) == []
 
 
@@ -211,29 +211,29 @@ def test_what_counts_is_what_is_written(tmp_path, little):
     content = bomb.read_bytes()
     bomb.write_bytes(content.replace((1_000_000).to_bytes(4, "little"), b"\x10\0\0\0"))
     with pytest.raises(DataError, match="is damaged"):  # the rest is not read, and is missing
-        folders.find(bomb)
+        discovery.find(bomb)
 
 
 def test_pictures_are_no_bomb(tmp_path, little):
     content = os.urandom(400_000)
-    (row,) = folders.find(in_zip(tmp_path / "a.zip", **{"red/a.png": content})).rows
+    (row,) = discovery.find(in_zip(tmp_path / "a.zip", **{"red/a.png": content})).rows
     assert row.path.stat().st_size == 400_000
 
 
 def test_absolute_bound_holds_for_large_archives(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MOST_BYTES", 300_000)
     with pytest.raises(DataError, match="unpacks to more than"):
-        folders.find(in_zip(tmp_path / "a.zip", **{"red/a.png": os.urandom(400_000)}))
+        discovery.find(in_zip(tmp_path / "a.zip", **{"red/a.png": os.urandom(400_000)}))
 
 
 def test_members_and_depth_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MOST_MEMBERS", 3)
     few = in_zip(tmp_path / "a.zip", **{f"red/{i}.png": picture() for i in range(3)})
-    assert len(folders.find(few).rows) == 3
+    assert len(discovery.find(few).rows) == 3
     with pytest.raises(DataError, match="more than 3 members"):
-        folders.find(in_zip(tmp_path / "b.zip", **{f"red/{i}.png": b"x" for i in range(4)}))
+        discovery.find(in_zip(tmp_path / "b.zip", **{f"red/{i}.png": b"x" for i in range(4)}))
     with pytest.raises(DataError, match="more than 50 folders"):
-        folders.find(in_zip(tmp_path / "c.zip", **{"a/" * 60 + "a.png": b"x"}))
+        discovery.find(in_zip(tmp_path / "c.zip", **{"a/" * 60 + "a.png": b"x"}))
 
 
 def test_header_that_asks_for_gigabytes_is_refused(tmp_path, monkeypatch):
@@ -241,7 +241,7 @@ def test_header_that_asks_for_gigabytes_is_refused(tmp_path, monkeypatch):
     comment = {"pax_headers": {"comment": "x" * 50_000}}
     archive = in_tar(tmp_path / "a.tgz", ("red/a.png", picture(), comment), mode="w:gz")
     with pytest.raises(DataError, match="a header is too large"):
-        folders.find(archive)
+        discovery.find(archive)
 
 
 @pytest.mark.parametrize("suffix", MODES)
@@ -251,7 +251,7 @@ def test_archive_that_was_cut_off_is_told(tmp_path, own_cache, suffix, left):
     content = archive.read_bytes()
     archive.write_bytes(content[: int(left * len(content))])
     with pytest.raises(DataError, match=r"is damaged, cut off or no archive"):
-        folders.find(archive)
+        discovery.find(archive)
     assert cached(own_cache) == []
 
 
@@ -262,7 +262,7 @@ def test_tar_cut_off_between_two_members_is_told(tmp_path):
         *_, last = file.getmembers()
     archive.write_bytes(archive.read_bytes()[: last.offset])
     with pytest.raises(DataError, match="its end is missing"):
-        folders.find(archive)
+        discovery.find(archive)
 
 
 def test_damage_within_a_tar_is_no_end(tmp_path):
@@ -273,7 +273,7 @@ def test_damage_within_a_tar_is_no_end(tmp_path):
     content = archive.read_bytes()
     archive.write_bytes(content[:at] + b"x" * 512 + content[at + 512 :])
     with pytest.raises(DataError, match="is damaged"):
-        folders.find(archive)
+        discovery.find(archive)
 
 
 def test_altered_member_is_told(tmp_path):
@@ -284,7 +284,7 @@ def test_altered_member_is_told(tmp_path):
     content[member.header_offset + 200] ^= 0xFF
     archive.write_bytes(content)
     with pytest.raises(DataError, match=r"is damaged.*CRC"):
-        folders.find(archive)
+        discovery.find(archive)
 
 
 def test_encrypted_archive_is_told(tmp_path):
@@ -295,32 +295,32 @@ def test_encrypted_archive_is_told(tmp_path):
     content[directory + 8] |= 1
     archive.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.zip is encrypted\. Unpack it"):
-        folders.find(archive)
+        discovery.find(archive)
 
 
 def test_names_of_any_bytes_are_unpacked(tmp_path):
     odd = os.fsdecode(b"caf\xe9")
     tarred = in_tar(tmp_path / "a.tar", (f"{odd}/a.png", picture(), {}))
-    assert folders.find(tarred).class_names == (odd,)
+    assert discovery.find(tarred).class_names == (odd,)
     zipped = in_zip(tmp_path / "a.zip", **{"cafXX/a.png": picture()})
     for raw, label in ((b"caf\xc3\xa9", "caf\u00e9"), (b"caf\xe9!", "caf\u0398!")):
         content = zipped.read_bytes().replace(b"cafXX", raw)
         (tmp_path / "b.zip").write_bytes(content)
-        assert folders.find(tmp_path / "b.zip").class_names == (label,)
+        assert discovery.find(tmp_path / "b.zip").class_names == (label,)
 
 
 def test_folders_as_windows_parts_them_are_folders(tmp_path):
     archive = in_zip(tmp_path / "a.zip", **{"red!a.png": picture()})
     archive.write_bytes(archive.read_bytes().replace(b"red!a", b"red\\a"))
-    assert names(folders.find(archive)) == ["red/a.png"]
+    assert names(discovery.find(archive)) == ["red/a.png"]
 
 
 def test_member_in_the_way_of_a_folder_is_told(tmp_path):
     archive = in_zip(tmp_path / "a.zip", **{"red": b"x", "red/a.png": picture()})
     with pytest.raises(DataError, match=r"Cannot unpack .*a\.zip: .*at .*red"):
-        folders.find(archive)
+        discovery.find(archive)
 
 
 def test_empty_archive_is_an_empty_source(tmp_path):
     for archive in (in_zip(tmp_path / "a.zip"), in_tar(tmp_path / "a.tar")):
-        assert folders.find(archive).rows == ()
+        assert discovery.find(archive).rows == ()

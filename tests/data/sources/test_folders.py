@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from conftest import COLOURS, fill, square
-from efftune.data.sources import folders
+from efftune.data.sources import discovery, image_paths
 from efftune.errors import DataError, UsageError
 
 
@@ -15,7 +15,7 @@ def reasons(examples) -> dict[str, str]:
 
 
 def test_class_folders_are_the_classes(source):
-    found = folders.find(source)
+    found = discovery.find(source)
     assert found.class_names == tuple(COLOURS)
     assert len(found.rows) == 30
     assert found.set_aside == ()
@@ -23,7 +23,7 @@ def test_class_folders_are_the_classes(source):
 
 
 def test_rows_come_sorted_whatever_the_disk_says(source):
-    names = [row.name for row in folders.find(source).rows]
+    names = [row.name for row in discovery.find(source).rows]
     assert names == sorted(names)
 
 
@@ -31,12 +31,12 @@ def test_pictures_in_subfolders_belong_to_the_class(tmp_path):
     fill(tmp_path)
     (tmp_path / "red" / "more" / "deep").mkdir(parents=True)
     square(COLOURS["red"], 99).save(tmp_path / "red" / "more" / "deep" / "x.png")
-    row = next(row for row in folders.find(tmp_path).rows if row.name.endswith("x.png"))
+    row = next(row for row in discovery.find(tmp_path).rows if row.name.endswith("x.png"))
     assert (row.label, row.name) == ("red", "red/more/deep/x.png")
 
 
 def test_everything_unusable_is_listed_with_a_reason(broken_source):
-    assert reasons(folders.find(broken_source)) == {
+    assert reasons(discovery.find(broken_source)) == {
         "README.md": "not in a class folder",
         "__MACOSX": "left over from a macOS archive",
         "blue/.hidden.png": "hidden",
@@ -53,7 +53,7 @@ def test_split_folders_are_the_splits(tmp_path, val):
     for name in ("train", val, "test"):
         fill(tmp_path / name, count=4)
     (tmp_path / "LICENSE").write_text("CC0")
-    found = folders.find(tmp_path)
+    found = discovery.find(tmp_path)
     assert [len(found.of(split)) for split in ("train", "val", "test")] == [12, 12, 12]
     assert found.class_names == tuple(COLOURS)
     assert reasons(found) == {"LICENSE": "not in a split folder"}
@@ -62,7 +62,7 @@ def test_split_folders_are_the_splits(tmp_path, val):
 def test_class_called_test_is_a_class(tmp_path):
     fill(tmp_path)
     (tmp_path / "red").rename(tmp_path / "test")
-    found = folders.find(tmp_path)
+    found = discovery.find(tmp_path)
     assert found.class_names == ("blue", "green", "test")
     assert {row.split for row in found.rows} == {""}
 
@@ -71,40 +71,40 @@ def test_splits_beside_classes_are_refused(tmp_path):
     fill(tmp_path)
     (tmp_path / "red").rename(tmp_path / "train")
     with pytest.raises(DataError, match=r"split folders \(train\) and others \(blue, green\)"):
-        folders.find(tmp_path)
+        discovery.find(tmp_path)
 
 
 def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):
     for split, name in (("train", "cafe\u0301"), ("test", "caf\u00e9")):
         fill(tmp_path / split, count=3)
         (tmp_path / split / "red").rename(tmp_path / split / name)
-    assert folders.find(tmp_path).class_names == ("blue", "caf\u00e9", "green")
+    assert discovery.find(tmp_path).class_names == ("blue", "caf\u00e9", "green")
 
 
 def test_pipe_in_a_class_folder_is_set_aside(tmp_path):
     fill(tmp_path)
     os.mkfifo(tmp_path / "red" / "pipe.jpg")
-    assert reasons(folders.find(tmp_path)) == {"red/pipe.jpg": "not a regular file"}
+    assert reasons(discovery.find(tmp_path)) == {"red/pipe.jpg": "not a regular file"}
 
 
 def test_home_of_nobody_is_a_name_like_any(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     square(COLOURS["red"], 1).save("~backup.png")
-    assert folders.pictures(["~backup.png"])[0][0].name == "~backup.png"
+    assert image_paths.pictures(["~backup.png"])[0][0].name == "~backup.png"
 
 
 def test_two_folders_for_one_split_are_refused(tmp_path):
     for name in ("train", "val", "valid"):
         fill(tmp_path / name, count=1)
     with pytest.raises(DataError, match="several val splits: val, valid"):
-        folders.find(tmp_path)
+        discovery.find(tmp_path)
 
 
 def test_linked_class_folders_are_followed_but_loops_are_not(tmp_path):
     fill(tmp_path / "photos")
     (tmp_path / "photos" / "rosso").symlink_to(tmp_path / "photos" / "red")
     (tmp_path / "photos" / "blue" / "loop").symlink_to(tmp_path / "photos" / "blue")
-    found = folders.find(tmp_path / "photos")
+    found = discovery.find(tmp_path / "photos")
     assert sum(row.label == "rosso" for row in found.rows) == 10
     assert reasons(found) == {"blue/loop": "folder links back to itself"}
 
@@ -120,18 +120,18 @@ def test_linked_class_folders_are_followed_but_loops_are_not(tmp_path):
 )
 def test_missing_source_is_named(name, words):
     with pytest.raises(UsageError, match=words):
-        folders.find(name)
+        discovery.find(name)
 
 
 def test_file_is_no_source(tmp_path):
     (tmp_path / "a.jpg").touch()
     with pytest.raises(UsageError, match=r"a\.jpg' is a file.*\.tar\.gz.*\.csv, \.tsv, \.parquet"):
-        folders.find(tmp_path / "a.jpg")
+        discovery.find(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.zip", "a.tar.gz"])
 def test_folder_may_be_called_like_a_file(tmp_path, name):
-    found = folders.find(fill(tmp_path / name, count=1))
+    found = discovery.find(fill(tmp_path / name, count=1))
     assert found.class_names == tuple(COLOURS)
     assert {(row.line, row.group) for row in found.rows} == {(0, "")}
 
@@ -139,7 +139,7 @@ def test_folder_may_be_called_like_a_file(tmp_path, name):
 def test_pipe_called_like_a_table_is_no_source(tmp_path):
     os.mkfifo(tmp_path / "a.csv")
     with pytest.raises(UsageError, match=r"a\.csv' is a file"):
-        folders.find(tmp_path / "a.csv")
+        discovery.find(tmp_path / "a.csv")
 
 
 @contextmanager
@@ -172,32 +172,32 @@ def test_unreadable_folder_is_named(open_folder):
     fill(open_folder / "photos", count=3)
     (open_folder / "photos" / "red").chmod(0)
     with as_nobody(), pytest.raises(DataError, match=r"No permission to read the folder .*red"):
-        folders.find(open_folder / "photos")
+        discovery.find(open_folder / "photos")
 
 
 def test_unreadable_picture_is_set_aside(open_folder):
     fill(open_folder / "photos", count=3)
     (open_folder / "photos" / "red" / "01.png").chmod(0)
     with as_nobody():
-        found = folders.find(open_folder / "photos")
+        found = discovery.find(open_folder / "photos")
     assert reasons(found) == {"red/01.png": "no permission to read"}
 
 
 def test_digits_are_the_real_ones():
-    found = folders.find("sample:digits")
+    found = discovery.find("sample:digits")
     assert len(found.rows) == 1797
     assert found.class_names == tuple("0123456789")
     assert found.set_aside == ()
 
 
 def test_digits_are_made_once(own_cache):
-    first = folders.find("sample:digits").rows[0].path
+    first = discovery.find("sample:digits").rows[0].path
     made = first.stat().st_mtime_ns
-    assert folders.find("sample:digits").rows[0].path.stat().st_mtime_ns == made
+    assert discovery.find("sample:digits").rows[0].path.stat().st_mtime_ns == made
 
 
 def test_pictures_are_found_in_files_folders_and_globs(source):
-    paths, failures = folders.pictures(
+    paths, failures = image_paths.pictures(
         [source / "red" / "01.png", source / "blue", f"{source}/green/*.jpg"]
     )
     assert failures == {}
@@ -207,11 +207,11 @@ def test_pictures_are_found_in_files_folders_and_globs(source):
 
 def test_named_file_that_is_no_picture_has_a_reason(tmp_path):
     (tmp_path / "a.txt").write_text("text")
-    assert folders.pictures([tmp_path / "a.txt"]) == ([], {tmp_path / "a.txt": "not an image"})
+    assert image_paths.pictures([tmp_path / "a.txt"]) == ([], {tmp_path / "a.txt": "not an image"})
 
 
 def test_useless_pictures_in_a_folder_have_a_reason(broken_source):
-    paths, failures = folders.pictures([broken_source / "red", broken_source / "blue"])
+    paths, failures = image_paths.pictures([broken_source / "red", broken_source / "blue"])
     assert len(paths) == 21
     assert {path.name: reason for path, reason in failures.items()} == {
         "empty.png": "empty file",
@@ -222,12 +222,12 @@ def test_useless_pictures_in_a_folder_have_a_reason(broken_source):
 def test_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DataError, match="holds no picture"):
-        folders.pictures([tmp_path])
+        image_paths.pictures([tmp_path])
 
 
 def test_missing_picture_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"no file or folder .*gone\.jpg"):
-        folders.pictures([tmp_path / "gone.jpg"])
+        image_paths.pictures([tmp_path / "gone.jpg"])
 
 
 def tell(monkeypatch, content):
@@ -243,13 +243,15 @@ def test_paths_come_from_standard_input(tmp_path, monkeypatch, end):
         (tmp_path / "x.png").rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     tell(monkeypatch, end.join(map(os.fsencode, told)) + end)
-    paths, failures = folders.pictures(["-"])
+    paths, failures = image_paths.pictures(["-"])
     assert ([str(path) for path in paths], failures) == (told, {})
 
 
 def test_standard_input_mixes_with_other_names(source, monkeypatch):
     tell(monkeypatch, f"{source}/red/01.png\n\n{source}/blue/*.jpg\n{source}/green".encode())
-    paths, _ = folders.pictures([source / "red" / "02.png", "-", source / "red" / "00.jpg", "-"])
+    paths, _ = image_paths.pictures(
+        [source / "red" / "02.png", "-", source / "red" / "00.jpg", "-"]
+    )
     assert [path.parent.name for path in paths] == ["red"] * 2 + ["blue"] * 4 + ["green"] * 10 + [
         "red"
     ]
@@ -259,17 +261,17 @@ def test_name_with_newline_can_be_given_with_nul(tmp_path, monkeypatch):
     square(COLOURS["red"], 1).save(tmp_path / "x.png")
     odd = (tmp_path / "x.png").rename(tmp_path / "a\nb.png")
     tell(monkeypatch, os.fsencode(odd) + b"\0")
-    assert folders.pictures(["-"]) == ([odd], {})
+    assert image_paths.pictures(["-"]) == ([odd], {})
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\0"])
 def test_empty_standard_input_is_an_error(monkeypatch, content):
     tell(monkeypatch, content)
     with pytest.raises(UsageError, match="nothing in standard input"):
-        folders.pictures(["-"])
+        image_paths.pictures(["-"])
 
 
 def test_missing_path_from_standard_input_is_named(monkeypatch):
     tell(monkeypatch, b"gone.jpg\n")
     with pytest.raises(UsageError, match=r"no file or folder 'gone\.jpg'"):
-        folders.pictures(["-"])
+        image_paths.pictures(["-"])

@@ -6,7 +6,7 @@ import pytest
 
 import efftune
 from conftest import COLOURS, fill, square
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 from efftune.data.sources.tables import Columns
 from efftune.errors import DataError, UsageError
 
@@ -51,7 +51,7 @@ def saved(dataset, folder):
 def test_saved_set_is_written_out_as_it_is(tmp_path, label):
     told = []
     source = saved(made(label=label), tmp_path / "squares")
-    found = folders.find(source, lambda *progress: told.append(progress))
+    found = discovery.find(source, lambda *progress: told.append(progress))
     assert found.source == source
     assert found.class_names == tuple(COLOURS)
     assert [row.name for row in found.rows][:2] == [
@@ -65,27 +65,27 @@ def test_saved_set_is_written_out_as_it_is(tmp_path, label):
 def test_splits_come_along(tmp_path):
     parts = {"train": made(4), "validation": made(1, seed=50), "test": made(2, seed=90)}
     parts["unsupervised"] = made(3, seed=70)
-    found = folders.find(saved(datasets.DatasetDict(parts), tmp_path / "squares"))
+    found = discovery.find(saved(datasets.DatasetDict(parts), tmp_path / "squares"))
     assert found.counts == {"train": 12, "val": 3, "test": 6}
 
 
 def test_only_split_is_all_for_training(tmp_path):
-    found = folders.find(saved(datasets.DatasetDict({"full": made()}), tmp_path / "squares"))
+    found = discovery.find(saved(datasets.DatasetDict({"full": made()}), tmp_path / "squares"))
     assert found.counts == {"train": 6, "val": 0, "test": 0}
 
 
 def test_several_splits_without_train_are_refused(tmp_path):
     parts = datasets.DatasetDict({"test": made(), "dev": made()})
     with pytest.raises(DataError, match=r"has no train split\. Its splits: test, dev"):
-        folders.find(saved(parts, tmp_path / "squares"))
+        discovery.find(saved(parts, tmp_path / "squares"))
 
 
 def test_set_is_written_once_and_again_when_it_changed(tmp_path, own_cache):
     source = saved(made(), tmp_path / "squares")
-    first = {row.path: row.path.stat().st_mtime_ns for row in folders.find(source).rows}
-    again = {row.path: row.path.stat().st_mtime_ns for row in folders.find(source).rows}
+    first = {row.path: row.path.stat().st_mtime_ns for row in discovery.find(source).rows}
+    again = {row.path: row.path.stat().st_mtime_ns for row in discovery.find(source).rows}
     assert again == first
-    other = folders.find(saved(made(3), tmp_path / "others" / "squares"))
+    other = discovery.find(saved(made(3), tmp_path / "others" / "squares"))
     assert len(other.rows) == 9
     assert len(list(own_cache.glob("hf/*squares-*"))) == 2
 
@@ -93,13 +93,13 @@ def test_set_is_written_once_and_again_when_it_changed(tmp_path, own_cache):
 def test_relative_folder_is_found(tmp_path, monkeypatch):
     saved(made(), tmp_path / "squares")
     monkeypatch.chdir(tmp_path)
-    assert len(folders.find("hf:./squares").rows) == 6
+    assert len(discovery.find("hf:./squares").rows) == 6
 
 
 def test_folder_of_pictures_is_read_as_datasets_reads_it(tmp_path):
     fill(tmp_path / "photos" / "train", count=3)
     fill(tmp_path / "photos" / "test", count=1)
-    found = folders.find(f"hf:{tmp_path / 'photos'}")
+    found = discovery.find(f"hf:{tmp_path / 'photos'}")
     assert found.counts == {"train": 9, "val": 0, "test": 3}
     assert found.class_names == tuple(COLOURS)
     contents = {path.read_bytes() for path in (tmp_path / "photos").rglob("*.*g")}
@@ -109,15 +109,15 @@ def test_folder_of_pictures_is_read_as_datasets_reads_it(tmp_path):
 def test_parquet_folder_with_a_saved_format_is_read(tmp_path):
     (tmp_path / "squares").mkdir()
     made().to_parquet(str(tmp_path / "squares" / "train.parquet"))
-    assert len(folders.find(f"hf:{tmp_path / 'squares'}").rows) == 6
+    assert len(discovery.find(f"hf:{tmp_path / 'squares'}").rows) == 6
     formatted = made().with_format("pandas")
-    assert len(folders.find(saved(formatted, tmp_path / "formatted")).rows) == 6
+    assert len(discovery.find(saved(formatted, tmp_path / "formatted")).rows) == 6
 
 
 def test_class_names_need_not_be_fit_for_folders(tmp_path):
     odd = {"blue": "a/b", "green": "..", "red": " caf\u00e9 "}
     dataset = made(label=TEXT).map(lambda row: {"label": odd[row["label"]]})
-    found = folders.find(saved(dataset, tmp_path / "squares"))
+    found = discovery.find(saved(dataset, tmp_path / "squares"))
     assert found.class_names == ("-.", "a-b", "caf\u00e9")
     assert found.set_aside == ()
 
@@ -129,14 +129,14 @@ def test_pictures_without_a_class_are_left_out(tmp_path):
         dataset = (
             dataset.remove_columns("label").add_column("label", gaps).cast_column("label", label)
         )
-        assert len(folders.find(saved(dataset, tmp_path / name)).rows) == 4
+        assert len(discovery.find(saved(dataset, tmp_path / name)).rows) == 4
 
 
 def test_training_split_without_any_class_is_refused(tmp_path):
     bare = made(label=TEXT).map(lambda _: {"label": ""})
     parts = datasets.DatasetDict({"train": bare, "test": made(label=TEXT)})
     with pytest.raises(DataError, match="No record in the train split"):
-        folders.find(saved(parts, tmp_path / "squares"))
+        discovery.find(saved(parts, tmp_path / "squares"))
 
 
 def test_pictures_that_records_only_name_are_read_or_missed(tmp_path):
@@ -148,19 +148,19 @@ def test_pictures_that_records_only_name_are_read_or_missed(tmp_path):
     dataset = datasets.Dataset.from_dict(columns, features=features)
     (tmp_path / "first").mkdir()
     parquet.write_table(dataset.data.table, tmp_path / "first" / "train.parquet")
-    found = folders.find(f"hf:{tmp_path / 'first'}")
+    found = discovery.find(f"hf:{tmp_path / 'first'}")
     assert [row.path.read_bytes() for row in found.rows] == [path.read_bytes() for path in paths]
     paths[3].unlink()
     (tmp_path / "first").rename(tmp_path / "second")
     with pytest.raises(DataError, match=rf"Record 3 of .*{paths[3].name} \(No such file"):
-        folders.find(f"hf:{tmp_path / 'second'}")
+        discovery.find(f"hf:{tmp_path / 'second'}")
 
 
 def test_record_without_a_picture_is_set_aside(tmp_path):
     columns = {"image": [{"bytes": jpeg("red", 1), "path": None}, None], "label": ["red", "blue"]}
     features = datasets.Features({"image": datasets.Image(), "label": CLASSES})
     dataset = datasets.Dataset.from_dict(columns, features=features)
-    found = folders.find(saved(dataset, tmp_path / "squares"))
+    found = discovery.find(saved(dataset, tmp_path / "squares"))
     assert [(row.label, row.reason) for row in found.set_aside] == [("blue", "empty file")]
 
 
@@ -181,17 +181,17 @@ def test_columns_choose(tmp_path):
         ({"path": "image", "label": "thumbnail"}, "no column 'thumbnail' of classes"),
     ):
         with pytest.raises(DataError, match=words):
-            folders.find(source, columns=Columns(**columns))
-    chosen = folders.find(source, columns=Columns(path="thumbnail", label="kind"))
+            discovery.find(source, columns=Columns(**columns))
+    chosen = discovery.find(source, columns=Columns(path="thumbnail", label="kind"))
     assert chosen.class_names == ("even", "odd")
     assert chosen.rows[0].path.read_bytes() == jpeg("red", 7)
-    numbers = folders.find(source, columns=Columns(path="image", label="number"))
+    numbers = discovery.find(source, columns=Columns(path="image", label="number"))
     assert numbers.class_names == ("0", "1")
 
 
 def test_column_called_label_needs_no_choice(tmp_path):
     more = {"kind": (datasets.ClassLabel(names=["even", "odd"]), lambda _, i: i % 2)}
-    assert folders.find(saved(made(**more), tmp_path / "squares")).class_names == tuple(COLOURS)
+    assert discovery.find(saved(made(**more), tmp_path / "squares")).class_names == tuple(COLOURS)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_column_called_label_needs_no_choice(tmp_path):
 )
 def test_set_of_something_else_is_refused(tmp_path, column, words):
     with pytest.raises(DataError, match=words):
-        folders.find(saved(made().remove_columns(column), tmp_path / "squares"))
+        discovery.find(saved(made().remove_columns(column), tmp_path / "squares"))
 
 
 def test_splits_of_other_columns_are_refused(tmp_path):
@@ -207,7 +207,7 @@ def test_splits_of_other_columns_are_refused(tmp_path):
         saved(made() if split == "train" else made().rename_column("label", "x"), tmp_path / split)
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     with pytest.raises(DataError, match="no columns 'image' and 'label' in its test split"):
-        folders.find(f"hf:{tmp_path}")
+        discovery.find(f"hf:{tmp_path}")
 
 
 def test_set_can_be_trained_on(tmp_path):
@@ -222,18 +222,18 @@ def test_set_can_be_trained_on(tmp_path):
 @pytest.mark.parametrize("name", ["hf:", "hf:./nowhere", "hf:/nowhere/at/all", "hf:~/nowhere"])
 def test_missing_folder_is_named(name):
     with pytest.raises(UsageError, match="There is no folder"):
-        folders.find(name)
+        discovery.find(name)
 
 
 def test_folder_that_is_no_set_is_told(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"hf:.*empty cannot be loaded: "):
-        folders.find(f"hf:{tmp_path / 'empty'}")
+        discovery.find(f"hf:{tmp_path / 'empty'}")
 
 
 def test_unknown_name_offline_is_told_in_a_sentence():
     with pytest.raises(DataError, match=r"hf:beans cannot be downloaded.*offline.*sample:digits"):
-        folders.find("hf:beans")
+        discovery.find("hf:beans")
 
 
 def test_no_network_is_told_at_once(monkeypatch):
@@ -242,7 +242,7 @@ def test_no_network_is_told_at_once(monkeypatch):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
     start = time.monotonic()
     with pytest.raises(DataError, match=r"cannot be reached: .*refused.*sample:digits"):
-        folders.find("hf:beans")
+        discovery.find("hf:beans")
     assert time.monotonic() - start < 10
     assert datasets.config.HF_HUB_OFFLINE is False
 
@@ -250,11 +250,11 @@ def test_no_network_is_told_at_once(monkeypatch):
 def test_without_datasets_the_command_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match=r'pip install "efftune\[hf\]"'):
-        folders.find("hf:beans")
+        discovery.find("hf:beans")
 
 
 def test_nothing_but_our_own_progress_is_printed(tmp_path, capfd):
     fill(tmp_path / "photos", count=2)
-    folders.find(f"hf:{tmp_path / 'photos'}")
+    discovery.find(f"hf:{tmp_path / 'photos'}")
     assert capfd.readouterr() == ("", "")
     assert not datasets.utils.are_progress_bars_disabled()

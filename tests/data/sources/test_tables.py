@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import COLOURS, fill, square
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 from efftune.data.sources.tables import Columns
 from efftune.errors import DataError, UsageError
 
@@ -34,7 +34,7 @@ def reasons(examples):
 
 def test_rows_are_the_pictures_in_their_order(folder):
     table = written(folder, LISTED)
-    examples = folders.find(table)
+    examples = discovery.find(table)
     assert examples.source == str(table)
     assert [(row.path, row.name, row.label, row.split, row.line) for row in examples.rows] == [
         (folder / "red/01.png", "red/01.png", "red", "train", 2),
@@ -48,7 +48,7 @@ def test_paths_may_be_absolute_or_begin_at_home(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(folder / "blue"))
     (folder / "tables").mkdir()
     text = f"path,label\n{folder}/red/01.png,red\n~/01.png,blue\n../green/01.png,green\n"
-    examples = folders.find(written(folder / "tables", text))
+    examples = discovery.find(written(folder / "tables", text))
     assert examples.set_aside == ()
     names = [path.resolve().relative_to(folder) for path in (row.path for row in examples.rows)]
     assert [str(name) for name in names] == ["red/01.png", "blue/01.png", "green/01.png"]
@@ -61,7 +61,7 @@ def test_what_cannot_be_used_has_a_reason_and_a_line(folder):
         "path,label\nred/01.png,red\nred/9.png,red\n,red\nred/00.jpg, \n\n./red/01.png,red\n"
         "red/../red/01.png,blue\nnotes.txt,red\nred,red\nred/00.jpg,red\n"
     )
-    examples = folders.find(written(folder, text))
+    examples = discovery.find(written(folder, text))
     assert reasons(examples) == {
         (3, "red/9.png"): "no such file",
         (4, ""): "no path",
@@ -76,13 +76,13 @@ def test_what_cannot_be_used_has_a_reason_and_a_line(folder):
 
 def test_repeated_rows_are_counted_as_one_reason(folder):
     text = "path,label\n" + "red/01.png,red\n" * 4 + "red/00.jpg,red\n" * 2
-    assert folders.find(written(folder, text)).told_reasons == "4 listed before"
+    assert discovery.find(written(folder, text)).reasons_summary == "4 listed before"
 
 
 def test_columns_may_have_other_names_and_places(folder):
     text = "id,breed,file,fold,who\n1,red,red/01.png,val,ann\n2,blue,blue/01.png,test, bob \n"
     columns = Columns(path="file", label="breed", split="fold", group="who")
-    rows = folders.find(written(folder, text), columns=columns).rows
+    rows = discovery.find(written(folder, text), columns=columns).rows
     assert [(row.label, row.split, row.group) for row in rows] == [
         ("red", "val", "ann"),
         ("blue", "test", "bob"),
@@ -112,13 +112,13 @@ def test_missing_column_is_named(folder, header, columns, words, suffix):
         table = folder / "pictures.parquet"
         parquet.write_table(arrow.table([["red/01.png"]] * len(names), names=names), table)
     with pytest.raises(DataError, match=words):
-        folders.find(table, columns=Columns(**columns))
+        discovery.find(table, columns=Columns(**columns))
 
 
 def test_unknown_split_is_named(folder):
     table = written(folder, "path,label,split\nred/01.png,red,train\nred/00.jpg,red,tset\n")
     with pytest.raises(DataError, match=r"pictures\.csv, line 3: .*'tset'. Known: train, val, "):
-        folders.find(table)
+        discovery.find(table)
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -127,19 +127,19 @@ def test_unknown_split_is_named(folder):
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_tables_as_programs_write_them_are_read(folder, delimiter, suffix, end, mark):
     text = LISTED.replace(",", delimiter).replace("\n", end)
-    examples = folders.find(written(folder, mark + text.encode(), f"pictures{suffix}"))
+    examples = discovery.find(written(folder, mark + text.encode(), f"pictures{suffix}"))
     assert [row.label for row in examples.rows if row.usable] == ["red", "blue", "green"]
     assert [row.line for row in examples.rows] == [2, 3, 4]
 
 
 def test_other_separators_in_cells_do_not_mislead(folder):
     text = 'path;label;"notes, of, many, kinds"\nred/01.png;red;a,b\n'
-    assert folders.find(written(folder, text)).class_names == ("red",)
+    assert discovery.find(written(folder, text)).class_names == ("red",)
 
 
 def test_quoted_newlines_count_as_lines(folder):
     text = 'path,label,notes\nred/01.png,red,"a\nb\r\nc"\nred/9.png,red,"x, ""y"""\n'
-    examples = folders.find(written(folder, text))
+    examples = discovery.find(written(folder, text))
     assert [row.line for row in examples.rows] == [2, 5]
     assert reasons(examples) == {(5, "red/9.png"): "no such file"}
 
@@ -148,14 +148,14 @@ def test_names_of_any_bytes_are_found(folder):
     name = os.fsdecode(b"caf\xe9.png")
     square(COLOURS["red"], 1).save(folder / "x.png")
     (folder / "x.png").rename(folder / name)
-    examples = folders.find(written(folder, b"path,label\ncaf\xe9.png,caf\xe9\n"))
+    examples = discovery.find(written(folder, b"path,label\ncaf\xe9.png,caf\xe9\n"))
     assert examples.set_aside == ()
     assert examples.rows[0].name == name
 
 
 def test_one_label_in_two_unicode_forms_is_one_class(folder):
     text = "path,label\nred/01.png,cafe\u0301\nblue/01.png, caf\u00e9 \n"
-    assert folders.find(written(folder, text)).class_names == ("caf\u00e9",)
+    assert discovery.find(written(folder, text)).class_names == ("caf\u00e9",)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_one_label_in_two_unicode_forms_is_one_class(folder):
 )
 def test_table_that_is_none_is_told_with_the_line(folder, text, words):
     with pytest.raises(DataError, match=words):
-        folders.find(written(folder, text))
+        discovery.find(written(folder, text))
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -195,7 +195,7 @@ def test_whatever_is_written_comes_back(tmp_path, listed, delimiter, form, marke
     writer.writerows([("path", "label", "split", "group"), *listed])
     table = tmp_path / "pictures.csv"
     table.write_bytes(stream.getvalue().encode("utf-8-sig" if marked else "utf-8"))
-    found = folders.find(table).rows
+    found = discovery.find(table).rows
     assert [(row.name, row.label, row.split, row.group) for row in found] == [
         (path, unicodedata.normalize("NFC", label.strip()), split, group.strip())
         for path, label, split, group in listed
@@ -218,15 +218,15 @@ def write_parquet(folder):
 def test_parquet_says_the_same_as_csv(folder, write_parquet):
     columns = zip(*csv.reader(LISTED.splitlines()), strict=True)
     table = write_parquet(**{name: cells for name, *cells in columns})
-    assert folders.find(table).rows == folders.find(written(folder, LISTED)).rows
+    assert discovery.find(table).rows == discovery.find(written(folder, LISTED)).rows
 
 
 def test_parquet_values_that_are_no_text_are_labels_and_gaps(folder, write_parquet):
     paths = ["red/01.png", "blue/01.png", None, "green/01.png"]
-    examples = folders.find(write_parquet(path=paths, label=[3, 0, 1, None], split=[None] * 4))
+    examples = discovery.find(write_parquet(path=paths, label=[3, 0, 1, None], split=[None] * 4))
     assert [row.label for row in examples.rows] == ["3", "0", "1", ""]
     assert reasons(examples) == {(4, ""): "no path", (5, "green/01.png"): "no label"}
-    (without,) = folders.find(write_parquet(path=paths[:1], label=[float("nan")])).rows
+    (without,) = discovery.find(write_parquet(path=paths[:1], label=[float("nan")])).rows
     assert without.reason == "no label"
 
 
@@ -237,26 +237,26 @@ def test_parquet_lines_go_on_over_row_groups(folder):
     paths = [f"{i}.png" for i in range(25)]
     table = folder / "pictures.parquet"
     parquet.write_table(arrow.table({"path": paths, "label": paths}), table, row_group_size=10)
-    assert [row.line for row in folders.find(table).rows] == [*range(2, 27)]
+    assert [row.line for row in discovery.find(table).rows] == [*range(2, 27)]
 
 
 def test_parquet_of_pictures_themselves_is_refused_with_the_way_out(write_parquet):
     with pytest.raises(DataError, match=r"'path' .* holds binary, not text.*hf:FOLDER"):
-        folders.find(write_parquet(path=[b"\x89PNG"], label=["a"]))
+        discovery.find(write_parquet(path=[b"\x89PNG"], label=["a"]))
     with pytest.raises(DataError, match=r"'path' .* holds struct"):
-        folders.find(write_parquet(path=[{"bytes": b"x"}], label=["a"]))
+        discovery.find(write_parquet(path=[{"bytes": b"x"}], label=["a"]))
 
 
 def test_empty_and_damaged_parquet_is_told(folder, write_parquet):
     with pytest.raises(DataError, match="has no rows"):
-        folders.find(write_parquet(path=[], label=[]))
+        discovery.find(write_parquet(path=[], label=[]))
     whole = write_parquet(path=["red/01.png"], label=["red"])
     whole.write_bytes(whole.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"cannot be read as a Parquet file"):
-        folders.find(whole)
+        discovery.find(whole)
 
 
 def test_parquet_without_pyarrow_names_the_command(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r'pip install "efftune\[parquet\]"'):
-        folders.find(written(folder, b"PAR1", "pictures.parquet"))
+        discovery.find(written(folder, b"PAR1", "pictures.parquet"))

@@ -7,7 +7,7 @@ from PIL import Image
 
 import efftune
 from conftest import square
-from efftune.data.sources import folders
+from efftune.data.sources import discovery
 from efftune.errors import DataError, UsageError
 
 tfds = pytest.importorskip("tensorflow_datasets", reason='pip install "efftune[tfds]"')
@@ -60,7 +60,7 @@ def written(data_dir):
 
 def test_written_set_is_found_with_its_splits_and_plain_names(written, own_cache):
     told = []
-    examples = folders.find("tfds:squares", lambda *progress: told.append(progress))
+    examples = discovery.find("tfds:squares", lambda *progress: told.append(progress))
     assert examples.source == "tfds:squares"
     assert examples.class_names == ("blue", "red")
     assert examples.counts == {"train": 24, "val": 0, "test": 8}
@@ -70,9 +70,9 @@ def test_written_set_is_found_with_its_splits_and_plain_names(written, own_cache
 
 
 def test_set_is_unpacked_once(written, own_cache):
-    first = folders.find("tfds:squares:1.0.0")
+    first = discovery.find("tfds:squares:1.0.0")
     stamps = {row.path: row.path.stat().st_mtime_ns for row in first.rows}
-    again = folders.find("tfds:squares:1.0.0")
+    again = discovery.find("tfds:squares:1.0.0")
     assert {row.path: row.path.stat().st_mtime_ns for row in again.rows} == stamps
 
 
@@ -103,7 +103,7 @@ def test_public_sets_are_unpacked(name, data_dir, own_cache):
     """Their own builders, with made-up pictures."""
     describe(name, data_dir, train=30, test=30)
     with tfds.testing.mock_data(num_examples=30, data_dir=str(data_dir)):
-        examples = folders.find(f"tfds:{name}")
+        examples = discovery.find(f"tfds:{name}")
     assert examples.counts["train"] == 30
     names = tfds.builder(name).info.features["label"].names
     assert len(names) == PUBLIC[name]
@@ -135,18 +135,18 @@ def test_example_validates_on_the_test_split_and_says_so(written, tmp_path):
 
 def test_unknown_set_is_refused(data_dir):
     with pytest.raises(UsageError, match="knows no 'stanford_cats'"):
-        folders.find("tfds:stanford_cats")
+        discovery.find("tfds:stanford_cats")
 
 
 def test_set_of_something_else_is_refused(data_dir, own_cache):
     describe("imdb_reviews", data_dir, train=3)
     mocked = tfds.testing.mock_data(num_examples=3, data_dir=str(data_dir))
     with mocked, pytest.raises(DataError, match="are not pictures with"):
-        folders.find("tfds:imdb_reviews")
+        discovery.find("tfds:imdb_reviews")
 
 
 def test_no_network_is_told_in_a_sentence(data_dir, own_cache, monkeypatch):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(DataError, match=r"tfds:cifar10 cannot be downloaded.*sample:digits"):
-        folders.find("tfds:cifar10")
+        discovery.find("tfds:cifar10")

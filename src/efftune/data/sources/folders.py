@@ -4,31 +4,20 @@ Nothing is dropped in silence: each file met becomes a row, and what cannot be u
 reason.
 """
 
-import glob
-import os
-import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import numpy as np
 
 from efftune.data import images
 from efftune.data.examples import (
     HIDDEN,
-    LEFTOVERS,
     MACOS,
     WINDOWS,
     Example,
-    Examples,
     Split,
     Undecided,
 )
-from efftune.data.sources import archives, hf, tables, tfds
-from efftune.data.sources.tables import Columns
-from efftune.errors import BadImage, DataError, UsageError, unknown_name
-from efftune.system import files
-from efftune.system.progress import Progress, silent
+from efftune.errors import BadImage, DataError
 
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train",
@@ -40,135 +29,12 @@ SPLIT_FOLDERS: dict[str, Split] = {
 _WINDOWS_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
 
 
-def find(
-    source: str | Path,
-    on_progress: Progress = silent,
-    columns: Columns = Columns(),  # noqa: B008  (frozen)
-) -> Examples:
-    """Find the examples in a source.
-
-    Args:
-        source: a folder with one folder per class; a folder with `train`, and perhaps `val` (or
-            `valid`, `validation`) and `test`, folders of class folders; a `.zip`, `.tar`, `.tar.gz`
-            or `.tgz` archive of either, in which it may lie in a folder of its own; a `.csv`,
-            `.tsv` or `.parquet` table; `sample:NAME`; `tfds:NAME[/CONFIG][:VERSION]`, a set of
-            TensorFlow Datasets; or `hf:NAME[:CONFIG]` or `hf:FOLDER`, a set of Hugging Face.
-        on_progress: called with `unpack`, what is unpacked, be it pictures, members of an archive
-            or bytes, and its total.
-        columns: what those of a table are called, or of a set of Hugging Face.
-
-    Returns:
-        One row per file, sorted by name, or one per row of a table, in its order. Splits are set
-        where the source brings them.
-
-    Raises:
-        UsageError: there is no such source, or a package that it needs is not installed.
-        DataError: a folder, archive or table cannot be read, it is not clear which split is meant,
-            or a set cannot be downloaded.
-    """
-    name = str(source)
-    if name.startswith(tfds.PREFIX):
-        return Examples(name, tuple(_rows(tfds.unpacked(name, SPLIT_FOLDERS, on_progress))))
-    if name.startswith(hf.PREFIX):
-        folder = hf.unpacked(name, SPLIT_FOLDERS, columns, on_progress)
-        return Examples(name, tuple(_rows(folder)))
-    if name.startswith("sample:"):
-        return _sample(name)
-    root = files.user_path(source)
-    try:
-        return Examples(name, tuple(_rows_of(name, root, on_progress, columns)))
-    except PermissionError as error:
-        raise DataError(
-            f"No permission to look at {error.filename}. Change its permissions, or move it out."
-        ) from None
-
-
-def _rows_of(name: str, root: Path, on_progress: Progress, columns: Columns) -> Iterator[Example]:
-    is_table = root.suffix.casefold() in tables.SUFFIXES
-    if root.is_dir():
-        return _rows(root)
-    if root.is_file() and is_table:
-        return tables.rows(root, columns, SPLIT_FOLDERS)
-    if root.is_file() and archives.is_archive(root):
-        return _rows_in_archive(archives.unpacked(root, on_progress))
-    if root.exists():
-        raise UsageError(
-            f"{name!r} is a file. Give a folder with one folder per class, an archive of one "
-            f"({', '.join(archives.SUFFIXES)}), or a table ({', '.join(tables.SUFFIXES)})."
-        )
-    kind = "file" if is_table or archives.is_archive(root) else "folder"
-    raise UsageError(f"There is no {kind} {name!r}. Give a folder with one folder per class.")
-
-
-def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
-    """The pictures meant by files, folders and glob patterns.
-
-    Args:
-        names: paths or patterns. A folder means every picture below it. `-` means the paths in
-            standard input: one a line, or, if there is a NUL, with a NUL after each.
-
-    Returns:
-        The pictures, in order, each once; and the reasons, by path, of files that cannot be used.
-        Files in a folder that are something else than pictures are not mentioned.
-
-    Raises:
-        UsageError: a name means nothing that exists, or standard input is empty.
-        DataError: a folder cannot be read, or holds no picture.
-    """
-    found: dict[Path, None] = {}
-    failures: dict[Path, str] = {}
-    for name in _named(names):
-        for path in _meant(name):
-            if path.is_dir():
-                _look_below(path, found, failures)
-                continue
-            try:
-                images.sniff(path)
-                found[path] = None
-            except BadImage as error:
-                failures[path] = error.reason
-    return list(found), failures
-
-
-def _named(names: Sequence[str | Path]) -> Iterator[str]:
-    """The names, with those in standard input where `-` is."""
-    for name in dict.fromkeys(map(str, names)):
-        if name != "-":
-            yield name
-            continue
-        told = sys.stdin.buffer.read()
-        lines = told.split(b"\0") if b"\0" in told else told.splitlines()
-        if not any(lines):
-            raise UsageError("There is nothing in standard input. Give a path on each line.")
-        yield from map(os.fsdecode, filter(None, lines))
-
-
-def _meant(name: str) -> list[Path]:
-    path = files.user_path(name)
-    if path.exists() or path.is_symlink():
-        return [path]
-    matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
-    if not matches:
-        raise UsageError(f"There is no file or folder {name!r}.")
-    return matches
-
-
-def _look_below(folder: Path, found: dict[Path, None], failures: dict[Path, str]) -> None:
-    rows = list(_pictures(folder, folder, "", ""))
-    if not any(row.usable for row in rows):
-        raise DataError(f"{folder} holds no picture that can be read.")
-    for row in rows:
-        if row.usable:
-            found[row.path] = None
-        elif row.reason not in LEFTOVERS | {images.NOT_AN_IMAGE}:
-            failures[row.path] = row.reason
-
-
 def _names(paths: Iterable[Path]) -> str:
     return ", ".join(path.name for path in paths)
 
 
-def _rows(root: Path) -> Iterator[Example]:
+def folder_rows(root: Path) -> Iterator[Example]:
+    """Every file of a folder of class folders, or of split folders of those."""
     splits = _split_folders(root)
     if not splits:
         yield from _class_folders(root, root, "")
@@ -181,7 +47,7 @@ def _rows(root: Path) -> Iterator[Example]:
             yield _set_aside(entry, root, _leftover(entry) or "not in a split folder")
 
 
-def _rows_in_archive(root: Path) -> Iterator[Example]:
+def archive_rows(root: Path) -> Iterator[Example]:
     """The same for an unpacked archive, in which all may lie in a folder of its own."""
     inner = _wrapped(root)
     while inner:
@@ -189,7 +55,7 @@ def _rows_in_archive(root: Path) -> Iterator[Example]:
             if entry != inner:
                 yield _set_aside(entry, root, _leftover(entry) or "not in a class folder")
         root, inner = inner, _wrapped(inner)
-    yield from _rows(root)
+    yield from folder_rows(root)
 
 
 def _wrapped(root: Path) -> Path | None:
@@ -246,10 +112,12 @@ def _class_folders(folder: Path, root: Path, split: Split | Undecided) -> Iterat
         else:
             # macOS writes é as two characters, others as one: they are one class.
             label = unicodedata.normalize("NFC", entry.name)
-            yield from _pictures(entry, root, label, split)
+            yield from files_below(entry, root, label, split)
 
 
-def _pictures(folder: Path, root: Path, label: str, split: Split | Undecided) -> Iterator[Example]:
+def files_below(
+    folder: Path, root: Path, label: str, split: Split | Undecided
+) -> Iterator[Example]:
     """Every file below a class folder, subfolders too."""
     count = 0
     for path in _walk(folder, frozenset()):
@@ -308,28 +176,3 @@ def _set_aside(path: Path, root: Path, reason: str) -> Example:
 
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
-
-
-def _sample(name: str) -> Examples:
-    samples = {"sample:digits": _digits}
-    if name not in samples:
-        raise unknown_name("sample", name, samples)
-    root = samples[name]()
-    return Examples(name, tuple(_rows(root)))
-
-
-def _digits() -> Path:
-    """The UCI digits that scikit-learn carries: 1,797 real scans of 8 by 8 pixels, as PNG files."""
-    import sklearn
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    folder = files.cache_folder() / "samples" / f"digits-{sklearn.__version__}"
-    if not folder.exists():
-        digits = load_digits()
-        with files.folder_written_whole(folder) as partial:
-            for i, (scan, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-                (partial / str(label)).mkdir(exist_ok=True)
-                pixels = (scan * (255 / 16)).round().astype(np.uint8)
-                Image.fromarray(pixels).save(partial / str(label) / f"{i:04}.png")
-    return folder

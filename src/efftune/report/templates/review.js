@@ -43,11 +43,11 @@
   }
 
   function picture(each) {
-    if (each.square) {
+    if (each.thumbnail) {
       const image = document.createElement("img");
       image.width = image.height = 96;
       image.alt = "";
-      image.src = `data:image/webp;base64,${each.square}`;
+      image.src = `data:image/webp;base64,${each.thumbnail}`;
       return image;
     }
     const blank = document.createElement("span");

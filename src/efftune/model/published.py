@@ -1,0 +1,78 @@
+"""The published ImageNet classifiers as they are."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from efftune.errors import DataError
+from efftune.model.backbone import VERSION as BACKBONE_VERSION
+from efftune.model.backbone import Backbone
+from efftune.model.classifier import Classifier, Prediction, save
+from efftune.system import files
+from efftune.system.progress import Progress, silent
+
+if TYPE_CHECKING:
+    pass
+
+
+def classify(
+    pictures: Sequence[str | Path] | str | Path,
+    model: str = "efficientnet-lite0",
+    top: int = 5,
+    *,
+    on_unreadable: Callable[[Path, str], None] | None = None,
+    on_progress: Progress = silent,
+) -> list[Prediction]:
+    """Tell which of ImageNet's 1000 classes pictures show, with a published model as it is.
+
+    Args:
+        pictures: paths, or one path.
+        model: as `efftune models` lists it; its weights are downloaded if need be.
+        top: how many of the likeliest classes to give, 1 or more.
+        on_unreadable: as for `Classifier.predict`.
+        on_progress: called with `download` or `predict`, what is done of it and its total, from
+            several threads.
+
+    Returns:
+        One prediction per readable picture, in order.
+
+    Raises:
+        UsageError: an unknown model, its weights are not installed, or `top` is below 1.
+        DataError: the weights cannot be had, or a picture cannot be decoded and `on_unreadable` is
+            not given.
+    """
+    return published(model, on_progress).predict(
+        pictures,
+        top,
+        on_unreadable=on_unreadable,
+        on_progress=lambda done, total: on_progress("predict", done, total),
+    )
+
+
+def published(name: str, on_progress: Progress = silent) -> Classifier:
+    """The classifier of ImageNet's 1000 classes that a model was published as.
+
+    It is made once and then kept in the cache folder.
+
+    Raises:
+        UsageError: an unknown model, or its weights are not installed.
+        DataError: the weights cannot be downloaded, or are not the published ones.
+    """
+    backbone = Backbone(name, on_progress=on_progress)
+    versions = f"{backbone.weights} {BACKBONE_VERSION} {version('keras')} {version('openvino')}"
+    digest = hashlib.sha256(versions.encode()).hexdigest()[:16]
+    folder = files.cache_folder() / "classifiers" / f"{name}-{digest}"
+    names = (resources.files("efftune.model") / "imagenet.txt").read_text("utf-8").splitlines()
+    if not files.is_intact(folder):
+        head = backbone.published_head
+        if head is None or len(head[1]) != len(names):
+            raise DataError(f"The weights of {name} hold no head for {len(names)} classes.")
+        shutil.rmtree(folder, ignore_errors=True)
+        with files.folder_written_whole(folder) as partial:
+            save(partial, backbone, head, names)
+            files.seal(partial)
+    return Classifier(folder, names, backbone.image_size, "crop")

@@ -1,0 +1,151 @@
+"""What a run folder holds, and writing it."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from efftune.data import inspection
+from efftune.data.examples import Examples
+from efftune.data.inspection import Finding
+from efftune.data.relabelling import LABELS_FILE
+from efftune.evaluation import predictions, suspects
+from efftune.evaluation.evaluator import EvaluationResult
+from efftune.model import classifier as classifiers
+from efftune.model.classifier import Classifier
+from efftune.model.engines import openvino_engine
+from efftune.recipe.recipe import Recipe
+from efftune.report import plots, thumbnails
+from efftune.system import files, machine
+from efftune.system.progress import Timer
+from efftune.training import history, validation
+from efftune.training.fine_tuning import TrainingResult
+from efftune.training.planning import Plan
+from efftune.training.training_data import TrainingData
+
+RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class RunContents:
+    """Everything that a finished run leaves behind.
+
+    Attributes:
+        plan: of the run, with nothing left open.
+        examples: every file of the source.
+        findings: of the inspection.
+        data: what the classifier was trained on and evaluated with.
+        training: the trained network and how training went.
+        view_accuracy: accuracy of the head on validation pictures, by kind of view.
+        result: of the evaluation.
+    """
+
+    plan: Plan
+    examples: Examples
+    findings: Sequence[Finding]
+    data: TrainingData
+    training: TrainingResult
+    view_accuracy: Mapping[str, float]
+    result: EvaluationResult
+
+    def write(self, folder: Path, timer: Timer) -> None:
+        """Write all files but the report; `run.json` last: a folder without one is not a run."""
+        with timer.phase("save"):
+            checksums = self._write_classifier(folder)
+            self._write_tables(folder)
+        with timer.phase("thumbnails"):
+            self._draw(folder, timer)
+        files.write(folder / RECORD, _json(self._record(checksums, timer.seconds)))
+
+    @property
+    def _recipe(self) -> Recipe:
+        return self.plan.recipe
+
+    def _write_classifier(self, folder: Path) -> dict[str, str]:
+        """Write recipe and classifier; gives the checksums of the classifier's files."""
+        files.write(folder / "recipe.toml", self._recipe.to_toml())
+        return classifiers.save(
+            folder,
+            self.training.network.backbone,
+            (self.result.head.kernel, self.result.head.bias),
+            self.examples.class_names,
+            self.result.uncertainty,
+            mirrored=self._recipe.mirrors_answers,
+        )
+
+    def _write_tables(self, folder: Path) -> None:
+        result, names = self.result, self.examples.class_names
+        files.write(folder / "examples.csv", self.examples.to_csv())
+        files.write(folder / "findings.csv", inspection.to_csv(self.findings))
+        files.write(folder / "history.csv", validation.to_csv(self.training.epochs))
+        files.write(folder / predictions.FILE, predictions.to_csv(result.predictions, names))
+        files.write(folder / "evaluation.json", _json(result.evaluation.to_dict()))
+        if "suspects" not in result.not_available:
+            files.write(folder / suspects.FILE, suspects.to_csv(result.suspects))
+        if self._recipe.labels:  # so that the next review goes on from there
+            decisions = files.user_path(self._recipe.labels).read_bytes()
+            files.write(folder / LABELS_FILE, decisions)
+
+    def _draw(self, folder: Path, timer: Timer) -> None:
+        """The pictures that the report shows, and those of the public example."""
+        names, recipe = self.examples.class_names, self._recipe
+        size = self.training.network.backbone.image_size
+        classifier = Classifier(folder, names, size, recipe.fit, self.result.uncertainty)
+        test = next(each for each in self.result.predictions if each.split == "test")
+        thumbnails.write(folder, classifier, test, self.result.suspects, timer.count)
+        plots.draw_evaluation(folder, self.result.evaluation)
+        if recipe.draws:
+            titles = [names[i] for i in self.data.labels["train"]]
+            plots.draw(folder, self.data.paths["train"], titles, recipe, size)
+            files.write(folder / "model.txt", classifiers.summary(folder))
+
+    def _record(self, checksums: dict[str, str], seconds: Mapping[str, float]) -> dict[str, Any]:
+        """What `run.json` holds."""
+        training, result, recipe = self.training, self.result, self._recipe
+        backbone = training.network.backbone
+        return {
+            "state": "finished",
+            "command": machine.command(),
+            "source": self.examples.source,
+            "data": self._data_record(),
+            "model": {
+                "name": backbone.entry.name,
+                "image_size": backbone.image_size,
+                "fit": recipe.fit,
+                "test_flip": recipe.mirrors_answers,
+                "weights": backbone.weights,
+            },
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "versions": machine.versions(),
+            "machine": machine.machine() | {"precision": openvino_engine.fastest_precision()},
+            "head": {"strength": training.head.strength, "accuracy": self.view_accuracy},
+            "plan": self.plan.to_dict(),
+            "stages": [stage.to_dict() for stage in training.stages],
+            "features": self.data.cache_counts,
+            "advice": history.advice(recipe, training.epochs),
+            "not_available": result.not_available,
+            "likely_wrong_labels": sum(each.likely for each in result.suspects),
+            "seconds": seconds,
+            "files": checksums,
+        }
+
+    def _data_record(self) -> dict[str, Any]:
+        examples = self.examples
+        return {
+            "fingerprint": examples.fingerprint,
+            "pictures": examples.counts,
+            "val_is_test": examples.val_is_test,
+            "set_aside": len(examples.set_aside),
+            "findings": Counter(each.kind for each in self.findings if each.is_problem),
+            "leaked": {
+                split: sum(row.path in examples.leaked for row in examples.of(split))
+                for split in ("val", "test")
+            },
+        }
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

@@ -114,12 +114,10 @@ def measured(name: str, change: Change, source: str, seed: int) -> list[str]:
         examples = cut_anew(examples)
     examples = examples.split(recipe.val_fraction, recipe.test_fraction, seed)
     plan = planning.plan(recipe, backbone, examples.counts)
-    parts = training_data.extract_all(examples, backbone, plan, lambda _done, _total: None)
-    pictures = training_data.training_data_of(examples, parts)
-    head = fine_tuning.fit_head(pictures, backbone, recipe)
-    plan, _ = view_selection.choose_views(plan, backbone, head, pictures)
-    timer = Timer()
-    _, (*_, outcome) = fine_tuning.fine_tune(backbone, head, pictures, plan, timer)
+    examples, data = training_data.compute(examples, backbone, plan)
+    head = fine_tuning.fit_head(data, backbone, recipe)
+    plan, _ = view_selection.choose_views(plan, backbone, head, data)
+    outcome = fine_tuning.fine_tune(backbone, head, data, plan, Timer()).stages[-1]
     kept = outcome.kept
     judged = (f"{kept.val_accuracy:.4f}", f"{kept.val_loss:.4f}")
     counted = (str(len(outcome.epochs)), str(outcome.best))

@@ -65,8 +65,8 @@ def test_distance_tells_what_is_unlike(kind, tmp_path):
     like = known.distances(clusters(50, 1)[0])
     unlike = known.distances(np.random.default_rng(2).normal(0, 1, (50, 20)).astype(np.float32))
     assert like.max() < unlike.min()
-    Uncertainty(0.7, 0.8, 1.5, known).write(tmp_path / "doubts.npz")
-    again = Uncertainty.read(tmp_path / "doubts.npz")
+    Uncertainty(0.7, 0.8, 1.5, known).write(tmp_path / "uncertainty.npz")
+    again = Uncertainty.read(tmp_path / "uncertainty.npz")
     assert (again.temperature, again.unsure_below, again.unlike_above) == (0.7, 0.8, 1.5)
     assert np.array_equal(again.detector.distances(clusters(50, 1)[0]), like)
 
@@ -81,13 +81,13 @@ def test_neighbour_distance_is_that_to_the_fifth():
 
 
 def test_doubts_without_known_features_survive(tmp_path):
-    Uncertainty(1.0, 0.5).write(tmp_path / "doubts.npz")
-    assert Uncertainty.read(tmp_path / "doubts.npz") == Uncertainty(1.0, 0.5)
+    Uncertainty(1.0, 0.5).write(tmp_path / "uncertainty.npz")
+    assert Uncertainty.read(tmp_path / "uncertainty.npz") == Uncertainty(1.0, 0.5)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 not a zip", b"\x93NUMPY"])
 def test_damaged_doubts_are_named(tmp_path, content):
-    path = tmp_path / "doubts.npz"
+    path = tmp_path / "uncertainty.npz"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"doubts\.npz is damaged"):

@@ -12,7 +12,7 @@ import pytest
 from efftune.errors import DataError
 from efftune.report import page as pages
 from efftune.report import report, words
-from evaluation import made_run
+from report import made_run
 
 RECORD = {"data": {"val_is_test": False}}
 
@@ -273,7 +273,7 @@ def test_odd_names_are_text(tmp_path):
 
 
 def test_what_could_not_be_made_is_said(own_run):
-    for file in ("suspects.csv", "pictures.json", "findings.csv", "recipe.toml"):
+    for file in ("suspects.csv", "thumbnails.json", "findings.csv", "recipe.toml"):
         (own_run / file).unlink()
     parts = ("calibration", "unsure", "unlike", "learning_curve")
     made_run.change(own_run, "evaluation.json", **dict.fromkeys(parts))
@@ -320,7 +320,7 @@ def test_missing_files_are_named_with_a_remedy(own_run, file):
         ("suspects.csv", "path,label,suggested,p_label\na,b,c,0.5\n"),
         ("findings.csv", "name\na\n"),
         ("examples.csv", "name\na\n"),
-        ("pictures.json", '{"squares": 7}'),
+        ("thumbnails.json", '{"thumbnails": 7}'),
     ],
 )
 def test_damaged_files_are_named_and_leave_no_page(own_run, file, content):
@@ -355,7 +355,7 @@ def test_commands_work_wherever_the_run_lies(tmp_path):
 def test_ten_thousand_pictures_fit_into_five_megabytes(tmp_path):
     classes = [f"class {i:02}" for i in range(20)]
     folder = made_run.write(tmp_path / "run", classes=classes, counts=(7000, 1500, 1500))
-    stored = (folder / "pictures.json").stat().st_size
+    stored = (folder / "thumbnails.json").stat().st_size
     written = report.write(folder).stat().st_size
     assert stored > 3_000_000  # else this says nothing
     assert written <= 5_000_000

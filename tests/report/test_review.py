@@ -9,7 +9,7 @@ import pytest
 
 from efftune.errors import DataError
 from efftune.report import review
-from evaluation import made_run
+from report import made_run
 
 HEADER = "path,label,decision,new_label\n"
 
@@ -35,7 +35,7 @@ def test_page_holds_all_suspects_in_their_order(run):
     assert [each["path"] for each in found["suspects"]] == [row["path"] for row in rows]
     assert found["suspects"][0]["suggested"] == rows[0]["suggested"]
     assert found["suspects"][0]["p_suggested"] == 0.9
-    assert all(each["square"] for each in found["suspects"])
+    assert all(each["thumbnail"] for each in found["suspects"])
     assert [name for name, _ in found["classes"]] == list(made_run.CLASSES)
 
 
@@ -105,7 +105,7 @@ def test_a_run_without_suspects_says_why(run):
     ("file", "content"),
     [
         ("suspects.csv", "path\na\n"),
-        ("pictures.json", '{"squares": 7}'),
+        ("thumbnails.json", '{"thumbnails": 7}'),
         ("classes.json", "["),
         ("run.json", "{}"),
     ],
@@ -123,5 +123,5 @@ def test_a_damaged_table_of_decisions_is_not_passed_over(run):
 
 
 def test_suspects_without_pictures_are_reviewed_by_name(run):
-    (run / "pictures.json").unlink()
-    assert not any(each["square"] for each in data(run)["suspects"])
+    (run / "thumbnails.json").unlink()
+    assert not any(each["thumbnail"] for each in data(run)["suspects"])

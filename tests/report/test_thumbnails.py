@@ -31,7 +31,7 @@ def answers(run, source, wrong=()):
 
 
 def written(tmp_path):
-    return json.loads((tmp_path / "pictures.json").read_text())
+    return json.loads((tmp_path / "thumbnails.json").read_text())
 
 
 def test_every_picture_has_its_square_and_mistakes_are_explained(finished_run, source, tmp_path):
@@ -39,14 +39,14 @@ def test_every_picture_has_its_square_and_mistakes_are_explained(finished_run, s
     told = []
     thumbnails.write(tmp_path, finished_run.classifier, given, [], lambda *each: told.append(each))
     found = written(tmp_path)
-    assert found["squares"].keys() == {row.name for row in given.rows}
-    with opened(found["squares"]["red/01.png"]) as square:
+    assert found["thumbnails"].keys() == {row.name for row in given.rows}
+    with opened(found["thumbnails"]["red/01.png"]) as square:
         assert square.size == (96, 96)
         red, green, blue = np.asarray(square.convert("RGB")).mean(axis=(0, 1))
         assert red > 2 * green
         assert red > 2 * blue
-    assert found["explained"].keys() == {given.rows[3].name, given.rows[17].name}
-    with opened(found["explained"][given.rows[3].name]) as both:
+    assert found["explanations"].keys() == {given.rows[3].name, given.rows[17].name}
+    with opened(found["explanations"][given.rows[3].name]) as both:
         assert both.size == (192, 96)
     assert told[-1] == (32, 32)
 
@@ -56,7 +56,7 @@ def test_room_goes_to_suspects_then_mistakes(finished_run, source, tmp_path, mon
     given = answers(finished_run, source, wrong=(3, 17))
     suspect = Suspect(given.rows[25], "blue", 0.1, 0.8, True)
     thumbnails.write(tmp_path, finished_run.classifier, given, [suspect])
-    found = written(tmp_path)["squares"]
+    found = written(tmp_path)["thumbnails"]
     assert {given.rows[i].name for i in (25, 3, 17)} <= found.keys()
     assert len(found) < len(given.rows)
     assert sum(map(len, found.values())) <= 12_000
@@ -66,9 +66,9 @@ def test_picture_that_is_gone_is_left_out(finished_run, source, tmp_path):
     given = answers(finished_run, source)
     gone = Example(tmp_path / "gone.png", "gone.png", "red", "train")
     thumbnails.write(tmp_path, finished_run.classifier, given, [Suspect(gone, "blue", 0, 1, True)])
-    assert "gone.png" not in written(tmp_path)["squares"]
+    assert "gone.png" not in written(tmp_path)["thumbnails"]
 
 
 def test_no_mistakes_no_explanations(finished_run, source, tmp_path):
     thumbnails.write(tmp_path, finished_run.classifier, answers(finished_run, source), [])
-    assert written(tmp_path)["explained"] == {}
+    assert written(tmp_path)["explanations"] == {}

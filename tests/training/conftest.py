@@ -35,17 +35,16 @@ def with_head(folder, **choices):
     backbone = Backbone(recipe.model, 32)
     examples = discovery.find(folder).split(0.3, 0.2, 0)
     plan = planning.plan(recipe, backbone, examples.counts)
-    parts = training_data.extract_all(examples, backbone, plan, lambda _done, _total: None)
-    pictures = training_data.training_data_of(examples, parts)
-    return backbone, plan, pictures, fine_tuning.fit_head(pictures, backbone, recipe)
+    _, data = training_data.compute(examples, backbone, plan)
+    return backbone, plan, data, fine_tuning.fit_head(data, backbone, recipe)
 
 
 def squares(folder, **choices) -> Squares:
     """The coloured squares of a folder, with a head fitted on them."""
-    backbone, plan, pictures, head = with_head(folder, views=1, batch_size=8, **choices)
+    backbone, plan, data, head = with_head(folder, views=1, batch_size=8, **choices)
     recipe = plan.recipe
     stage = Stage("upper", BLOCK, 10, 1e-3)
-    train, val = fine_tuning._kept_views(stage, backbone, pictures, plan, Timer())
+    train, val = fine_tuning._cached_views(stage, backbone, data, plan, Timer())
     return Squares(
         backbone, recipe, NetworkState(backbone, head.kernel, head.bias), train, val, stage
     )

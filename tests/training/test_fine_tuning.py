@@ -89,7 +89,8 @@ def test_held_out_pictures_are_seen_in_float32_and_without_views(source, own_cac
     backbone = Backbone(recipe.model, 32)
     examples = discovery.find(source).split(0.2, 0.2, 0)
     plan = planning.plan(recipe, backbone, examples.counts)
-    parts = training_data.extract_all(examples, backbone, plan, lambda _done, _total: None)
+    _, data = training_data.compute(examples, backbone, plan)
+    parts = data.features
     assert set(parts["train"].rows) == set(parts["val"].rows) == {("block7a", 0), ("features", 0)}
     assert set(parts["test"].rows) == {("features", 0)}
     exact = planning.settings(plan, exact=True)

@@ -165,7 +165,7 @@ def _candidates(
     """Pairs of pictures that are alike in their waves, each once; and whether if mirrored.
 
     Args:
-        squares: the pictures' small squares.
+        thumbnails: of the pictures.
         chosen: positions of those that are compared.
 
     Yields:

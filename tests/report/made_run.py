@@ -73,7 +73,7 @@ def write(
     pictures = {name: some[i % len(some)] for i, name in enumerate(dict.fromkeys(shown))}
     wide = _squares(192, 96, chance)
     explained = {name: wide[i % len(wide)] for i, name in enumerate(mistakes[:12])}
-    write_json(folder / "pictures.json", {"squares": pictures, "explained": explained})
+    write_json(folder / "thumbnails.json", {"thumbnails": pictures, "explanations": explained})
     return folder
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from efftune.report import report, review
-from evaluation import made_run
+from report import made_run
 
 api = pytest.importorskip("playwright.sync_api", reason="Playwright's client is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -146,7 +146,7 @@ def test_panel_says_what_it_shows_and_takes_the_focus(opened, run):
 
 def test_pictures_are_squares_or_names_where_none_is_kept(opened, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "copy")
-    made_run.change(folder, "pictures.json", squares={})
+    made_run.change(folder, "thumbnails.json", thumbnails={})
     bare, whole = opened(report.write(folder)), opened(run / report.FILE)
     for page, squares in ((bare, 0), (whole, 1)):
         pictures = [each for cell in all_cells(page) for each in cell["pictures"]]

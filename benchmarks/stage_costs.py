@@ -20,7 +20,7 @@ import numpy as np
 
 from efftune.data import augmentation, images
 from efftune.data.sources import discovery
-from efftune.features.cache import CachedRows, Store
+from efftune.features.cache import CachedRows, FeatureCache
 from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.engines.openvino_engine import Network as Frozen
 from efftune.model.engines.openvino_engine import fastest_precision
@@ -124,7 +124,9 @@ def step_ms(
     if block == "pixels":
         inputs: CachedViews | DecodedImages = DecodedImages(pixels, digests, recipe)
     else:
-        store = Store(Path(tempfile.mkdtemp()), "float16", backbone.shape(backbone.block(block)))
+        store = FeatureCache(
+            Path(tempfile.mkdtemp()), "float16", backbone.shape(backbone.block(block))
+        )
         values = np.random.default_rng(0).normal(0, 1, (len(digests), *store.shape))
         store.add(digests, values.astype(np.float16))
         inputs = CachedViews([CachedRows(store, digests)], seed=0)

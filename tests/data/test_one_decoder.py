@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from efftune.data import inspection
 from efftune.features import extraction
-from efftune.features.extraction import Settings
+from efftune.features.extraction import ExtractionSettings
 from efftune.model import classifier as classifiers
 from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier
@@ -83,7 +83,7 @@ def seen(folder, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """By way and file: the very pixels that went into the network."""
     backbone = Backbone("efficientnet-lite0", SIZE, weights="none")
     paths = [folder / name for name in FILES]
-    settings = Settings(fit="stretch", precision="f32")
+    settings = ExtractionSettings(fit="stretch", precision="f32")
     place = tmp_path_factory.mktemp("classifier")
     head = (np.zeros((1280, 2), np.float32), np.zeros(2, np.float32))
     classifiers.save(place, backbone, head, NAMES)

@@ -181,9 +181,9 @@ def test_answer_is_what_predict_says(disc_run, picture):
 
 def test_network_is_read_when_first_needed_and_only_once(disc_run, picture, monkeypatch):
     read = []
-    original = explanation.inference.read
+    original = explanation.openvino_engine.read
     monkeypatch.setattr(
-        explanation.inference, "read", lambda path: read.append(1) or original(path)
+        explanation.openvino_engine, "read", lambda path: read.append(1) or original(path)
     )
     explainer = Explainer(disc_run.classifier)
     assert read == []

@@ -362,7 +362,7 @@ def test_ten_thousand_pictures_fit_into_five_megabytes(tmp_path):
 
 
 def test_squares_beyond_the_room_are_left_out(own_run, monkeypatch):
-    monkeypatch.setattr(report, "_SQUARES_BYTES", 20_000)
+    monkeypatch.setattr(report, "_THUMBNAIL_BYTES", 20_000)
     pictures = data(page(own_run))["pictures"]
     assert 0 < sum(len(each[5]) for each in pictures) <= 20_000
     # Mistakes come first, so it is theirs that are kept.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from efftune.data import augmentation
-from efftune.features.cache import CachedRows, Store
+from efftune.features.cache import CachedRows, FeatureCache
 from efftune.recipe.recipe import Recipe
 from efftune.training.batches import CachedViews, DecodedImages, LabelledInputs
 
@@ -17,7 +17,7 @@ def kept(tmp_path):
     """Views whose every value says which picture and which view they are."""
     views = []
     for view in range(VIEWS):
-        store = Store(tmp_path / str(view), "float16", (2, 3, 5))
+        store = FeatureCache(tmp_path / str(view), "float16", (2, 3, 5))
         numbers = 100 * view + np.arange(PICTURES, dtype=np.float16)
         store.add(DIGESTS, np.broadcast_to(numbers[:, None, None, None], (PICTURES, 2, 3, 5)))
         views.append(CachedRows(store, DIGESTS))

@@ -5,8 +5,7 @@ from keras import layers, ops
 
 from efftune.model.backbone import Backbone
 from efftune.training.folding import FoldedConvolution, FusedNorm, folded, fused
-
-from .conftest import distance, shaken
+from model.conftest import distance, shaken
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from efftune.errors import DataError
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.training import gradient_head
 
-from .test_head import accuracy, clouds
+from .test_regression_head import accuracy, clouds
 
 EPOCHS = 80  # until BatchNorm's averages, which follow slowly, are right
 STAGE = Stage("head", "", EPOCHS, 1e-2)

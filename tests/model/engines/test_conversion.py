@@ -7,8 +7,7 @@ from efftune.model import lite
 from efftune.model.engines import openvino_engine
 from efftune.model.engines.conversion import convert
 from efftune.model.engines.openvino_engine import Network
-
-from .conftest import shaken
+from model.conftest import shaken
 
 
 def run(model, pixels):

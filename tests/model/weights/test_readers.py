@@ -6,8 +6,7 @@ from keras import layers
 from efftune.errors import DataError
 from efftune.model import architectures, catalogue
 from efftune.model.weights import download, readers, torch_tensors
-
-from .conftest import SIZE, answers, distance, noise, shaken
+from model.conftest import SIZE, answers, distance, noise, shaken
 
 LITE0 = catalogue.model("efficientnet-lite0")
 KINDS = [".npz", ".weights.h5", ".h5", ".keras"]

@@ -108,11 +108,11 @@ def key(change: Change, source: str, seed: int) -> list[str]:
 
 def measured(name: str, change: Change, source: str, seed: int) -> list[str]:
     recipe = Recipe.named(name, **(START[name] | {"seed": seed} | change))
-    backbone = Backbone(recipe.model)
+    backbone = Backbone(recipe.backbone.model)
     examples = discovery.find(source)
     if seed >= OWN_SPLITS:
         examples = cut_anew(examples)
-    examples = examples.split(recipe.val_fraction, recipe.test_fraction, seed)
+    examples = examples.split(recipe.data.val_fraction, recipe.data.test_fraction, seed)
     plan = planning.plan(recipe, backbone, examples.counts)
     examples, data = training_data.compute(examples, backbone, plan)
     head = fine_tuning.fit_head(data, backbone, recipe)

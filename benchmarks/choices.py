@@ -61,14 +61,16 @@ def main() -> None:
 
 def measured(source: str, seeds: list[int]) -> Iterator[tuple[str, list[float], float, float]]:
     recipe = Recipe()
-    examples = discovery.find(source).split(recipe.val_fraction, recipe.test_fraction, recipe.seed)
+    examples = discovery.find(source).split(
+        recipe.data.val_fraction, recipe.data.test_fraction, recipe.seed
+    )
     rows, names = examples.of("train"), examples.class_names
     truth = labels(rows, names)
 
     for fit in ("stretch", "crop", "pad"):
         values = extracted(rows, fit=fit)
         yield f"fit {fit}", *judged(values, truth, seeds, regression)
-    values = extracted(rows, fit=recipe.fit)
+    values = extracted(rows, fit=recipe.backbone.fit)
     for name, train in (("Keras head, as the example", keras_head), ("regression", regression)):
         yield f"head {name}", *judged(values, truth, seeds, train)
 

@@ -147,8 +147,8 @@ def test_fine_tuning_is_told_stage_by_stage(tuned_run):
     (stage,) = record["stages"]
     assert (stage["name"], stage["block"], stage["epochs"]) == ("upper", "block7a", 8)
     assert stage["best_epoch"] > 0
-    assert record["plan"]["views"] == tuned_run.recipe.views == 2
-    assert tuned_run.recipe.unfreeze == "block7a"
+    assert record["plan"]["views"] == tuned_run.recipe.augmentation.views == 2
+    assert tuned_run.recipe.tuning.unfreeze == "block7a"
     assert tuned_run.evaluation.test.accuracy == 1
 
 
@@ -158,7 +158,9 @@ def says_the_same_everywhere(run, source, place):
     names = json.loads((run.folder / "classes.json").read_text())
     paths = [source / row["path"] for row in rows]
     said = np.array([[float(row[f"p_{name}"]) for name in names] for row in rows])
-    pixels = np.stack([images.decode(images.read(path), 32, run.recipe.fit) for path in paths])
+    pixels = np.stack(
+        [images.decode(images.read(path), 32, run.recipe.backbone.fit) for path in paths]
+    )
     theirs = keras_alone(run.folder / "model.keras", pixels, place)
     assert np.abs(theirs - said).max() <= 1e-4
     ours, _ = efftune.load(run.folder).probabilities(paths)
@@ -422,7 +424,9 @@ def test_quick_keeps_its_promises_on_real_photos(clothing, tmp_path, own_cache):
     rows = [row for row in table(run.folder / "predictions.csv") if row["split"] == "test"]
     names = run.classifier.class_names
     paths = [clothing / row["path"] for row in rows]
-    pixels = np.stack([images.decode(images.read(path), 224, run.recipe.fit) for path in paths])
+    pixels = np.stack(
+        [images.decode(images.read(path), 224, run.recipe.backbone.fit) for path in paths]
+    )
     theirs = keras_alone(run.folder / "model.keras", pixels, tmp_path)
     said = [[float(row[f"p_{name}"]) for name in names] for row in rows]
     assert np.abs(theirs - said).max() <= 1e-4

@@ -121,10 +121,10 @@ def _set_up(
     recipe.require_effect()
     with timer.phase("find"):
         backbone = Backbone(
-            recipe.model,
-            recipe.image_size,
-            weights="none" if recipe.phases == ("scratch",) else recipe.weights,
-            drop_connect_rate=recipe.drop_connect_rate,
+            recipe.backbone.model,
+            recipe.backbone.image_size,
+            weights="none" if recipe.phases == ("scratch",) else recipe.backbone.weights,
+            drop_connect_rate=recipe.optimization.drop_connect_rate,
             on_progress=timer.on_progress,
         )
         examples = discovery.find(source, timer.on_progress, tables.Columns.of(recipe))

@@ -15,7 +15,7 @@ from conftest import fill
 
 MODULES = (
     "import sys; sys.argv[1:] = {arguments!r}\n"
-    "from efftune.cli.commands import main\n"
+    "from efftune.cli.main import main\n"
     "try:\n    main()\nfinally:\n"
     "    heavy = {{'keras', 'tensorflow', 'jax', 'torch'}} & set(sys.modules)\n"
     "    print('heavy:', sorted(heavy), file=sys.stderr)\n"
@@ -80,8 +80,8 @@ def test_options_reach_the_recipe(efftune_command, source, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     recipe = efftune.Run.load(tmp_path / "mine").recipe
-    assert (recipe.seed, recipe.fit, recipe.head_folds) == (5, "stretch", 4)
-    assert (recipe.val_fraction, recipe.test_fraction) == (0.3, 0.2)
+    assert (recipe.seed, recipe.backbone.fit, recipe.head.folds) == (5, "stretch", 4)
+    assert (recipe.data.val_fraction, recipe.data.test_fraction) == (0.3, 0.2)
 
 
 def test_evaluate_prints_every_class(efftune_command, finished_run, source):

@@ -72,7 +72,7 @@ def test_recipe_cannot_be_changed_in_place():
     ("given", "share"), [("2%", 0.02), ("0.5 %", 0.005), ("0.1", 0.1), (0.03, 0.03), ("0", 0.0)]
 )
 def test_share_of_errors_may_be_in_percent(given, share):
-    assert Recipe(max_error=given).max_error == pytest.approx(share)
+    assert Recipe(max_error=given).evaluation.max_error == pytest.approx(share)
 
 
 @pytest.mark.parametrize("given", ["two", "60%", "-1%", "%", 0.6, ""])
@@ -108,9 +108,9 @@ def test_stages_follow_from_the_choices(choices, stages):
 )
 def test_few_pictures_are_seen_more_often(pictures, epochs, views):
     decided = Recipe().decided(pictures)
-    assert (decided.epochs, decided.views) == (epochs, views)
-    assert Recipe(epochs=2, views=7).decided(pictures).views == 7
-    assert Recipe(augment="none").decided(pictures).views == 0
+    assert (decided.tuning.epochs, decided.augmentation.views) == (epochs, views)
+    assert Recipe(epochs=2, views=7).decided(pictures).augmentation.views == 7
+    assert Recipe(augment="none").decided(pictures).augmentation.views == 0
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,11 @@ def test_public_example_has_its_own_numbers():
     recipe = Recipe.named("keras-example").decided(12_000)
     stages = [(stage.name, stage.epochs, stage.learning_rate) for stage in recipe.stages]
     assert stages == [("scratch", 40, 1e-3), ("head", 25, 1e-2), ("upper", 4, 1e-5)]
-    assert (recipe.views, recipe.batch_size, recipe.dropout) == (4, 64, 0.2)
+    assert (
+        recipe.augmentation.views,
+        recipe.optimization.batch_size,
+        recipe.optimization.dropout,
+    ) == (4, 64, 0.2)
 
 
 def test_block_that_is_none_is_told_in_plain_words():

@@ -32,7 +32,7 @@ class Squares:
 def with_head(folder, **choices):
     """A backbone, a plan, what was seen of a folder's pictures, and a head fitted on that."""
     recipe = Recipe(**({"image_size": 32, "unfreeze": BLOCK} | choices))
-    backbone = Backbone(recipe.model, 32)
+    backbone = Backbone(recipe.backbone.model, 32)
     examples = discovery.find(folder).split(0.3, 0.2, 0)
     plan = planning.plan(recipe, backbone, examples.counts)
     _, data = training_data.compute(examples, backbone, plan)

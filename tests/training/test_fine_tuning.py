@@ -47,21 +47,21 @@ def decided(folder, **choices):
 
 def test_pictures_with_a_left_and_a_right_are_not_mirrored(lit):
     plan, accuracy = decided(lit, augment="light")
-    assert plan.recipe.flip == "no"
+    assert plan.recipe.augmentation.flip == "no"
     assert accuracy["plain"] > accuracy["mirrored"] + 0.5
 
 
 def test_views_that_are_known_are_used(source):
     plan, accuracy = decided(source)
-    assert (plan.recipe.augment, plan.recipe.flip) == ("standard", "yes")
+    assert (plan.recipe.augmentation.augment, plan.recipe.augmentation.flip) == ("standard", "yes")
     assert accuracy == {"plain": 1.0, "standard": 1.0, "mirrored": 1.0}
-    assert plan.recipe.views > 0
+    assert plan.recipe.augmentation.views > 0
 
 
 def test_views_that_are_something_else_are_not(leaning):
     plan, accuracy = decided(leaning)
     assert accuracy["plain"] > max(accuracy["standard"], accuracy["light"]) + 0.1
-    assert (plan.recipe.augment, plan.recipe.views) == ("none", 0)
+    assert (plan.recipe.augmentation.augment, plan.recipe.augmentation.views) == ("none", 0)
     asked, _ = decided(leaning, augment="none")
     assert plan.kept_bytes == asked.kept_bytes > 0
 
@@ -69,7 +69,11 @@ def test_views_that_are_something_else_are_not(leaning):
 @pytest.mark.parametrize("choices", [{"flip": "yes"}, {"flip": "no"}, {"flip": "both"}])
 def test_nothing_is_found_out_that_is_not_open(lit, choices):
     plan, accuracy = decided(lit, augment="strong", **choices)
-    assert (plan.recipe.augment, plan.recipe.flip, accuracy) == ("strong", choices["flip"], {})
+    assert (plan.recipe.augmentation.augment, plan.recipe.augmentation.flip, accuracy) == (
+        "strong",
+        choices["flip"],
+        {},
+    )
 
 
 def test_answers_are_mirrored_only_if_mirrored_pictures_are_known(lit, source):
@@ -86,7 +90,7 @@ def test_views_cost_nothing_where_there_are_none(lit):
 
 def test_held_out_pictures_are_seen_in_float32_and_without_views(source, own_cache):
     recipe = Recipe(image_size=32, unfreeze="block7", views=2)
-    backbone = Backbone(recipe.model, 32)
+    backbone = Backbone(recipe.backbone.model, 32)
     examples = discovery.find(source).split(0.2, 0.2, 0)
     plan = planning.plan(recipe, backbone, examples.counts)
     _, data = training_data.compute(examples, backbone, plan)

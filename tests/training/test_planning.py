@@ -48,7 +48,7 @@ def test_what_does_not_is_read_from_disk(backbone, room):
     room(memory=4 * kept - 8)
     found = plan(backbone)
     assert (found.kept_bytes, found.mapped_bytes, found.place) == (kept, kept - 2, "disk")
-    assert found.recipe.views == 3
+    assert found.recipe.augmentation.views == 3
 
 
 def test_memory_can_be_stated(backbone, room):
@@ -86,14 +86,14 @@ def test_large_batches_of_few_pictures_are_warned_of(backbone):
 def test_small_disk_means_fewer_views(backbone, room):
     room(memory=0, disk=2 * (1000 * 3 + 100) * ROW)
     found = plan(backbone)
-    assert (found.recipe.views, found.recipe.unfreeze) == (2, "block5a")
+    assert (found.recipe.augmentation.views, found.recipe.tuning.unfreeze) == (2, "block5a")
     assert found.notes == ("2 views instead of 3, for want of disk space",)
 
 
 def test_smaller_disk_means_a_higher_block(backbone, room):
     room(memory=0, disk=2 * 1100 * ROW - 2)
     found = plan(backbone)
-    assert found.recipe.unfreeze == "block6b"
+    assert found.recipe.tuning.unfreeze == "block6b"
     assert "block6b instead of block5, for want of disk space" in found.notes
 
 
@@ -105,14 +105,14 @@ def test_no_disk_is_an_error_with_advice(backbone, room):
 
 def test_memory_does_not_stand_in_for_disk(backbone, room):
     room(disk=2 * (1000 * 3 + 100) * ROW)
-    assert plan(backbone).recipe.views == 2
+    assert plan(backbone).recipe.augmentation.views == 2
 
 
 def test_decoded_pictures_need_room_too(backbone, room):
     decoded = 1100 * 32 * 32 * 3
     room(disk=2 * (decoded + (1000 * 3 + 100) * ROW))
     found = plan(backbone, whole_epochs=1)
-    assert (found.decoded_bytes, found.recipe.views) == (decoded, 2)
+    assert (found.decoded_bytes, found.recipe.augmentation.views) == (decoded, 2)
     room(disk=2 * decoded - 2)
     with pytest.raises(UsageError, match=r"decoded pictures .* does not train all blocks"):
         plan(backbone, whole_epochs=1)

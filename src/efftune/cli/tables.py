@@ -88,7 +88,11 @@ def show_plan(plan: Plan) -> None:
         say(f"Note: {note}")
     say()
     recipe = plan.recipe
-    blocks = {"head": "the head", "upper": f"{recipe.unfreeze} and up", "whole": "all blocks"}
+    blocks = {
+        "head": "the head",
+        "upper": f"{recipe.tuning.unfreeze} and up",
+        "whole": "all blocks",
+    }
     blocks["scratch"] = "all blocks, from random weights"
     show_table(
         ("stage", "trains", "epochs", "learning rate", "about"),
@@ -107,7 +111,7 @@ def show_plan(plan: Plan) -> None:
     say()
     if plan.kept_bytes:
         say(
-            f"Keeps {int(recipe.views) + 1} views of each training picture, "
+            f"Keeps {int(recipe.augmentation.views) + 1} views of each training picture, "
             f"{plan.kept_bytes / 2**30:.2f} GiB, at most {plan.mapped_bytes / 2**30:.2f} GiB of it "
             f"in memory"
         )

@@ -38,9 +38,9 @@ def split(
     Raises:
         DataError: the source cannot be trained on.
     """
-    allow_missing = recipe.missing_classes == "allow"
-    decisions = relabelling.read(recipe.labels) if recipe.labels else {}
-    if recipe.val_from == "test":
+    allow_missing = recipe.data.missing_classes == "allow"
+    decisions = relabelling.read(recipe.data.labels) if recipe.data.labels else {}
+    if recipe.data.val_from == "test":
         examples = examples.with_test_as_val()
     examples.require_splittable(allow_missing=allow_missing)
     examples, measurements, thumbnails = inspection.inspect(examples, on_progress)
@@ -49,14 +49,16 @@ def split(
     pairs = near_duplicates.pairs(rows, measurements, thumbnails)
     numbers = near_duplicates.groups(len(rows), pairs, [row.group for row in rows])
     together = {row.path: number for row, number in zip(rows, numbers.tolist(), strict=True)}
-    examples = examples.split(recipe.val_fraction, recipe.test_fraction, recipe.seed, together)
+    examples = examples.split(
+        recipe.data.val_fraction, recipe.data.test_fraction, recipe.seed, together
+    )
     examples = relabelling.relabelled(examples, decisions)
     found = findings(examples, measurements, pairs)
     rows = [row for row in examples.rows if row.usable]  # the same, with splits and decided labels
     leaked = {rows[i].path: _LEAKED for i in near_duplicates.leaks(rows, numbers)}
-    if recipe.leaks == "drop":
+    if recipe.data.leaks == "drop":
         examples = examples.as_read({}, leaked)
-    elif recipe.leaks == "report":
+    elif recipe.data.leaks == "report":
         examples = replace(examples, leaked=frozenset(leaked))
     examples = relabelling.dropped(examples, decisions)
     examples.require_trainable(allow_missing=allow_missing)

@@ -116,6 +116,6 @@ def why_unavailable(recipe: Recipe) -> str:
     """Why there can be no trials, or nothing where there can."""
     if "head" not in recipe.phases:
         return "the network is trained from random weights, which know no features beforehand"
-    if recipe.head_epochs:
+    if recipe.head.epochs:
         return "the head is trained by gradient descent, and no features of the pictures are kept"
     return ""

@@ -128,7 +128,7 @@ def _features(
         found[split] = extraction.extract_pooled(
             network.backbone,
             paths[split],
-            recipe.fit,
+            recipe.backbone.fit,
             lambda: timer.count(next(done), total),
             mirrored=mirrored,
         )
@@ -151,7 +151,7 @@ def _uncertainty(
     """The thresholds, and the distances of the validation and test pictures."""
     correct = probabilities.argmax(axis=1) == data.labels["val"]
     unsure = uncertainties.confidence_threshold(
-        probabilities.max(axis=1), correct, recipe.max_error
+        probabilities.max(axis=1), correct, recipe.evaluation.max_error
     )
     labels = data.labels["train"][_references(data, recipe)]
     detector = uncertainties.fit_detector(features["train"], labels)
@@ -200,7 +200,7 @@ def _unsure(
         calibration.answered(each.probabilities, labels[each.split], uncertainty.unsure_below)
         for each in predictions
     )
-    return SelectivePrediction(recipe.max_error, uncertainty.unsure_below, val, test)
+    return SelectivePrediction(recipe.evaluation.max_error, uncertainty.unsure_below, val, test)
 
 
 def _unlike(predictions: Sequence[SplitPredictions], uncertainty: Uncertainty) -> OutOfDistribution:

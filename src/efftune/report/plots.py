@@ -51,7 +51,7 @@ def draw(
     """
     chosen = np.random.default_rng(recipe.seed).permutation(len(paths))[:_SHOWN]
     contents = [images.read(paths[i]) for i in chosen]
-    shown = [images.decode(content, image_size, recipe.fit) for content in contents]
+    shown = [images.decode(content, image_size, recipe.backbone.fit) for content in contents]
     titles = [labels[i] for i in chosen]
     _grid(folder / "plots" / "samples.png", shown, titles)
     digest = hashlib.sha256(contents[0]).digest()

@@ -84,15 +84,15 @@ class RunContents:
         files.write(folder / "evaluation.json", _json(result.evaluation.to_dict()))
         if "suspects" not in result.not_available:
             files.write(folder / suspects.FILE, suspects.to_csv(result.suspects))
-        if self._recipe.labels:  # so that the next review goes on from there
-            decisions = files.user_path(self._recipe.labels).read_bytes()
+        if self._recipe.data.labels:  # so that the next review goes on from there
+            decisions = files.user_path(self._recipe.data.labels).read_bytes()
             files.write(folder / LABELS_FILE, decisions)
 
     def _draw(self, folder: Path, timer: Timer) -> None:
         """The pictures that the report shows, and those of the public example."""
         names, recipe = self.examples.class_names, self._recipe
         size = self.training.network.backbone.image_size
-        classifier = Classifier(folder, names, size, recipe.fit, self.result.uncertainty)
+        classifier = Classifier(folder, names, size, recipe.backbone.fit, self.result.uncertainty)
         test = next(each for each in self.result.predictions if each.split == "test")
         thumbnails.write(folder, classifier, test, self.result.suspects, timer.count)
         plots.draw_evaluation(folder, self.result.evaluation)
@@ -113,7 +113,7 @@ class RunContents:
             "model": {
                 "name": backbone.entry.name,
                 "image_size": backbone.image_size,
-                "fit": recipe.fit,
+                "fit": recipe.backbone.fit,
                 "test_flip": recipe.mirrors_answers,
                 "weights": backbone.weights,
             },

@@ -234,7 +234,7 @@ def load(folder: str | Path, max_error: float | str | None = None) -> Classifier
         stored = folder / classifiers.UNCERTAINTY_FILE_BEFORE
     uncertainty = Uncertainty.read(stored)
     if max_error is not None:
-        share = Recipe().changed(max_error=max_error).max_error
+        share = Recipe().changed(max_error=max_error).evaluation.max_error
         confidences, right = predictions.confidences(folder, "val")
         least = uncertainties.confidence_threshold(confidences, right, share)
         uncertainty = replace(uncertainty, unsure_below=least)

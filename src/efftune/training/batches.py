@@ -98,9 +98,9 @@ class DecodedImages:
         recipe = self._recipe
         for to, picture in enumerate(pictures):
             batch[to] = self._pixels[picture]
-            if epoch and recipe.augment != "none":
+            if epoch and recipe.augmentation.augment != "none":
                 # The numbers after those of the kept views: these are new to the network.
-                number = recipe.head_epochs + int(recipe.views) + epoch
+                number = recipe.head.epochs + int(recipe.augmentation.views) + epoch
                 digest = self._digests[picture]
                 plan = augmentation.plan(recipe.seed, digest, number, *recipe.views_shown)
                 batch[to] = augmentation.apply(batch[to], plan)

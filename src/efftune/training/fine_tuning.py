@@ -60,12 +60,12 @@ def _run_stages(
     backbone: Backbone, head: Head, data: TrainingData, plan: Plan, timer: Timer
 ) -> tuple[NetworkState, list[StageResult]]:
     recipe, new_head = plan.recipe, None
-    if recipe.head_start == "random":
+    if recipe.head.start == "random":
         new_head = heads.random(len(head.kernel), len(head.bias), recipe.seed)
     network, results = NetworkState(backbone, head.kernel, head.bias, new_head), []
     for stage in recipe.stages:
         if stage.name == "head":
-            if recipe.head_epochs:
+            if recipe.head.epochs:
                 network, result = _train_gradient_head(stage, backbone, data, plan, timer)
                 results.append(result)
             continue
@@ -91,7 +91,7 @@ def _run_stages(
 def fit_head(data: TrainingData, backbone: Backbone, recipe: Recipe) -> Head:
     """A head for the frozen backbone by regression, or one that a later stage has to train."""
     truth = data.labels["train"]
-    if "head" in recipe.phases and not recipe.head_epochs:
+    if "head" in recipe.phases and not recipe.head.epochs:
         return heads.fit(data.features["train"].pooled(), truth, data.groups, recipe)
     return heads.random(backbone.entry.features, int(truth.max()) + 1, recipe.seed)
 
@@ -102,9 +102,9 @@ def _cached_views(
     """The activations at the stage's block: of all views to train on, of none to judge by."""
     block = backbone.block(stage.block)
     recipe, paths = plan.recipe, data.paths["train"]
-    first = recipe.head_epochs + 1  # the numbers before are those of the head's views
-    numbers = range(first, first + int(recipe.views))
-    plain = recipe.plain_view or not numbers
+    first = recipe.head.epochs + 1  # the numbers before are those of the head's views
+    numbers = range(first, first + int(recipe.augmentation.views))
+    plain = recipe.augmentation.plain_view or not numbers
     rows = [data.features["train"].rows[block, 0]] if plain else []
     if numbers:
         found = _views(block, numbers, paths, backbone, plan, timer)
@@ -118,7 +118,7 @@ def _train_gradient_head(
     stage: Stage, backbone: Backbone, data: TrainingData, plan: Plan, timer: Timer
 ) -> tuple[NetworkState, StageResult]:
     """The head by gradient descent, on features of a new view of each picture in each epoch."""
-    paths, numbers = data.paths["train"], range(1, plan.recipe.head_epochs + 1)
+    paths, numbers = data.paths["train"], range(1, plan.recipe.head.epochs + 1)
     found = _views(FEATURES, numbers, paths, backbone, plan, timer)
     val = (data.features["val"].pooled(), data.labels["val"])
     with timer.phase("head"):
@@ -163,7 +163,10 @@ def _decoded(
         with timer.phase("decode"):
             try:
                 pixels = images.decode_all(
-                    paths, backbone.image_size, recipe.fit, lambda: timer.count(next(done), total)
+                    paths,
+                    backbone.image_size,
+                    recipe.backbone.fit,
+                    lambda: timer.count(next(done), total),
                 )
             except BadImage as error:
                 raise DataError(f"A picture was changed while the run went on: {error}.") from None

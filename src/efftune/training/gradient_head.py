@@ -71,7 +71,7 @@ def _attempt(
     recipe: Recipe,
     on_step: Callable[[int, int], None],
 ) -> tuple[Head, StageResult]:
-    size = min(recipe.batch_size, len(labels))
+    size = min(recipe.optimization.batch_size, len(labels))
     steps = len(labels) // size  # the last batch, if not full, is left out
     random = np.random.default_rng(recipe.seed)
     model = _model(val[0].shape[1], int(labels.max()) + 1, stage, recipe)
@@ -105,13 +105,13 @@ def _model(width: int, classes: int, stage: Stage, recipe: Recipe) -> Any:
 
     features = keras.Input((width,))
     x = layers.BatchNormalization(name="norm")(features)
-    x = layers.Dropout(recipe.dropout, seed=recipe.seed)(x)
+    x = layers.Dropout(recipe.optimization.dropout, seed=recipe.seed)(x)
     draw = keras.initializers.GlorotUniform(seed=recipe.seed)
     model = keras.Model(features, layers.Dense(classes, kernel_initializer=draw, name="logits")(x))
     model.compile(
         optimizer=keras.optimizers.Adam(stage.learning_rate),
         loss=keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=recipe.label_smoothing
+            from_logits=True, label_smoothing=recipe.optimization.label_smoothing
         ),
         metrics=["accuracy"],
         jit_compile=keras.backend.backend() == "jax",

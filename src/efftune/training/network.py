@@ -48,22 +48,24 @@ class Network:
         _seed(backbone, recipe.seed)
         kernel, bias = head
         part = _part(backbone, stage)
-        x = layers.Dropout(recipe.dropout, seed=recipe.seed, name="dropout")(part.output)
+        x = layers.Dropout(recipe.optimization.dropout, seed=recipe.seed, name="dropout")(
+            part.output
+        )
         logits = layers.Dense(len(bias), name="logits")
         self.judged = keras.Model(part.input, logits(x))
         logits.set_weights([kernel, bias])
         self._logits = logits
-        self.trained = self.judged if recipe.mix == "none" else _mixing(self.judged)
+        self.trained = self.judged if recipe.augmentation.mix == "none" else _mixing(self.judged)
         self.trained.compile(
             optimizer=_optimizer(self.judged, backbone, stage, recipe, steps),
             loss=keras.losses.CategoricalCrossentropy(
-                from_logits=True, label_smoothing=recipe.label_smoothing
+                from_logits=True, label_smoothing=recipe.optimization.label_smoothing
             ),
             metrics=["accuracy"],
             # XLA takes longer to compile these graphs for a CPU than it saves; JAX has no choice.
             jit_compile=keras.backend.backend() == "jax",
         )
-        self._averages = keras.callbacks.SwapEMAWeights() if recipe.ema else None
+        self._averages = keras.callbacks.SwapEMAWeights() if recipe.optimization.ema else None
         if self._averages:
             self._averages.set_model(self.trained)
 
@@ -134,7 +136,7 @@ def _freeze(backbone: Backbone, stage: Stage, recipe: Recipe) -> None:
     scratch = stage.name == "scratch"
     for layer in backbone.keras_model.layers:
         frozen = isinstance(layer, layers.BatchNormalization) or (
-            isinstance(layer, layers.DepthwiseConv2D) and not recipe.train_depthwise
+            isinstance(layer, layers.DepthwiseConv2D) and not recipe.tuning.train_depthwise
         )
         layer.trainable = scratch or not frozen
 
@@ -165,14 +167,14 @@ def _optimizer(
     model: keras.Model, backbone: Backbone, stage: Stage, recipe: Recipe, steps: tuple[int, int]
 ) -> keras.optimizers.Optimizer:
     total, gathered = steps
-    decays = recipe.optimizer == "adamw"
-    kind = LayerwiseRMSprop if recipe.optimizer == "rmsprop" else LayerwiseAdamW
+    decays = recipe.optimization.optimizer == "adamw"
+    kind = LayerwiseRMSprop if recipe.optimization.optimizer == "rmsprop" else LayerwiseAdamW
     optimizer = kind(
         _factors(model, backbone, recipe),
         learning_rate=_schedule(stage, recipe, max(1, total // gathered)),
-        weight_decay=recipe.weight_decay if decays else 0.0,
-        use_ema=recipe.ema > 0,
-        ema_momentum=recipe.ema or 0.99,
+        weight_decay=recipe.optimization.weight_decay if decays else 0.0,
+        use_ema=recipe.optimization.ema > 0,
+        ema_momentum=recipe.optimization.ema or 0.99,
         gradient_accumulation_steps=gathered if gathered > 1 else None,
     )
     plain = [weight for weight in model.trainable_weights if len(weight.shape) < 2]
@@ -181,9 +183,9 @@ def _optimizer(
 
 
 def _schedule(stage: Stage, recipe: Recipe, total: int) -> Any:
-    if recipe.schedule == "constant":
+    if recipe.optimization.schedule == "constant":
         return stage.learning_rate
-    warmup = round(recipe.warmup * total)
+    warmup = round(recipe.optimization.warmup * total)
     return keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else stage.learning_rate,
         decay_steps=max(1, total - warmup),
@@ -199,5 +201,5 @@ def _factors(model: keras.Model, backbone: Backbone, recipe: Recipe) -> list[flo
     for weight in model.trainable_weights:
         found = re.search(r"(block\d+[a-z]+|stem)_", weight.path)
         depth = 0 if found is None else depths.get(found[1], len(depths) + 1)
-        factors.append(recipe.layer_decay**depth)
+        factors.append(recipe.tuning.layer_decay**depth)
     return factors

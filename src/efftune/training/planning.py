@@ -18,7 +18,8 @@ from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.engines.openvino_engine import fastest_precision
 from efftune.model.uncertainty import REFERENCES
-from efftune.recipe.recipe import Augment, Flip, Recipe, Stage
+from efftune.recipe.recipe import Recipe, Stage
+from efftune.recipe.sections import Augment, Flip
 from efftune.system import files
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for kept activations
@@ -62,9 +63,9 @@ class Plan:
         return {
             "stages": [asdict(stage) for stage in recipe.stages],
             "pictures": dict(self.pictures),
-            "views": recipe.views,
+            "views": recipe.augmentation.views,
             "activations": {
-                "type": recipe.activations,
+                "type": recipe.tuning.activations,
                 "bytes": self.kept_bytes,
                 "place": self.place,
                 "in_memory_at_most": self.mapped_bytes,
@@ -96,7 +97,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
     if any(stage.block == "pixels" for stage in recipe.stages):
         decoded = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
     training_data_of = (
-        recipe.head_epochs * pictures["train"] * backbone.entry.features * _FEATURE_BYTES
+        recipe.head.epochs * pictures["train"] * backbone.entry.features * _FEATURE_BYTES
     )
     room = int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE) - decoded
     if decoded and room < 0:
@@ -108,12 +109,14 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
     if not any(stage.name == "upper" for stage in recipe.stages):
         return Plan(recipe, pictures, decoded_bytes=decoded, notes=tuple(notes))
     memory = psutil.virtual_memory().available
-    allowed = int(recipe.memory * 2**30) or int(memory * _MEMORY_SHARE)
+    allowed = int(recipe.tuning.memory * 2**30) or int(memory * _MEMORY_SHARE)
     block, views = _fitting(recipe, backbone, pictures, room)
-    if block != backbone.block(recipe.unfreeze):
-        notes.append(f"{block} instead of {recipe.unfreeze}, for want of disk space")
-    if views != recipe.views:
-        notes.append(f"{views} views instead of {recipe.views}, for want of disk space")
+    if block != backbone.block(recipe.tuning.unfreeze):
+        notes.append(f"{block} instead of {recipe.tuning.unfreeze}, for want of disk space")
+    if views != recipe.augmentation.views:
+        notes.append(
+            f"{views} views instead of {recipe.augmentation.views}, for want of disk space"
+        )
     kept = _bytes(backbone, block, pictures, views)
     return Plan(
         recipe.changed(unfreeze=block, views=views),
@@ -131,7 +134,7 @@ def with_views(plan: Plan, backbone: Backbone, augment: Augment, flip: Flip) -> 
     recipe = plan.recipe.changed(augment=augment, flip=flip)
     if augment != "none" or not plan.kept_bytes:
         return replace(plan, recipe=recipe)
-    block = backbone.block(recipe.unfreeze)
+    block = backbone.block(recipe.tuning.unfreeze)
     kept = _bytes(backbone, block, plan.pictures, 0)
     return replace(plan, recipe=recipe.changed(views=0), kept_bytes=kept)
 
@@ -158,9 +161,11 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
     plain = _frozen_seconds(paths, backbone, settings(plan), outputs, [0])
     seconds = {"features": train * plain + held_out * exact}
     if outputs:
-        seconds["head"] = train * _HEAD_SECONDS * max(1, recipe.head_epochs)
+        seconds["head"] = train * _HEAD_SECONDS * max(1, recipe.head.epochs)
     for stage in recipe.stages:
-        count = {"head": recipe.head_epochs, "upper": int(recipe.views)}.get(stage.name, 0)
+        count = {"head": recipe.head.epochs, "upper": int(recipe.augmentation.views)}.get(
+            stage.name, 0
+        )
         if count:
             output = [FEATURES] if stage.name == "head" else upper
             views = range(1, count + 1)
@@ -180,9 +185,9 @@ def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
     recipe = plan.recipe
     strength, flip = recipe.views_shown
     return ExtractionSettings(
-        fit=recipe.fit,
+        fit=recipe.backbone.fit,
         precision="f32" if exact else fastest_precision(),
-        dtype=recipe.activations,
+        dtype=recipe.tuning.activations,
         augment=strength,
         flip=flip,
         seed=recipe.seed,
@@ -217,7 +222,7 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
     """Tracing, and a step of random inputs times the number of steps."""
     from efftune.training.network import Network
 
-    size = min(plan.recipe.batch_size, plan.pictures["train"])
+    size = min(plan.recipe.optimization.batch_size, plan.pictures["train"])
     start = time.perf_counter()
     head = (np.zeros((backbone.entry.features, 2), np.float32), np.zeros(2, np.float32))
     recipe = plan.recipe.changed(mix="none")
@@ -237,7 +242,7 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
 
 def _wasted(recipe: Recipe) -> list[str]:
     """What the asked for size computes in vain: every halving of a side is rounded up."""
-    size = recipe.image_size
+    size = recipe.backbone.image_size
     full = -(-size // _HALVED) * _HALVED
     if size == full:
         return []
@@ -249,15 +254,15 @@ def _wasted(recipe: Recipe) -> list[str]:
 
 def _unwise(recipe: Recipe, pictures: int) -> list[str]:
     notes = []
-    if recipe.optimizer == "rmsprop" and recipe.phases != ("scratch",):
+    if recipe.optimization.optimizer == "rmsprop" and recipe.phases != ("scratch",):
         notes.append(
             "rmsprop takes its largest steps while its averages are still empty, which damages "
             "pretrained weights; adamw or adam are safer"
         )
-    steps = pictures // recipe.batch_size
+    steps = pictures // recipe.optimization.batch_size
     if recipe.tunes and steps < _FEW_STEPS < pictures:
         notes.append(
-            f"batches of {recipe.batch_size} leave {max(1, steps)} step(s) an epoch; smaller ones, "
+            f"batches of {recipe.optimization.batch_size} leave {max(1, steps)} step(s) an epoch; smaller ones, "
             "such as --batch-size 16, learn more from few pictures"
         )
     return notes
@@ -267,7 +272,7 @@ def _fitting(
     recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], room: int
 ) -> tuple[str, int]:
     """The first block to train and the number of views for which there is room (bytes)."""
-    wanted, views = backbone.block(recipe.unfreeze), int(recipe.views)
+    wanted, views = backbone.block(recipe.tuning.unfreeze), int(recipe.augmentation.views)
     for block in backbone.blocks[backbone.blocks.index(wanted) :]:
         plain = _bytes(backbone, block, pictures, 0)
         if plain <= room:

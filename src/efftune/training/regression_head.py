@@ -108,14 +108,14 @@ def random(width: int, classes: int, seed: int) -> Head:
 def class_weights(labels: Labels, recipe: Recipe) -> Matrix:
     """What a picture of each class counts for in the loss, shape (classes,), 1 on average."""
     counts = np.bincount(labels)
-    if recipe.class_weights == "none":
+    if recipe.optimization.class_weights == "none":
         return np.ones(len(counts), np.float32)
     return np.asarray(counts.sum() / (len(counts) * counts.clip(1)), np.float32)
 
 
 def _best_strength(features: Matrix, labels: Labels, groups: Labels, recipe: Recipe) -> float:
     """The strength with the lowest cross-validated log-loss."""
-    strengths, folds = recipe.head_strengths, recipe.head_folds
+    strengths, folds = recipe.head.strengths, recipe.head.folds
     if len(strengths) == 1:
         return strengths[0]
     random = np.random.default_rng(recipe.seed)

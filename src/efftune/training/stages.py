@@ -116,7 +116,7 @@ def fit(
             fit into memory; the message says what to do.
     """
     failures: list[str] = []
-    batch_size = min(recipe.batch_size, len(train.labels))
+    batch_size = min(recipe.optimization.batch_size, len(train.labels))
     parts = 1
     while True:
         attempt = _Attempt(tuned, stage, recipe, (train, val), (batch_size, parts))
@@ -203,7 +203,10 @@ class _Attempt:
             if is_better(epochs[-1], best, top, len(self.val.labels)):
                 best, weights = epochs[-1], self.network.judged.get_weights()
             self.network.hide_averages()
-            if self.recipe.patience and number - best.number >= self.recipe.patience:
+            if (
+                self.recipe.optimization.patience
+                and number - best.number >= self.recipe.optimization.patience
+            ):
                 break
         self.network.judged.set_weights(weights)
         self.tuned.backbone.tuned |= best.number > 0
@@ -236,7 +239,7 @@ class _Attempt:
         labels = self.train.labels[pictures]
         inputs: Any = self.train.batch(pictures, epoch)
         targets = np.eye(self.classes, dtype=np.float32)[labels]
-        if self.recipe.mix != "none":
+        if self.recipe.augmentation.mix != "none":
             partners = random.permutation(len(pictures)).astype(np.int32)
             share = _shares(self.recipe, self.train.inputs.shape[:2], random)
             part = float(share.mean())
@@ -259,8 +262,8 @@ def _shares(recipe: Recipe, shape: tuple[int, ...], random: np.random.Generator)
     Sources: Zhang et al., "mixup" (2018), https://arxiv.org/abs/1710.09412; Yun et al., "CutMix"
     (2019), https://arxiv.org/abs/1905.04899.
     """
-    own = random.beta(recipe.mix_alpha, recipe.mix_alpha)
-    if recipe.mix == "mixup":
+    own = random.beta(recipe.augmentation.mix_alpha, recipe.augmentation.mix_alpha)
+    if recipe.augmentation.mix == "mixup":
         return np.full((1, *shape, 1), own, np.float32)
     share = np.ones((1, *shape, 1), np.float32)
     sides = [max(1, round(side * math.sqrt(1 - own))) for side in shape]

@@ -71,9 +71,13 @@ def compute(
     upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
     pooled = [FEATURES] if "head" in recipe.phases else []
     # Whether an epoch may see the pictures themselves; whether views are of use is not known yet.
-    plain = recipe.plain_view or recipe.augment == "auto" or not recipe.views
+    plain = (
+        recipe.augmentation.plain_view
+        or recipe.augmentation.augment == "auto"
+        or not recipe.augmentation.views
+    )
     outputs = {
-        "train": [*(upper if plain else []), *([] if recipe.head_epochs else pooled)],
+        "train": [*(upper if plain else []), *([] if recipe.head.epochs else pooled)],
         "val": [*upper, *pooled],
         "test": pooled,
     }
@@ -90,7 +94,7 @@ def compute(
         )
     for part in features.values():
         examples = examples.as_read(part.sha256s, part.failures)
-    examples.require_trainable(allow_missing=recipe.missing_classes == "allow")
+    examples.require_trainable(allow_missing=recipe.data.missing_classes == "allow")
     rows = {split: examples.of(split) for split in SPLITS}
     data = TrainingData(
         {split: [row.path for row in rows[split]] for split in SPLITS},

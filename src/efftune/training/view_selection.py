@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from efftune.features import extraction
 from efftune.features.extraction import MIRRORED
 from efftune.model.backbone import Backbone
-from efftune.recipe.recipe import Augment, Strength
+from efftune.recipe.sections import Augment, Strength
 from efftune.training import planning
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
@@ -43,13 +43,15 @@ def choose_views(
         return plan, {}
     accuracy = {}
     strength, flip = recipe.views_shown
-    augment: Augment = "none" if recipe.augment == "none" else strength
+    augment: Augment = "none" if recipe.augmentation.augment == "none" else strength
     if head.strength is not None:
         recognition = _Recognition(plan, backbone, head, data)
-        if recipe.augment == "auto" and not recognition.knows("standard", 1, _VIEW_LOSS):
+        if recipe.augmentation.augment == "auto" and not recognition.knows(
+            "standard", 1, _VIEW_LOSS
+        ):
             augment = "light" if recognition.knows("light", 1, _VIEW_LOSS) else "none"
-        if recipe.flip == "auto":
-            of_use = augment != "none" or recipe.test_flip
+        if recipe.augmentation.flip == "auto":
+            of_use = augment != "none" or recipe.evaluation.test_flip
             known = of_use and recognition.knows("mirrored", MIRRORED, _MIRROR_LOSS)
             flip = "yes" if known else "no"
         accuracy = recognition.accuracy

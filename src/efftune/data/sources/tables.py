@@ -44,7 +44,12 @@ class Columns:
     @classmethod
     def of(cls, recipe: Recipe) -> "Columns":
         """As a recipe has them."""
-        names = (recipe.path_column, recipe.label_column, recipe.split_column, recipe.group_column)
+        names = (
+            recipe.data.path_column,
+            recipe.data.label_column,
+            recipe.data.split_column,
+            recipe.data.group_column,
+        )
         return cls(*names)
 
 

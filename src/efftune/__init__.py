@@ -40,7 +40,7 @@ _HOMES = {
     "UsageError": "errors",
     "build": "model.architectures",
     "check": "report.source_check",
-    "classify": "model.classifier",
+    "classify": "model.published",
     "compare": "runs.run",
     "demo": "run",
     "load": "runs.run",

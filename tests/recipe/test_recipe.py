@@ -64,7 +64,7 @@ def test_recipe_that_does_not_exist_is_named(name):
 
 
 def test_recipe_cannot_be_changed_in_place():
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(AttributeError, match="cannot assign"):
         Recipe().seed = 3
 
 

@@ -13,7 +13,7 @@ def test_later_choices_win(tmp_path):
 
 def test_set_takes_lists_and_bare_words():
     choices = gathered(None, ["head_strengths=[0.1, 1]", "missing_classes = allow"], {})
-    assert Recipe.named("quick", **choices).head_strengths == (0.1, 1.0)
+    assert Recipe.named("quick", **choices).head.strengths == (0.1, 1.0)
     assert choices["missing_classes"] == "allow"
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 import efftune
-from efftune.cli import console, options
-from efftune.data.sources import image_paths
+from efftune.cli import options
+from efftune.cli.options import Output, command
 
 app = typer.Typer(
     add_completion=False,
@@ -34,26 +34,18 @@ def efftune_command(
     """Turn a folder of labelled pictures into an honestly judged EfficientNet classifier."""
 
 
-@app.command()
+@command(app, settings=options.COLUMNS)
 def check(
-    source: options.Source,
-    out: options.Out = None,
-    path_column: options.PathColumn = None,
-    label_column: options.LabelColumn = None,
-    split_column: options.SplitColumn = None,
-    group_column: options.GroupColumn = None,
-    json_: options.Json = False,
-    quiet: options.Quiet = False,
+    source: options.Source, choices: dict[str, Any], output: Output, out: options.Out = None
 ) -> None:
     """Look at everything in SOURCE and say what is wrong. Exits with 1 if something is."""
     from efftune.cli import progress_bars, tables
     from efftune.data.sources.tables import Columns
 
-    named = _columns(path_column, label_column, split_column, group_column)
-    columns = Columns.of(efftune.Recipe().changed(**named))
-    with progress_bars.progress(quiet=quiet) as on_progress:
+    columns = Columns.of(efftune.Recipe(**choices))
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
         checked = efftune.check(source, out=out, columns=columns, on_progress=on_progress)
-    if json_:
+    if output.json:
         typer.echo(json.dumps(checked.to_dict()))
     else:
         tables.show_check(checked, out)
@@ -61,96 +53,48 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@command(app, settings=options.ALL)
 def train(
     source: options.Source,
-    model: options.Model = None,
-    recipe: options.Named = None,
-    weights: options.Weights = None,
-    image_size: options.ImageSize = None,
-    fit: options.Fit = None,
-    val: options.Val = None,
-    test: options.Test = None,
-    path_column: options.PathColumn = None,
-    label_column: options.LabelColumn = None,
-    split_column: options.SplitColumn = None,
-    group_column: options.GroupColumn = None,
-    leaks: options.Leaks = None,
-    labels: options.Labels = None,
-    unfreeze: options.Unfreeze = None,
-    phases: options.Phases = None,
-    head_epochs: options.HeadEpochs = None,
-    epochs: options.Epochs = None,
-    learning_rate: options.LearningRate = None,
-    optimizer: options.Optimizer = None,
-    batch_size: options.BatchSize = None,
-    augment: options.Augment = None,
-    label_smoothing: options.LabelSmoothing = None,
-    dropout: options.Dropout = None,
-    drop_connect_rate: options.DropConnectRate = None,
-    class_weights: options.ClassWeights = None,
-    ema: options.Ema = None,
-    max_error: options.MaxError = None,
-    seed: options.Seed = None,
-    config: options.Config = None,
-    settings: options.Settings = None,
+    choices: dict[str, Any],
+    output: Output,
     run: options.RunOption = None,
     dry_run: options.DryRun = False,
-    json_: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Train a classifier on the pictures in SOURCE; leave it in a run folder."""
-    from efftune.recipe.settings import gathered
-
-    given: dict[str, Any] = {"model": model, "image_size": image_size, "fit": fit, "seed": seed}
-    given |= {"name": recipe, "val_fraction": val, "test_fraction": test, "unfreeze": unfreeze}
-    given |= {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
-    given |= {"augment": augment, "label_smoothing": label_smoothing, "dropout": dropout}
-    given |= {"class_weights": class_weights, "ema": ema, "weights": weights}
-    given |= {"leaks": leaks, "labels": labels, "max_error": max_error}
-    given |= {"drop_connect_rate": drop_connect_rate, "optimizer": optimizer}
-    given |= {"phases": phases and phases.split(","), "head_epochs": head_epochs}
-    given |= _columns(path_column, label_column, split_column, group_column)
-    choices = gathered(config, settings or [], given)
     if dry_run:
-        _plan(source, choices, json_=json_, quiet=quiet)
+        _plan(source, choices, output)
     else:
-        _train(source, choices, run, json_=json_, quiet=quiet)
+        _train(source, choices, output, run)
 
 
-@app.command()
-def demo(
-    run: options.RunOption = None, json_: options.Json = False, quiet: options.Quiet = False
-) -> None:
+@command(app)
+def demo(output: Output, run: options.RunOption = None) -> None:
     """Train the head on the built-in sample, 1,797 scanned digits, in seconds."""
-    _train("sample:digits", {"name": "quick"}, run, json_=json_, quiet=quiet)
+    _train("sample:digits", {"name": "quick"}, output, run)
 
 
-def _train(
-    source: str, choices: dict[str, Any], run: Path | None, *, json_: bool, quiet: bool
-) -> None:
+def _train(source: str, choices: dict[str, Any], output: Output, run: Path | None) -> None:
     from efftune.cli import keras_startup, progress_bars, tables
 
     recipe = _recipe(choices)
-    with progress_bars.progress(quiet=quiet) as on_progress:
-        finished = efftune.train(
-            source, recipe=recipe, run=run, on_progress=keras_startup.reported(recipe, on_progress)
-        )
-    if json_:
+    with progress_bars.progress(quiet=output.quiet) as report:
+        on_progress = keras_startup.reported(recipe, report)
+        finished = efftune.train(source, recipe=recipe, run=run, on_progress=on_progress)
+    if output.json:
         typer.echo(json.dumps(finished.summary))
     else:
         tables.show_run(finished)
 
 
-def _plan(source: str, choices: dict[str, Any], *, json_: bool, quiet: bool) -> None:
+def _plan(source: str, choices: dict[str, Any], output: Output) -> None:
     from efftune.cli import keras_startup, progress_bars, tables
 
     recipe = _recipe(choices)
-    with progress_bars.progress(quiet=quiet) as on_progress:
-        plan = efftune.plan(
-            source, recipe=recipe, on_progress=keras_startup.reported(recipe, on_progress)
-        )
-    if json_:
+    with progress_bars.progress(quiet=output.quiet) as report:
+        on_progress = keras_startup.reported(recipe, report)
+        plan = efftune.plan(source, recipe=recipe, on_progress=on_progress)
+    if output.json:
         typer.echo(json.dumps(plan.to_dict()))
     else:
         tables.show_plan(plan)
@@ -160,61 +104,44 @@ def _recipe(choices: dict[str, Any]) -> efftune.Recipe:
     return efftune.Recipe.named(choices.pop("name", "balanced"), **choices)
 
 
-def _columns(
-    path: str | None, label: str | None, split: str | None, group: str | None
-) -> dict[str, str]:
-    """The choices of a recipe that options for columns make."""
-    named = {"path": path, "label": label, "split": split, "group": group}
-    return {f"{role}_column": name for role, name in named.items() if name is not None}
-
-
-@app.command()
+@command(app, settings=options.COLUMNS, default="as trained")
 def evaluate(
     run: options.RunArgument,
     source: options.Source,
+    choices: dict[str, Any],
+    output: Output,
     split: options.SplitName = None,
-    path_column: options.PathColumn = None,
-    label_column: options.LabelColumn = None,
-    split_column: options.SplitColumn = None,
-    group_column: options.GroupColumn = None,
-    json_: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
-    """Score a run on other pictures.
-
-    Columns that are not named are called as in training.
-    """
+    """Score a run on other pictures."""
     from efftune.cli import progress_bars, tables
     from efftune.data.sources.tables import Columns
 
     finished = efftune.Run.load(run)
-    named = _columns(path_column, label_column, split_column, group_column)
-    columns = Columns.of(finished.recipe.changed(**named))
-    with progress_bars.progress(quiet=quiet) as on_progress:
+    columns = Columns.of(finished.recipe.changed(**choices))
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
         score, examples = finished.evaluate(source, split, columns=columns, on_progress=on_progress)
-    if json_:
+    if output.json:
         typer.echo(json.dumps(score.to_dict()))
     else:
         tables.show_evaluation(score, examples)
 
 
-@app.command()
+@command(app, settings=("max_error",), default="as trained", lines=True, csv=True)
 def predict(
     run: options.RunArgument,
     images: options.Images,
+    choices: dict[str, Any],
+    output: Output,
     top: options.Top = 1,
-    max_error: options.MaxError = None,
     raw: options.Raw = False,
-    json_: options.JsonLines = False,
-    csv: options.Csv = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Predict the classes of pictures. Exits with 1 if one of them cannot be decoded."""
     from efftune.cli import progress_bars
+    from efftune.data.sources import image_paths
 
-    classifier = efftune.load(run, max_error)
+    classifier = efftune.load(run, choices.get("max_error"))
     paths, failures = image_paths.pictures(images)
-    with progress_bars.progress(quiet=quiet) as on_progress:
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
         predictions = classifier.predict(
             paths,
             top,
@@ -222,128 +149,128 @@ def predict(
             on_unreadable=failures.__setitem__,
             on_progress=lambda done, total: on_progress("predict", done, total),
         )
-    _show_predictions(predictions, failures, form="json" if json_ else "csv" if csv else "table")
+    _show_predictions(predictions, failures, output)
 
 
-@app.command()
-def report(run: options.RunArgument, open_: options.Open = False) -> None:
+@command(app)
+def report(run: options.RunArgument, output: Output, open_: options.Open = False) -> None:
     """Write RUN's report.html again, from what RUN holds."""
-    _show_page(efftune.Run.load(run).report(), open_=open_)
+    _show_page("report", efftune.Run.load(run).report(), output, open_=open_)
 
 
-@app.command()
+@command(app)
 def review(
-    run: options.RunArgument, accept: options.Accept = None, open_: options.Open = False
+    run: options.RunArgument,
+    output: Output,
+    accept: options.Accept = None,
+    open_: options.Open = False,
 ) -> None:
     """Write a page on which RUN's suspect labels are kept, changed or dropped."""
     from efftune.cli import tables
 
     finished = efftune.Run.load(run)
     if accept is None:
-        _show_page(finished.review(), open_=open_)
+        _show_page("review", finished.review(), output, open_=open_)
+        return
+    labels = finished.accept(accept)
+    if output.json:
+        typer.echo(json.dumps({"labels": str(labels)}))
     else:
-        tables.show_labels(finished, finished.accept(accept))
+        tables.show_labels(finished, labels)
 
 
-@app.command()
+@command(app, lines=True)
 def explain(
     run: options.RunArgument,
     images: options.Images,
+    output: Output,
     label: options.Label = None,
     out: options.ExplanationFile = Path("explained"),
-    quiet: options.Quiet = False,
 ) -> None:
     """Draw what in pictures speaks for a class. Exits with 1 if one cannot be decoded."""
     from efftune.cli import progress_bars, tables
+    from efftune.data.sources import image_paths
 
     finished = efftune.Run.load(run)
     paths, failures = image_paths.pictures(images)
-    with progress_bars.progress(quiet=quiet) as on_progress:
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
         drawn = finished.explain(
             paths, out, label, on_unreadable=failures.__setitem__, on_progress=on_progress
         )
-    tables.show_explained(drawn)
+    tables.show_explained(drawn, as_json=output.json)
     _end_with(failures)
 
 
-@app.command()
+@command(app)
 def compare(
     runs: options.Runs,
+    output: Output,
     split: options.ComparedSplit = "test",
     out: options.Drawing = None,
-    json_: options.Json = False,
 ) -> None:
     """Compare runs on the pictures all of them were judged on, and say what is mere chance."""
     from efftune.cli import tables
 
     comparison = efftune.compare(runs, split, out=out)
-    if json_:
+    if output.json:
         typer.echo(json.dumps(comparison.to_dict()))
     else:
         tables.show_comparison(comparison, out)
 
 
-def _show_page(page: Path, *, open_: bool) -> None:
-    typer.echo(page)
+def _show_page(kind: str, page: Path, output: Output, *, open_: bool) -> None:
+    typer.echo(json.dumps({kind: str(page)}) if output.json else page)
     if open_:
         typer.launch(page.resolve().as_uri())
 
 
-@app.command()
+@command(app, lines=True, csv=True)
 def classify(
     images: options.Images,
-    model: Annotated[
-        str, typer.Option(help="As `efftune models` lists it.")
-    ] = "efficientnet-lite0",
+    output: Output,
+    model: options.PublishedModel = "efficientnet-lite0",
     top: options.Top = 5,
-    json_: options.JsonLines = False,
-    csv: options.Csv = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Tell which of ImageNet's 1000 classes pictures show, without training."""
     from efftune.cli import keras_startup, progress_bars
+    from efftune.data.sources import image_paths
 
     keras_startup.keep_tensorflow_out()
     paths, failures = image_paths.pictures(images)
-    with progress_bars.progress(quiet=quiet) as on_progress:
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
         predictions = efftune.classify(
             paths, model, top, on_unreadable=failures.__setitem__, on_progress=on_progress
         )
-    _show_predictions(predictions, failures, form="json" if json_ else "csv" if csv else "table")
+    _show_predictions(predictions, failures, output)
 
 
 def _show_predictions(
-    predictions: list[efftune.Prediction], failures: dict[Path, str], *, form: str
+    predictions: "list[efftune.Prediction]", failures: dict[Path, str], output: Output
 ) -> None:
     from efftune.cli import tables
 
-    tables.show_predictions(predictions, form=form)
+    tables.show_predictions(predictions, output.form)
     _end_with(failures)
 
 
 def _end_with(failures: dict[Path, str]) -> None:
     """Tell which pictures could not be used, and exit with 1 if there are any."""
+    from efftune.cli import console
+
     for path, reason in failures.items():
         console.warn(f"{path}: {reason}")
     if failures:
         raise typer.Exit(1)
 
 
-@app.command()
-def models(
-    fetch: Annotated[
-        str | None,
-        typer.Option(help="Download the weights of this model, for use without a network."),
-    ] = None,
-    json_: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@command(app)
+def models(output: Output, fetch: options.Fetch = None) -> None:
     """List the models, what they cost, and whether their weights are here."""
     from efftune.cli import progress_bars, tables
     from efftune.model import catalogue
     from efftune.model.weights import download
 
     if fetch is not None:
-        with progress_bars.progress(quiet=quiet) as on_progress:
+        with progress_bars.progress(quiet=output.quiet) as on_progress:
             download.ready(catalogue.model(fetch), on_progress)
-    tables.show_models(efftune.models(), as_json=json_)
+    tables.show_models(efftune.models(), as_json=output.json)

@@ -1,9 +1,18 @@
-"""The arguments and options of the command line: their types and what `--help` says of them."""
+"""Arguments and options of the command line; those of settings are made from the recipe's fields."""
 
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from annotated_types import Ge, Gt, Le, Lt
+
+from efftune.recipe.recipe import SETTINGS, Place
+from efftune.recipe.settings import gathered
 
 Source = Annotated[
     str,
@@ -15,13 +24,16 @@ Source = Annotated[
         metavar="SOURCE",
     ),
 ]
+
 RunArgument = Annotated[Path, typer.Argument(help="A run folder made by train.", metavar="RUN")]
+
 RunOption = Annotated[
     Path | None,
     typer.Option(
         "--run", help="The run folder to make. (default: the next free runs/SOURCE-MODEL-N)"
     ),
 ]
+
 Images = Annotated[
     list[str],
     typer.Argument(
@@ -29,160 +41,28 @@ Images = Annotated[
         metavar="IMAGES",
     ),
 ]
-JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+
 Raw = Annotated[
     bool, typer.Option("--raw", help="The network's own probabilities, not the calibrated ones.")
 ]
-MaxError = Annotated[
-    str | None,
-    typer.Option(
-        help="Share of the answers given that may be wrong, such as 2%; the others are unsure. "
-        "(default: as trained, 2%)"
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+
 Top = Annotated[int, typer.Option(help="How many of the likeliest classes.", min=1)]
 
-# Of a table; an hf: set takes the first two.
-PathColumn = Annotated[
-    str | None,
-    typer.Option(
-        help="The column of paths, or of pictures, if SOURCE has columns. (default: path)"
-    ),
-]
-LabelColumn = Annotated[str | None, typer.Option(help="That of classes. (default: label)")]
-SplitColumn = Annotated[
-    str | None, typer.Option(help="That of splits, which may be missing. (default: split)")
-]
-GroupColumn = Annotated[
-    str | None,
-    typer.Option(
-        help="That of what belongs together, such as a patient, which may be missing. "
-        "(default: group)"
-    ),
-]
-
-# Of check.
 Out = Annotated[
     Path | None, typer.Option(help="A folder for the table of findings and for pictures.")
 ]
 
-# Of train.
-Leaks = Annotated[
-    str | None,
-    typer.Option(
-        help="Pictures of val and test with a copy in a split before: report scores with and "
-        "without them, drop or keep them. (default: report)"
-    ),
-]
-Labels = Annotated[
-    str | None,
-    typer.Option(help="A labels.csv of decisions from `efftune review`. SOURCE stays as it is."),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(help="As `efftune models` lists it. (default: efficientnet-lite0)"),
-]
-Named = Annotated[
-    str | None,
-    typer.Option(help="quick, balanced, thorough, scratch or keras-example. (default: balanced)"),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(help="imagenet, none, or a weights file. (default: imagenet)"),
-]
-ImageSize = Annotated[
-    int | None,
-    typer.Option(help="Side of the square the model sees, in pixels. (default: the model's own)"),
-]
-Fit = Annotated[
-    str | None,
-    typer.Option(help="How pictures become squares: stretch, crop or pad. (default: crop)"),
-]
-Val = Annotated[
-    float | None,
-    typer.Option(help="Share to validate on, if SOURCE has no val split. (default: 0.15)"),
-]
-Test = Annotated[
-    float | None,
-    typer.Option(help="Share to test on, if SOURCE has no test split. (default: 0.15)"),
-]
-Unfreeze = Annotated[
-    str | None,
-    typer.Option(
-        help="First block to train beside the head, such as block6; or last, all or none. "
-        "(default: block5)"
-    ),
-]
-Phases = Annotated[
-    str | None,
-    typer.Option(help="Of scratch, head and tune, with commas. (default: head,tune)"),
-]
-HeadEpochs = Annotated[
-    int | None,
-    typer.Option(
-        help="Train the head by gradient descent this long, not by regression. (default: 0)"
-    ),
-]
-Epochs = Annotated[
-    int | None,
-    typer.Option(help="Of fine-tuning from that block. (default: enough for 180 steps)"),
-]
-LearningRate = Annotated[
-    float | None, typer.Option(help="The highest of fine-tuning. (default: 0.001)")
-]
-Optimizer = Annotated[str | None, typer.Option(help="adamw, adam or rmsprop. (default: adamw)")]
-BatchSize = Annotated[int | None, typer.Option(help="Pictures in one step. (default: 64)")]
-Augment = Annotated[
-    str | None,
-    typer.Option(
-        help="How far training views go from the pictures: none, light, standard, strong or "
-        "keras-example. "
-        "(default: the furthest, up to standard, that are still recognised)"
-    ),
-]
-LabelSmoothing = Annotated[
-    float | None,
-    typer.Option(help="Share of a label spread over all classes. (default: 0.1)"),
-]
-Dropout = Annotated[
-    float | None,
-    typer.Option(help="Share of features the head does not see in a step. (default: 0.2)"),
-]
-DropConnectRate = Annotated[
-    float | None,
-    typer.Option(help="How often the last block is left out in a step. (default: 0)"),
-]
-ClassWeights = Annotated[
-    str | None,
-    typer.Option(help="Weigh classes in the loss: none or balanced. (default: none)"),
-]
-Ema = Annotated[
-    float | None,
-    typer.Option(help="Decay of the weights' moving average, 0 for none. (default: 0)"),
-]
-Seed = Annotated[int | None, typer.Option(help="Makes a run repeatable. (default: 0)")]
-Config = Annotated[
-    Path | None, typer.Option(help="A TOML file of settings, such as a run's recipe.toml.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Any setting of the recipe, as KEY=VALUE. Repeatable."),
-]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what would be done, and how long it takes.")
 ]
 
-# Of evaluate.
 SplitName = Annotated[
     str | None,
     typer.Option(help="train, val or test. (default: test if SOURCE has one, else everything)"),
 ]
 
-# Of report and review.
 Open = Annotated[bool, typer.Option("--open", help="Show it in the browser.")]
+
 Accept = Annotated[
     int | None,
     typer.Option(
@@ -190,13 +70,12 @@ Accept = Annotated[
     ),
 ]
 
-# Of explain.
 Label = Annotated[
     str | None, typer.Option(help="The class to explain. (default: the one answered)")
 ]
+
 ExplanationFile = Annotated[Path, typer.Option("--out", help="A folder for the pictures.")]
 
-# Of compare.
 Runs = Annotated[
     list[Path],
     typer.Argument(
@@ -204,7 +83,181 @@ Runs = Annotated[
         metavar="RUN RUN...",
     ),
 ]
+
 ComparedSplit = Annotated[str, typer.Option(help="test or val.")]
+
 Drawing = Annotated[
     Path | None, typer.Option("--out", help="A PNG of accuracy against seconds to write.")
 ]
+
+# Of classify and models.
+PublishedModel = Annotated[str, typer.Option(help="As `efftune models` lists it.")]
+Fetch = Annotated[
+    str | None,
+    typer.Option(help="Download the weights of this model, for use without a network."),
+]
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command tells its result.
+
+    Attributes:
+        json: as JSON, for programs.
+        quiet: without progress.
+        csv: as CSV, where a command offers that.
+    """
+
+    json: bool
+    quiet: bool
+    csv: bool = False
+
+    @property
+    def form(self) -> str:
+        """`json`, `csv` or `table`."""
+        return "json" if self.json else "csv" if self.csv else "table"
+
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+_JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+_Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+_Config = Annotated[
+    Path | None, typer.Option(help="A TOML file of settings, such as a run's recipe.toml.")
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any setting of the recipe, as KEY=VALUE. Repeatable."),
+]
+
+COLUMNS = ("path_column", "label_column", "split_column", "group_column")
+ALL = tuple(key for key, place in SETTINGS.items() if place.setting.flag)
+_PANELS = {
+    "": "Recipe",
+    "backbone": "Model",
+    "data": "Data",
+    "head": "Head",
+    "augmentation": "Augmentation",
+    "tuning": "Fine-tuning",
+    "optimization": "Gradient descent",
+    "evaluation": "Evaluation",
+}
+
+
+def command(
+    app: typer.Typer,
+    *,
+    settings: Sequence[str] = (),
+    default: str = "",
+    lines: bool = False,
+    csv: bool = False,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command, with the options that many have.
+
+    The function takes its own arguments; `output`, made from `--json` and `--quiet`; and, if it has
+    settings, `choices`: those given by option, by `--set` or in the file of `--config`, by name.
+
+    Args:
+        app: to which the command belongs.
+        settings: settings of the recipe to offer as options; with all of them, `--set` too.
+        default: what `--help` says of their defaults, where they are not the recipe's.
+        lines: whether `--json` prints an object a line.
+        csv: whether to offer `--csv`, too.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function).parameters.values())
+        added = {key: option(key, default, panels=settings is ALL) for key in settings}
+        if settings:
+            added |= {"config": _Config}
+        if settings is ALL:
+            added |= {"settings": _Set}
+        outputs = {"json": _JsonLines if lines else _Json} | ({"csv": _Csv} if csv else {})
+        outputs |= {"quiet": _Quiet}
+
+        @functools.wraps(function)
+        def run(**given: Any) -> None:
+            output = Output(**{name: given.pop(name) for name in outputs})
+            if settings:
+                config, texts = given.pop("config"), given.pop("settings", None)
+                options = {key: given.pop(key) for key in settings}
+                given["choices"] = gathered(config, texts or [], options)
+            function(**given, output=output)
+
+        own = [each for each in own if each.name not in ("choices", "output")]
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+        for name, annotation in (added | outputs).items():
+            unset = None if name in added else False
+            parameters.append(
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=unset, annotation=annotation
+                )
+            )
+        # Typer reads these.
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        app.command()(run)
+        return run
+
+    return decorate
+
+
+def option(key: str, default: str = "", *, panels: bool = False) -> Any:
+    """The annotation of the option of a setting.
+
+    Args:
+        key: the setting's name.
+        default: what `--help` says of its default; by default that of the recipe.
+        panels: whether `--help` shows it under the heading of its section.
+    """
+    place = SETTINGS[key]
+    kind, choices = (str, []) if place.setting.parse else _kind(place.annotation)
+    metavar = f"[{'|'.join(choices)}]" if choices else None
+    panel = _PANELS[place.section] if panels else None
+    return Annotated[
+        kind | None,
+        typer.Option(
+            place.setting.flag, help=_help(place, default), metavar=metavar, rich_help_panel=panel
+        ),
+    ]
+
+
+def _kind(annotation: Any) -> tuple[Any, list[str]]:
+    """The type that a setting's option takes, and the words that it takes, if it takes words."""
+    if get_origin(annotation) is Annotated:
+        return _kind(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return str, list(get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [_kind(each) for each in get_args(annotation)]
+        only_words = all(words for _, words in kinds)
+        return str, [word for _, words in kinds for word in words] if only_words else []
+    return (annotation, []) if annotation in (int, float) else (str, [])
+
+
+def _help(place: Place, default: str) -> str:
+    default = default or place.setting.default or _as_text(place.default)
+    allowed = _range(place.annotation)
+    return f"{place.setting.help} ({allowed}{'; ' if allowed else ''}default: {default})"
+
+
+def _as_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _range(annotation: Any) -> str:
+    """The range of a number, in words."""
+    low = high = ""
+    for each in getattr(annotation, "__metadata__", ()):
+        match each:
+            case Ge():
+                low = f"{each.ge:,}"
+            case Gt():
+                low = f"above {each.gt:,}"
+            case Le():
+                high = f"{each.le:,}"
+            case Lt():
+                high = f"below {each.lt:,}"
+    if low and high:
+        return f"{low} to {high}"
+    return f"{low} or more" if low else ""

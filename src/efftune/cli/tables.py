@@ -232,8 +232,18 @@ def show_labels(run: Run, path: Path) -> None:
     say(f"Use them: efftune train {run.record['source']} --labels {path}")
 
 
-def show_explained(drawn: Sequence[ExplanationFile]) -> None:
+def show_explained(drawn: Sequence[ExplanationFile], *, as_json: bool) -> None:
     """Print what was explained, and where it lies."""
+    if as_json:
+        for each in drawn:
+            line = {
+                "path": str(each.path),
+                "png": str(each.png),
+                "label": each.label,
+                "confidence": each.confidence,
+            }
+            print(json.dumps(line, ensure_ascii=False))
+        return
     rows = [(each.label, percent(each.confidence), str(each.png)) for each in drawn]
     show_table(("class", "confidence", "picture"), rows, left=("picture",))
 

@@ -112,7 +112,7 @@ class Recipe:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __init__(self, **choices: Any):
-        values = _validated(_flat(choices))
+        values = _validated(flat(choices))
         for section, kind in SECTIONS.items():
             made = kind(
                 **{
@@ -142,7 +142,7 @@ class Recipe:
 
     def changed(self, **choices: Any) -> "Recipe":
         """The same recipe with some of its settings changed; see `Recipe`."""
-        return Recipe(**(self.settings | _flat(choices)))
+        return Recipe(**(self.settings | flat(choices)))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -276,8 +276,15 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def _flat(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Choices by setting, of choices by setting, by section, or as `section.name`."""
+def flat(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Choices by the names of settings.
+
+    Args:
+        choices: by name, by section (a mapping each), or as `section.name`; the later win.
+
+    Raises:
+        UsageError: there is no such setting.
+    """
     by_place = {(place.section, place.name): key for key, place in SETTINGS.items()}
     found: dict[str, Any] = {}
     for name, value in choices.items():
@@ -292,14 +299,9 @@ def _flat(choices: Mapping[str, Any]) -> dict[str, Any]:
         for (of, key), each in parts.items():
             if (of, key) not in by_place:
                 known = [*SETTINGS, *(f"{a}.{b}" for a, b in by_place if a)]
-                raise unknown_setting(f"{of}.{key}" if of else key, known)
+                raise unknown_name("recipe setting", f"{of}.{key}" if of else key, known)
             found[by_place[of, key]] = each
     return found
-
-
-def unknown_setting(name: str, known: list[str]) -> UsageError:
-    """A UsageError for a setting that does not exist."""
-    return unknown_name("recipe setting", name, known)
 
 
 def _validated(choices: Mapping[str, Any]) -> dict[str, Any]:

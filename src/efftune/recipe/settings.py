@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from efftune.errors import UsageError
+from efftune.recipe.recipe import flat
 
 
 def choices_in(path: Path) -> Mapping[str, Any]:
@@ -33,14 +34,15 @@ def gathered(
         options: choices by name; those that are None are left out.
 
     Raises:
-        UsageError: the file cannot be used, or a text is not of that form.
+        UsageError: the file cannot be used, a text is not of that form, or there is no such
+            setting.
     """
-    choices = dict(choices_in(config)) if config else {}
+    choices = flat(choices_in(config)) if config else {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"--set takes KEY=VALUE, for example views=2. Received: {setting!r}.")
-        choices[key.strip()] = _value(text.strip())
+        choices |= flat({key.strip(): _value(text.strip())})
     return choices | {key: value for key, value in options.items() if value is not None}
 
 

@@ -438,7 +438,7 @@ def test_fine_tuning_ends_with_the_same_line_and_no_noise(efftune_command, sourc
 def test_fine_tuning_tells_its_phases(efftune_command, source, tmp_path):
     done = efftune_command("train", source, *TUNED, "--run", "run")
     phases = ["find", "inspect", "start", "features", "head", "upper", "evaluate", "save"]
-    phases += ["pictures", "report"]
+    phases += ["thumbnails", "report"]
     assert [line.removesuffix(" …") for line in done.stderr.splitlines()] == phases
     assert done.returncode == 0
 

@@ -1,4 +1,4 @@
-"""Arguments and options of the command line; those of settings are made from the recipe's fields."""
+"""Arguments and options of the commands; those of settings are made from the recipe."""
 
 import functools
 import inspect

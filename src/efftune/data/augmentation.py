@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data.images import Pixels
-from efftune.recipe.sections import Flip, Strength
+from efftune.recipe.training import Flip, Strength
 
 VERSION = 2  # part of every cache key: raise it when a view's pixels change
 

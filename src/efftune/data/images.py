@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from efftune.errors import BadImage
-from efftune.recipe.sections import Fit
+from efftune.recipe.inputs import Fit
 from efftune.system import files
 from efftune.system.machine import usable_processors
 

@@ -25,7 +25,8 @@ from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
 from efftune.model.engines import openvino_engine
 from efftune.model.engines.openvino_engine import Network, Precision
-from efftune.recipe.sections import Fit, Flip, Strength
+from efftune.recipe.inputs import Fit
+from efftune.recipe.training import Flip, Strength
 from efftune.system import files
 
 if TYPE_CHECKING:

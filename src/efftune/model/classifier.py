@@ -17,7 +17,7 @@ from efftune.errors import BadImage, DataError, UsageError
 from efftune.model.backbone import Backbone
 from efftune.model.engines import openvino_engine
 from efftune.model.uncertainty import Uncertainty
-from efftune.recipe.sections import Fit
+from efftune.recipe.inputs import Fit
 from efftune.system import files
 
 if TYPE_CHECKING:

@@ -7,19 +7,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_type_hints
 
 from efftune.errors import UsageError, unknown_name
-from efftune.recipe.sections import (
+from efftune.recipe.inputs import BackboneSettings, DataSettings, General, Phase, RecipeName
+from efftune.recipe.setting import Setting
+from efftune.recipe.training import (
     AugmentationSettings,
-    BackboneSettings,
-    DataSettings,
     EvaluationSettings,
     Flip,
-    General,
     HeadSettings,
     OptimizationSettings,
-    Phase,
-    RecipeName,
     ScratchSettings,
-    Setting,
     Strength,
     TuningSettings,
 )

@@ -19,7 +19,7 @@ from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.engines.openvino_engine import fastest_precision
 from efftune.model.uncertainty import REFERENCES
 from efftune.recipe.recipe import Recipe, Stage
-from efftune.recipe.sections import Augment, Flip
+from efftune.recipe.training import Augment, Flip
 from efftune.system import files
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for kept activations

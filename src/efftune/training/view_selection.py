@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from efftune.features import extraction
 from efftune.features.extraction import MIRRORED
 from efftune.model.backbone import Backbone
-from efftune.recipe.sections import Augment, Strength
+from efftune.recipe.training import Augment, Strength
 from efftune.training import planning
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head

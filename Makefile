@@ -34,7 +34,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache
 
 docs: $(INSTALLED)
-	$(BIN)/python docs/write_cli_page.py
+	$(BIN)/python docs/write_pages.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
 
 bench: $(INSTALLED)

@@ -11,10 +11,11 @@ from conftest import fill
 ROOT = Path(__file__).parents[1]
 
 
-def test_cli_page_is_what_help_says():
-    write = runpy.run_path(str(ROOT / "docs" / "write_cli_page.py"))
-    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert page == write["page"](), "run `make docs`"
+@pytest.mark.parametrize("page", ["cli.md", "settings.md"])
+def test_written_pages_are_up_to_date(page):
+    write = runpy.run_path(str(ROOT / "docs" / "write_pages.py"))
+    written = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert written == write["PAGES"][page](), "run `make docs`"
 
 
 def test_every_command_is_on_the_cli_page(efftune_command):

@@ -236,13 +236,31 @@ def _kind(annotation: Any) -> tuple[Any, list[str]]:
 
 
 def _help(place: Place, default: str) -> str:
-    default = default or place.setting.default or _as_text(place.default)
+    default = default or place.setting.default or as_text(place.default)
     allowed = _range(place.annotation)
     return f"{place.setting.help} ({allowed}{'; ' if allowed else ''}default: {default})"
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def values(annotation: Any) -> str:
+    """The values that a setting takes, in words."""
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(map(values, get_args(annotation)))
+    if get_origin(annotation) is tuple:
+        return f"some of {values(get_args(annotation)[0])}"
+    if get_origin(annotation) is Annotated:
+        kind, allowed = values(get_args(annotation)[0]), _range(annotation)
+        return f"{kind} {allowed}".strip()
+    names = {"int": "number", "float": "number", "str": "text", "bool": "true | false"}
+    return names.get(annotation.__name__, "text")
 
 
 def _range(annotation: Any) -> str:

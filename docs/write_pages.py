@@ -1,0 +1,70 @@
+"""Write `cli.md` and `settings.md` from the program itself, so that they cannot drift."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from efftune.cli import options
+from efftune.cli.commands import app
+from efftune.recipe.recipe import RECIPES, SETTINGS
+
+HERE = Path(__file__).parent
+
+
+def cli_page() -> str:
+    """The page of commands, from `--help`."""
+    parts = ["# Command line\n", "Written by `docs/write_pages.py` from `--help`.\n", _help()]
+    for command in app.registered_commands:
+        name = command.callback.__name__
+        parts += [f"## {name}\n", _help(name)]
+    return "\n".join(parts)
+
+
+def settings_page() -> str:
+    """The page of settings, from the fields of the recipe."""
+    parts = [
+        "# Settings\n",
+        "Written by `docs/write_pages.py` from the recipe's fields. A setting goes by its name\n"
+        "(`efftune.train(…, head_epochs=5)`, `--set head_epochs=5`), with its section before it\n"
+        "(`--set tuning.epochs=5`), or in the table of its section (`[tuning]`), as in a run's\n"
+        "`recipe.toml`; a settings file takes them in each of these forms.\n",
+    ]
+    for section in dict.fromkeys(place.section for place in SETTINGS.values()):
+        parts += [f"## {section or 'The run'}\n"]
+        parts += ["| name | values | default | option | |\n|---|---|---|---|---|"]
+        for key, place in SETTINGS.items():
+            if place.section == section:
+                own = f" or `{section}.{place.name}`" if place.name != key else ""
+                flag = f"`{place.setting.flag}`" if place.setting.flag else ""
+                default = place.setting.default or f"`{options.as_text(place.default)}`"
+                values = options.values(place.annotation).replace("|", "\\|")
+                parts.append(
+                    f"| `{key}`{own} | {values} | {default} | {flag} | {place.setting.help} |"
+                )
+        parts.append("")
+    parts += ["## Named recipes\n", "What each changes; everything else is as above.\n"]
+    for name, changes in RECIPES.items():
+        told = ", ".join(f"`{key}={options.as_text(value)}`" for key, value in changes.items())
+        parts.append(f"- **{name}**: {told or 'nothing'}")
+    return "\n".join(parts) + "\n"
+
+
+def _help(*command: str) -> str:
+    environment = os.environ | {"COLUMNS": "96", "TERM": "dumb", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "efftune", *command, "--help"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.rstrip() for line in done.stdout.strip().splitlines()]
+    return "```text\n" + "\n".join(lines).replace("python -m efftune", "efftune") + "\n```\n"
+
+
+PAGES = {"cli.md": cli_page, "settings.md": settings_page}
+
+if __name__ == "__main__":
+    for file, page in PAGES.items():
+        (HERE / file).write_text(page(), encoding="utf-8")

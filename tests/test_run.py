@@ -430,11 +430,11 @@ def test_quick_keeps_its_promises_on_real_photos(clothing, tmp_path, own_cache):
     theirs = keras_alone(run.folder / "model.keras", pixels, tmp_path)
     said = [[float(row[f"p_{name}"]) for name in names] for row in rows]
     assert np.abs(theirs - said).max() <= 1e-4
-    ours = run.classifier.answers(paths)
+    ours = run.classifier.outputs(paths)
     assert (ours.probabilities.argmax(axis=1) == theirs.argmax(axis=1)).mean() >= 0.995
     (tmp_path / "others").mkdir()
     others = [path for _, path in other_pictures.make(tmp_path / "others", 80, 0)]
-    distances = [*ours.distances, *run.classifier.answers(others).distances]
+    distances = [*ours.distances, *run.classifier.outputs(others).distances]
     assert roc_auc_score([0] * len(paths) + [1] * len(others), distances) >= 0.95
 
 

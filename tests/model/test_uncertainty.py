@@ -86,9 +86,9 @@ def test_doubts_without_known_features_survive(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 not a zip", b"\x93NUMPY"])
-def test_damaged_doubts_are_named(tmp_path, content):
+def test_damaged_uncertainty_is_named(tmp_path, content):
     path = tmp_path / "uncertainty.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=r"doubts\.npz is damaged"):
+    with pytest.raises(DataError, match=r"uncertainty\.npz is damaged"):
         Uncertainty.read(path)

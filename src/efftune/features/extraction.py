@@ -157,7 +157,7 @@ def extract(
     )
     for part in work.parts():
         try:
-            network.run(part, work.load, work.deliver, squares=len(views))
+            network.run(part, work.load, work.deliver, views=len(views))
         finally:  # an interrupted run keeps what it has computed
             work.keep()
     return work.result()

@@ -1,7 +1,5 @@
-"""Backbones, features, classifiers: everything that knows OpenVINO or Keras."""
+"""Networks: the catalogue, architectures, weights, backbones and classifiers.
 
-import sys
-
-# OpenVINO reports its use over the network when it is imported. A tool for people's own pictures
-# should not; without this package OpenVINO falls back to a silent stub of its own.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+May import data, recipe, system and errors. Only `engines` imports OpenVINO; Keras is imported where
+a network is built, so that predicting needs no training framework.
+"""

@@ -6,12 +6,13 @@ name their layers alike: `stem_conv`, `block1a_…`, `top_activation`.
 """
 
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal, TypedDict, Unpack
 
 import keras
 from keras import layers
 
-from efftune.errors import UsageError
+from efftune.errors import UsageError, unknown_name
 from efftune.model import catalogue, lite
 from efftune.model.weights import download, readers
 from efftune.system.progress import Progress, silent
@@ -77,33 +78,46 @@ def pretrained(
     return model, readers.load(model, found.path)
 
 
-def build(  # noqa: PLR0913  (a model's usual choices)
-    name: str,
-    num_classes: int = 1000,
-    *,
-    weights: str | Path | None = "imagenet",
-    include_top: bool = True,
-    pooling: Pooling | None = "avg",
-    image_size: int = 0,
-    drop_connect_rate: float = 0.2,
-    dropout: float = 0.2,
-    on_progress: Progress = silent,
-) -> keras.Model:
+class BuildOptions(TypedDict, total=False):
+    """Keyword arguments of `build`; see there."""
+
+    weights: str | Path | None
+    include_top: bool
+    pooling: Pooling | None
+    image_size: int
+    drop_connect_rate: float
+    dropout: float
+    on_progress: Progress
+
+
+_BUILD_DEFAULTS: dict[str, Any] = {
+    "weights": "imagenet",
+    "include_top": True,
+    "pooling": "avg",
+    "image_size": 0,
+    "drop_connect_rate": 0.2,
+    "dropout": 0.2,
+    "on_progress": silent,
+}
+
+
+def build(name: str, num_classes: int = 1000, **options: Unpack[BuildOptions]) -> keras.Model:
     """A Keras model of the family, ready to be compiled.
 
     Args:
         name: as `efftune models` lists it.
-        num_classes: how many probabilities it gives, 1 or more.
-        weights: `imagenet`, which downloads them if need be; None for random ones; or a file
-            (`.h5`, `.weights.h5`, `.keras`, `.npz`, `.pth`). Where its classes are as many, its
-            head is loaded, too; else the head is random.
-        include_top: with dropout and a dense softmax layer, `predictions`. Otherwise the model
-            gives features.
-        pooling: without top: of the last activations, `avg`, `max`, or None for the activations.
-        image_size: side of the input square, in pixels; 0 means the model's own.
-        drop_connect_rate: see `backbone`. No weight depends on it.
-        dropout: rate before the softmax layer, 0 to 1.
-        on_progress: called with `download`, the bytes that are here and their total.
+        num_classes: number of probabilities, 1 or more.
+        **options: `weights="imagenet"`, which downloads them if need be; None for random ones; or a
+            file (`.h5`, `.weights.h5`, `.keras`, `.npz`, `.pth`). If its head has `num_classes`
+            classes it is loaded, too; otherwise the head is random.
+            `include_top=True` adds dropout and a dense softmax layer, `predictions`; without it the
+            model gives features.
+            `pooling="avg"`, without a top: of the last activations, `avg`, `max`, or None for the
+            activations themselves.
+            `image_size=0`: side of the input square, in pixels; 0 means the model's own.
+            `drop_connect_rate=0.2`: see `backbone`. No weight depends on it.
+            `dropout=0.2`: rate before the softmax layer, 0 to 1.
+            `on_progress`: called with `download`, the bytes received and their total.
 
     Returns:
         A model from float32 pixels (batch, size, size, 3), 0 to 255, to float32 probabilities
@@ -111,25 +125,38 @@ def build(  # noqa: PLR0913  (a model's usual choices)
         features).
 
     Raises:
-        UsageError: an unknown name, a number out of range, or no such file.
+        UsageError: an unknown name or option, a number out of range, or no such file.
         DataError: the weights cannot be downloaded, are damaged, or fit another model.
     """
     entry = catalogue.model(name)
-    _require(num_classes >= 1, "num_classes", num_classes, "1 or more")
-    _require(image_size >= 0, "image_size", image_size, "0 or more")
-    _require(pooling in ("avg", "max", None), "pooling", pooling, "avg, max or None")
-    _require(0 <= drop_connect_rate < 1, "drop_connect_rate", drop_connect_rate, "0 to below 1")
-    _require(0 <= dropout < 1, "dropout", dropout, "0 to below 1")
-    found = download.located(entry, "none" if weights is None else weights, on_progress)
-    model, head = pretrained(entry, image_size or entry.resolution, found, drop_connect_rate)
-    if not include_top:
-        return _pooled(model, pooling)
-    x = layers.Dropout(dropout, name="top_dropout")(model.output)
+    chosen = SimpleNamespace(**(_BUILD_DEFAULTS | dict(options)))
+    _require_valid(num_classes, chosen)
+    source = "none" if chosen.weights is None else chosen.weights
+    located = download.located(entry, source, chosen.on_progress)
+    image_size = chosen.image_size or entry.resolution
+    model, head = pretrained(entry, image_size, located, chosen.drop_connect_rate)
+    if not chosen.include_top:
+        return _pooled(model, chosen.pooling)
+    x = layers.Dropout(chosen.dropout, name="top_dropout")(model.output)
     predictions = layers.Dense(num_classes, activation="softmax", name="predictions")
     whole = keras.Model(model.input, predictions(x), name=model.name)
     if head is not None and len(head[1]) == num_classes:
         predictions.set_weights(list(head))
     return whole
+
+
+def _require_valid(num_classes: int, options: SimpleNamespace) -> None:
+    for name in vars(options):
+        if name not in _BUILD_DEFAULTS:
+            raise unknown_name("option of build", name, _BUILD_DEFAULTS)
+    _require(num_classes >= 1, "num_classes", num_classes, "1 or more")
+    _require(options.image_size >= 0, "image_size", options.image_size, "0 or more")
+    _require(
+        options.pooling in ("avg", "max", None), "pooling", options.pooling, "avg, max or None"
+    )
+    for name in ("drop_connect_rate", "dropout"):
+        rate = getattr(options, name)
+        _require(0 <= rate < 1, name, rate, "0 to below 1")
 
 
 def _pooled(model: keras.Model, pooling: Pooling | None) -> keras.Model:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from efftune.model.weights.readers import Head
 
-FEATURES = "features"  # the output after global average pooling, beside the inputs of the blocks
+FEATURES = "features"  # the output after global average pooling; others are inputs of blocks
 VERSION = 2  # part of every cache key: raise it when a backbone gives other features
 
 
@@ -56,7 +56,7 @@ class Backbone:
             image_size: side of the input square, in pixels; 0 means the model's own.
             weights: `imagenet`, which downloads them if need be; `none` for random ones; or a file.
             drop_connect_rate: see `architectures.backbone`.
-            on_progress: called with `download`, the bytes that are here and their total.
+            on_progress: called with `download`, the bytes received and their total.
 
         Raises:
             UsageError: unknown name, the weights are not installed, or there is no such file.
@@ -215,7 +215,7 @@ class Backbone:
         Args:
             kernel: the head's weights, shape (features, classes).
             bias: the head's bias, shape (classes,).
-            mirrored: answer by the mean logits of each picture and its mirror image.
+            mirrored: predict by the mean logits of each picture and its mirror image.
 
         Returns:
             A model from float32 pixels to float32 probabilities (batch, classes).
@@ -251,7 +251,7 @@ class Backbone:
 
         tensors = [self._output(output) for output in outputs]
         model = convert(keras.Model(self.keras_model.input, tensors, name=self.entry.short_name))
-        if not files.is_intact(folder):  # another process may have been quicker
+        if not files.is_intact(folder):  # another process may have written it meanwhile
             shutil.rmtree(folder, ignore_errors=True)
             with files.folder_written_whole(folder) as partial:
                 openvino_engine.write(model, partial / "model.xml")

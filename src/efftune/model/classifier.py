@@ -33,15 +33,15 @@ FILES = (KERAS_FILE, OPENVINO_FILE, "openvino/model.bin", CLASSES_FILE)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one picture.
+    """The prediction for one picture.
 
     Attributes:
         path: the picture.
         label: the likeliest class.
         confidence: its probability, 0 to 1.
         top: the likeliest classes with their probabilities, likeliest first.
-        unsure: whether the confidence is too low for the answer to be relied on.
-        unlike: whether the picture is unlike those that the classifier was trained on.
+        unsure: whether the confidence is too low to rely on.
+        unlike: whether the picture is out-of-distribution: unlike the training pictures.
     """
 
     path: Path
@@ -54,12 +54,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What a classifier says of many pictures.
+    """Outputs of a classifier for many pictures.
 
     Attributes:
         probabilities: float32 (pictures, classes), zero where a picture cannot be decoded.
-        distances: from the training pictures, float32 (pictures,); 0 where they are not known.
-        failures: by path, why a picture cannot be decoded.
+        distances: from the training pictures, float32 (pictures,); 0 without a detector.
+        failures: the reason, by path, of each picture that cannot be decoded.
     """
 
     probabilities: NDArray[np.float32]
@@ -78,7 +78,7 @@ class Classifier:
         class_names: in the order of the probabilities.
         image_size: side of the square it sees, in pixels.
         fit: how pictures become squares.
-        uncertainty: when its answers are not to be relied on; None for a published model.
+        uncertainty: temperature and thresholds; None for a published model.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Classifier:
         Args:
             pictures: paths, or one path.
             top: how many of the likeliest classes to give, 1 or more.
-            raw: give the network's own probabilities, not those that were calibrated.
+            raw: give the uncalibrated probabilities.
             on_unreadable: called with path and reason for a picture that cannot be decoded, which
                 is then left out. Without it such a picture is an error.
             on_progress: called with the pictures done and their total.
@@ -140,16 +140,16 @@ class Classifier:
             raise UsageError(f"top must be 1 or more. Received: {top}.")
         named = [pictures] if isinstance(pictures, str | Path) else pictures
         paths = list(map(files.user_path, named))
-        answers = self.answers(paths, on_progress)
-        for path, reason in answers.failures.items():
+        outputs = self.outputs(paths, on_progress)
+        for path, reason in outputs.failures.items():
             if on_unreadable is None:
                 raise DataError(f"Cannot predict {path}: {reason}.")
             on_unreadable(path, reason)
-        said = zip(paths, answers.probabilities, answers.distances, strict=True)
+        rows = zip(paths, outputs.probabilities, outputs.distances, strict=True)
         return [
             self._prediction(path, row, float(distance), top, raw=raw)
-            for path, row, distance in said
-            if path not in answers.failures
+            for path, row, distance in rows
+            if path not in outputs.failures
         ]
 
     def probabilities(
@@ -167,15 +167,15 @@ class Classifier:
             Probabilities, float32 (pictures, classes), zero where a picture cannot be decoded;
             and the reasons of those that cannot, by path.
         """
-        answers = self.answers(paths, on_progress)
-        return answers.probabilities, answers.failures
+        outputs = self.outputs(paths, on_progress)
+        return outputs.probabilities, outputs.failures
 
-    def answers(
+    def outputs(
         self,
         paths: Sequence[Path],
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> ModelOutputs:
-        """All that is said of pictures; see `probabilities` for the arguments."""
+        """Probabilities and distances of pictures; see `probabilities` for the arguments."""
         rows = np.zeros((len(paths), len(self.class_names)), np.float32)
         distances = np.zeros(len(paths), np.float32)
         detector = None if self.uncertainty is None else self.uncertainty.detector
@@ -190,10 +190,10 @@ class Classifier:
                 on_progress(next(done), len(paths))
                 return None
 
-        def deliver(i: int, _square: int, outputs: list[NDArray[np.float32]]) -> None:
-            rows[i] = outputs[0]
+        def deliver(i: int, _view: int, values: list[NDArray[np.float32]]) -> None:
+            rows[i] = values[0]
             if detector is not None:
-                distances[i] = detector.distances(outputs[1][None])[0]
+                distances[i] = detector.distances(values[1][None])[0]
             on_progress(next(done), len(paths))
 
         self._network.run(range(len(paths)), load, deliver)
@@ -229,8 +229,8 @@ def save(
         backbone: the pretrained part.
         head: kernel (features, classes) and bias (classes,).
         class_names: in the order of the head's outputs.
-        uncertainty: when its answers are not to be relied on.
-        mirrored: answer by the mean logits of each picture and its mirror image.
+        uncertainty: temperature and thresholds.
+        mirrored: predict by the mean logits of each picture and its mirror image.
 
     Returns:
         The SHA-256 of each file, by its name within the folder.

@@ -1,4 +1,4 @@
-"""What a classifier doubts: answers it is not sure of, pictures unlike those it was trained on."""
+"""Uncertainty of predictions: calibration, low confidence, out-of-distribution pictures."""
 
 import zipfile
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from efftune.system import files
 Kind = Literal["neighbours", "mahalanobis"]
 Array = NDArray[np.float32]
 
-REFERENCES = 1000  # training pictures that others are compared with, at most
-_NEIGHBOUR = 5  # the distance to the fifth nearest counts: one odd picture vouches for nobody
+REFERENCES = 1000  # training pictures that distances are measured to, at most
+_NEIGHBOUR = 5  # the fifth nearest, so that a single odd training picture does not count
 _BLOCK = 1024  # rows compared at a time
 _PRIOR = 0.5  # of a temperature's logarithm: 95 % of temperatures between 0.37 and 2.7
 
 
 @dataclass(frozen=True)
 class OutOfDistributionDetector:
-    """How far pictures are from the training pictures, in the space of the network's features.
+    """Measures how far pictures are from the training pictures, in feature space.
 
     `neighbours`: features are scaled to length 1; the distance is that to the k-th nearest training
     picture. Source: Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors" (2022),
@@ -55,13 +55,13 @@ class OutOfDistributionDetector:
         """
         nearest = min(_NEIGHBOUR if self.kind == "neighbours" else 1, len(self.references)) - 1
         references, lengths = self._prepared
-        found = np.empty(len(features), np.float32)
+        distances = np.empty(len(features), np.float32)
         for start in range(0, len(features), _BLOCK):
             block = slice(start, start + _BLOCK)
-            rows = self._placed(features[block])
+            rows = self._embedded(features[block])
             squares = (rows**2).sum(axis=1)[:, None] - 2 * rows @ references.T + lengths
-            found[block] = np.partition(squares, nearest, axis=1)[:, nearest]
-        return np.asarray(np.sqrt(found.clip(0)))
+            distances[block] = np.partition(squares, nearest, axis=1)[:, nearest]
+        return np.asarray(np.sqrt(distances.clip(0)))
 
     @cached_property
     def _prepared(self) -> tuple[Array, Array]:
@@ -69,7 +69,7 @@ class OutOfDistributionDetector:
         references = self.references.astype(np.float32)
         return references, (references**2).sum(axis=1)
 
-    def _placed(self, features: Array) -> Array:
+    def _embedded(self, features: Array) -> Array:
         if self.kind == "mahalanobis":
             return np.asarray(features @ self.whitening)
         return _unit(features)
@@ -78,7 +78,7 @@ class OutOfDistributionDetector:
 def fit_detector(
     features: Array, labels: NDArray[np.int64], kind: Kind = "neighbours"
 ) -> OutOfDistributionDetector:
-    """Learn what the training pictures are like.
+    """Fit a detector to the features of training pictures.
 
     Args:
         features: of training pictures, float32 (pictures, features); `REFERENCES` are enough.
@@ -107,14 +107,14 @@ def _unit(rows: Array) -> Array:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """When a classifier's answers are not to be relied on.
+    """Temperature and thresholds: when a prediction is not to be relied on.
 
     Attributes:
-        temperature: that its logits were divided by, so that its probabilities are as right as they
-            say; above 0.
-        unsure_below: the confidence below which an answer is unsure, 0 to 1, or above 1 where none
-            is sure.
-        unlike_above: the distance above which a picture is unlike the training pictures.
+        temperature: by which the logits were divided to calibrate the probabilities; above 0.
+        unsure_below: the confidence below which a prediction is flagged unsure, 0 to 1, or above 1
+            if all are.
+        unlike_above: the distance above which a picture is flagged as unlike the training pictures
+            (out-of-distribution).
         detector: tells distances; None where nothing is known of the training pictures' features.
     """
 
@@ -152,23 +152,23 @@ class Uncertainty:
             with np.load(path, allow_pickle=False) as values:
                 temperature, unsure, unlike = map(float, values["numbers"])
                 kind = str(values["kind"])
-                known = None
+                detector = None
                 if kind in ("neighbours", "mahalanobis"):
-                    known = OutOfDistributionDetector(
+                    detector = OutOfDistributionDetector(
                         kind,  # type: ignore[arg-type]
                         values["references"],
                         values["whitening"],
                     )
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is damaged: {error}. Restore it, or train again.") from None
-        return cls(temperature, unsure, unlike, known)
+        return cls(temperature, unsure, unlike, detector)
 
 
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """The temperature at which probabilities are as right as they say.
+    """The temperature that calibrates the probabilities.
 
-    It is the one with the lowest cross-entropy, held back by a normal prior on its logarithm: a
-    handful of pictures, all of them right, would otherwise make every answer certain.
+    It minimises the cross-entropy, regularised by a normal prior on its logarithm: with a handful of
+    pictures, all correct, every prediction would otherwise become certain.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (2017),
     https://arxiv.org/abs/1706.04599; the prior is ours.
@@ -191,31 +191,31 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
         return float(-likelihoods.sum() + 0.5 * (power / _PRIOR) ** 2)
 
     furthest = float(np.log(20))
-    found = minimize_scalar(cost, bounds=(-furthest, furthest), method="bounded")
-    return float(np.exp(found.x))
+    result = minimize_scalar(cost, bounds=(-furthest, furthest), method="bounded")
+    return float(np.exp(result.x))
 
 
 def confidence_threshold(
-    confidences: NDArray[np.floating], right: Sequence[bool] | NDArray[np.bool_], max_error: float
+    confidences: NDArray[np.floating], correct: Sequence[bool] | NDArray[np.bool_], max_error: float
 ) -> float:
-    """The confidence from which on at most a share of the answers is wrong.
+    """The lowest confidence at which at most a share of the predictions is wrong.
 
     Args:
         confidences: of the likeliest class, shape (pictures,).
-        right: whether it is the true one.
+        correct: whether it is the true class.
         max_error: the share, 0 to 1.
 
     Returns:
-        A number just below the lowest such confidence: 0 if all answers may be given, above 1 if
-        none.
+        A number just below the lowest such confidence: 0 if all predictions qualify, above 1 if
+        none does.
     """
     order = np.argsort(-confidences, kind="stable")
     ranked = confidences[order].astype(np.float64)
-    wrong = np.cumsum(~np.asarray(right, bool)[order])
+    wrong = np.cumsum(~np.asarray(correct, bool)[order])
     # Equal confidences are given together or not at all.
     ends = np.append(ranked[1:] < ranked[:-1], True)
-    fit = np.flatnonzero(ends & (wrong <= max_error * np.arange(1, len(ranked) + 1)))
-    if not len(fit):
+    qualifying = np.flatnonzero(ends & (wrong <= max_error * np.arange(1, len(ranked) + 1)))
+    if not len(qualifying):
         return float(np.nextafter(1.0, 2.0))
-    last = int(fit[-1])
+    last = int(qualifying[-1])
     return 0.0 if last == len(ranked) - 1 else float((ranked[last] + ranked[last + 1]) / 2)

@@ -51,7 +51,7 @@ def test_squares_of_an_item_keep_their_numbers(precision, squares):
     def deliver(i, number, outputs):
         results[i, number] = outputs[0].copy()
 
-    mean_network(precision=precision).run(range(9), load, deliver, squares=squares)
+    mean_network(precision=precision).run(range(9), load, deliver, views=squares)
     assert len(results) == 9 * squares
     assert all((row == i + 20 * number).all() for (i, number), row in results.items())
 

@@ -76,7 +76,7 @@ class Network:
     Attributes:
         size: side of the input square, in pixels.
         precision: in which it computes; weights are float32 either way.
-        together: squares run in one request.
+        together: views run in one request.
     """
 
     def __init__(
@@ -122,23 +122,23 @@ class Network:
         load: Callable[[Item], Pixels | None],
         deliver: Callable[[Item, int, list[Any]], None],
         *,
-        squares: int = 1,
+        views: int = 1,
     ) -> None:
         """Run the network over many items while threads load the next ones.
 
         Args:
             items: what to run over.
-            load: gives an item's pixels, uint8 (squares, size, size, 3), or None to leave it out.
+            load: gives an item's pixels, uint8 (views, size, size, 3), or None to leave it out.
                 Called in several threads at once.
-            deliver: takes an item, the number of its square, and what each output of the network
-                says of it, an array without batch axis, valid during the call only. Called in any
-                order and in several threads.
-            squares: how many squares an item brings at most; bounds what waits in memory.
+            deliver: takes an item, the number of its view, and the network's outputs for it, arrays
+                without batch axis, valid during the call only. Called in any order and in several
+                threads.
+            views: how many views an item has at most; bounds what waits in memory.
 
         Raises:
             Exception: whatever `load` or `deliver` raises; no item is started after that.
         """
-        ahead = max(2 * usable_processors(), WINDOW_BYTES // (squares * self.size**2 * 3))
+        ahead = max(2 * usable_processors(), WINDOW_BYTES // (views * self.size**2 * 3))
         waiting: deque[tuple[Item, Future[Pixels | None]]] = deque()
         pool = ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode")
         requests = _Requests(self, deliver)
@@ -170,23 +170,23 @@ class _Requests(Generic[Item]):
         pixels = loaded.result()
         if pixels is None:
             return
-        for number, square in enumerate(pixels):
-            self.gathered.append((item, number, square))
+        for number, view in enumerate(pixels):
+            self.gathered.append((item, number, view))
             if len(self.gathered) == self.network.together:
                 self.start()
 
     def start(self) -> None:
-        """Start a request with what is gathered, filled up with its last square if need be."""
+        """Start a request with what is gathered, padded with its last view if need be."""
         if not self.gathered:
             return
         if self.queue is None:
             self.queue = ov.AsyncInferQueue(self.network.compiled, 2 * usable_processors())
             self.queue.set_callback(self.finished)
         places = [(item, number) for item, number, _ in self.gathered]
-        squares = [square for _, _, square in self.gathered]
-        squares += squares[-1:] * (self.network.together - len(squares))
+        views = [view for _, _, view in self.gathered]
+        views += views[-1:] * (self.network.together - len(views))
         self.gathered = []
-        self.queue.start_async({0: np.stack(squares)}, places)
+        self.queue.start_async({0: np.stack(views)}, places)
         self.raise_failure()
 
     def finished(self, request: Any, places: list[tuple[Item, int]]) -> None:

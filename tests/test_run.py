@@ -368,7 +368,7 @@ def test_altered_model_is_refused(source, tmp_path, name, damage):
     else:
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(efftune.DataError, match=f"{name} (was altered|is missing)"):
+    with pytest.raises(efftune.DataError, match=f"{name} (was modified|is missing)"):
         efftune.load(run.folder)
 
 
@@ -413,7 +413,7 @@ def test_scoring_leaves_out_what_cannot_be_decoded(finished_run, broken_source):
 def test_unknown_class_is_named(finished_run, tmp_path):
     fill(tmp_path)
     (tmp_path / "red").rename(tmp_path / "pink")
-    with pytest.raises(efftune.DataError, match=r"'pink', a class that .* does not know"):
+    with pytest.raises(efftune.DataError, match=r"'pink', a class that .* was not trained on"):
         finished_run.evaluate(tmp_path)
 
 

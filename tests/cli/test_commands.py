@@ -386,7 +386,7 @@ def test_altered_model_gets_a_clear_message(efftune_command, source, tmp_path):
         stream.write(b"x")
     done = efftune_command("predict", "run", source / "red" / "01.png")
     assert done.returncode == 1
-    assert "openvino/model.bin was altered" in done.stderr
+    assert "openvino/model.bin was modified" in done.stderr
     assert "Traceback" not in done.stderr
 
 

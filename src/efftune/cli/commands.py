@@ -28,7 +28,9 @@ def _print_version(requested: bool) -> None:
 def efftune_command(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Train an EfficientNet classifier on a folder of labelled pictures and evaluate it."""

@@ -12,7 +12,7 @@ from rich.table import Table
 _WRAPPING_COLUMNS = {"picture", "run", "vs. first", "example", "split", "weights"}
 
 
-def say(text: str = "") -> None:
+def echo(text: str = "") -> None:
     """Print a line to stdout."""
     _console().print(escape_control(text, keep="\n"), markup=False, highlight=False, soft_wrap=True)
 

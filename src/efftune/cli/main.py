@@ -31,7 +31,10 @@ def main() -> None:
         _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
     except SystemExit as stop:
         if stop.code == 130:
-            typer.echo("Stopped. No partial run is left; the features computed so far are cached.", err=True)
+            typer.echo(
+                "Stopped. No partial run is left; the features computed so far are cached.",
+                err=True,
+            )
         raise
 
 

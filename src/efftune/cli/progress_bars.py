@@ -41,7 +41,7 @@ def progress(*, quiet: bool) -> Iterator[Report]:
 
 def _bars() -> Progress:
     return Progress(
-        TextColumn("{task.description:9}"),
+        TextColumn("{task.description:10}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

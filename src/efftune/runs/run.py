@@ -193,8 +193,8 @@ class Run:
         unknown = sorted({row.label for row in rows} - set(names))
         if unknown:
             raise DataError(
-                f"{examples.source} has pictures of {unknown[0]!r}, a class that {self.folder} was not "
-                f"trained on. Its classes are: {', '.join(names)}."
+                f"{examples.source} has pictures of {unknown[0]!r}, a class that {self.folder} "
+                f"was not trained on. Its classes are: {', '.join(names)}."
             )
         probabilities, failures = self.classifier.probabilities(
             [row.path for row in rows], lambda done, total: on_progress("evaluate", done, total)

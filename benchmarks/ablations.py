@@ -170,7 +170,8 @@ class Ablation:
                 baseline = np.array([table["as it is", "", name, seed] for seed in seeds])
                 cells += cells_of(changed, baseline)
             if any(cells):
-                print("|", f"{setting} {value}".strip(), "|", " | ".join(cells), "|")
+                name = f"{setting} {value}" if change else "baseline"
+                print("|", name, "|", " | ".join(cells), "|")
 
 
 def cells_of(changed: np.ndarray, baseline: np.ndarray) -> list[str]:

@@ -132,14 +132,53 @@ def example(folder: Path, epochs: tuple[int, int, int]) -> None:
         epochs: from scratch, of the head alone, and of fine-tuning.
     """
     import keras
-    import tensorflow as tf
     from keras import layers
 
     import efftune
     from efftune.model.backbone import Backbone
 
-    size, batch = 224, 64
     names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    data = datasets(folder, names)
+    seconds_on_test = [0.0]
+
+    def fit(model, stage, rate, count):
+        model.compile(
+            optimizer=keras.optimizers.Adam(rate),
+            loss="categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        callback = printing_epochs(stage, data["test"], seconds_on_test)
+        model.fit(
+            data["train"],
+            epochs=count,
+            validation_data=data["validation"],
+            verbose=0,
+            callbacks=[callback],
+        )
+
+    if epochs[0]:
+        untrained = efftune.build("efficientnet-lite0", len(names), weights=None)
+        fit(untrained, "scratch", 1e-3, epochs[0])
+    backbone = Backbone("efficientnet-lite0").keras_model
+    backbone.trainable = False
+    x = layers.BatchNormalization()(backbone.output)
+    x = layers.Dropout(0.2)(x)
+    model = keras.Model(backbone.input, layers.Dense(len(names), activation="softmax")(x))
+    fit(model, "head", 1e-2, epochs[1])
+    backbone.trainable = True
+    for layer in model.layers:
+        norm = isinstance(layer, layers.BatchNormalization)
+        layer.trainable = layer in model.layers[-20:] and not norm
+    fit(model, "tune", 1e-5, epochs[2])
+
+
+def datasets(folder: Path, names: list[str]) -> dict:
+    """The example's `tf.data` pipelines by split, with augmentation on the training split."""
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    size, batch = 224, 64
     augmentation = [
         layers.RandomRotation(factor=0.15),
         layers.RandomTranslation(height_factor=0.1, width_factor=0.1),
@@ -165,47 +204,31 @@ def example(folder: Path, epochs: tuple[int, int, int]) -> None:
 
     auto = tf.data.AUTOTUNE
     train = pictures("train").map(augmented, num_parallel_calls=auto)
-    train = train.batch(batch, drop_remainder=True).prefetch(auto)
-    val, test = (pictures(split).batch(batch).prefetch(auto) for split in ("validation", "test"))
+    data = {"train": train.batch(batch, drop_remainder=True).prefetch(auto)}
+    for split in ("validation", "test"):
+        data[split] = pictures(split).batch(batch).prefetch(auto)
+    return data
 
-    extra = [0.0]
+
+def printing_epochs(stage: str, test, seconds_on_test: list[float]):
+    """A Keras callback that prints a row per epoch.
+
+    Args:
+        stage: the name of the stage, for the rows.
+        test: the test data.
+        seconds_on_test: one number, to which the time spent on the test data is added.
+    """
+    import keras
 
     class PrintEpoch(keras.callbacks.Callback):
-        def __init__(self, stage):
-            super().__init__()
-            self.stage = stage
-
         def on_epoch_end(self, _epoch, logs=None):
             start = time.perf_counter()
             accuracy = self.model.evaluate(test, verbose=0)[1]
-            extra[0] += time.perf_counter() - start
-            row = {"stage": self.stage, "val": logs["val_accuracy"], "test": accuracy}
-            print(json.dumps(row | {"extra": extra[0]}), flush=True)
+            seconds_on_test[0] += time.perf_counter() - start
+            row = {"stage": stage, "val": logs["val_accuracy"], "test": accuracy}
+            print(json.dumps(row | {"extra": seconds_on_test[0]}), flush=True)
 
-    def fit(model, stage, rate, count):
-        model.compile(
-            optimizer=keras.optimizers.Adam(rate),
-            loss="categorical_crossentropy",
-            metrics=["accuracy"],
-        )
-        model.fit(
-            train, epochs=count, validation_data=val, verbose=0, callbacks=[PrintEpoch(stage)]
-        )
-
-    if epochs[0]:
-        untrained = efftune.build("efficientnet-lite0", len(names), weights=None)
-        fit(untrained, "scratch", 1e-3, epochs[0])
-    backbone = Backbone("efficientnet-lite0").keras_model
-    backbone.trainable = False
-    x = layers.BatchNormalization()(backbone.output)
-    x = layers.Dropout(0.2)(x)
-    model = keras.Model(backbone.input, layers.Dense(len(names), activation="softmax")(x))
-    fit(model, "head", 1e-2, epochs[1])
-    backbone.trainable = True
-    for layer in model.layers:
-        norm = isinstance(layer, layers.BatchNormalization)
-        layer.trainable = layer in model.layers[-20:] and not norm
-    fit(model, "tune", 1e-5, epochs[2])
+    return PrintEpoch()
 
 
 def report(sides: dict[str, list[Row]], curve: list[dict], arguments: argparse.Namespace) -> None:

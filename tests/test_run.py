@@ -63,7 +63,7 @@ def test_record_documents_the_run(finished_run):
     }
     assert record["machine"]["processors"] >= 1
     assert len(record["data"]["fingerprint"]) == 64
-    assert record["features"]["computed"] + record["features"]["kept"] == 30
+    assert record["features"]["computed"] + record["features"]["cached"] == 30
 
 
 def test_recipe_goes_back_in(finished_run, source, tmp_path):
@@ -302,7 +302,7 @@ def test_plan_describes_training_and_writes_nothing(source, tmp_path, monkeypatc
 
 def test_second_run_reuses_the_features(finished_run, source, tmp_path):
     again = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32)
-    assert again.record["features"] == {"computed": 0, "kept": 30}
+    assert again.record["features"] == {"computed": 0, "cached": 30}
     assert again.evaluation == finished_run.evaluation
 
 

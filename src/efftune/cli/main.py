@@ -13,7 +13,7 @@ from efftune.errors import EfftuneError
 
 
 def main() -> None:
-    """Run the command line; errors of the user are printed as one line without a traceback."""
+    """Run the command line; user errors are printed as one line, without a traceback."""
     # Use a copy of stderr: the original is silenced while TensorFlow is imported.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     # Raise on SIGTERM, so that partial files are removed as on Ctrl-C.

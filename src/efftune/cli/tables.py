@@ -119,8 +119,8 @@ def show_plan(plan: Plan) -> None:
     echo()
     if plan.kept_bytes:
         echo(
-            f"Caches activations of {int(recipe.augmentation.views) + 1} views of each training "
-            f"picture: {plan.kept_bytes / 2**30:.2f} GiB on disk, of which at most "
+            f"Caches activations, {int(recipe.augmentation.views) + 1} per training picture: "
+            f"{plan.kept_bytes / 2**30:.2f} GiB on disk, of which at most "
             f"{plan.mapped_bytes / 2**30:.2f} GiB in memory"
         )
     others = set(plan.seconds) - {stage.name for stage in recipe.stages}

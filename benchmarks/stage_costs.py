@@ -1,8 +1,8 @@
-"""What a photo costs at each step of training, and how near that is to the machine's peak.
+"""Milliseconds per photo for each step of training, and the utilisation of the CPU.
 
-Decoding, an augmented view, the frozen part up to each block, and a training step from each block
-up, data feeding included. The peak is a large matrix product by the same library, in float32 and in
-bfloat16; the share of it counts only multiplications that the step needs.
+Measures decoding, an augmented view, the frozen part up to each block, and a training step from
+each block up, including the input pipeline. The peak is a large matrix product by the same library,
+in float32 and in bfloat16; utilisation counts only the multiplications that the step requires.
 
     make bench NAME=stage_costs
 """
@@ -56,13 +56,13 @@ def main() -> None:
         work = sum(costs(backbone, None, output).values())
         table.append((f"frozen part to {block}", frozen_ms(backbone, output, pixels), 2e-9 * work))
     for block in (*BLOCKS, "pixels"):
-        ms, traced = step_ms(backbone, block, batch, pixels)
+        ms, trace_seconds = step_ms(backbone, block, batch, pixels)
         name = "everything" if block == "pixels" else f"from {block}"
         work = trained_work(backbone, block)
-        table.append((f"training step, {name} (traced in {traced:.1f} s)", ms, 2e-9 * work))
+        table.append((f"training step, {name} (traced in {trace_seconds:.1f} s)", ms, 2e-9 * work))
 
     print(f"peak: {peaks['float32']:.0f} GFLOPS in float32, {peaks['bfloat16']:.0f} in bfloat16\n")
-    print(f"| | ms a photo | GFLOP | share of the {fast} peak |\n|---|--:|--:|--:|")
+    print(f"| | ms per photo | GFLOP | share of the {fast} peak |\n|---|--:|--:|--:|")
     for name, ms, gflop in table:
         share = f"{gflop / (1e-3 * ms) / peaks[fast]:.0%}" if gflop else ""
         print(f"| {name} | {ms:.2f} | {f'{gflop:.2f}' if gflop else ''} | {share} |")
@@ -76,27 +76,27 @@ def peak(dtype: str) -> float:
     import tensorflow as tf
 
     matrix = tf.cast(tf.random.normal((4096, 4096)), dtype)
-    product = tf.function(lambda one: tf.reduce_max(one @ one))
+    product = tf.function(lambda x: tf.reduce_max(x @ x))
     return 2 * 4096**3 / median(lambda: product(matrix).numpy(), 5) / 1e9
 
 
 def median(run: Callable[[], object], times: int) -> float:
-    """Seconds of a call, after one that is not counted."""
+    """Median seconds per call, after one warm-up call."""
     run()
-    spent = []
+    seconds = []
     for _ in range(times):
         start = time.perf_counter()
         run()
-        spent.append(time.perf_counter() - start)
-    return float(np.median(spent))
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
 
 
 def view_ms(pixels: images.Pixels) -> float:
     plans = [augmentation.plan(0, digest(i), 1, "standard", "yes") for i in range(len(pixels))]
 
     def run() -> None:
-        for square, plan in zip(pixels, plans, strict=True):
-            augmentation.apply(square, plan)
+        for picture, plan in zip(pixels, plans, strict=True):
+            augmentation.apply(picture, plan)
 
     return 1e3 * median(run, 3) / len(pixels)
 
@@ -118,7 +118,7 @@ def frozen_ms(backbone: Backbone, output: str, pixels: images.Pixels) -> float:
 def step_ms(
     backbone: Backbone, block: str, batch: int, pixels: images.Pixels
 ) -> tuple[float, float]:
-    """Milliseconds a photo of a step, its data feeding included; and seconds to trace it."""
+    """Milliseconds per photo of a training step with its input pipeline; seconds to trace it."""
     recipe = Recipe(flip="yes", views=0)
     digests = [digest(i) for i in range(len(pixels))]
     if block == "pixels":
@@ -130,7 +130,7 @@ def step_ms(
         values = np.random.default_rng(0).normal(0, 1, (len(digests), *store.shape))
         store.add(digests, values.astype(np.float16))
         inputs = CachedViews([CachedRows(store, digests)], seed=0)
-    material = LabelledInputs(inputs, np.arange(len(digests)) % CLASSES)
+    data = LabelledInputs(inputs, np.arange(len(digests)) % CLASSES)
     head = (np.zeros((1280, CLASSES), np.float32), np.zeros(CLASSES, np.float32))
     start = time.perf_counter()
     network = Network(backbone, head, Stage("upper", block, 1, 1e-9), recipe, (1000, 1))
@@ -140,36 +140,36 @@ def step_ms(
 
     def run() -> None:
         pictures = random.integers(0, len(digests), batch)
-        network.trained.train_on_batch(material.batch(pictures, 1), targets, weights)
+        network.trained.train_on_batch(data.batch(pictures, 1), targets, weights)
 
     run()
-    traced = time.perf_counter() - start
-    return 1e3 * median(run, STEPS) / batch, traced
+    trace_seconds = time.perf_counter() - start
+    return 1e3 * median(run, STEPS) / batch, trace_seconds
 
 
 def costs(backbone: Backbone, first: str | None, last: str = FEATURES) -> dict[str, int]:
-    """Multiplications of each convolution from a block up, or below another one."""
+    """Multiplications of each convolution from block `first` up, or below block `last`."""
     part = backbone.keras_model
     if first not in (None, "pixels"):
         part = backbone.cut(backbone.block(first))[1]
     elif last != FEATURES:
         part = backbone.cut(last)[0]
-    found = {}
+    multiplications = {}
     for layer in part.layers:
         if "conv" in layer.name:
             kernel, output = layer.get_weights()[0], layer.output.shape
             depthwise = layer.name.endswith("dwconv")
             each = kernel.size if depthwise else kernel.size // kernel.shape[-1] * output[-1]
-            found[layer.name] = int(output[1] * output[2] * each)
-    return found
+            multiplications[layer.name] = int(output[1] * output[2] * each)
+    return multiplications
 
 
 def trained_work(backbone: Backbone, block: str) -> int:
-    """Multiplications of a step: forward, for the inputs' gradients, for those of the kernels."""
-    found = costs(backbone, block)
-    depthwise = sum(work for name, work in found.items() if name.endswith("dwconv"))
-    first = next(iter(found.values()))
-    return 3 * sum(found.values()) - depthwise - first
+    """Multiplications of a step: forward, input gradients and kernel gradients."""
+    multiplications = costs(backbone, block)
+    depthwise = sum(work for name, work in multiplications.items() if name.endswith("dwconv"))
+    first = next(iter(multiplications.values()))
+    return 3 * sum(multiplications.values()) - depthwise - first
 
 
 def digest(number: int) -> bytes:

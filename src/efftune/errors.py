@@ -1,9 +1,9 @@
-"""The errors a user can meet.
+"""The exceptions that efftune raises for mistakes a user can fix.
 
 EfftuneError
-├── UsageError   the command or call itself is wrong (exit code 2)
-└── DataError    the files it points at are wrong (exit code 1)
-    └── BadImage     one picture cannot be decoded
+├── UsageError   the command or call is invalid (exit code 2)
+└── DataError    the files it refers to are invalid (exit code 1)
+    └── BadImage     one image file cannot be decoded
 """
 
 import difflib
@@ -11,32 +11,32 @@ from collections.abc import Iterable
 
 
 class EfftuneError(Exception):
-    """Something the user can mend. The message says what is wrong and what to do."""
+    """A mistake that the user can fix. The message says what is wrong and what to do."""
 
     exit_code = 1
 
 
 class UsageError(EfftuneError):
-    """The command or call is wrong: an unknown name, a missing path, a place taken."""
+    """The command or call is invalid: an unknown name, a missing path, an existing run folder."""
 
     exit_code = 2
 
 
 class DataError(EfftuneError):
-    """What the files hold is wrong: no pictures, too few of a class, an altered run."""
+    """The files are invalid: no pictures, too few of a class, a run that was modified."""
 
 
 class BadImage(DataError):
-    """One file cannot be decoded. `reason` is a few words that fit in a table."""
+    """An image file cannot be decoded. `reason` is short enough for a table cell."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """A UsageError for `name`, listing what is known and guessing what was meant."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    guess = f" Did you mean {close[0]!r}?" if close else ""
-    return UsageError(f"Unknown {kind} {name!r}.{guess} Known: {', '.join(known)}.")
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
+    """A UsageError for an unknown name, with the valid names and the closest match."""
+    names = list(valid)
+    matches = difflib.get_close_matches(name, names, n=1)
+    suggestion = f" Did you mean {matches[0]!r}?" if matches else ""
+    return UsageError(f"Unknown {kind} {name!r}.{suggestion} Choose from: {', '.join(names)}.")

@@ -1,4 +1,4 @@
-"""The story of a run: from a source of labelled pictures to an evaluated, saved classifier."""
+"""The training pipeline: from a source of labelled pictures to a saved, evaluated classifier."""
 
 import itertools
 import re
@@ -22,9 +22,10 @@ from efftune.system.progress import Progress, Timer, silent
 from efftune.training import fine_tuning, planning, training_data, view_selection
 from efftune.training.planning import Plan
 
-_TEST_CHOOSES = (
-    "the test split is the validation split, too, as in the public example: which epoch is kept is "
-    "chosen on it, which flatters the score; --set val_from=train cuts a split for that"
+_VALIDATES_ON_TEST = (
+    "the test split is also used for validation, as in the public example: the best epoch is "
+    "selected on it, so the test score is optimistic; --set val_from=train holds out a separate "
+    "validation split"
 )
 
 
@@ -36,24 +37,25 @@ def train(
     on_progress: Progress = silent,
     **choices: Any,
 ) -> Run:
-    """Train a classifier on the pictures in a source and leave a finished run folder.
+    """Train a classifier on the pictures in a source and write a run folder.
 
     Args:
-        source: a folder of class folders, or of `train`, and perhaps `val` and `test`, folders of
-            those; an archive of either; a table of paths and labels; or a data set:
-            `sample:digits`, `tfds:NAME`, `hf:NAME`. The quickstart tells more of each.
-        recipe: a named recipe, or a `Recipe`.
-        run: the run folder to make; by default the next free `runs/SOURCE-MODEL-N`.
-        on_progress: called with a phase's name, the number of items done and their total (0 where
-            the phase is not counted), from several threads.
-        **choices: settings of the `Recipe` to change, by name.
+        source: a folder with one folder per class, or with `train` and optionally `val` and `test`
+            folders that contain class folders; an archive of either; a table of paths and labels;
+            or a dataset: `sample:digits`, `tfds:NAME`, `hf:NAME`. See the quickstart for details.
+        recipe: the name of a recipe, or a `Recipe`.
+        run: the run folder to create; by default the next free `runs/SOURCE-MODEL-N`.
+        on_progress: called with the name of the phase, the number of items done and their total (0
+            if the phase has no item count). It may be called from several threads.
+        **choices: settings of the `Recipe` to override, by name, such as `head_epochs=5`.
 
     Returns:
         The finished run.
 
     Raises:
-        UsageError: an unknown name, a choice out of range, or a run folder that cannot be made.
-        DataError: the source cannot be trained on.
+        UsageError: a name is unknown, a setting is out of range, or the run folder cannot be
+            created.
+        DataError: the source is not usable for training.
     """
     timer = Timer(on_progress)
     setup = _set_up(source, recipe, choices, timer)
@@ -84,9 +86,10 @@ def plan(
     on_progress: Progress = silent,
     **choices: Any,
 ) -> Plan:
-    """What `train` would do with the same arguments, and how long it would take; see there.
+    """Describe what `train` would do with the same arguments, with time estimates.
 
-    A few pictures and training steps are run to measure the time. No run folder is made.
+    The estimates come from running a few pictures and training steps. No run folder is created.
+    For the arguments and exceptions, see `train`.
     """
     timer = Timer(on_progress)
     setup = _set_up(source, recipe, choices, timer)
@@ -104,7 +107,7 @@ def demo(*, run: str | Path | None = None, on_progress: Progress = silent) -> Ru
 
 @dataclass(frozen=True)
 class _Setup:
-    """What is known before anything is trained."""
+    """The inputs of training: loaded backbone, split examples, findings and plan."""
 
     backbone: Backbone
     examples: Examples
@@ -130,16 +133,16 @@ def _set_up(
         examples = discovery.find(source, timer.on_progress, tables.Columns.of(recipe))
     with timer.phase("inspect"):
         examples, findings = splitting.split(examples, recipe, timer.count)
-    with timer.phase("start"):  # in which Keras is imported, if anything is to be fine-tuned
+    with timer.phase("start"):  # imports Keras if the recipe fine-tunes
         cache.prune(files.cache_folder() / "features")
         plan = planning.plan(recipe, backbone, examples.counts)
         if examples.val_is_test:
-            plan = replace(plan, notes=(_TEST_CHOOSES, *plan.notes))
+            plan = replace(plan, notes=(_VALIDATES_ON_TEST, *plan.notes))
     return _Setup(backbone, examples, findings, plan)
 
 
 def _run_folders(run: str | Path | None, setup: _Setup) -> Iterable[Path]:
-    """The run folder that was asked for, or the numbered ones, lowest first."""
+    """Candidate run folders: the requested one, or numbered ones in ascending order."""
     if run is not None:
         return [files.user_path(run)]
     source = setup.examples.source.removeprefix("sample:").removeprefix("tfds:")

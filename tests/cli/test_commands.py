@@ -23,23 +23,23 @@ MODULES = (
 
 
 QUICK = ["--recipe", "quick", "--image-size", 32]
-TUNED = ["--image-size", 32, "--unfreeze", "block7", "--epochs", 1]
+FINE_TUNED = ["--image-size", 32, "--unfreeze", "block7", "--epochs", 1]
 
 
 def modules_after(*arguments):
-    """Run a command and tell which training frameworks it has imported."""
+    """Run a command in a new process; returns the line listing the frameworks it imported."""
     script = MODULES.format(arguments=[str(each) for each in arguments])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stderr.splitlines()[-1]
 
 
-LIGHT = {  # what --help may load, beside Python's own
+LIGHT = {  # what --help may load in addition to the standard library
     *("efftune", "typer", "rich", "shellingham", "annotated_types", "typing_extensions"),
     "annotated_doc",
-    *("markdown_it", "mdurl", "pygments", "attr"),  # which rich loads, where they are installed
+    *("markdown_it", "mdurl", "pygments", "attr"),  # which rich loads if they are installed
 }
-OF_TYPER = {"pydantic", "pydantic_core", "typing_inspection"}  # which it loads to make a command
+OF_TYPER = {"pydantic", "pydantic_core", "typing_inspection"}  # loaded when a command is built
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ def test_train_json_ends_with_one_line(efftune_command, source):
         "train", source, "--recipe", "quick", "--image-size", 32, "--json", "--quiet"
     )
     (line,) = done.stdout.splitlines()
-    told = json.loads(line)
+    output = json.loads(line)
     assert done.stderr == ""
-    assert told["run"] == "runs/squares-lite0-1"
-    assert (told["model"], told["recipe"]) == ("efficientnet-lite0", "quick")
-    assert told["val"] == {"accuracy": 1.0}
-    assert set(told["test"]) == {"accuracy", "low", "high"}
-    assert told["seconds"] > 0
+    assert output["run"] == "runs/squares-lite0-1"
+    assert (output["model"], output["recipe"]) == ("efficientnet-lite0", "quick")
+    assert output["val"] == {"accuracy": 1.0}
+    assert set(output["test"]) == {"accuracy", "low", "high"}
+    assert output["seconds"] > 0
 
 
 def test_options_reach_the_recipe(efftune_command, source, tmp_path):
@@ -109,8 +109,8 @@ def test_evaluate_prints_every_class(efftune_command, finished_run, source):
     done = efftune_command("evaluate", finished_run.folder, source)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in ("red", "green", "blue", "95 % interval"))
-    told = json.loads(efftune_command("evaluate", finished_run.folder, source, "--json").stdout)
-    assert (told["pictures"], told["accuracy"]) == (30, 1.0)
+    output = json.loads(efftune_command("evaluate", finished_run.folder, source, "--json").stdout)
+    assert (output["pictures"], output["accuracy"]) == (30, 1.0)
 
 
 def test_predict_prints_a_table(efftune_command, finished_run, source):
@@ -122,13 +122,13 @@ def test_predict_prints_a_table(efftune_command, finished_run, source):
 
 def test_predict_json_is_an_object_a_line(efftune_command, finished_run, source):
     done = efftune_command("predict", finished_run.folder, source / "red", "--json", "--top", 2)
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(told) == 10
-    assert {each["label"] for each in told} == {"red"}
-    assert all(len(each["top"]) == 2 for each in told)
+    output = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(output) == 10
+    assert {each["label"] for each in output} == {"red"}
+    assert all(len(each["top"]) == 2 for each in output)
 
 
-def test_predict_tells_doubts(efftune_command, finished_run, source):
+def test_predict_prints_unsure_and_unlike(efftune_command, finished_run, source):
     command = ("predict", finished_run.folder, source / "red" / "01.png", "--top", 3)
     calibrated, raw = (
         json.loads(efftune_command(*command, "--json", *more).stdout) for more in ([], ["--raw"])
@@ -174,7 +174,9 @@ def test_labels_reach_training(efftune_command, source, tmp_path):
     assert (done.returncode, "gone.csv" in done.stderr) == (2, True)
 
 
-def test_explain_draws_and_tells_what_it_cannot(efftune_command, finished_run, source, tmp_path):
+def test_explain_draws_and_names_unreadable_pictures(
+    efftune_command, finished_run, source, tmp_path
+):
     (tmp_path / "broken.png").write_bytes(b"x")
     command = ("explain", finished_run.folder, source / "red" / "01.png")
     done = efftune_command(*command, "broken.png", "--out", "drawn")
@@ -191,17 +193,17 @@ def test_compare_prints_runs_side_by_side(efftune_command, finished_run, tuned_r
     assert done.returncode == 0, done.stderr
     assert "On the 6 test pictures" in done.stdout
     assert (tmp_path / "drawn.png").exists()
-    told = json.loads(efftune_command("compare", *folders, "--json").stdout)
-    assert [each["recipe"] for each in told["runs"]] == ["quick", "balanced"]
+    output = json.loads(efftune_command("compare", *folders, "--json").stdout)
+    assert [each["recipe"] for each in output["runs"]] == ["quick", "balanced"]
     assert efftune_command("compare", finished_run.folder).returncode == 2
 
 
 def test_classify_names_what_a_picture_shows(efftune_command, source):
     done = efftune_command("classify", source / "red" / "01.png", "--json", "--top", 3)
     assert done.returncode == 0, done.stderr
-    (told,) = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(told["top"]) == 3
-    assert told["label"] == told["top"][0]["label"]
+    (output,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(output["top"]) == 3
+    assert output["label"] == output["top"][0]["label"]
 
 
 def test_classify_without_weights_names_a_model_that_has_them(efftune_command, source, monkeypatch):
@@ -218,10 +220,10 @@ def test_models_lists_the_family(efftune_command):
     assert done.returncode == 0, done.stderr
     rows = [line.split()[0] for line in done.stdout.splitlines() if "efficientnet-" in line]
     assert len(rows) == 20
-    assert "downloaded when used" in done.stdout
-    told = json.loads(efftune_command("models", "--json").stdout)
-    assert {row["name"] for row in told} == set(rows)
-    assert [row["here"] for row in told if row["name"] == "efficientnet-lite0"] == [True]
+    assert "downloaded on first use" in done.stdout
+    output = json.loads(efftune_command("models", "--json").stdout)
+    assert {row["name"] for row in output} == set(rows)
+    assert [row["here"] for row in output if row["name"] == "efficientnet-lite0"] == [True]
 
 
 def test_unknown_model_is_not_fetched(efftune_command):
@@ -252,7 +254,7 @@ def test_predict_goes_on_past_a_bad_file_and_exits_with_1(
 
 @pytest.fixture
 def table(source, tmp_path):
-    """A table of the squares, with columns of its own names, and a row for a file that is gone."""
+    """A table of the squares with custom column names and a row for a missing file."""
     rows = [
         f"{path};{path.parent.name};{'test' if path.stem > '06' else 'train'};{path.stem}"
         for path in sorted(source.rglob("*.*g"))
@@ -263,7 +265,7 @@ def table(source, tmp_path):
     return tmp_path / "squares.csv"
 
 
-def test_table_with_other_columns_is_trained_on_and_judged(efftune_command, table, tmp_path):
+def test_table_with_other_columns_is_trained_on_and_evaluated(efftune_command, table, tmp_path):
     named = {"path": "file", "label": "colour", "split": "fold", "group": "who"}
     columns = [part for role, name in named.items() for part in (f"--{role}-column", name)]
     done = efftune_command("train", "squares.csv", *QUICK, *columns, "--run", "run")
@@ -283,7 +285,7 @@ def test_table_with_other_columns_is_trained_on_and_judged(efftune_command, tabl
 
 
 @pytest.mark.parametrize(
-    ("command", "told", "code"),
+    ("command", "stdin", "code"),
     [
         (["predict", "RUN", "-"], "{red}\n{blue}\n", 0),
         (["predict", "RUN", "{red}", "-"], "{blue}\0", 0),
@@ -291,14 +293,14 @@ def test_table_with_other_columns_is_trained_on_and_judged(efftune_command, tabl
         (["predict", "RUN", "-"], "", 2),
     ],
 )
-def test_paths_are_read_from_standard_input(finished_run, source, command, told, code):
+def test_paths_are_read_from_standard_input(finished_run, source, command, stdin, code):
     names = {"red": source / "red" / "01.png", "blue": source / "blue" / "01.png"}
-    given = [
+    arguments = [
         str(finished_run.folder) if each == "RUN" else each.format(**names) for each in command
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "efftune", *given, "--json"],
-        input=told.format(**names),
+        [sys.executable, "-m", "efftune", *arguments, "--json"],
+        input=stdin.format(**names),
         capture_output=True,
         text=True,
     )
@@ -310,7 +312,7 @@ def test_paths_are_read_from_standard_input(finished_run, source, command, told,
 
 @pytest.fixture
 def mistakes(tmp_path, finished_run, source):
-    """A folder with everything that the bad commands below name."""
+    """A folder with everything that the invalid commands below refer to."""
     fill(tmp_path / "one" / "photos", count=3)
     (tmp_path / "empty").mkdir()
     fill(tmp_path / "lonely", count=4)
@@ -386,7 +388,7 @@ def test_altered_model_gets_a_clear_message(efftune_command, source, tmp_path):
         stream.write(b"x")
     done = efftune_command("predict", "run", source / "red" / "01.png")
     assert done.returncode == 1
-    assert "openvino/model.bin was altered" in done.stderr
+    assert "openvino/model.bin was modified" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -399,17 +401,17 @@ def test_stopped_command_leaves_no_run(tmp_path, number, code):
         env=os.environ | {"EFFTUNE_CACHE": str(tmp_path / "cache")},
         stderr=subprocess.PIPE,
         text=True,
-        # A background shell lets its children ignore Ctrl-C; this one must not.
+        # Children of a background shell ignore Ctrl-C; this one must not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not list(tmp_path.glob("cache/backbones/*/sha256.json")):  # now it computes
+    while not list(tmp_path.glob("cache/backbones/*/sha256.json")):  # features are being computed
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == code, told
-    assert ("Stopped." in told) == (number == signal.SIGINT)
-    assert "Traceback" not in told
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert ("Stopped." in stderr) == (number == signal.SIGINT)
+    assert "Traceback" not in stderr
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -419,7 +421,7 @@ def test_demo_reaches_the_accuracy_it_promises(efftune_command):
     assert json.loads(done.stdout)["test"]["accuracy"] >= 0.92
 
 
-def test_file_names_of_any_bytes_are_told(efftune_command, finished_run, source, tmp_path):
+def test_file_names_of_any_bytes_are_printed(efftune_command, finished_run, source, tmp_path):
     odd = tmp_path / os.fsdecode(b"caf\xe9.png")
     odd.write_bytes((source / "red" / "01.png").read_bytes())
     for form in ("--json", "--csv", "--quiet"):
@@ -429,28 +431,28 @@ def test_file_names_of_any_bytes_are_told(efftune_command, finished_run, source,
 
 
 def test_fine_tuning_ends_with_the_same_line_and_no_noise(efftune_command, source):
-    done = efftune_command("train", source, *TUNED, "--json", "--quiet")
+    done = efftune_command("train", source, *FINE_TUNED, "--json", "--quiet")
     assert done.stderr == ""
-    told = json.loads(done.stdout)
-    assert (told["recipe"], told["test"]["accuracy"]) == ("balanced", 1)
+    output = json.loads(done.stdout)
+    assert (output["recipe"], output["test"]["accuracy"]) == ("balanced", 1)
 
 
-def test_fine_tuning_tells_its_phases(efftune_command, source, tmp_path):
-    done = efftune_command("train", source, *TUNED, "--run", "run")
+def test_fine_tuning_prints_its_phases(efftune_command, source, tmp_path):
+    done = efftune_command("train", source, *FINE_TUNED, "--run", "run")
     phases = ["find", "inspect", "start", "features", "head", "upper", "evaluate", "save"]
     phases += ["thumbnails", "report"]
     assert [line.removesuffix(" …") for line in done.stderr.splitlines()] == phases
     assert done.returncode == 0
 
 
-def test_dry_run_tells_the_plan_and_trains_nothing(efftune_command, source, tmp_path):
-    done = efftune_command("train", source, *TUNED, "--set", "views=1", "--dry-run", "--quiet")
+def test_dry_run_prints_the_plan_and_trains_nothing(efftune_command, source, tmp_path):
+    done = efftune_command("train", source, *FINE_TUNED, "--set", "views=1", "--dry-run", "--quiet")
     assert done.returncode == 0, done.stderr
     assert "block7a and up" in done.stdout
-    assert "In all about" in done.stdout
-    told = json.loads(efftune_command("train", source, *TUNED, "--dry-run", "--json").stdout)
-    assert [stage["name"] for stage in told["stages"]] == ["head", "upper"]
-    assert told["stages"][1]["epochs"] == 1
+    assert "Total: about" in done.stdout
+    output = json.loads(efftune_command("train", source, *FINE_TUNED, "--dry-run", "--json").stdout)
+    assert [stage["name"] for stage in output["stages"]] == ["head", "upper"]
+    assert output["stages"][1]["epochs"] == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -465,8 +467,7 @@ def test_options_of_fine_tuning_reach_the_recipe(efftune_command, source, tmp_pa
         "ema": 0.9,
     }
     pairs = [part for name, value in options.items() for part in (f"--{name}", value)]
-    tuned = ["--image-size", 32, "--unfreeze", "block7", "--epochs", 1]
-    done = efftune_command("train", source, *tuned, *pairs, "--run", "run")
+    done = efftune_command("train", source, *FINE_TUNED, *pairs, "--run", "run")
     assert done.returncode == 0, done.stderr
     recipe = efftune.Run.load(tmp_path / "run").recipe
     for name, value in options.items():

@@ -17,7 +17,7 @@ def table(path):
 
 @pytest.fixture(scope="module")
 def flipped_run(tmp_path_factory):
-    """Coloured squares of which one in six is in the wrong folder."""
+    """A run on coloured squares, one in six of them in the wrong folder."""
     place = tmp_path_factory.mktemp("flipped")
     folder = fill(place / "photos", count=30)
     for name, other in (("red", "blue"), ("green", "red"), ("blue", "green")):
@@ -26,23 +26,23 @@ def flipped_run(tmp_path_factory):
     return efftune.train(folder, run=place / "run", recipe="quick", image_size=32)
 
 
-def test_evaluation_holds_all_its_parts(flipped_run):
-    judged = json.loads((flipped_run.folder / "evaluation.json").read_text())
-    assert set(judged) == {
+def test_evaluation_has_all_its_parts(flipped_run):
+    evaluation = json.loads((flipped_run.folder / "evaluation.json").read_text())
+    assert set(evaluation) == {
         *("val", "test", "calibration", "unsure", "unlike", "learning_curve"),
     }
-    assert judged["unsure"]["max_error"] == 0.02
-    assert judged["calibration"]["temperature"] > 0
+    assert evaluation["unsure"]["max_error"] == 0.02
+    assert evaluation["calibration"]["temperature"] > 0
     assert flipped_run.record["not_available"] == {}
 
 
-def test_flags_in_the_table_are_those_of_the_loaded_classifier(flipped_run):
+def test_stored_flags_match_the_loaded_classifier(flipped_run):
     rows = table(flipped_run.folder / "predictions.csv")
     source = flipped_run.record["source"]
     classifier = efftune.load(flipped_run.folder)
-    said = classifier.predict([f"{source}/{row['path']}" for row in rows])
-    assert [each.unsure for each in said] == [row["unsure"] == "yes" for row in rows]
-    assert [each.unlike for each in said] == [row["unlike"] == "yes" for row in rows]
+    predicted = classifier.predict([f"{source}/{row['path']}" for row in rows])
+    assert [each.unsure for each in predicted] == [row["unsure"] == "yes" for row in rows]
+    assert [each.unlike for each in predicted] == [row["unlike"] == "yes" for row in rows]
     test = [row for row in rows if row["split"] == "test"]
     sure = [row for row in test if row["unsure"] == "no"]
     stored = flipped_run.evaluation.unsure.test
@@ -50,15 +50,15 @@ def test_flags_in_the_table_are_those_of_the_loaded_classifier(flipped_run):
     assert stored.wrong == sum(row["label"] != row["predicted"] for row in sure)
 
 
-def test_stored_calibration_is_that_of_the_table(flipped_run):
+def test_stored_calibration_matches_the_predictions(flipped_run):
     rows = table(flipped_run.folder / "predictions.csv")
     for split in ("val", "test"):
         part = [row for row in rows if row["split"] == split]
         confidence = np.array([float(row["confidence"]) for row in part])
-        right = np.array([row["label"] == row["predicted"] for row in part])
-        places = (np.ceil(confidence * 15) - 1).clip(0)
+        correct = np.array([row["label"] == row["predicted"] for row in part])
+        bins = (np.ceil(confidence * 15) - 1).clip(0)
         ece = sum(
-            abs(confidence[places == i].sum() - right[places == i].sum()) for i in range(15)
+            abs(confidence[bins == i].sum() - correct[bins == i].sum()) for i in range(15)
         ) / len(part)
         stored = flipped_run.evaluation.calibration.ece[split]["after"]
         assert stored == pytest.approx(ece, abs=1e-4)
@@ -90,17 +90,19 @@ def test_pictures_unlike_the_training_pictures_are_flagged(finished_run, source,
     assert (like.unlike, unlike.unlike) == (False, True)
 
 
-def test_another_share_of_errors_moves_the_threshold(flipped_run):
+def test_max_error_moves_the_threshold(flipped_run):
     strict, lax, same = (efftune.load(flipped_run.folder, share) for share in ("0%", 0.5, 0.02))
-    usual = flipped_run.classifier.doubts.unsure_below
-    assert same.doubts.unsure_below == pytest.approx(usual, abs=1e-6)  # the table's digits
-    assert lax.doubts.unsure_below <= usual <= strict.doubts.unsure_below + 1e-6
-    assert lax.doubts.unsure_below < strict.doubts.unsure_below
+    default = flipped_run.classifier.uncertainty.unsure_below
+    assert same.uncertainty.unsure_below == pytest.approx(
+        default, abs=1e-6
+    )  # digits in predictions.csv
+    assert lax.uncertainty.unsure_below <= default <= strict.uncertainty.unsure_below + 1e-6
+    assert lax.uncertainty.unsure_below < strict.uncertainty.unsure_below
     with pytest.raises(efftune.UsageError, match="max_error"):
         efftune.load(flipped_run.folder, "a few")
 
 
-def test_flipped_labels_lead_the_suspects(flipped_run):
+def test_flipped_labels_rank_first_among_suspects(flipped_run):
     rows = table(flipped_run.folder / "suspects.csv")
     train = {
         row["path"]
@@ -145,7 +147,7 @@ def test_accepting_none_is_refused(finished_run):
         finished_run.accept(0)
 
 
-def test_run_from_scratch_says_what_it_lacks(source, tmp_path):
+def test_run_from_scratch_records_what_is_not_available(source, tmp_path):
     choices = {"image_size": 32, "scratch_epochs": 1, "batch_size": 8}
     run = efftune.train(source, recipe="scratch", run=tmp_path / "run", **choices)
     assert set(run.record["not_available"]) == {"suspects", "learning_curve"}
@@ -172,9 +174,9 @@ def test_report_is_written_again_the_same(flipped_run, tmp_path):
 
 
 def test_two_runs_are_compared(finished_run, tuned_run, tmp_path):
-    found = efftune.compare([finished_run, tuned_run.folder], out=tmp_path / "drawing.png")
-    assert found.pictures == 6
-    assert [each.run.recipe for each in found.standings] == ["quick", "balanced"]
+    comparison = efftune.compare([finished_run, tuned_run.folder], out=tmp_path / "drawing.png")
+    assert comparison.pictures == 6
+    assert [each.run.recipe for each in comparison.standings] == ["quick", "balanced"]
     assert (tmp_path / "drawing.png").stat().st_size > 5000
 
 
@@ -185,6 +187,6 @@ def test_one_run_cannot_be_compared(runs, finished_run):
 
 
 def test_pictures_are_explained(finished_run, source, tmp_path):
-    (drawn,) = finished_run.explain([source / "red" / "01.png"], tmp_path / "out")
-    assert drawn.label == "red"
-    assert drawn.png.parent == tmp_path / "out"
+    (explanation,) = finished_run.explain([source / "red" / "01.png"], tmp_path / "out")
+    assert explanation.label == "red"
+    assert explanation.png.parent == tmp_path / "out"

@@ -1,4 +1,4 @@
-"""The command `efftune`: parse, call, print."""
+"""The commands of `efftune`: each parses its arguments, calls the Python API and prints."""
 
 import json
 from pathlib import Path
@@ -18,38 +18,40 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"efftune {efftune.__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def efftune_command(
-    _version_wanted: Annotated[
+    _version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
-    """Turn a folder of labelled pictures into an honestly judged EfficientNet classifier."""
+    """Train an EfficientNet classifier on a folder of labelled pictures and evaluate it."""
 
 
 @command(app, settings=options.COLUMNS)
 def check(
-    source: options.Source, choices: dict[str, Any], output: Output, out: options.Out = None
+    source: options.Source, choices: dict[str, Any], output: Output, out: options.CheckFolder = None
 ) -> None:
-    """Look at everything in SOURCE and say what is wrong. Exits with 1 if something is."""
+    """Check all pictures in SOURCE and list problems. Exits with 1 if there are any."""
     from efftune.cli import progress_bars, tables
     from efftune.data.sources.tables import Columns
 
     columns = Columns.of(efftune.Recipe(**choices))
     with progress_bars.progress(quiet=output.quiet) as on_progress:
-        checked = efftune.check(source, out=out, columns=columns, on_progress=on_progress)
+        result = efftune.check(source, out=out, columns=columns, on_progress=on_progress)
     if output.json:
-        typer.echo(json.dumps(checked.to_dict()))
+        typer.echo(json.dumps(result.to_dict()))
     else:
-        tables.show_check(checked, out)
-    if checked.problems:
+        tables.show_check(result, out)
+    if result.problems:
         raise typer.Exit(1)
 
 
@@ -61,7 +63,7 @@ def train(
     run: options.RunOption = None,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Train a classifier on the pictures in SOURCE; leave it in a run folder."""
+    """Train a classifier on the pictures in SOURCE and save it in a run folder."""
     if dry_run:
         _plan(source, choices, output)
     else:
@@ -70,7 +72,7 @@ def train(
 
 @command(app)
 def demo(output: Output, run: options.RunOption = None) -> None:
-    """Train the head on the built-in sample, 1,797 scanned digits, in seconds."""
+    """Train a head on the built-in sample, 1,797 scanned digits, within seconds."""
     _train("sample:digits", {"name": "quick"}, output, run)
 
 
@@ -79,7 +81,7 @@ def _train(source: str, choices: dict[str, Any], output: Output, run: Path | Non
 
     recipe = _recipe(choices)
     with progress_bars.progress(quiet=output.quiet) as report:
-        on_progress = keras_startup.reported(recipe, report)
+        on_progress = keras_startup.importing_keras(recipe, report)
         finished = efftune.train(source, recipe=recipe, run=run, on_progress=on_progress)
     if output.json:
         typer.echo(json.dumps(finished.summary))
@@ -92,7 +94,7 @@ def _plan(source: str, choices: dict[str, Any], output: Output) -> None:
 
     recipe = _recipe(choices)
     with progress_bars.progress(quiet=output.quiet) as report:
-        on_progress = keras_startup.reported(recipe, report)
+        on_progress = keras_startup.importing_keras(recipe, report)
         plan = efftune.plan(source, recipe=recipe, on_progress=on_progress)
     if output.json:
         typer.echo(json.dumps(plan.to_dict()))
@@ -104,7 +106,7 @@ def _recipe(choices: dict[str, Any]) -> efftune.Recipe:
     return efftune.Recipe.named(choices.pop("name", "balanced"), **choices)
 
 
-@command(app, settings=options.COLUMNS, default="as trained")
+@command(app, settings=options.COLUMNS, default="as in training")
 def evaluate(
     run: options.RunArgument,
     source: options.Source,
@@ -112,7 +114,7 @@ def evaluate(
     output: Output,
     split: options.SplitName = None,
 ) -> None:
-    """Score a run on other pictures."""
+    """Evaluate a run on another set of labelled pictures."""
     from efftune.cli import progress_bars, tables
     from efftune.data.sources.tables import Columns
 
@@ -126,7 +128,7 @@ def evaluate(
         tables.show_evaluation(score, examples)
 
 
-@command(app, settings=("max_error",), default="as trained", lines=True, csv=True)
+@command(app, settings=("max_error",), default="as in training", lines=True, csv=True)
 def predict(
     run: options.RunArgument,
     images: options.Images,
@@ -135,7 +137,7 @@ def predict(
     top: options.Top = 1,
     raw: options.Raw = False,
 ) -> None:
-    """Predict the classes of pictures. Exits with 1 if one of them cannot be decoded."""
+    """Predict the classes of pictures. Exits with 1 if any of them cannot be decoded."""
     from efftune.cli import progress_bars
     from efftune.data.sources import image_paths
 
@@ -154,7 +156,7 @@ def predict(
 
 @command(app)
 def report(run: options.RunArgument, output: Output, open_: options.Open = False) -> None:
-    """Write RUN's report.html again, from what RUN holds."""
+    """Write the report.html of RUN again, from the files in RUN."""
     _show_page("report", efftune.Run.load(run).report(), output, open_=open_)
 
 
@@ -165,7 +167,7 @@ def review(
     accept: options.Accept = None,
     open_: options.Open = False,
 ) -> None:
-    """Write a page on which RUN's suspect labels are kept, changed or dropped."""
+    """Write a page for reviewing the suspect labels of RUN: keep, change or drop each."""
     from efftune.cli import tables
 
     finished = efftune.Run.load(run)
@@ -185,20 +187,20 @@ def explain(
     images: options.Images,
     output: Output,
     label: options.Label = None,
-    out: options.ExplanationFile = Path("explained"),
+    out: options.ExplanationFolder = Path("explained"),
 ) -> None:
-    """Draw what in pictures speaks for a class. Exits with 1 if one cannot be decoded."""
+    """Draw Grad-CAM heatmaps for pictures. Exits with 1 if any of them cannot be decoded."""
     from efftune.cli import progress_bars, tables
     from efftune.data.sources import image_paths
 
     finished = efftune.Run.load(run)
     paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
-        drawn = finished.explain(
+        explanations = finished.explain(
             paths, out, label, on_unreadable=failures.__setitem__, on_progress=on_progress
         )
-    tables.show_explained(drawn, as_json=output.json)
-    _end_with(failures)
+    tables.show_explanations(explanations, as_json=output.json)
+    _exit_after(failures)
 
 
 @command(app)
@@ -206,9 +208,9 @@ def compare(
     runs: options.Runs,
     output: Output,
     split: options.ComparedSplit = "test",
-    out: options.Drawing = None,
+    out: options.PlotFile = None,
 ) -> None:
-    """Compare runs on the pictures all of them were judged on, and say what is mere chance."""
+    """Compare runs on the pictures that all of them were evaluated on, and test significance."""
     from efftune.cli import tables
 
     comparison = efftune.compare(runs, split, out=out)
@@ -231,11 +233,11 @@ def classify(
     model: options.PublishedModel = "efficientnet-lite0",
     top: options.Top = 5,
 ) -> None:
-    """Tell which of ImageNet's 1000 classes pictures show, without training."""
+    """Classify pictures by ImageNet's 1000 classes, without any training."""
     from efftune.cli import keras_startup, progress_bars
     from efftune.data.sources import image_paths
 
-    keras_startup.keep_tensorflow_out()
+    keras_startup.avoid_tensorflow()
     paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         predictions = efftune.classify(
@@ -250,11 +252,11 @@ def _show_predictions(
     from efftune.cli import tables
 
     tables.show_predictions(predictions, output.form)
-    _end_with(failures)
+    _exit_after(failures)
 
 
-def _end_with(failures: dict[Path, str]) -> None:
-    """Tell which pictures could not be used, and exit with 1 if there are any."""
+def _exit_after(failures: dict[Path, str]) -> None:
+    """Warn about the pictures that could not be decoded; exit with 1 if there are any."""
     from efftune.cli import console
 
     for path, reason in failures.items():
@@ -265,7 +267,7 @@ def _end_with(failures: dict[Path, str]) -> None:
 
 @command(app)
 def models(output: Output, fetch: options.Fetch = None) -> None:
-    """List the models, what they cost, and whether their weights are here."""
+    """List the models, with size, cost, accuracy and whether their weights are available."""
     from efftune.cli import progress_bars, tables
     from efftune.model import catalogue
     from efftune.model.weights import download

@@ -1,4 +1,4 @@
-"""Lines and tables on the terminal."""
+"""Printing of lines and tables to the terminal."""
 
 import sys
 from collections.abc import Sequence
@@ -8,55 +8,54 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-_MAY_BREAK = {
-    "picture",
-    "run",
-    "to the first",
-    "for example",
-    "split",
-    "weights",
-}  # as long as paths or commands
+# Columns with paths or commands, which may be too long for one line.
+_WRAPPING_COLUMNS = {"picture", "run", "vs. first", "example", "split", "weights"}
 
 
-def say(text: str = "") -> None:
-    """Print a line of result."""
-    _console().print(harmless(text, but="\n"), markup=False, highlight=False, soft_wrap=True)
+def echo(text: str = "") -> None:
+    """Print a line to stdout."""
+    _console().print(escape_control(text, keep="\n"), markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """Print a line beside the result, to stderr."""
+    """Print a line to stderr."""
     Console(stderr=True).print(
-        harmless(text, but="\n"), markup=False, highlight=False, soft_wrap=True
+        escape_control(text, keep="\n"), markup=False, highlight=False, soft_wrap=True
     )
 
 
-def harmless(text: str, but: str = "") -> str:
-    """Text with what would drive a terminal written out: file names may hold anything."""
+def escape_control(text: str, keep: str = "") -> str:
+    """Escape characters that would control the terminal, since file names may contain any.
+
+    Args:
+        text: the text to print.
+        keep: characters to leave as they are.
+    """
     return "".join(
-        each if each.isprintable() or each in but else each.encode("unicode_escape").decode()
-        for each in text
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
+        for char in text
     )
 
 
 def show_table(
     headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()
 ) -> None:
-    """Print a table; the first column and those named in `left` are aligned left."""
+    """Print a table. The first column and those in `left` are left-aligned, others right."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for i, heading in enumerate(headings):
         justify: Literal["left", "right"] = "left" if not i or heading in left else "right"
-        whole = heading not in _MAY_BREAK
-        table.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
+        no_wrap = heading not in _WRAPPING_COLUMNS
+        table.add_column(heading, justify=justify, no_wrap=no_wrap, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(harmless(cell)) for cell in row))
+        table.add_row(*(escape(escape_control(cell)) for cell in row))
     _console().print(table)
 
 
 def _console() -> Console:
-    # Elsewhere than in a terminal nothing may be cut to a width that nobody has.
+    # Output to a file or pipe must not be wrapped to a terminal's width.
     return Console() if sys.stdout.isatty() else Console(width=10_000)
 
 
 def percent(share: float) -> str:
-    """A share, 0 to 1, in percent with one digit."""
+    """Format a share, 0 to 1, as a percentage with one decimal."""
     return f"{100 * share:.1f} %"

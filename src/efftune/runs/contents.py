@@ -1,4 +1,4 @@
-"""What a run folder holds, and writing it."""
+"""The contents of a run folder, and how they are written."""
 
 import json
 from collections import Counter
@@ -30,16 +30,17 @@ RECORD = "run.json"
 
 @dataclass(frozen=True)
 class RunContents:
-    """Everything that a finished run leaves behind.
+    """Everything that is written to the folder of a finished run.
 
     Attributes:
-        plan: of the run, with nothing left open.
+        plan: the resolved plan of the run.
         examples: every file of the source.
-        findings: of the inspection.
-        data: what the classifier was trained on and evaluated with.
-        training: the trained network and how training went.
-        view_accuracy: accuracy of the head on validation pictures, by kind of view.
-        result: of the evaluation.
+        findings: the results of data inspection.
+        data: features and labels used for training and evaluation.
+        training: the trained network and its training history.
+        view_accuracy: accuracy of the head on augmented validation pictures, 0 to 1, by kind of
+            view.
+        result: the results of the evaluation.
     """
 
     plan: Plan
@@ -51,12 +52,12 @@ class RunContents:
     result: EvaluationResult
 
     def write(self, folder: Path, timer: Timer) -> None:
-        """Write all files but the report; `run.json` last: a folder without one is not a run."""
+        """Write all files except the report. `run.json` comes last and marks the run complete."""
         with timer.phase("save"):
             checksums = self._write_classifier(folder)
             self._write_tables(folder)
         with timer.phase("thumbnails"):
-            self._draw(folder, timer)
+            self._write_plots(folder, timer)
         files.write(folder / RECORD, _json(self._record(checksums, timer.seconds)))
 
     @property
@@ -64,7 +65,7 @@ class RunContents:
         return self.plan.recipe
 
     def _write_classifier(self, folder: Path) -> dict[str, str]:
-        """Write recipe and classifier; gives the checksums of the classifier's files."""
+        """Write the recipe and the classifier; returns the SHA-256 of the classifier's files."""
         files.write(folder / "recipe.toml", self._recipe.to_toml())
         return classifiers.save(
             folder,
@@ -84,12 +85,12 @@ class RunContents:
         files.write(folder / "evaluation.json", _json(result.evaluation.to_dict()))
         if "suspects" not in result.not_available:
             files.write(folder / suspects.FILE, suspects.to_csv(result.suspects))
-        if self._recipe.data.labels:  # so that the next review goes on from there
+        if self._recipe.data.labels:  # so that the next review starts from these decisions
             decisions = files.user_path(self._recipe.data.labels).read_bytes()
             files.write(folder / LABELS_FILE, decisions)
 
-    def _draw(self, folder: Path, timer: Timer) -> None:
-        """The pictures that the report shows, and those of the public example."""
+    def _write_plots(self, folder: Path, timer: Timer) -> None:
+        """Write the report's thumbnails and all plots, including those of the public example."""
         names, recipe = self.examples.class_names, self._recipe
         size = self.training.network.backbone.image_size
         classifier = Classifier(folder, names, size, recipe.backbone.fit, self.result.uncertainty)
@@ -102,7 +103,7 @@ class RunContents:
             files.write(folder / "model.txt", classifiers.summary(folder))
 
     def _record(self, checksums: dict[str, str], seconds: Mapping[str, float]) -> dict[str, Any]:
-        """What `run.json` holds."""
+        """The contents of `run.json`."""
         training, result, recipe = self.training, self.result, self._recipe
         backbone = training.network.backbone
         return {

@@ -1,4 +1,4 @@
-"""What a finished run can do: a run folder, read back."""
+"""Finished runs, read from their folders: load, evaluate, report, review, explain, compare."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -36,10 +36,10 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: where it lies.
-        recipe: every choice, as used.
-        evaluation: how the classifier fared on validation and test.
-        record: what `run.json` holds: versions, machine, seconds per phase, checksums and more.
+        folder: the run folder.
+        recipe: all settings, as used.
+        evaluation: the metrics on the validation and test splits.
+        record: the contents of `run.json`: versions, machine, seconds per phase, checksums, etc.
     """
 
     folder: Path
@@ -52,22 +52,22 @@ class Run:
         """Read a run folder.
 
         Raises:
-            UsageError: there is no such folder.
-            DataError: it is not a finished run, or a file of it is missing or damaged.
+            UsageError: the folder does not exist.
+            DataError: it is not a finished run, or one of its files is missing or damaged.
         """
         folder = files.user_path(folder)
         record = _record(folder)
         try:
             recipe = Recipe().changed(**choices_in(folder / "recipe.toml"))
-            judged = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-            evaluation = Evaluation.from_dict(judged)
+            metrics_json = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+            evaluation = Evaluation.from_dict(metrics_json)
         except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
             raise DataError(f"The run {folder} is damaged: {error}. Train again.") from None
         return cls(folder, recipe, evaluation, record)
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The run in one line of JSON, as `efftune train --json` prints it."""
+        """The summary that `efftune train --json` prints, as plain JSON values."""
         val, test = self.evaluation.val, self.evaluation.test
         return {
             "run": str(self.folder),
@@ -79,21 +79,21 @@ class Run:
         }
 
     def report(self) -> Path:
-        """Write `report.html` again, from what the run folder holds.
+        """Write `report.html` again from the files in the run folder.
 
         Returns:
-            The page.
+            The path of the page.
 
         Raises:
-            DataError: a file that it is made from is missing or damaged.
+            DataError: a file that the report needs is missing or damaged.
         """
         return report.write(self.folder)
 
     def review(self) -> Path:
-        """Write `review.html`, on which suspect labels are kept, changed or dropped.
+        """Write `review.html`, a page for keeping, changing or dropping suspect labels.
 
         Returns:
-            The page.
+            The path of the page.
 
         Raises:
             DataError: the run has no suspect labels, or a file is missing or damaged.
@@ -101,13 +101,13 @@ class Run:
         return review.write(self.folder)
 
     def accept(self, count: int) -> Path:
-        """Relabel the most suspect training pictures as suggested, without a look.
+        """Accept the suggested labels of the most suspect training pictures without a review.
 
         Args:
-            count: how many, 1 or more; decisions made before come on top.
+            count: the number of pictures, 1 or more. Earlier decisions are kept in addition.
 
         Returns:
-            `labels.csv` in the run folder, for `train(…, labels=…)`.
+            The path of `labels.csv` in the run folder, for `train(…, labels=…)`.
 
         Raises:
             UsageError: `count` is below 1.
@@ -116,10 +116,10 @@ class Run:
         if count < 1:
             raise UsageError(f"Accept 1 suggestion or more. Received: {count}.")
         path = self.folder / LABELS_FILE
-        decided = relabelling.read(path) if path.exists() else {}
+        decisions = relabelling.read(path) if path.exists() else {}
         for each in suspects.read(self.folder)[:count]:
-            decided[each.name] = Decision(each.label, "relabel", each.suggested)
-        relabelling.write(path, decided)
+            decisions[each.name] = Decision(each.label, "relabel", each.suggested)
+        relabelling.write(path, decisions)
         return path
 
     def explain(
@@ -131,17 +131,17 @@ class Run:
         on_unreadable: Callable[[Path, str], None] | None = None,
         on_progress: Progress = silent,
     ) -> list[ExplanationFile]:
-        """Show what in pictures speaks for a class, by Grad-CAM.
+        """Draw Grad-CAM heatmaps that show the evidence for a class in each picture.
 
         Args:
-            pictures: paths.
-            out: a folder for a PNG of each, made if need be.
-            label: the class; by default the one that is answered.
+            pictures: paths of the pictures.
+            out: a folder for one PNG per picture, created if necessary.
+            label: the class to explain; by default the predicted class.
             on_unreadable: as for `Classifier.predict`.
             on_progress: as for `train`.
 
         Raises:
-            UsageError: there is no such class, or `out` cannot be written to.
+            UsageError: the class is unknown, or `out` is not writable.
             DataError: a picture cannot be decoded and `on_unreadable` is not given.
         """
         return explanation_images.explain(
@@ -158,7 +158,7 @@ class Run:
         """The trained classifier.
 
         Raises:
-            DataError: its files were altered since the run finished.
+            DataError: its files were modified after the run finished.
         """
         return load(self.folder)
 
@@ -170,30 +170,31 @@ class Run:
         columns: tables.Columns | None = None,
         on_progress: Progress = silent,
     ) -> tuple[SplitEvaluation, Examples]:
-        """Score this run's classifier on other pictures.
+        """Evaluate this run's classifier on another set of labelled pictures.
 
         Args:
-            source: as for `train`; its classes must be among the classifier's.
-            split: which to use; by default the source's test split or, without one, everything.
-            columns: of a table; by default those that the run was trained with.
+            source: as for `train`; its classes must be a subset of the classifier's.
+            split: the split to use; by default the source's test split or, without one, all
+                pictures.
+            columns: the columns of a table; by default those that the run was trained with.
             on_progress: as for `train`.
 
         Returns:
-            The score, and the examples with what was set aside.
+            The metrics, and the examples, including those set aside.
 
         Raises:
-            UsageError: there is no such source, or it has no such split.
-            DataError: no picture of a known class could be read, or there are unknown classes.
+            UsageError: the source does not exist, or has no such split.
+            DataError: no picture can be decoded, or a class is unknown.
         """
         columns = columns or tables.Columns.of(self.recipe)
         examples = discovery.find(source, on_progress, columns)
-        rows = _chosen(examples, split)
+        rows = _rows_of_split(examples, split)
         names = self.classifier.class_names
         unknown = sorted({row.label for row in rows} - set(names))
         if unknown:
             raise DataError(
-                f"{examples.source} holds pictures of {unknown[0]!r}, a class that {self.folder} "
-                f"does not know. It knows: {', '.join(names)}."
+                f"{examples.source} has pictures of {unknown[0]!r}, a class that {self.folder} "
+                f"was not trained on. Its classes are: {', '.join(names)}."
             )
         probabilities, failures = self.classifier.probabilities(
             [row.path for row in rows], lambda done, total: on_progress("evaluate", done, total)
@@ -207,16 +208,16 @@ class Run:
 
 
 def load(folder: str | Path, max_error: float | str | None = None) -> Classifier:
-    """The classifier of a finished run, checked against the run's checksums.
+    """Load the classifier of a finished run and verify its checksums.
 
     Args:
-        folder: of the run.
-        max_error: share of the answers given that may be wrong, such as 0.01 or `1%`; what makes it
-            more is unsure. By default as the run was trained.
+        folder: the run folder.
+        max_error: the highest acceptable error rate among predictions not marked `unsure`, such as
+            0.01 or `1%`; by default as the run was trained.
 
     Raises:
-        UsageError: there is no such folder, or no such share.
-        DataError: it is not a finished run, or its model was altered since.
+        UsageError: the folder does not exist, or `max_error` is not a valid share.
+        DataError: it is not a finished run, or its model was modified after the run finished.
     """
     folder = files.user_path(folder)
     record = _record(folder)
@@ -225,19 +226,19 @@ def load(folder: str | Path, max_error: float | str | None = None) -> Classifier
             raise DataError(f"{folder / name} is missing. Restore it, or train again.")
         if files.sha256(folder / name) != expected:
             raise DataError(
-                f"{folder / name} was altered after the run finished (its checksum differs). "
+                f"{folder / name} was modified after the run finished (its checksum differs). "
                 "Restore it, or train again."
             )
     names = json.loads((folder / classifiers.CLASSES_FILE).read_text(encoding="utf-8"))
-    stored = folder / classifiers.UNCERTAINTY_FILE
-    if not stored.exists():
-        stored = folder / classifiers.UNCERTAINTY_FILE_BEFORE
-    uncertainty = Uncertainty.read(stored)
+    path = folder / classifiers.UNCERTAINTY_FILE
+    if not path.exists():
+        path = folder / classifiers.UNCERTAINTY_FILE_BEFORE
+    uncertainty = Uncertainty.read(path)
     if max_error is not None:
         share = Recipe().changed(max_error=max_error).evaluation.max_error
-        confidences, right = predictions.confidences(folder, "val")
-        least = uncertainties.confidence_threshold(confidences, right, share)
-        uncertainty = replace(uncertainty, unsure_below=least)
+        confidences, correct = predictions.confidences(folder, "val")
+        threshold = uncertainties.confidence_threshold(confidences, correct, share)
+        uncertainty = replace(uncertainty, unsure_below=threshold)
     model = record["model"]
     return Classifier(folder, names, model["image_size"], model["fit"], uncertainty)
 
@@ -245,26 +246,29 @@ def load(folder: str | Path, max_error: float | str | None = None) -> Classifier
 def compare(
     runs: Sequence[str | Path | Run], split: str = "test", *, out: str | Path | None = None
 ) -> Comparison:
-    """Compare runs on the pictures that all of them were judged on.
+    """Compare runs on the pictures that all of them were evaluated on.
 
     Args:
-        runs: two or more run folders, or runs; the first is what the others are compared with.
+        runs: two or more runs or run folders; the first is the baseline for the others.
         split: `test` or `val`.
-        out: a PNG of accuracy against seconds to write.
+        out: the path of a PNG to write, accuracy against training seconds.
 
     Raises:
-        UsageError: fewer than two runs, or there is no such folder or split.
-        DataError: a folder is not a finished run, or they have no picture in common.
+        UsageError: fewer than two runs, a missing folder or an unknown split.
+        DataError: a folder is not a finished run, or the runs have no picture in common.
     """
     loaded = [each if isinstance(each, Run) else Run.load(each) for each in runs]
     summaries = [(each.folder, each.summary) for each in loaded]
-    found = comparison.compare(
-        [ComparedRun(at, each["model"], each["recipe"], each["seconds"]) for at, each in summaries],
+    result = comparison.compare(
+        [
+            ComparedRun(folder, summary["model"], summary["recipe"], summary["seconds"])
+            for folder, summary in summaries
+        ],
         split,
     )
     if out is not None:
-        comparison_plot.draw(found, files.user_path(out))
-    return found
+        comparison_plot.draw(result, files.user_path(out))
+    return result
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -277,21 +281,21 @@ def _record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise DataError(
-        f"{folder} is not a finished run: it has no usable {RECORD}. Name a folder that "
-        "`efftune train` has made."
+        f"{folder} is not a finished run: it has no valid {RECORD}. Give a folder that "
+        "`efftune train` has created."
     )
 
 
-def _chosen(examples: Examples, split: str | None) -> tuple[Example, ...]:
-    """The usable pictures of a split, or of the test split, or all."""
+def _rows_of_split(examples: Examples, split: str | None) -> tuple[Example, ...]:
+    """The usable examples of a split; by default those of the test split, or else all."""
     if split not in (None, *SPLITS):
         raise unknown_name("split", str(split), SPLITS)
-    brought = {row.split for row in examples.rows if row.usable} - {""}
+    available = {row.split for row in examples.rows if row.usable} - {""}
     if split is None:
-        split = "test" if "test" in brought else None
+        split = "test" if "test" in available else None
     rows = [row for row in examples.rows if row.usable and split in (None, row.split)]
     if split is not None and not rows:
-        raise UsageError(f"{examples.source} has no {split} split with pictures in it.")
+        raise UsageError(f"{examples.source} has no {split} split, or there are no pictures in it.")
     if not rows:
         raise DataError(f"{examples.source} holds no picture that can be read.")
     return tuple(rows)

@@ -1,13 +1,24 @@
 """Made-up pictures, a run on them, and the real photos where they are at hand."""
 
+import gc
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+# Workers side by side have a processor each: threads of one would only wait for the other's.
+# The libraries read this when they are loaded.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("OMP", "OPENBLAS", "TF_NUM_INTRAOP", "TF_NUM_INTEROP"):
+        number = "THREADS" if name.startswith("TF") else "NUM_THREADS"
+        os.environ.setdefault(f"{name}_{number}", "1")
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -64,9 +75,29 @@ def fill(folder: Path, *, count: int = 10, offset: int = 0) -> Path:
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of one call of pytest share."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    place.mkdir(exist_ok=True)
+    return place
+
+
+@contextmanager
+def made_once(folder: Path) -> Iterator[bool]:
+    """Whether the caller is to make a folder: the first worker does, the others wait for it."""
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        yield not folder.exists()
+
+
+@pytest.fixture(scope="session")
+def source(shared_place: Path) -> Path:
     """Thirty pictures of three classes."""
-    return fill(tmp_path_factory.mktemp("source") / "squares")
+    folder = shared_place / "squares"
+    with made_once(folder) as missing:
+        if missing:
+            fill(folder)
+    return folder
 
 
 @pytest.fixture
@@ -87,22 +118,61 @@ def broken_source(tmp_path: Path) -> Path:
     return folder
 
 
+def copy_if_missing(source: str, target: str) -> None:
+    """What is there may be mapped into memory."""
+    if not Path(target).exists():
+        shutil.copy2(source, target)
+
+
+def trained_once(source: Path, folder: Path, cache: Path, **choices: object):
+    """A run that only one worker trains; what it keeps in its cache is put into everybody's."""
+    import efftune
+
+    kept = folder.with_name(f"{folder.name}-cache")
+    with made_once(folder) as missing, pytest.MonkeyPatch.context() as patch:
+        if missing:
+            patch.setenv("EFFTUNE_CACHE", str(kept))
+            efftune.train(source, run=folder, **choices)
+    shutil.copytree(kept, cache, copy_function=copy_if_missing, dirs_exist_ok=True)
+    return efftune.Run.load(folder)
+
+
 @pytest.fixture(scope="session")
-def finished_run(source: Path, tmp_path_factory: pytest.TempPathFactory):
+def finished_run(source: Path, cache: Path, shared_place: Path):
     """A run on the coloured squares at 32 pixels."""
-    import efftune
-
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return efftune.train(source, run=folder, recipe="quick", image_size=32)
+    return trained_once(source, shared_place / "run", cache, recipe="quick", image_size=32)
 
 
 @pytest.fixture(scope="session")
-def tuned_run(source: Path, tmp_path_factory: pytest.TempPathFactory):
+def tuned_run(source: Path, cache: Path, shared_place: Path):
     """The same, fine-tuned from block 7."""
-    import efftune
+    return trained_once(source, shared_place / "tuned", cache, **TUNED)
 
-    folder = tmp_path_factory.mktemp("runs") / "tuned"
-    return efftune.train(source, run=folder, **TUNED)
+
+@pytest.fixture(autouse=True)
+def graphs_go() -> Iterator[None]:
+    """Give back the memory of what a test trained, which TensorFlow would keep for good.
+
+    A graph with a gradient of its own registers that under a new name, and so is never freed.
+    """
+    yield
+    if sys.modules.get("tensorflow"):
+        from tensorflow.python.framework import ops
+
+        registry = ops.gradient_registry._registry
+        if names := [name for name in registry if name.startswith("CustomGradient-")]:
+            for name in names:
+                del registry[name]
+            gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def networks_go() -> Iterator[None]:
+    """Give back the memory of a module's networks, whose parts refer to each other."""
+    yield
+    if sys.modules.get("tensorflow"):
+        gc.collect()
+        gc.freeze()  # what is left are mostly libraries: next time they need not be searched
 
 
 @pytest.fixture(scope="session")

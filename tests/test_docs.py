@@ -69,7 +69,14 @@ def tutorial_commands():
     ]
 
 
-@pytest.mark.parametrize("command", tutorial_commands())
+def each_with_its_length(commands):
+    """Those that train more than a head are long; what they show has tests of its own."""
+    for command in commands:
+        trains = command.startswith("efftune train") and "--recipe quick" not in command
+        yield pytest.param(command, marks=[pytest.mark.long] if trains else [])
+
+
+@pytest.mark.parametrize("command", each_with_its_length(tutorial_commands()))
 def test_every_command_of_the_tutorial_runs(command, efftune_command, tmp_path):
     """As written, but on a few squares in the place of dogs, with epochs few and pictures small."""
     fill(tmp_path / "photos")

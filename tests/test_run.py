@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -168,11 +169,10 @@ def assert_same_predictions(run, source, place):
     return paths, stored
 
 
-def test_fine_tuned_model_predicts_the_same_everywhere(tuned_run, source, tmp_path):
+def test_fine_tuned_model_predicts_the_same_everywhere(tuned_run, finished_run, source, tmp_path):
     """All formats hold the trained weights."""
     paths, stored = assert_same_predictions(tuned_run, source, tmp_path)
-    untuned = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32)
-    assert np.abs(untuned.classifier.probabilities(paths)[0] - stored).max() > 1e-3
+    assert np.abs(finished_run.classifier.probabilities(paths)[0] - stored).max() > 1e-3
 
 
 def test_same_seed_gives_the_same_evaluation_to_the_last_digit(tuned_run, source, tmp_path):
@@ -192,6 +192,7 @@ def test_another_learning_rate_computes_no_view_again(tuned_run, cache, source, 
     assert again.record["stages"][0]["learning_rate"] == 1e-3
 
 
+@pytest.mark.long
 def test_whole_network_is_trained_after_its_upper_part(source, tmp_path):
     run = efftune.train(source, recipe="thorough", run=tmp_path / "run", **TUNED, whole_epochs=2)
     stages = [(stage["name"], stage["block"]) for stage in run.record["stages"]]
@@ -201,6 +202,7 @@ def test_whole_network_is_trained_after_its_upper_part(source, tmp_path):
     assert [row["stage"] for row in table(run.folder / "history.csv")][-2:] == ["whole"] * 2
 
 
+@pytest.mark.long
 def test_averaging_over_mirror_images_is_the_same_everywhere(source, tmp_path):
     choices = {**TUNED, "epochs": 2, "test_flip": True}
     run = efftune.train(source, run=tmp_path / "run", **choices)
@@ -214,12 +216,14 @@ def test_averaging_over_mirror_images_is_the_same_everywhere(source, tmp_path):
     assert np.abs(again - stored).max() <= 1e-4
 
 
+@pytest.mark.long
 def test_everything_can_be_trained_at_once(source, tmp_path):
     choices = TUNED | {"unfreeze": "all", "whole_epochs": 1}
     run = efftune.train(source, run=tmp_path / "run", **choices)
     assert [stage["name"] for stage in run.record["stages"]] == ["whole"]
 
 
+@pytest.mark.long
 def test_network_can_be_trained_from_scratch(source, tmp_path):
     choices = {"image_size": 32, "scratch_epochs": 2, "batch_size": 8}
     run = efftune.train(source, recipe="scratch", run=tmp_path / "run", **choices)
@@ -230,6 +234,7 @@ def test_network_can_be_trained_from_scratch(source, tmp_path):
     assert len(run.classifier.predict(paths)) == 12
 
 
+@pytest.mark.long
 def test_public_example_runs_step_for_step(source, tmp_path):
     choices = {"image_size": 32, "scratch_epochs": 2, "head_epochs": 3, "epochs": 2}
     run = efftune.train(
@@ -252,6 +257,7 @@ def test_public_example_runs_step_for_step(source, tmp_path):
     assert np.array_equal(saved.get_weights()[0], pretrained.get_weights()[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-v2-b0"])
 def test_other_families_train_from_a_weights_file(name, source, tmp_path):
     model = efftune.build(name, weights=None, include_top=False, image_size=32)
@@ -360,16 +366,16 @@ def test_stopped_run_leaves_nothing(source, tmp_path):
 
 @pytest.mark.parametrize("name", ["model.keras", "openvino/model.bin", "classes.json"])
 @pytest.mark.parametrize("damage", ["modified", "missing"])
-def test_modified_model_is_refused(source, tmp_path, name, damage):
-    run = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32)
-    path = run.folder / name
+def test_modified_model_is_refused(finished_run, tmp_path, name, damage):
+    folder = shutil.copytree(finished_run.folder, tmp_path / "run")
+    path = folder / name
     if damage == "missing":
         path.unlink()
     else:
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(efftune.DataError, match=f"{name} (was modified|is missing)"):
-        efftune.load(run.folder)
+        efftune.load(folder)
 
 
 def test_folder_that_is_not_a_run_is_refused(source, tmp_path):

@@ -5,6 +5,7 @@ from sklearn.datasets import load_sample_image
 
 from efftune.model import catalogue, lite
 from efftune.model.backbone import Backbone
+from model.conftest import each
 
 # What the PyTorch reference says of the middle of scikit-learn's picture of a Chinese palace:
 # 698 palace, 663 monastery, 442 bell cote, 449 boathouse, 497 church, 483 castle, 975 lakeside.
@@ -56,7 +57,7 @@ def test_logits_equal_the_pytorch_references(name):
     assert np.abs(logits - expected).max() <= 1e-3
 
 
-@pytest.mark.parametrize("name", PALACE)
+@pytest.mark.parametrize("name", each(PALACE))
 def test_palace_is_recognised_as_by_the_reference(name):
     """Guards padding, BatchNorm's epsilon, channel order and scaling without PyTorch."""
     picture = load_sample_image("china.jpg")

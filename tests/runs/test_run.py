@@ -147,6 +147,7 @@ def test_accepting_none_is_refused(finished_run):
         finished_run.accept(0)
 
 
+@pytest.mark.long
 def test_run_from_scratch_records_what_is_not_available(source, tmp_path):
     choices = {"image_size": 32, "scratch_epochs": 1, "batch_size": 8}
     run = efftune.train(source, recipe="scratch", run=tmp_path / "run", **choices)

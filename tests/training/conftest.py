@@ -29,19 +29,19 @@ class Squares:
     stage: Stage
 
 
-def with_head(folder, **choices):
-    """A backbone, a plan, what was seen of a folder's pictures, and a head fitted on that."""
+def with_head(folder, backbone=None, **choices):
+    """A backbone, new if none is given, a plan, what was seen of a folder's pictures, and a head fitted on that."""
     recipe = Recipe(**({"image_size": 32, "unfreeze": BLOCK} | choices))
-    backbone = Backbone(recipe.backbone.model, 32)
+    backbone = backbone or Backbone(recipe.backbone.model, 32)
     examples = discovery.find(folder).split(0.3, 0.2, 0)
     plan = planning.plan(recipe, backbone, examples.counts)
     _, data = training_data.compute(examples, backbone, plan)
     return backbone, plan, data, fine_tuning.fit_head(data, backbone, recipe)
 
 
-def squares(folder, **choices) -> Squares:
+def squares(folder, backbone=None) -> Squares:
     """The coloured squares of a folder, with a head fitted on them."""
-    backbone, plan, data, head = with_head(folder, views=1, batch_size=8, **choices)
+    backbone, plan, data, head = with_head(folder, backbone, views=1, batch_size=8)
     recipe = plan.recipe
     stage = Stage("upper", BLOCK, 10, 1e-3)
     train, val = fine_tuning._cached_views(stage, backbone, data, plan, Timer())
@@ -55,10 +55,31 @@ def folder(tmp_path_factory):
     return fill(tmp_path_factory.mktemp("squares") / "photos", count=20)
 
 
+@pytest.fixture(scope="module")
+def pretrained():
+    """A backbone that a module's tests train one after the other, and its weights before."""
+    backbone = Backbone("efficientnet-lite0", 32)
+    return backbone, backbone.keras_model.get_weights()
+
+
 @pytest.fixture
-def given(folder):
-    """A fresh backbone each time: training changes its weights."""
-    return squares(folder)
+def backbone(pretrained):
+    """A backbone as it was before any training: building a new one takes a second."""
+    backbone, before = pretrained
+    backbone.keras_model.set_weights(before)
+    backbone.tuned = False
+    return backbone
+
+
+@pytest.fixture(scope="module")
+def looked_at(folder, pretrained):
+    return squares(folder, pretrained[0])
+
+
+@pytest.fixture
+def given(looked_at, backbone):
+    """What a stage is given, with the backbone as it was before any training."""
+    return looked_at
 
 
 def weights(backbone):

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -39,8 +41,14 @@ def leaning(tmp_path_factory):
     return folder
 
 
+@functools.cache
+def backbone_for_all():
+    """Nothing here trains it."""
+    return Backbone("efficientnet-lite0", 32)
+
+
 def decided(folder, **choices):
-    backbone, plan, pictures, head = with_head(folder, **choices)
+    backbone, plan, pictures, head = with_head(folder, backbone_for_all(), **choices)
     plan, accuracy = view_selection.choose_views(plan, backbone, head, pictures)
     return plan, accuracy
 

@@ -11,6 +11,7 @@ from .test_regression_head import accuracy, clouds
 
 EPOCHS = 80  # until BatchNorm's averages, which follow slowly, are right
 STAGE = Stage("head", "", EPOCHS, 1e-2)
+SHORT = Stage("head", "", 4, 1e-2)
 
 
 def fit(views=None, stage=STAGE, steps=None, **choices):
@@ -22,8 +23,17 @@ def fit(views=None, stage=STAGE, steps=None, **choices):
     )
 
 
-def test_head_learns_what_can_be_learnt():
-    head, outcome = fit()
+@pytest.fixture(scope="module")
+def fitted():
+    """A head, how fitting it went, the epochs whose views it asked for, and the steps it told."""
+    features, _ = clouds(spread=0.3)
+    asked, steps = [], []
+    head, outcome = fit(lambda epoch: asked.append(epoch) or features, steps=steps)
+    return head, outcome, asked, steps
+
+
+def test_head_learns_what_can_be_learnt(fitted):
+    head, outcome, *_ = fitted
     assert accuracy(head, *clouds(spread=0.3)) == 1
     assert [epoch.number for epoch in outcome.epochs] == list(range(1, EPOCHS + 1))
     assert outcome.epochs[-1].loss < outcome.epochs[0].loss
@@ -31,9 +41,9 @@ def test_head_learns_what_can_be_learnt():
     assert {epoch.learning_rate for epoch in outcome.epochs} == {1e-2}
 
 
-def test_batchnorm_is_in_the_head():
+def test_batchnorm_is_in_the_head(fitted):
     """Dense layer and BatchNorm in use are one dense layer: the loss told is the head's own."""
-    head, outcome = fit()
+    head, outcome, *_ = fitted
     features, labels = clouds(spread=0.3)
     likelihoods = head.probabilities(features)[np.arange(len(labels)), labels]
     assert -np.log(likelihoods).mean() == pytest.approx(outcome.kept.val_loss, rel=1e-3)
@@ -46,24 +56,21 @@ def test_epochs_tell_the_mean_of_their_steps():
     assert any(round(count) % 5 for count in right)  # the last batch alone says thirty-seconds
 
 
-def test_each_epoch_sees_a_view_of_its_own():
-    features, _ = clouds(spread=0.3)
-    asked = []
-    fit(lambda epoch: asked.append(epoch) or features)
+def test_each_epoch_sees_a_view_of_its_own(fitted):
+    _, _, asked, _ = fitted
     assert asked == list(range(1, EPOCHS + 1))
 
 
-def test_last_partial_batch_is_left_out():
-    steps = []
-    fit(steps=steps)  # 160 pictures
+def test_last_partial_batch_is_left_out(fitted):
+    *_, steps = fitted  # 160 pictures
     assert steps[-1] == (5 * EPOCHS, 5 * EPOCHS)
-    steps.clear()
-    fit(steps=steps, batch_size=60)
-    assert steps[-1] == (2 * EPOCHS, 2 * EPOCHS)
+    steps = []
+    fit(stage=SHORT, steps=steps, batch_size=60)
+    assert steps[-1] == (2 * SHORT.epochs, 2 * SHORT.epochs)
 
 
 def test_same_seed_gives_the_same_head():
-    first, second, other = fit()[0], fit()[0], fit(seed=1)[0]
+    first, second, other = (fit(stage=SHORT, seed=seed)[0] for seed in (0, 0, 1))
     assert np.array_equal(first.kernel, second.kernel)
     assert not np.array_equal(first.kernel, other.kernel)
 

@@ -41,11 +41,6 @@ def trained(made, backbone, steps=2, mixed=False):
     return made
 
 
-@pytest.fixture
-def backbone():
-    return Backbone("efficientnet-lite0", 32)
-
-
 def changed(backbone, before):
     return {path for path, value in weights(backbone).items() if (value != before[path]).any()}
 

@@ -185,8 +185,9 @@ def test_averaged_weights_are_judged_and_kept(given):
 
 
 def test_same_seed_gives_the_same_to_the_last_digit(folder):
+    short = Stage("upper", BLOCK, 3, 1e-3)
     losses = [
-        [epoch.loss for epoch in fit(blank(squares(folder)), dropout=0.3)[1].epochs]
+        [epoch.loss for epoch in fit(blank(squares(folder)), short, dropout=0.3)[1].epochs]
         for _ in range(2)
     ]
     assert losses[0] == losses[1]

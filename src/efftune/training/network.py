@@ -65,6 +65,7 @@ class Network:
             # XLA takes longer to compile these graphs for a CPU than it saves; JAX has no choice.
             jit_compile=keras.backend.backend() == "jax",
         )
+        _build_for_training(self.trained, len(bias))
         self._averages = keras.callbacks.SwapEMAWeights() if recipe.optimization.ema else None
         if self._averages:
             self._averages.set_model(self.trained)
@@ -154,6 +155,18 @@ def _part(backbone: Backbone, stage: Stage) -> keras.Model:
     block = stage.block if stage.block == "pixels" else backbone.block(stage.block)
     product_dtype = "bfloat16" if fastest_precision() == "bf16" else "float32"
     return folded(backbone, block, product_dtype)
+
+
+def _build_for_training(model: keras.Model, classes: int) -> None:
+    """Make the optimizer's and the metrics' variables now.
+
+    Made by the first step, they would have TensorFlow trace that step twice, which takes as long
+    again and leaves graphs in memory for good.
+    """
+    model.optimizer.build(model.trainable_variables)
+    nothing = np.zeros((1, classes), np.float32)
+    model.compute_metrics(None, nothing, nothing, np.zeros(1, np.float32))
+    model.reset_metrics()
 
 
 def _mixing(model: keras.Model) -> keras.Model:

@@ -7,7 +7,7 @@ from efftune.model import lite
 from efftune.model.engines import openvino_engine
 from efftune.model.engines.conversion import convert
 from efftune.model.engines.openvino_engine import Network
-from model.conftest import shaken
+from model.conftest import each, shaken
 
 
 def run(model, pixels):
@@ -23,7 +23,7 @@ def run(model, pixels):
     return result
 
 
-@pytest.mark.parametrize("name", lite.VARIANTS)
+@pytest.mark.parametrize("name", each(lite.VARIANTS))
 @pytest.mark.parametrize("size", [64, 75])
 def test_converted_model_says_the_same(name, size):
     model = shaken(lite.backbone(name, size))

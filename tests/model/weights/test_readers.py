@@ -6,7 +6,7 @@ from keras import layers
 from efftune.errors import DataError
 from efftune.model import architectures, catalogue
 from efftune.model.weights import download, readers, torch_tensors
-from model.conftest import SIZE, answers, distance, noise, shaken
+from model.conftest import SIZE, answers, distance, each, noise, shaken
 
 LITE0 = catalogue.model("efficientnet-lite0")
 KINDS = [".npz", ".weights.h5", ".h5", ".keras"]
@@ -189,7 +189,7 @@ TIMM = {
 }
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", each(TIMM))
 def test_timms_names_are_known(name, tmp_path, monkeypatch):
     model, head = with_head(shaken(fresh(name)))
     if name == "efficientnet-b0":  # PyTorch files say nothing of the pixels' statistics

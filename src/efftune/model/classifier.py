@@ -222,7 +222,7 @@ def save(
     *,
     mirrored: bool = False,
 ) -> dict[str, str]:
-    """Write a classifier's files: Keras model, OpenVINO model, class names, doubts.
+    """Write a classifier's files: Keras model, OpenVINO model, class names, uncertainty.
 
     Args:
         folder: where to write `FILES`, and `UNCERTAINTY_FILE` if there are any.

@@ -167,8 +167,8 @@ class Uncertainty:
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """The temperature that calibrates the probabilities.
 
-    It minimises the cross-entropy, regularised by a normal prior on its logarithm: with a handful of
-    pictures, all correct, every prediction would otherwise become certain.
+    It minimises the cross-entropy, regularised by a normal prior on its logarithm: with a handful
+    of pictures, all correct, every prediction would otherwise become certain.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (2017),
     https://arxiv.org/abs/1706.04599; the prior is ours.

@@ -1,9 +1,11 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 
 import efftune
 from conftest import fill
@@ -191,3 +193,31 @@ def test_pictures_are_explained(finished_run, source, tmp_path):
     (explanation,) = finished_run.explain([source / "red" / "01.png"], tmp_path / "out")
     assert explanation.label == "red"
     assert explanation.png.parent == tmp_path / "out"
+
+
+def test_run_of_an_earlier_version_loads_predicts_and_reports(flipped_run, tmp_path):
+    folder = shutil.copytree(flipped_run.folder, tmp_path / "run")
+    (folder / "uncertainty.npz").rename(folder / "doubts.npz")
+    stored = json.loads((folder / "thumbnails.json").read_text())
+    before = {"squares": stored["thumbnails"], "explained": stored["explanations"]}
+    (folder / "pictures.json").write_text(json.dumps(before))
+    (folder / "thumbnails.json").unlink()
+    record = json.loads((folder / "run.json").read_text())
+    record["files"]["doubts.npz"] = record["files"].pop("uncertainty.npz")
+    (folder / "run.json").write_text(json.dumps(record))
+    settings = {key: list(v) if isinstance(v, tuple) else v for key, v in _settings(flipped_run)}
+    (folder / "recipe.toml").write_text(tomli_w.dumps(settings))
+    run = efftune.Run.load(folder)
+    assert run.recipe == flipped_run.recipe
+    pictures = [next(Path(flipped_run.record["source"]).rglob("*.png"))]
+    mine, theirs = run.classifier.predict(pictures), flipped_run.classifier.predict(pictures)
+    assert (mine[0].top, mine[0].unlike) == (theirs[0].top, theirs[0].unlike)
+    assert "data:image/webp" in run.report().read_text()
+    assert (
+        "data:image/webp" in run.review().read_text()
+        or '"thumbnail":"UklGR' in (folder / "review.html").read_text()
+    )
+
+
+def _settings(run):
+    return run.recipe.settings.items()

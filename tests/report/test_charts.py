@@ -97,7 +97,7 @@ def test_reliability_bars_are_as_high_as_answers_are_right():
     half, whole = (each for each in svg.iter("rect"))
     assert float(half.get("height")) == pytest.approx(float(whole.get("height")) / 2, abs=0.2)
     assert float(half.get("fill-opacity")) > float(whole.get("fill-opacity"))
-    assert "30 pictures, 50.0\N{NO-BREAK SPACE}% right" in half[0].text
+    assert "30 pictures, 50.0\N{NO-BREAK SPACE}% correct" in half[0].text
     assert len([each for each in svg.iter("circle") if each.get("class") == "ring"]) == 1
 
 
@@ -105,8 +105,8 @@ def test_score_marks_its_interval_and_chance():
     svg = drawn(charts.score(0.5, 0.6, 0.7, 0.25))
     span = next(svg.iter("rect"))
     assert float(span.get("width")) == pytest.approx(336 * 0.2, abs=0.2)
-    assert "always the commonest class" in texts(svg)
-    assert "always the commonest class" not in texts(drawn(charts.score(0.5, 0.6, 0.7, None)))
+    assert "always the most common class" in texts(svg)
+    assert "always the most common class" not in texts(drawn(charts.score(0.5, 0.6, 0.7, None)))
 
 
 def test_names_of_stages_are_text():

@@ -137,7 +137,7 @@ def test_panel_says_what_it_shows_and_takes_the_focus(opened, run):
     page = opened(run / report.FILE)
     page.locator(".pairs button").first.click()
     heading = page.locator("#cell h3")
-    assert "taken for" in heading.inner_text() and "the surest first" in heading.inner_text()
+    assert "predicted as" in heading.inner_text() and "most confident first" in heading.inner_text()
     assert heading.evaluate("(element) => element === document.activeElement")
     shares = page.locator("#cell .sure").all_inner_texts()
     numbers = [float(each.split("\N{NO-BREAK SPACE}")[0]) for each in shares]

@@ -88,37 +88,38 @@ def test_verdict_tells_score_interval_and_commonest_class():
     evaluation = scored(("hat", "hat", 60), ("shoe", "shoe", 34), ("shoe", "hat", 6))
     first, second = sentences(evaluation)
     assert first == (
-        "On 100 pictures it had never seen, this classifier named 94.0 % right (95 % interval "
-        "87.5 to 97.2 %); always answering the commonest class, hat, would get 60.0 %."
+        "On 100 pictures it had never seen, this classifier got 94.0 % right (95 % interval "
+        "87.5 to 97.2 %); always predicting the most common class, hat, would get 60.0 %."
     )
-    assert second == "It most often takes shoe for hat (6 of 40 pictures)."
+    assert second == "It most often confuses shoe with hat (6 of 40 pictures)."
 
 
 def test_verdict_tells_how_it_fares_when_sure():
     evaluation = scored(("hat", "hat", 60), ("shoe", "shoe", 34), ("shoe", "hat", 6))
     sure = {"pictures": 100, "answered": 89, "wrong": 1}
     assert sentences(evaluation | {"unsure": {"test": sure}})[1].endswith(
-        "; leaving out the 11.0 % of pictures it is unsure of, 98.9 % of its answers are right."
+        "; leaving out the 11.0 % of pictures it is unsure of, 98.9 % of its predictions are "
+        "correct."
     )
     none, some = sure | {"answered": 0}, sure | {"answered": 100}
-    assert "it is sure of no picture." in sentences(evaluation | {"unsure": {"test": none}})[1]
-    assert "it is unsure of no picture." in sentences(evaluation | {"unsure": {"test": some}})[1]
+    assert "it is unsure of every picture." in sentences(evaluation | {"unsure": {"test": none}})[1]
+    assert "it is sure of every picture." in sentences(evaluation | {"unsure": {"test": some}})[1]
 
 
 def test_verdict_without_mistakes_promises_nothing():
     evaluation = scored(("hat", "hat", 12), ("shoe", "shoe", 11))
     first, second = sentences(evaluation)
-    assert "named 100 % right" in first
+    assert "got 100 % right" in first
     assert second == (
-        "It made no mistake, though of other such pictures up to 14.3 % may go wrong."
+        "It made no mistake, though on other such pictures the error may be up to 14.3 %."
     )
 
 
 def test_verdict_with_single_mistakes_speaks_of_them_so():
     one = scored(("hat", "hat", 60), ("shoe", "shoe", 39), ("shoe", "hat", 1))
-    assert sentences(one)[1] == "Its one mistake was to take shoe for hat."
+    assert sentences(one)[1] == "Its one mistake was to confuse shoe with hat."
     two = scored(("hat", "hat", 60), ("shoe", "shoe", 39), ("shoe", "hat", 1), ("hat", "shoe", 1))
-    assert sentences(two)[1] == "It takes no class for one other more than once."
+    assert sentences(two)[1] == "No two classes are confused more than once."
 
 
 def test_verdict_says_when_nothing_was_learnt():
@@ -149,9 +150,15 @@ def test_verdict_is_about_pictures_without_leaks():
     clean = scored(("hat", "hat", 500), ("shoe", "shoe", 380), ("shoe", "hat", 20))["test"]
     evaluation = scored(("hat", "hat", 600), ("shoe", "shoe", 380), ("shoe", "hat", 20))
     evaluation |= {"test_without_leaks": clean}
-    assert "On 900 pictures it had never seen, nor copies of them" in sentences(evaluation)[0]
+    assert (
+        "On 900 pictures it had never seen, and of which it had seen no copies"
+        in sentences(evaluation)[0]
+    )
     assert "97.8 % right" in sentences(evaluation)[0]
-    assert "100 test pictures more could not be counted" in remarks(evaluation)
+    assert (
+        "100 test pictures were left out because an earlier split contains copies of them"
+        in remarks(evaluation)
+    )
     assert "98.0 %" in remarks(evaluation)
 
 

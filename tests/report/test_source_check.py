@@ -13,7 +13,7 @@ def test_clean_source_has_no_problems(source, efftune_command):
     assert checked.numbers["classes"]["red"] == {"undecided": 10}
     done = efftune_command("check", source)
     assert done.returncode == 0, done.stderr
-    assert "No problem found" in done.stdout
+    assert "No problems found" in done.stdout
 
 
 def test_problems_are_told_and_exit_with_1(broken_source, efftune_command, tmp_path):

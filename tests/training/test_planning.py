@@ -2,6 +2,7 @@ from collections import namedtuple
 
 import pytest
 
+import efftune
 from conftest import fill
 from efftune.errors import UsageError
 from efftune.model.backbone import Backbone
@@ -140,3 +141,9 @@ def test_estimate_covers_every_phase(backbone, tmp_path, own_cache):
     assert found["upper"] > 0
     after = backbone.keras_model.get_weights()
     assert all((one == two).all() for one, two in zip(before, after, strict=True))
+
+
+def test_estimate_of_the_head_alone_needs_no_views(source):
+    plan = efftune.plan(source, recipe="quick", image_size=32)
+    assert {"inspect", "features", "head"} <= plan.seconds.keys()
+    assert "views" not in plan.seconds

@@ -1,1 +1,4 @@
-"""Examples: where they come from, how they are split, decoded and varied."""
+"""Pictures and their labels: sources, examples, splits, inspection, decoding and augmentation.
+
+May import recipe, system and errors.
+"""

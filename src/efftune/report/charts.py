@@ -54,7 +54,7 @@ def score(low: float, value: float, high: float, chance: float | None) -> Markup
         low: lower end of the interval.
         value: the accuracy.
         high: upper end of the interval.
-        chance: what the commonest class alone would get, if known.
+        chance: what the most common class alone would get, if known.
     """
     x = _Scale(0, 1, 12, 348)
     parts = [
@@ -67,12 +67,12 @@ def score(low: float, value: float, high: float, chance: float | None) -> Markup
     ]
     told = f"Accuracy {percent(value)}, 95 % interval {interval(low, high)}"
     if chance is not None:
-        told += f"; the commonest class alone would get {percent(chance)}"
+        told += f"; the most common class alone would get {percent(chance)}"
         parts.append(
             Markup('<line class="mark" x1="{0}" x2="{0}" y1="16" y2="32"/>').format(x(chance))
         )
         anchor = "start" if chance < 0.2 else "end" if chance > 0.8 else "middle"
-        parts.append(_text(x(chance), 11, "always the commonest class", anchor))
+        parts.append(_text(x(chance), 11, "always the most common class", anchor))
     return _drawing(told, parts, height=54)
 
 
@@ -159,7 +159,7 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
         left, top = x(part["low"]), y(part["accuracy"])
         told = (
             f"confidence {interval(part['low'], part['high'])}: {part['pictures']:,} pictures, "
-            f"{percent(part['accuracy'])} right"
+            f"{percent(part['accuracy'])} correct"
         )
         # The fewer pictures a bar stands on, the paler it is.
         parts.append(
@@ -178,8 +178,10 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
         parts.append(Markup('<circle class="ring" cx="{}" cy="{}" r="3.5"/>').format(*place))
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(_text(x(share), 198, _whole(share), "middle"))
-    parts.append(_text((_LEFT + _RIGHT) / 2, 216, "confidence of the answer", "middle"))
-    return _drawing("Share of right answers by confidence, before and after calibration", parts)
+    parts.append(_text((_LEFT + _RIGHT) / 2, 216, "confidence of the prediction", "middle"))
+    return _drawing(
+        "Share of correct predictions by confidence, before and after calibration", parts
+    )
 
 
 def _whole(share: float) -> str:

@@ -67,7 +67,7 @@ def draw_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Draw how a run fared, in its `plots`.
 
     `accuracy.png`: accuracy after each epoch, of each stage. `confusion.png`: test pictures by
-    class and answer. `calibration.png`: how often answers of a confidence are right.
+    class and prediction. `calibration.png`: the share of correct predictions by confidence.
     `learning_curve.png`: accuracy by the number of training pictures, where that is known.
 
     Args:
@@ -239,7 +239,7 @@ def _confusion(path: Path, score: SplitEvaluation) -> None:
     else:
         place.set_xticks([])
         place.set_yticks([])
-    place.set(xlabel="answer", ylabel="true class")
+    place.set(xlabel="predicted class", ylabel="true class")
     place.set_title(f"{score.pictures:,} test pictures", fontsize=10)
     save(figure, path)
 
@@ -255,7 +255,7 @@ def _reliability(path: Path, calibration: Calibration) -> None:
         area = 12 + 200 * np.array(weights) / max(weights)
         place.scatter(sure, right, s=area, alpha=0.6, linewidths=0, label=name)
     place.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="as sure as right")
-    place.set(xlabel="confidence of the answer", ylabel="right answers on test")
+    place.set(xlabel="confidence of the prediction", ylabel="correct predictions on test")
     place.set_title("Larger dots are more pictures", fontsize=10)
     place.set(xlim=(0, 1.04), ylim=(-0.04, 1.04))
     place.grid(alpha=0.3)

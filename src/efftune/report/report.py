@@ -197,7 +197,7 @@ def _matrix(stored: StoredRun) -> dict[str, Any]:
 def _cell(classes: Sequence[str], row: Sequence[int], label: int, answer: int) -> dict[str, Any]:
     count = row[answer]
     told = f"{counted(count, 'picture')} of {shown(classes[label])} "
-    told += "recognised" if label == answer else f"taken for {shown(classes[answer])}"
+    told += "correct" if label == answer else f"predicted as {shown(classes[answer])}"
     # A root: one mistake in twenty is to be seen, too.
     shade = round(100 * math.sqrt(count / max(1, sum(row))))
     right = label == answer

@@ -1,4 +1,4 @@
-"""`efftune check`: what is in a source, and what is wrong with it. Nothing of it is changed."""
+"""`efftune check`: what a source contains, and what is wrong with it. The source is not changed."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -70,7 +70,7 @@ def check(
         examples = discovery.find(source, timer.on_progress, columns)
     if not examples.rows:
         raise DataError(f"{examples.source} is empty: put class folders there.")
-    with timer.phase("look"):
+    with timer.phase("inspect"):
         examples, measurements, thumbnails = inspection.inspect(examples, timer.count)
     rows = [row for row in examples.rows if row.usable]
     with timer.phase("compare"):

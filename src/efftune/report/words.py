@@ -1,4 +1,4 @@
-"""What a run came to, in sentences."""
+"""The result of a run, in sentences."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,19 +34,19 @@ def told(evaluation: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, 
     remarks = []
     if reused:
         remarks.append(
-            "This flatters the classifier: which epoch to keep was chosen on the same pictures."
+            "This flatters the classifier: the epoch to keep was chosen on the same pictures."
         )
     if "test_without_leaks" in evaluation:
         with_leaks = evaluation["test"]
         leaked = counted(with_leaks["pictures"] - score["pictures"], "test picture")
         remarks.append(
-            f"{leaked} more could not be counted, for a split before has copies of them; "
-            f"with them it would be {percent(with_leaks['accuracy'])}."
+            f"{leaked} were left out because an earlier split contains copies of them; "
+            f"with them, accuracy would be {percent(with_leaks['accuracy'])}."
         )
     if score["high"] - score["low"] > _WIDE:
         remarks.append(
             f"The interval is wide because there are only {counted(score['pictures'], 'picture')} "
-            "to judge by; four times as many would make it about half as wide."
+            "to test on; four times as many would make it about half as wide."
         )
     return {"sentences": sentences, "remarks": [Markup("{}").format(text) for text in remarks]}
 
@@ -60,9 +60,9 @@ def more(curve: Mapping[str, Any]) -> str:
     now, double = curve["now"], curve["double"]
     gain = double["accuracy"] - now["accuracy"]
     expected = (
-        f"With the {now['pictures']:,} training pictures there are now, it comes to "
+        f"With the current {now['pictures']:,} training pictures it reaches "
         f"{percent(now['accuracy'])} on validation; with twice as many, about "
-        f"{percent(double['accuracy'])} are to be expected "
+        f"{percent(double['accuracy'])} can be expected "
         f"(95 % interval {interval(double['low'], double['high'])})"
     )
     if gain < _GAIN:
@@ -77,13 +77,13 @@ def _seen(evaluation: Mapping[str, Any], *, reused: bool) -> str:
     if reused:
         return "it was not trained on"
     if "test_without_leaks" in evaluation:
-        return "it had never seen, nor copies of them"
+        return "it had never seen, and of which it had seen no copies"
     return "it had never seen"
 
 
 def _named_right(score: Mapping[str, Any], seen: str) -> Markup:
     return Markup(
-        "On {} {}, this classifier named <strong>{}</strong> right (95 % interval {})"
+        "On {} {}, this classifier got <strong>{}</strong> right (95 % interval {})"
     ).format(
         counted(score["pictures"], "picture"),
         seen,
@@ -100,11 +100,13 @@ def _compared(score: Mapping[str, Any]) -> Markup:
     if share >= 1:
         return Markup("; but all of them are {}, so this says little.").format(commonest)
     if score["accuracy"] <= share:
-        text = "; it has learnt nothing useful: always answering {}, the commonest class, gets {}."
+        text = (
+            "; it has learnt nothing useful: always predicting {}, the most common class, gets {}."
+        )
     elif score["low"] <= share:
-        text = "; that may be chance: always answering {}, the commonest class, would get {}."
+        text = "; that may be chance: always predicting {}, the most common class, would get {}."
     else:
-        text = "; always answering the commonest class, {}, would get {}."
+        text = "; always predicting the most common class, {}, would get {}."
     return Markup(text).format(commonest, percent(share))  # noqa: S704  (one of the texts above)
 
 
@@ -112,7 +114,7 @@ def _mixed_up(score: Mapping[str, Any]) -> Markup | None:
     """What is taken for what most often."""
     if score["accuracy"] >= 1:
         return Markup(
-            "it made no mistake, though of other such pictures up to {} may go wrong"
+            "it made no mistake, though on other such pictures the error may be up to {}"
         ).format(percent(1 - score["low"]))
     pairs = score.get("confused")
     if not pairs:
@@ -122,10 +124,10 @@ def _mixed_up(score: Mapping[str, Any]) -> Markup | None:
     if most == 1:
         wrong = sum(pair["pictures"] for pair in pairs)
         if wrong == 1:
-            return Markup("its one mistake was to take {} for {}").format(label, answer)
-        return Markup("it takes no class for one other more than once")
+            return Markup("its one mistake was to confuse {} with {}").format(label, answer)
+        return Markup("no two classes are confused more than once")
     support = next(each["support"] for each in score["per_class"] if each["name"] == first["label"])
-    return Markup("it most often takes {} for {} ({} of {})").format(
+    return Markup("it most often confuses {} with {} ({} of {})").format(
         label, answer, f"{most:,}", counted(support, "picture")
     )
 
@@ -136,9 +138,9 @@ def _when_sure(sure: Mapping[str, Any] | None) -> Markup | None:
         return None
     doubted = sure["pictures"] - sure["answered"]
     if not sure["answered"]:
-        return Markup("it is sure of no picture")
+        return Markup("it is unsure of every picture")
     if not doubted:
-        return Markup("it is unsure of no picture")
+        return Markup("it is sure of every picture")
     return Markup(
-        "leaving out the {} of pictures it is unsure of, {} of its answers are right"
+        "leaving out the {} of pictures it is unsure of, {} of its predictions are correct"
     ).format(percent(doubted / sure["pictures"]), percent(1 - sure["wrong"] / sure["answered"]))

@@ -1,1 +1,4 @@
-"""system."""
+"""What the operating system gives: files that appear whole, processors, time.
+
+May import errors only, and nothing that knows of pictures or networks.
+"""

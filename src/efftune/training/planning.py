@@ -163,9 +163,7 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
     if outputs:
         seconds["head"] = train * _HEAD_SECONDS * max(1, recipe.head.epochs)
     for stage in recipe.stages:
-        count = {"head": recipe.head.epochs, "upper": int(recipe.augmentation.views)}.get(
-            stage.name, 0
-        )
+        count = _views_of(stage, recipe)
         if count:
             output = [FEATURES] if stage.name == "head" else upper
             views = range(1, count + 1)
@@ -178,6 +176,13 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
     if recipe.tunes:
         seconds["evaluate"] = (held_out + min(train, REFERENCES)) * exact
     return {phase: round(spent, 1) for phase, spent in seconds.items()}
+
+
+def _views_of(stage: Stage, recipe: Recipe) -> int:
+    """How many views a stage caches; `views` is a number only where something is fine-tuned."""
+    if stage.name == "head":
+        return recipe.head.epochs
+    return int(recipe.augmentation.views) if stage.name == "upper" else 0
 
 
 def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
@@ -262,8 +267,8 @@ def _unwise(recipe: Recipe, pictures: int) -> list[str]:
     steps = pictures // recipe.optimization.batch_size
     if recipe.tunes and steps < _FEW_STEPS < pictures:
         notes.append(
-            f"batches of {recipe.optimization.batch_size} leave {max(1, steps)} step(s) an epoch; smaller ones, "
-            "such as --batch-size 16, learn more from few pictures"
+            f"batches of {recipe.optimization.batch_size} leave {max(1, steps)} step(s) an epoch; "
+            "smaller ones, such as --batch-size 16, learn more from few pictures"
         )
     return notes
 

@@ -19,7 +19,7 @@
     return `${digits === "100.0" ? "100" : digits}\u00a0%`;
   }
 
-  function square(name, content) {
+  function thumbnail(name, content) {
     const short = name.slice(name.lastIndexOf("/") + 1);
     if (!content) return element("span", "blank", "no picture kept");
     const image = element("img");
@@ -32,7 +32,7 @@
   function tile([name, , , confidence, flags, content]) {
     const item = element("li");
     item.dataset.name = name;
-    item.append(square(name, content), element("span", "sure", `${percent(confidence)} sure`));
+    item.append(thumbnail(name, content), element("span", "sure", `${percent(confidence)} sure`));
     if (flags & UNSURE) item.append(element("span", "flag", "unsure"));
     if (flags & UNLIKE) item.append(element("span", "flag", "unlike the training pictures"));
     const file = element("span", "file");
@@ -47,9 +47,9 @@
     made.tabIndex = -1;
     made.append(`${count} ${count === 1 ? "picture" : "pictures"} of `);
     made.append(element("bdi", "", data.classes[label]));
-    if (label === answer) made.append(", recognised");
-    else made.append(", taken for ", element("bdi", "", data.classes[answer]));
-    if (count > 1) made.append(label === answer ? ", the least sure first" : ", the surest first");
+    if (label === answer) made.append(", correct");
+    else made.append(", predicted as ", element("bdi", "", data.classes[answer]));
+    if (count > 1) made.append(label === answer ? ", least confident first" : ", most confident first");
     return made;
   }
 
@@ -62,7 +62,7 @@
     const title = heading(label, answer, found.length);
     panel.replaceChildren(title, list);
     if (label === answer && data.left_out) {
-      const others = `${data.left_out} more pictures that were recognised, of all classes, are listed in predictions.csv only.`;
+      const others = `${data.left_out} more correctly classified pictures, of all classes, are listed in predictions.csv only.`;
       panel.append(element("p", "note", others));
     }
     for (const button of document.querySelectorAll("[data-cell]")) {

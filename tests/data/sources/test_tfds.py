@@ -122,7 +122,10 @@ def test_public_sets_are_unpacked(name, data_dir, own_cache):
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == "cifar10" else pytest.param(name, marks=pytest.mark.variant) for name in PUBLIC],
+    [
+        name if name == "cifar10" else pytest.param(name, marks=pytest.mark.variant)
+        for name in PUBLIC
+    ],
 )
 def test_public_sets_are_trained_on(name, data_dir, tmp_path):
     describe(name, data_dir, train=60, test=20)

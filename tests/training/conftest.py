@@ -30,7 +30,7 @@ class Squares:
 
 
 def with_head(folder, backbone=None, **choices):
-    """A backbone, new if none is given, a plan, what was seen of a folder, and a head fitted on it."""
+    """A backbone (new if none is given), a plan, what was seen of a folder, and a fitted head."""
     recipe = Recipe(**({"image_size": 32, "unfreeze": BLOCK} | choices))
     backbone = backbone or Backbone(recipe.backbone.model, 32)
     examples = discovery.find(folder).split(0.3, 0.2, 0)

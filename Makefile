@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NAME ?= against_keras_example
 
-.PHONY: install demo test test-jax lint docs bench lock clean
+.PHONY: install demo test test-all test-jax lint docs bench lock clean
 
 install: $(INSTALLED)
 
@@ -22,6 +22,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# What `make test` leaves out, but for the largest variants and the comparison with PyTorch.
+test-all: $(INSTALLED)
+	$(BIN)/pytest -n 2 --dist worksteal -m "(variant or long or shared) and not (slow or torch)"
 
 # The parts that train, under another backend, with the smallest variant of each family.
 test-jax: $(INSTALLED)

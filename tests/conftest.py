@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(f"{name}_{number}", "1")
 
 import numpy as np
+import psutil
 import pytest
 from filelock import FileLock
 from PIL import Image
@@ -149,30 +150,34 @@ def tuned_run(source: Path, cache: Path, shared_place: Path):
     return trained_once(source, shared_place / "tuned", cache, **TUNED)
 
 
+MUCH = 2**28  # bytes
+held = []  # bytes that this process held whenever it had given memory back
+
+
 @pytest.fixture(autouse=True)
-def graphs_go() -> Iterator[None]:
-    """Give back the memory of what a test trained, which TensorFlow would keep for good.
-
-    A graph with a gradient of its own registers that under a new name, and so is never freed.
-    """
-    yield
-    if sys.modules.get("tensorflow"):
-        from tensorflow.python.framework import ops
-
-        registry = ops.gradient_registry._registry
-        if names := [name for name in registry if name.startswith("CustomGradient-")]:
-            for name in names:
-                del registry[name]
-            gc.collect()
-
-
-@pytest.fixture(scope="module", autouse=True)
 def networks_go() -> Iterator[None]:
-    """Give back the memory of a module's networks, whose parts refer to each other."""
-    yield
-    if sys.modules.get("tensorflow"):
+    """Give back the memory of a test's networks, whose parts refer to each other.
+
+    What was trained TensorFlow would keep for good: a graph with a gradient of its own registers
+    that under a new name.
+    """
+    process = psutil.Process()
+    if sys.modules.get("tensorflow") and not held:
         gc.collect()
-        gc.freeze()  # what is left are mostly libraries: next time they need not be searched
+        gc.freeze()  # the libraries: from now on they need not be searched
+        held.append(process.memory_info().rss)
+    yield
+    if not sys.modules.get("tensorflow"):
+        return
+    from tensorflow.python.framework import ops
+
+    registry = ops.gradient_registry._registry
+    names = [name for name in registry if name.startswith("CustomGradient-")]
+    for name in names:
+        del registry[name]
+    if names or (held and process.memory_info().rss > held[-1] + MUCH):
+        gc.collect()
+        held.append(process.memory_info().rss)
 
 
 @pytest.fixture(scope="session")

@@ -122,6 +122,7 @@ def keras_alone(model, pixels, tmp_path):
     return np.load(tmp_path / "predictions.npy")
 
 
+@pytest.mark.long
 def test_plain_keras_predicts_the_stored_probabilities(finished_run, source, tmp_path):
     rows = table(finished_run.folder / "predictions.csv")
     names = json.loads((finished_run.folder / "classes.json").read_text())

@@ -102,14 +102,14 @@ def listening(patch: pytest.MonkeyPatch) -> list[tuple[int, np.ndarray]]:
     lock = threading.Lock()
     run = openvino_engine.Network.run
 
-    def heard(self, items, load, deliver, *, thumbnails=1):
+    def heard(self, items, load, deliver, *, views=1):
         def loaded(item):
             pixels = load(item)
             with lock:
                 given.append((item, pixels.copy()))
             return pixels
 
-        return run(self, items, loaded, deliver, thumbnails=thumbnails)
+        return run(self, items, loaded, deliver, views=views)
 
     patch.setattr(openvino_engine.Network, "run", heard)
     return given

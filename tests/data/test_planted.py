@@ -40,10 +40,11 @@ for name in json.load(sys.stdin):
 # Lists a source as a user to whom not everything is open.
 AS_NOBODY = """
 import os, sys
-from efftune.data import sources, inspection
+from efftune.data import inspection
+from efftune.data.sources import discovery
 os.setgid(65534)
 os.setuid(65534)
-print([(row.name, row.reason) for row in sources.find(sys.argv[1]).set_aside])
+print([(row.name, row.reason) for row in discovery.find(sys.argv[1]).set_aside])
 """
 
 

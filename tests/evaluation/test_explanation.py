@@ -68,7 +68,7 @@ def grad_cam(lower, upper, squares, number):
 
     activations = tf.convert_to_tensor(lower(squares.astype(np.float32), training=False))
     with tf.GradientTape() as tape:
-        tape.timer(activations)
+        tape.watch(activations)
         logits = upper(activations)
         score = logits[:, number] - tf.reduce_mean(logits, axis=1)
     gradients = tape.gradient(score, activations).numpy()

@@ -141,7 +141,7 @@ def test_example_validates_on_the_test_split_and_says_so(written, tmp_path):
     run = efftune.train("tfds:squares", recipe="keras-example", run=tmp_path / "run", **choices)
     assert run.record["data"]["pictures"] == {"train": 24, "val": 8, "test": 8}
     assert run.evaluation.val == run.evaluation.test
-    assert "flatters the score" in run.record["plan"]["notes"][0]
+    assert "the test score is optimistic" in run.record["plan"]["notes"][0]
     own = efftune.train("tfds:squares", recipe="quick", run=tmp_path / "own", image_size=32)
     assert own.record["data"]["pictures"] == {"train": 20, "val": 4, "test": 8}
     assert not own.record["plan"]["notes"]

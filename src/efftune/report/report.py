@@ -25,7 +25,11 @@ _MAX_MATRIX_CLASSES = 40
 _MAX_LISTED = 20_000  # test pictures listed for the confusion matrix, mistakes first
 _MAX_THUMBNAIL_BYTES = 3_900_000  # keeps the page below 5 MB
 _MAX_MISTAKES, _MAX_SUSPECTS, _MAX_FINDINGS = 12, 12, 8  # shown; findings are counted per kind
-_TRAINED = {"head": "the head alone", "whole": "all blocks", "scratch": "all blocks, from random"}
+_TRAINED = {
+    "head": "head only",
+    "whole": "all blocks",
+    "scratch": "all blocks, randomly initialised",
+}
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def _done(stored: StoredRun) -> dict[str, Any]:
     for stage in record["plan"]["stages"]:
         result = results.get(stage["name"])
         val = result["val_accuracy"] if result else {"after": float(head[-1])} if head else {}
-        trained = _TRAINED.get(stage["name"], f"{stage['block']} and up")
+        trained = _TRAINED.get(stage["name"], f"{stage['block']} and above")
         stages.append(stage | {"trained": trained, "result": result, "val": val})
     spent: Mapping[str, float] = record["seconds"]
     longest = max(spent.values(), default=0) or 1

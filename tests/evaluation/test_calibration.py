@@ -10,15 +10,15 @@ from efftune.evaluation import calibration
 from efftune.evaluation.calibration import Calibration
 
 
-def sure(values, right):
-    """Probabilities of two classes; the answer is 1, and right where the label is, too."""
-    confident = np.asarray(values)
-    return np.stack([1 - confident, confident], axis=1), np.asarray(right, int)
+def binary(confidences, labels):
+    """Probabilities of two classes, of which 1 is predicted; and labels."""
+    confidences = np.asarray(confidences)
+    return np.stack([1 - confidences, confidences], axis=1), np.asarray(labels, int)
 
 
 def test_ece_of_a_known_case():
-    # Ten answers of 0.9 of which six are right, and ten of 0.6 all of which are.
-    probabilities, labels = sure([0.9] * 10 + [0.6] * 10, [1] * 6 + [0] * 4 + [1] * 10)
+    # Ten predictions with confidence 0.9, six of them correct; ten with 0.6, all correct.
+    probabilities, labels = binary([0.9] * 10 + [0.6] * 10, [1] * 6 + [0] * 4 + [1] * 10)
     found = calibration.reliability(probabilities, labels)
     assert [each.pictures for each in found] == [10, 10]
     assert calibration.expected_calibration_error(found) == pytest.approx(0.5 * 0.3 + 0.5 * 0.4)
@@ -26,20 +26,20 @@ def test_ece_of_a_known_case():
 
 @given(st.lists(st.tuples(st.floats(0.5, 1), st.booleans()), min_size=1, max_size=60))
 def test_bins_hold_every_picture_within_their_ends(cases):
-    probabilities, labels = sure(*zip(*cases, strict=True))
+    probabilities, labels = binary(*zip(*cases, strict=True))
     found = calibration.reliability(probabilities, labels)
     assert sum(each.pictures for each in found) == len(cases)
     assert all(each.low - 1e-9 <= each.confidence <= each.high + 1e-9 for each in found)
-    right = sum(each.pictures * each.accuracy for each in found)
-    answers = probabilities.argmax(axis=1)
-    assert right == pytest.approx((answers == labels).sum())
+    correct = sum(each.pictures * each.accuracy for each in found)
+    predicted = probabilities.argmax(axis=1)
+    assert correct == pytest.approx((predicted == labels).sum())
     assert 0 <= calibration.expected_calibration_error(found) <= 1
 
 
-def test_probabilities_that_are_right_have_no_error():
+def test_calibrated_probabilities_have_no_error():
     random = np.random.default_rng(0)
-    confident = random.uniform(0.5, 1, 200_000)
-    probabilities, labels = sure(confident, random.random(200_000) < confident)
+    confidences = random.uniform(0.5, 1, 200_000)
+    probabilities, labels = binary(confidences, random.random(200_000) < confidences)
     assert (
         calibration.expected_calibration_error(calibration.reliability(probabilities, labels))
         < 0.005
@@ -47,15 +47,15 @@ def test_probabilities_that_are_right_have_no_error():
 
 
 def test_calibration_survives_json():
-    probabilities, labels = sure([0.9, 0.6, 0.7], [1, 0, 1])
+    probabilities, labels = binary([0.9, 0.6, 0.7], [1, 0, 1])
     both = {"val": probabilities, "test": probabilities}
     found = calibration.calibration(0.8, both, both, {"val": labels, "test": labels})
     assert found.ece["test"]["before"] == found.ece["test"]["after"]
     assert Calibration.from_dict(json.loads(json.dumps(asdict(found)))) == found
 
 
-def test_answers_left_are_counted():
-    probabilities, labels = sure([0.9, 0.6, 0.7], [1, 1, 0])
+def test_remaining_predictions_are_counted():
+    probabilities, labels = binary([0.9, 0.6, 0.7], [1, 1, 0])
     left = calibration.answered(probabilities, labels, 0.65)
     assert (left.pictures, left.answered, left.wrong) == (3, 2, 1)
     assert (left.coverage, left.error) == (pytest.approx(2 / 3), 0.5)

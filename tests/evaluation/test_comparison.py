@@ -33,11 +33,11 @@ def made(folder, rows, seconds=10.0):
     return ComparedRun(folder, "efficientnet-lite0", "quick", seconds)
 
 
-def run(folder, right, *, prefix="", seconds=10.0, split="test"):
-    """A run that is right or wrong on pictures `a`, `b`, `c` and so on."""
+def run(folder, correct, *, prefix="", seconds=10.0, split="test"):
+    """A run whose predictions for pictures `a`, `b`, `c` and so on are correct or wrong."""
     rows = [
         (f"{prefix}{name}.jpg", name, split, "cat", "cat" if good else "dog")
-        for name, good in zip("abcdefghijklmnopqrstuvwxyz", right, strict=False)
+        for name, good in zip("abcdefghijklmnopqrstuvwxyz", correct, strict=False)
     ]
     return made(folder, rows, seconds)
 
@@ -91,7 +91,7 @@ def test_pictures_are_matched_by_content(tmp_path):
     assert found.standings[0].difference is None
 
 
-def test_only_pictures_judged_by_all_count(tmp_path):
+def test_only_pictures_evaluated_by_all_runs_count(tmp_path):
     first = run(tmp_path / "one", [True] * 6)
     other = run(tmp_path / "two", [True, False, True])
     found = compare([first, other])
@@ -127,24 +127,24 @@ def test_pictures_that_a_run_was_trained_on_are_left_out(tmp_path):
     leaky = [*rows, ("copy of a.jpg", "a", "train", "cat", "cat")]
     found = compare([made(tmp_path / "one", rows), made(tmp_path / "two", leaky)])
     assert (found.pictures, found.trained_on) == (2, 1)
-    with pytest.raises(DataError, match=r"is a training picture.*efftune check"):
+    with pytest.raises(DataError, match=r"was a training picture for at least one.*efftune check"):
         compare([made(tmp_path / "three", rows[:1]), made(tmp_path / "four", leaky[::3])])
 
 
 def test_validation_is_compared_where_asked(tmp_path):
     runs = [run(tmp_path / name, [True, False], split="val") for name in ("one", "two")]
     assert compare(runs, "val").pictures == 2
-    with pytest.raises(DataError, match="no picture that all of these runs have in their test"):
+    with pytest.raises(DataError, match="no picture in common in their test split"):
         compare(runs)
 
 
-def test_no_common_picture_is_told_with_a_remedy(tmp_path):
+def test_no_common_picture_is_an_error_with_a_remedy(tmp_path):
     first = run(tmp_path / "one", [True])
     rows = [("z.jpg", "z", "test", "cat", "cat")]
-    with pytest.raises(DataError, match=r"no picture that all .* same --seed"):
+    with pytest.raises(DataError, match=r"no picture in common .* same --seed"):
         compare([first, made(tmp_path / "two", rows)])
     renamed = [("a.jpg", "a", "test", "Cat", "Cat")]
-    with pytest.raises(DataError, match="not of the same class for all"):
+    with pytest.raises(DataError, match="do not have the same class in all of them"):
         compare([first, made(tmp_path / "three", renamed)])
 
 
@@ -162,19 +162,21 @@ def test_damaged_run_is_named(tmp_path, name, content):
     runs = [run(tmp_path / each, [True, False]) for each in ("one", "two")]
     broken = tmp_path / "two" / name
     broken.unlink() if content is None else broken.write_bytes(content)
-    with pytest.raises(DataError, match=r"two is damaged|no picture that all"):
+    with pytest.raises(DataError, match=r"two is damaged|no picture in common"):
         compare(runs)
 
 
-def test_verdict_tells_direction_size_and_chance(tmp_path):
+def test_verdict_states_direction_size_and_p_value(tmp_path):
     first = run(tmp_path / "one", [False] * 14 + [True] * 6)
     better = run(tmp_path / "two", [True] * 20)
     same = run(tmp_path / "three", [False] * 14 + [True] * 6)
     close = run(tmp_path / "four", [True] + [False] * 13 + [True] * 6)
-    told = [each.difference.verdict for each in compare([first, better, same, close]).standings[1:]]
-    assert told == [
+    verdicts = [
+        each.difference.verdict for each in compare([first, better, same, close]).standings[1:]
+    ]
+    assert verdicts == [
         "better by 70.0 points, p < 0.001",
-        "no difference: right on the same pictures",
+        "no difference: correct on the same pictures",
         "no clear difference: +5.0 points, p = 1.00",
     ]
     assert compare([better, first]).standings[1].difference.verdict.startswith("worse by 70.0")
@@ -210,10 +212,10 @@ def test_real_runs_on_one_source_share_their_test_split(finished_run, tuned_run)
 
 def test_plain_values_hold_everything(tmp_path):
     runs = [run(tmp_path / "one", [True, False]), run(tmp_path / "two", [True, True], seconds=99)]
-    told = json.loads(json.dumps(compare(runs).to_dict()))
-    counts = [told[key] for key in ("pictures", "trained_on", "relabelled")]
-    assert (told["split"], counts) == ("test", [2, 0, 0])
-    first, second = told["runs"]
+    values = json.loads(json.dumps(compare(runs).to_dict()))
+    counts = [values[key] for key in ("pictures", "trained_on", "relabelled")]
+    assert (values["split"], counts) == ("test", [2, 0, 0])
+    first, second = values["runs"]
     assert first["run"] == str(tmp_path / "one")
     assert (first["accuracy"], first["right"], first["difference"]) == (0.5, 1, None)
     assert second["seconds"] == 99

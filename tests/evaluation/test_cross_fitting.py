@@ -18,7 +18,7 @@ def clusters(count, seed=0, classes=3):
     return (centres[labels] + random.normal(0, 0.7, (count, 12))).astype(np.float32), labels
 
 
-def test_flipped_labels_are_seen_through_by_heads_that_did_not_see_them():
+def test_flipped_labels_are_corrected_out_of_fold():
     features, labels = clusters(300)
     flipped = np.random.default_rng(1).permutation(300)[:20]
     given = labels.copy()
@@ -29,8 +29,8 @@ def test_flipped_labels_are_seen_through_by_heads_that_did_not_see_them():
     assert (probabilities[flipped].argmax(axis=1) == labels[flipped]).mean() > 0.8
 
 
-def test_nothing_of_a_picture_is_in_its_own_answer():
-    """Random labels cannot be known, unless a head was fitted on them."""
+def test_a_picture_does_not_influence_its_own_prediction():
+    """Random labels cannot be predicted unless a head was fitted on them."""
     features, _ = clusters(300)
     labels = np.random.default_rng(2).integers(0, 3, 300)
     probabilities = made(features, labels, 1.0).out_of_fold()
@@ -44,19 +44,19 @@ def test_class_of_one_picture_is_unknown_without_it():
     assert np.isnan(probabilities).all(axis=1).nonzero()[0].tolist() == [99]
 
 
-def test_copies_of_a_picture_do_not_vouch_for_its_label():
-    """Each picture four times with one random label: a head that saw a copy knows that label."""
+def test_copies_of_a_picture_stay_in_one_fold():
+    """Each picture four times with one random label: a head fitted on a copy predicts that label."""
     features, _ = clusters(300)
     labels = np.random.default_rng(2).integers(0, 3, 300).repeat(4)
     features, numbers = features.repeat(4, axis=0), np.arange(300).repeat(4)
-    right = {
+    accuracy = {
         name: (made(features, labels, 1e3, groups).out_of_fold().argmax(axis=1) == labels).mean()
         for name, groups in (("apart", None), ("together", numbers))
     }
-    assert right["together"] < 0.4 < right["apart"]
+    assert accuracy["together"] < 0.4 < accuracy["apart"]
 
 
-def test_more_pictures_do_better_and_each_count_has_its_heads():
+def test_accuracy_grows_with_size_and_each_size_has_its_heads():
     features, labels = clusters(600)
     others, truth = clusters(200, seed=3)
     found = made(features, labels).correct_by_size(others, truth)

@@ -99,7 +99,7 @@ def test_heat_is_what_gradients_give(disc_run, picture):
     explainer = Explainer(disc_run.classifier)
     for number, label in enumerate(disc_run.classifier.class_names):
         found = explainer.explain(picture, label)
-        (expected,) = grad_cam(lower, upper, found.square[None], number)
+        (expected,) = grad_cam(lower, upper, found.pixels[None], number)
         assert expected.shape == (6, 6)
         assert np.abs(found.heat - heat(expected)).max() < 0.01
 
@@ -119,7 +119,7 @@ def test_heat_is_what_gradients_give_in_any_network(tmp_path, picture, name, mir
     explainer = Explainer(classifier)
     for number, label in enumerate(classifier.class_names):
         found = explainer.explain(picture, label)
-        squares = np.stack([found.square, found.square[:, ::-1]])
+        squares = np.stack([found.pixels, found.pixels[:, ::-1]])
         plain, mirror = grad_cam(lower, upper, squares, number)
         expected = (plain + mirror[:, ::-1]) / 2 if mirrored else plain
         assert np.abs(found.heat - heat(expected)).max() < 0.01
@@ -173,7 +173,7 @@ def test_answer_is_what_predict_says(disc_run, picture):
     other = Explainer(disc_run.classifier).explain(picture, "blue")
     assert other.confidence == pytest.approx(dict(said.top)["blue"], abs=1e-5)
     expected = images.decode(images.read(picture), SIDE, disc_run.classifier.fit)
-    assert (found.square == expected).all()
+    assert (found.pixels == expected).all()
     assert (found.heat.shape, found.heat.dtype) == ((SIDE, SIDE), np.float32)
     assert found.heat.min() >= 0
     assert found.heat.max() == 1
@@ -205,13 +205,13 @@ def test_map_of_one_place_is_even():
 
 
 @pytest.mark.parametrize("side", [1, 31, 96, SIDE, 420])
-def test_pair_is_the_picture_beside_its_heat(disc_run, picture, side):
+def test_pair_is_the_picture_next_to_its_heat_map(disc_run, picture, side):
     found = Explainer(disc_run.classifier).explain(picture)
     both = pair(found, side)
     assert (both.shape, both.dtype) == ((side, 2 * side, 3), np.uint8)
     assert (both[:, side:] == overlay(found, side)).all()
     if side == SIDE:
-        assert (both[:, :side] == found.square).all()
+        assert (both[:, :side] == found.pixels).all()
         red, _, blue = both[:, side:].reshape(-1, 3).astype(int)[found.heat.argmax()]
         assert red > blue + 30  # the hottest place is yellow
 
@@ -228,16 +228,16 @@ def test_unreadable_picture_is_named(disc_run, picture, tmp_path):
         Explainer(disc_run.classifier).explain(broken)
     with pytest.raises(DataError, match=r"Cannot explain .*nowhere.png: no such file"):
         explain(disc_run.classifier, [picture, tmp_path / "nowhere.png"], tmp_path / "out")
-    told, seen = [], []
+    unreadable, progress = [], []
     written = explain(
         disc_run.classifier,
         [tmp_path / "nowhere.png", picture],
         tmp_path / "out",
-        on_unreadable=lambda path, reason: told.append((path.name, reason)),
-        on_progress=lambda *counts: seen.append(counts),
+        on_unreadable=lambda path, reason: unreadable.append((path.name, reason)),
+        on_progress=lambda *counts: progress.append(counts),
     )
-    assert told == [("nowhere.png", "no such file")]
-    assert seen == [(1, 2), (2, 2)]
+    assert unreadable == [("nowhere.png", "no such file")]
+    assert progress == [(1, 2), (2, 2)]
     assert [each.path for each in written] == [picture]
 
 
@@ -271,7 +271,7 @@ def test_each_picture_gets_a_file_of_its_own(disc_run, picture, tmp_path):
     assert len([*(tmp_path / "out").iterdir()]) == len(names)
 
 
-def test_pictures_beside_the_explanations_stay(disc_run, picture):
+def test_pictures_in_the_output_folder_are_not_changed(disc_run, picture):
     before = picture.read_bytes()
     (written,) = explain(disc_run.classifier, [picture], picture.parent)
     assert written.png != picture

@@ -9,7 +9,7 @@ from efftune.evaluation.learning_curve import LearningCurve
 
 
 def correct_by_size(law, counts=(100, 200, 400, 700, 1000), pictures=400, seed=0):
-    """Heads whose chance of being wrong about a picture falls by a law."""
+    """Simulated heads whose error follows a law."""
     random = np.random.default_rng(seed)
     difficulty = random.random(pictures)
     noise = random.normal(0, 0.03, (len(counts), 3, pictures))
@@ -20,7 +20,7 @@ def correct_by_size(law, counts=(100, 200, 400, 700, 1000), pictures=400, seed=0
 
 
 @pytest.mark.parametrize("power", [0.2, 0.5, 1.0])
-def test_curve_goes_on_as_its_law_says(power):
+def test_extrapolation_follows_the_law(power):
     def law(count):
         return 0.05 + 0.3 * (count / 100) ** -power
 

@@ -13,7 +13,7 @@ from efftune.evaluation.metrics import Evaluation
 
 
 @st.composite
-def judged(draw):
+def predictions(draw):
     classes = draw(st.integers(2, 8))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     count = draw(st.integers(1, 60))
@@ -22,19 +22,19 @@ def judged(draw):
 
 
 @settings(deadline=None)
-@given(judged())
+@given(predictions())
 def test_scores_equal_scikit_learns(case):
     probabilities, truth = case
     numbers = range(probabilities.shape[1])
-    answers = probabilities.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     score = metrics.evaluate(probabilities, truth, [str(i) for i in numbers])
-    assert score.accuracy == pytest.approx(reference.accuracy_score(truth, answers))
+    assert score.accuracy == pytest.approx(reference.accuracy_score(truth, predicted))
     assert score.loss == pytest.approx(reference.log_loss(truth, probabilities, labels=numbers))
     assert (
-        np.array(score.confusion) == reference.confusion_matrix(truth, answers, labels=numbers)
+        np.array(score.confusion) == reference.confusion_matrix(truth, predicted, labels=numbers)
     ).all()
     present = np.unique(truth)
-    f1 = reference.f1_score(truth, answers, labels=present, average="macro", zero_division=0)
+    f1 = reference.f1_score(truth, predicted, labels=present, average="macro", zero_division=0)
     assert score.macro_f1 == pytest.approx(f1)
     if len(numbers) > 5:
         top = reference.top_k_accuracy_score(truth, probabilities, k=5, labels=numbers)
@@ -47,27 +47,27 @@ def test_scores_equal_scikit_learns(case):
 
 
 @settings(deadline=None)
-@given(judged())
+@given(predictions())
 def test_commonest_class_and_confused_pairs_are_counted(case):
     probabilities, truth = case
     names = [str(i) for i in range(probabilities.shape[1])]
-    answers = probabilities.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     score = metrics.evaluate(probabilities, truth, names)
     assert score.commonest_share == reference.accuracy_score(
         truth, np.full_like(truth, int(score.commonest))
     )
     assert score.commonest_share == max(np.bincount(truth)) / len(truth)
-    wrong = Counter(zip(truth[truth != answers], answers[truth != answers], strict=True))
-    told = [((int(each.label), int(each.answer)), each.pictures) for each in score.confused]
-    assert [count for _, count in told] == sorted(wrong.values(), reverse=True)[:10]
-    assert all(wrong[pair] == count for pair, count in told)
+    wrong = Counter(zip(truth[truth != predicted], predicted[truth != predicted], strict=True))
+    pairs = [((int(each.label), int(each.answer)), each.pictures) for each in score.confused]
+    assert [count for _, count in pairs] == sorted(wrong.values(), reverse=True)[:10]
+    assert all(wrong[pair] == count for pair, count in pairs)
 
 
 @given(st.integers(0, 400), st.integers(1, 400))
-def test_wilson_equals_scipys(right, total):
-    right = min(right, total)
-    theirs = binomtest(right, total).proportion_ci(0.95, method="wilson")
-    assert metrics.wilson(right, total) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+def test_wilson_equals_scipys(successes, total):
+    successes = min(successes, total)
+    theirs = binomtest(successes, total).proportion_ci(0.95, method="wilson")
+    assert metrics.wilson(successes, total) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
 def test_wilson_covers_the_truth_about_95_times_in_100():

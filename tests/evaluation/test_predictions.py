@@ -11,11 +11,11 @@ from efftune.evaluation import predictions
 from efftune.evaluation.predictions import SplitPredictions
 
 
-def test_table_holds_answer_doubts_and_every_probability():
+def test_table_holds_prediction_flags_and_all_probabilities():
     rows = [Example(Path("x/1.png"), "1.png", "b", "test")]
-    given = np.array([[0.25, 0.75]], np.float32)
-    answers = SplitPredictions("test", rows, given, np.array([True]), np.array([False]))
-    text = predictions.to_csv([answers], ["a", "b"])
+    probabilities = np.array([[0.25, 0.75]], np.float32)
+    split = SplitPredictions("test", rows, probabilities, np.array([True]), np.array([False]))
+    text = predictions.to_csv([split], ["a", "b"])
     assert list(csv.DictReader(io.StringIO(text))) == [
         {
             "path": "1.png",
@@ -32,9 +32,9 @@ def test_table_holds_answer_doubts_and_every_probability():
 
 
 def test_confidences_are_those_of_the_split(finished_run):
-    confidences, right = predictions.confidences(finished_run.folder, "val")
-    assert len(confidences) == len(right) == 6
-    assert right.mean() == finished_run.evaluation.val.accuracy
+    confidences, correct = predictions.confidences(finished_run.folder, "val")
+    assert len(confidences) == len(correct) == 6
+    assert correct.mean() == finished_run.evaluation.val.accuracy
     assert (confidences > 1 / 3).all()
 
 

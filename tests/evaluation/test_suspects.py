@@ -20,39 +20,39 @@ def rows(labels):
 
 
 LABELS = np.array([0, 0, 0, 1, 1, 1])
-SAID = np.array(
+PROBABILITIES = np.array(
     [[0.9, 0.1], [0.4, 0.6], [0.05, 0.95], [0.1, 0.9], [0.3, 0.7], [0.55, 0.45]], np.float32
 )
 
 
 def test_the_least_likely_label_comes_first():
-    found = suspects.suspects(rows(LABELS), SAID, LABELS, NAMES)
+    found = suspects.suspects(rows(LABELS), PROBABILITIES, LABELS, NAMES)
     assert [each.example.name for each in found] == ["2.png", "1.png", "5.png"]
     assert [each.suggested for each in found] == ["dog", "dog", "cat"]
     assert found[0].score < found[1].score < found[2].score
 
 
-def test_likely_ones_are_beyond_what_their_class_usually_gets():
-    """Dogs usually get (0.9 + 0.7 + 0.45) / 3, cats (0.9 + 0.4 + 0.05) / 3."""
-    found = suspects.suspects(rows(LABELS), SAID, LABELS, NAMES)
+def test_likely_ones_reach_the_threshold_of_their_class():
+    """The thresholds are (0.9 + 0.7 + 0.45) / 3 for dogs and (0.9 + 0.4 + 0.05) / 3 for cats."""
+    found = suspects.suspects(rows(LABELS), PROBABILITIES, LABELS, NAMES)
     assert [each.likely for each in found] == [True, False, True]
 
 
 def test_confirmed_labels_are_left_out():
     given = rows(LABELS)
-    found = suspects.suspects(given, SAID, LABELS, NAMES, {given[2].path})
+    found = suspects.suspects(given, PROBABILITIES, LABELS, NAMES, {given[2].path})
     assert [each.example.name for each in found] == ["1.png", "5.png"]
 
 
-def test_pictures_that_no_head_could_judge_are_left_out():
-    said = SAID.copy()
-    said[2] = np.nan
-    found = suspects.suspects(rows(LABELS), said, LABELS, NAMES)
+def test_pictures_without_probabilities_are_left_out():
+    probabilities = PROBABILITIES.copy()
+    probabilities[2] = np.nan
+    found = suspects.suspects(rows(LABELS), probabilities, LABELS, NAMES)
     assert [each.example.name for each in found] == ["1.png", "5.png"]
 
 
 def test_table_is_read_back(tmp_path):
-    found = suspects.suspects(rows(LABELS), SAID, LABELS, NAMES)
+    found = suspects.suspects(rows(LABELS), PROBABILITIES, LABELS, NAMES)
     text = suspects.to_csv(found)
     assert [row["likely"] for row in csv.DictReader(io.StringIO(text))] == ["yes", "no", "yes"]
     (tmp_path / "suspects.csv").write_text(text)

@@ -1,4 +1,4 @@
-"""A made-up run folder: the files that report and review read, with numbers that fit each other."""
+"""A synthetic run folder: the files that report and review page read, with consistent numbers."""
 
 import base64
 import csv
@@ -17,7 +17,7 @@ from efftune.system import files
 
 CLASSES = ("dress", "hat", "shirt", "shoes", "t-shirt")
 THRESHOLD = 0.7
-# File names may hold any bytes, and whatever else is legal between two slashes.
+# File names may contain any bytes other than the slash and NUL.
 ODD_NAMES = (
     "<img src=x onerror=alert(1)>.jpg",
     "<script>alert(1)</script>.jpg",
@@ -46,10 +46,10 @@ def write(
     Args:
         folder: to make.
         classes: their names.
-        counts: pictures of train, val and test.
-        wrong: share of wrong answers.
-        names: of the first test pictures and of the first suspects.
-        seed: of the numbers made up.
+        counts: pictures in train, val and test.
+        wrong: share of wrong predictions.
+        names: of the first test pictures and the first suspects.
+        seed: of the random numbers.
     """
     chance = random.Random(seed)
     rows = {"val": _rows("val", counts[1], classes, wrong, chance)}
@@ -68,20 +68,20 @@ def write(
     write_table(folder / "history.csv", _history())
     files.write(folder / "recipe.toml", 'name = "balanced"\nviews = 3\n')
     mistakes = [row["path"] for row in rows["test"] if row["label"] != row["predicted"]]
-    some = _squares(96, 96, chance)
+    small = _images(96, 96, chance)
     shown = mistakes + [row["path"] for row in [*suspects, *rows["test"]]]
-    pictures = {name: some[i % len(some)] for i, name in enumerate(dict.fromkeys(shown))}
-    wide = _squares(192, 96, chance)
+    pictures = {name: small[i % len(small)] for i, name in enumerate(dict.fromkeys(shown))}
+    wide = _images(192, 96, chance)
     explained = {name: wide[i % len(wide)] for i, name in enumerate(mistakes[:12])}
     write_json(folder / "thumbnails.json", {"thumbnails": pictures, "explanations": explained})
     return folder
 
 
 def change(folder: Path, file: str, **values: object) -> None:
-    """Change values of a JSON file; None takes them away."""
+    """Change values of a JSON file; None removes a key."""
     content = json.loads((folder / file).read_text(encoding="utf-8")) | values
-    kept = {key: value for key, value in content.items() if value is not None}
-    write_json(folder / file, kept)
+    content = {key: value for key, value in content.items() if value is not None}
+    write_json(folder / file, content)
 
 
 def read(folder: Path, file: str) -> list[dict[str, str]]:
@@ -91,12 +91,12 @@ def read(folder: Path, file: str) -> list[dict[str, str]]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """As runs write JSON."""
+    """Write JSON as runs do."""
     files.write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    """As runs write tables."""
+    """Write a CSV file as runs do."""
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
@@ -105,9 +105,9 @@ def write_table(path: Path, rows: Sequence[dict[str, object]]) -> None:
 
 
 def evaluation(rows: dict[str, list[dict]], classes: Sequence[str]) -> dict:
-    """All of `evaluation.json`."""
+    """The contents of `evaluation.json`."""
     bins = _bins(rows["test"])
-    doubted = {
+    unsure = {
         split: {
             "pictures": len(part),
             "answered": sum(row["unsure"] == "no" for row in part),
@@ -117,7 +117,7 @@ def evaluation(rows: dict[str, list[dict]], classes: Sequence[str]) -> dict:
         }
         for split, part in rows.items()
     }
-    odd = {
+    unlike = {
         split: {"pictures": len(part), "flagged": sum(row["unlike"] == "yes" for row in part)}
         for split, part in rows.items()
     }
@@ -129,8 +129,8 @@ def evaluation(rows: dict[str, list[dict]], classes: Sequence[str]) -> dict:
             "ece": {"val": error, "test": error},
             "bins": {"before": bins, "after": bins},
         },
-        "unsure": {"max_error": 0.02, "threshold": THRESHOLD, **doubted},
-        "unlike": {"threshold": 1.07, **odd},
+        "unsure": {"max_error": 0.02, "threshold": THRESHOLD, **unsure},
+        "unlike": {"threshold": 1.07, **unlike},
         "learning_curve": {
             "points": [
                 {"pictures": 60, "accuracy": [0.71, 0.73, 0.72]},
@@ -147,24 +147,24 @@ def evaluation(rows: dict[str, list[dict]], classes: Sequence[str]) -> dict:
 def score(rows: Sequence[dict], classes: Sequence[str]) -> dict:
     """A split's part of `evaluation.json`."""
     pairs = Counter((row["label"], row["predicted"]) for row in rows)
-    confusion = [[pairs[label, answer] for answer in classes] for label in classes]
-    right = sum(pairs[name, name] for name in classes)
-    low, high = wilson(right, len(rows))
+    confusion = [[pairs[label, predicted] for predicted in classes] for label in classes]
+    correct = sum(pairs[name, name] for name in classes)
+    low, high = wilson(correct, len(rows))
     commonest, most = Counter(row["label"] for row in rows).most_common(1)[0]
     per_class = []
     for i, name in enumerate(classes):
-        support, named = sum(confusion[i]), sum(row[i] for row in confusion)
-        recall, precision = confusion[i][i] / max(support, 1), confusion[i][i] / max(named, 1)
-        f1 = 2 * confusion[i][i] / max(support + named, 1)
+        support, predicted = sum(confusion[i]), sum(row[i] for row in confusion)
+        recall, precision = confusion[i][i] / max(support, 1), confusion[i][i] / max(predicted, 1)
+        f1 = 2 * confusion[i][i] / max(support + predicted, 1)
         values = {"name": name, "precision": precision, "recall": recall, "f1": f1}
         per_class.append(values | {"support": support})
     confused = [
-        {"label": label, "answer": answer, "pictures": count}
-        for (label, answer), count in pairs.most_common()
-        if label != answer
+        {"label": label, "answer": predicted, "pictures": count}
+        for (label, predicted), count in pairs.most_common()
+        if label != predicted
     ]
     return {
-        **{"pictures": len(rows), "accuracy": right / len(rows), "low": low, "high": high},
+        **{"pictures": len(rows), "accuracy": correct / len(rows), "low": low, "high": high},
         **{"top5": 1.0, "loss": 0.31, "macro_f1": sum(s["f1"] for s in per_class) / len(classes)},
         **{"ece": 0.019, "commonest": commonest, "commonest_share": most / len(rows)},
         **{"per_class": per_class, "confusion": confusion, "confused": confused[:10]},
@@ -176,15 +176,15 @@ def _rows(
 ) -> list[dict]:
     rows = []
     for i in range(count):
-        # Later classes are commoner, and neighbours are taken for each other.
+        # Later classes are more frequent, and neighbouring classes are confused with each other.
         number = max(chance.randrange(len(classes)), chance.randrange(len(classes)))
-        slips = chance.random() < wrong
-        answer = (number + chance.choice((-1, -1, -1, 1))) % len(classes) if slips else number
-        confidence = chance.uniform(0.4, 0.95) if slips else chance.uniform(0.6, 1)
+        mistaken = chance.random() < wrong
+        predicted = (number + chance.choice((-1, -1, -1, 1))) % len(classes) if mistaken else number
+        confidence = chance.uniform(0.4, 0.95) if mistaken else chance.uniform(0.6, 1)
         shares = [(1 - confidence) / max(1, len(classes) - 1)] * len(classes)
-        shares[answer] = confidence
+        shares[predicted] = confidence
         row = {"path": f"{split}/{classes[number]}/{i:05}.jpg", "split": split}
-        row |= {"label": classes[number], "predicted": classes[answer]}
+        row |= {"label": classes[number], "predicted": classes[predicted]}
         row |= {"confidence": f"{confidence:.6f}"}
         row |= {"unsure": "yes" if confidence < THRESHOLD else "no"}
         row |= {"unlike": "yes" if chance.random() < 0.1 else "no"}
@@ -222,23 +222,23 @@ def _suspects(
 
 
 def _examples(rows: dict[str, list[dict]]) -> list[dict]:
-    told = [
+    used = [
         {"path": row["path"], "label": row["label"], "split": row["split"], "status": "used"}
         | {"reason": "", "sha256": ""}
         for part in rows.values()
         for row in part
     ]
     aside = {"path": "LICENSE", "label": "", "split": "", "status": "set aside", "sha256": ""}
-    return [*told, aside | {"reason": "not in a split folder"}]
+    return [*used, aside | {"reason": "not in a split folder"}]
 
 
 def _findings() -> list[dict]:
     row = {"problem": "yes", "kind": "near-copy", "name": "test/hat/1.jpg"}
     row |= {"other": "train/hat/2.jpg", "label": "hat", "split": "test"}
-    leak = row | {"kind": "leak", "detail": "likeness 0.976; in train and test"}
+    leak = row | {"kind": "leak", "detail": "similarity 0.976; in train and test"}
     grey = {"problem": "no", "kind": "greyscale", "name": "train/hat/3.jpg", "other": ""}
     grey |= {"label": "hat", "split": "train", "detail": ""}
-    return [row | {"detail": "likeness 0.976"}, leak, grey]
+    return [row | {"detail": "similarity 0.976"}, leak, grey]
 
 
 def _history() -> list[dict]:
@@ -246,9 +246,9 @@ def _history() -> list[dict]:
     values += [("upper", i, 0.78 + 0.04 * i, 0.82 + 0.025 * i) for i in range(1, 5)]
     return [
         {"stage": stage, "epoch": epoch, "seconds": "12.30", "loss": "0.5"}
-        | {"accuracy": f"{accuracy:.6f}", "val_loss": "0.3", "val_accuracy": f"{known:.6f}"}
+        | {"accuracy": f"{accuracy:.6f}", "val_loss": "0.3", "val_accuracy": f"{val_accuracy:.6f}"}
         | {"learning_rate": ""}
-        for stage, epoch, accuracy, known in values
+        for stage, epoch, accuracy, val_accuracy in values
     ]
 
 
@@ -282,13 +282,13 @@ def _record(counts: tuple[int, int, int]) -> dict:
     }
 
 
-def _squares(width: int, height: int, chance: random.Random) -> list[str]:
-    """A few pictures as detailed as photos are: about two kilobytes at 96 x 96."""
-    made = []
+def _images(width: int, height: int, chance: random.Random) -> list[str]:
+    """A few images as detailed as photos: about two kilobytes at 96 x 96 pixels."""
+    encoded = []
     for _ in range(6):
         noise = np.random.default_rng(chance.randrange(2**31))
         rough = Image.fromarray(noise.integers(0, 255, (height // 4, width // 4, 3), np.uint8))
         stream = io.BytesIO()
         rough.resize((width, height), Image.Resampling.BICUBIC).save(stream, "WEBP", quality=60)
-        made.append(base64.b64encode(stream.getvalue()).decode())
-    return made
+        encoded.append(base64.b64encode(stream.getvalue()).decode())
+    return encoded

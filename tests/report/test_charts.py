@@ -25,11 +25,11 @@ def epochs(*counts: int) -> list[dict[str, str]]:
     ]
 
 
-def heights(svg: SVG, tag: str, look: str) -> list[float]:
-    return [float(each.get("cy")) for each in svg.iter(tag) if each.get("class") == look]
+def heights(svg: SVG, tag: str, style: str) -> list[float]:
+    return [float(each.get("cy")) for each in svg.iter(tag) if each.get("class") == style]
 
 
-def test_figures_name_themselves_and_fit_a_phone():
+def test_charts_have_a_title_and_fit_a_phone():
     svg = drawn(charts.curves(epochs(1, 4), {}))
     assert svg.get("role") == "img"
     assert "after each of 5 epochs" in svg[0].text
@@ -41,8 +41,8 @@ def test_figures_name_themselves_and_fit_a_phone():
 
 
 def test_curves_join_stages_end_to_end_and_name_them():
-    outcomes = {"stage1": {"best_epoch": 2, "rolled_back": False}, "stage2": {"rolled_back": True}}
-    svg = drawn(charts.curves(epochs(1, 3, 2), outcomes))
+    results = {"stage1": {"best_epoch": 2, "rolled_back": False}, "stage2": {"rolled_back": True}}
+    svg = drawn(charts.curves(epochs(1, 3, 2), results))
     assert {"stage0", "stage1", "stage2, rolled back"} <= set(texts(svg))
     assert [each.get("class") for each in svg.iter("line")].count("edge") == 2
     lines = [each for each in svg.iter("polyline") if each.get("class") == "line a"]
@@ -57,7 +57,7 @@ def test_higher_accuracy_is_drawn_higher():
     assert places == sorted(places, reverse=True)
 
 
-def test_kept_epoch_has_a_ring():
+def test_best_epoch_has_a_ring():
     svg = drawn(charts.curves(epochs(3), {"stage0": {"best_epoch": 3}}))
     assert heights(svg, "circle", "ring") == heights(svg, "circle", "dot a")[2:]
 
@@ -76,13 +76,13 @@ def test_ticks_of_many_epochs_stay_apart(count):
     assert all(later - sooner > 20 for sooner, later in itertools.pairwise(places))
 
 
-def test_learning_curve_shows_tries_band_and_what_is_expected():
+def test_learning_curve_shows_measurements_band_and_extrapolation():
     curve = {
         "points": [{"pictures": 50, "accuracy": [0.7, 0.72]}, {"pictures": 100, "accuracy": [0.8]}],
         "now": {"pictures": 100, "accuracy": 0.8, "low": 0.78, "high": 0.82},
         "double": {"pictures": 200, "accuracy": 0.86, "low": 0.8, "high": 0.9},
     }
-    svg = drawn(charts.more_pictures(curve))
+    svg = drawn(charts.learning_curve(curve))
     assert len(heights(svg, "circle", "dot b")) == 3
     assert {"50", "100", "200"} <= set(texts(svg))
     band = next(svg.iter("polygon")).get("points").split()
@@ -90,7 +90,7 @@ def test_learning_curve_shows_tries_band_and_what_is_expected():
     assert "86.0\N{NO-BREAK SPACE}% expected with 200" in svg[0].text
 
 
-def test_reliability_bars_are_as_high_as_answers_are_right():
+def test_reliability_bars_are_as_high_as_the_accuracy():
     part = {"low": 0.8, "high": 0.9, "pictures": 30, "confidence": 0.85, "accuracy": 0.5}
     few = part | {"low": 0.9, "high": 1.0, "pictures": 2, "accuracy": 1.0}
     svg = drawn(charts.reliability({"before": [part], "after": [part, few]}))
@@ -101,7 +101,7 @@ def test_reliability_bars_are_as_high_as_answers_are_right():
     assert len([each for each in svg.iter("circle") if each.get("class") == "ring"]) == 1
 
 
-def test_score_marks_its_interval_and_chance():
+def test_score_marks_its_interval_and_baseline():
     svg = drawn(charts.score(0.5, 0.6, 0.7, 0.25))
     span = next(svg.iter("rect"))
     assert float(span.get("width")) == pytest.approx(336 * 0.2, abs=0.2)
@@ -109,7 +109,7 @@ def test_score_marks_its_interval_and_chance():
     assert "always the most common class" not in texts(drawn(charts.score(0.5, 0.6, 0.7, None)))
 
 
-def test_names_of_stages_are_text():
+def test_stage_names_are_escaped():
     rows = [row | {"stage": "<script>"} for row in epochs(2)]
     assert "<script>" not in charts.curves(rows, {})
     assert "<script>" in texts(drawn(charts.curves(rows, {})))

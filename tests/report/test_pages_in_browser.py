@@ -1,7 +1,7 @@
-"""Report and review as a browser shows them: Playwright's client and Debian's Chromium, if there.
+"""Report and review page in a browser; needs Playwright's client and Debian's Chromium.
 
 `apt-get install chromium` and `pip install playwright`; with `pip install axe-playwright-python`,
-which brings the checker axe, accessibility is checked, too.
+which includes axe, accessibility is checked as well.
 """
 
 import csv
@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(browser: "api.Browser") -> Iterator[Callable[..., "api.Page"]]:
-    """Open a page; at the end it must have said nothing on the console and loaded nothing."""
+    """Open a page; it must log nothing to the console and load nothing."""
     contexts, faults, requests = [], [], []
 
     def open_page(path: Path, **settings: object) -> "api.Page":
@@ -78,7 +78,7 @@ def opened(browser: "api.Browser") -> Iterator[Callable[..., "api.Page"]]:
 
 
 def contrast(page: "api.Page", selector: str) -> float:
-    """Of an element's text on its own background, or on the page's."""
+    """The contrast of an element's text with its own background, or with the page's."""
     colours = page.locator(selector).first.evaluate(
         """(element) => {
           const paper = getComputedStyle(document.body).backgroundColor;
@@ -96,7 +96,7 @@ def paper(page: "api.Page") -> float:
 
 
 def all_cells(page: "api.Page") -> list[dict]:
-    """Each cell of the matrix and the pictures that clicking it shows."""
+    """Each cell of the matrix with the pictures shown when it is clicked."""
     return page.evaluate(
         """() => [...document.querySelectorAll(".matrix button")].map((button) => {
           button.click();
@@ -108,7 +108,7 @@ def all_cells(page: "api.Page") -> list[dict]:
             pictures: items.map((item) => ({
               name: item.dataset.name,
               flags: [...item.querySelectorAll(".flag")].map((flag) => flag.textContent),
-              squares: item.querySelectorAll("img").length,
+              images: item.querySelectorAll("img").length,
               blanks: item.querySelectorAll(".blank").length,
             })),
           };
@@ -117,7 +117,7 @@ def all_cells(page: "api.Page") -> list[dict]:
 
 
 def shown(path: str) -> str:
-    """As the page writes what cannot be seen."""
+    """The path with invisible characters escaped as on the page."""
     return path.replace("\n", "\\n").replace("\u202e", "\\u202e")
 
 
@@ -133,24 +133,27 @@ def test_every_cell_shows_exactly_its_pictures(opened, run):
         assert cell["count"] == len(wanted) and cell["pressed"] == 1
 
 
-def test_panel_says_what_it_shows_and_takes_the_focus(opened, run):
+def test_panel_has_a_heading_and_takes_the_focus(opened, run):
     page = opened(run / report.FILE)
     page.locator(".pairs button").first.click()
     heading = page.locator("#cell h3")
-    assert "predicted as" in heading.inner_text() and "most confident first" in heading.inner_text()
+    assert "confused with" in heading.inner_text()
+    assert "most confident first" in heading.inner_text()
     assert heading.evaluate("(element) => element === document.activeElement")
     shares = page.locator("#cell .sure").all_inner_texts()
-    numbers = [float(each.split("\N{NO-BREAK SPACE}")[0]) for each in shares]
+    numbers = [
+        float(each.removeprefix("confidence ").split("\N{NO-BREAK SPACE}")[0]) for each in shares
+    ]
     assert numbers == sorted(numbers, reverse=True)
 
 
-def test_pictures_are_squares_or_names_where_none_is_kept(opened, run, tmp_path):
+def test_pictures_without_thumbnail_are_shown_by_name(opened, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "copy")
     made_run.change(folder, "thumbnails.json", thumbnails={})
     bare, whole = opened(report.write(folder)), opened(run / report.FILE)
-    for page, squares in ((bare, 0), (whole, 1)):
+    for page, images in ((bare, 0), (whole, 1)):
         pictures = [each for cell in all_cells(page) for each in cell["pictures"]]
-        assert {(each["squares"], each["blanks"]) for each in pictures} == {(squares, 1 - squares)}
+        assert {(each["images"], each["blanks"]) for each in pictures} == {(images, 1 - images)}
     sides = whole.locator("#cell img").evaluate_all(
         """async (all) => {
           await Promise.all(all.map((each) => each.decode()));
@@ -167,8 +170,8 @@ def test_flags_stand_at_their_pictures(opened, run):
             row = rows[each["name"]]
             assert ("unsure" in each["flags"]) == (row["unsure"] == "yes")
             assert ("unlike the training pictures" in each["flags"]) == (row["unlike"] == "yes")
-    told = {(row["unsure"], row["unlike"]) for row in rows.values()}
-    assert len(told) == 4  # else this says little
+    combinations = {(row["unsure"], row["unlike"]) for row in rows.values()}
+    assert len(combinations) == 4  # otherwise the test is weak
 
 
 def test_names_are_shown_as_text(opened, run):
@@ -191,7 +194,7 @@ def test_both_colour_schemes_are_legible(opened, run, name, scheme):
     assert paper(page) < 0.05 if scheme == "dark" else paper(page) > 0.8
     texts = ["body", ".kicker", ".note", "h2"]
     texts += (
-        [".matrix button.right", ".matrix button.wrong", ".warn"] if name == report.FILE else []
+        [".matrix button.correct", ".matrix button.wrong", ".warn"] if name == report.FILE else []
     )
     for selector in texts:
         assert contrast(page, selector) >= 4.5, selector
@@ -208,7 +211,7 @@ def test_a_phone_needs_no_sideways_scroll(opened, run, name):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_a_script_can_be_done_without_but_for_the_cells(opened, run):
+def test_without_a_script_only_the_cells_are_missing(opened, run):
     page = opened(run / report.FILE, java_script_enabled=False)
     assert page.locator("noscript").inner_text()
     assert page.locator("#mistakes img").count() > 0
@@ -258,8 +261,8 @@ def test_decisions_are_saved_as_a_table(opened, run):
     cards.nth(2).get_by_role("button", name="drop").click()
     cards.nth(3).locator("select").select_option("a,b")
     cards.nth(4).get_by_role("button", name="drop").click()
-    cards.nth(4).get_by_role("button", name="drop").click()  # which takes it back
-    cards.nth(5).locator("select").select_option(suspects[5]["label"])  # which is to keep it
+    cards.nth(4).get_by_role("button", name="drop").click()  # undoes it
+    cards.nth(5).locator("select").select_option(suspects[5]["label"])  # counts as keep
     assert page.locator("#progress").inner_text() == f"5 of {len(suspects)} decided"
     decided = [("keep", ""), ("relabel", suspects[1]["suggested"]), ("drop", "")]
     decided += [("relabel", "a,b"), None, ("keep", "")]
@@ -287,7 +290,7 @@ def test_keys_decide_and_move_on(opened, run):
     suspects = [row["path"] for row in made_run.read(run, "suspects.csv")]
     assert decisions == {suspects[0]: "keep", suspects[1]: "relabel"}
     page.locator(".card select").first.focus()
-    page.keyboard.press("d")  # looks for a class in the list, and drops nothing
+    page.keyboard.press("d")  # searches the list of classes and drops nothing
     assert "drop" not in {row["decision"] for row in saved(page)}
 
 
@@ -308,10 +311,10 @@ def test_only_undecided_ones_can_be_shown(opened, run):
     for left in range(count - 2, -1, -1):
         page.keyboard.press("k")
         assert page.locator(".card").count() == left
-    assert page.get_by_text("All are decided.").is_visible()
+    assert page.get_by_text("All labels are decided.").is_visible()
 
 
-def test_the_table_of_before_is_taken_over_and_kept(opened, run, tmp_path):
+def test_existing_decisions_are_preset_and_saved_again(opened, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "copy")
     first, second = made_run.read(folder, "suspects.csv")[:2]
     rows = [
@@ -322,8 +325,8 @@ def test_the_table_of_before_is_taken_over_and_kept(opened, run, tmp_path):
     page = opened(review.write(folder))
     assert page.locator(".card select").first.input_value() == "new"
     page.locator(".card .keep").nth(1).click()
-    kept = {"path": second["path"], "label": second["label"], "decision": "keep", "new_label": ""}
-    assert saved(page) == [rows[0], kept, rows[1]]
+    added = {"path": second["path"], "label": second["label"], "decision": "keep", "new_label": ""}
+    assert saved(page) == [rows[0], added, rows[1]]
 
 
 def test_many_suspects_are_shown_in_portions(opened, tmp_path):
@@ -348,9 +351,9 @@ def test_axe_finds_nothing_serious(opened, run, name, scheme):
         page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
     page.evaluate((Path(found.origin).parent / "axe.min.js").read_text(encoding="utf-8"))
     violations = page.evaluate("axe.run().then((result) => result.violations)")
-    told = [
+    serious = [
         f"{each['id']} ({each['impact']}): {each['help']}: {each['nodes'][0]['html'][:200]}"
         for each in violations
         if each["impact"] in ("serious", "critical")
     ]
-    assert not told
+    assert not serious

@@ -10,23 +10,25 @@ from efftune.report import plots
 def evaluation(names):
     random = np.random.default_rng(0)
     labels = np.arange(5 * len(names)) % len(names)
-    said = random.dirichlet(np.ones(len(names)), len(labels)) + 2 * np.eye(len(names))[labels]
-    said /= said.sum(axis=1, keepdims=True)
-    score = metrics.evaluate(said, labels, names)
-    both, truth = {"val": said, "test": said}, {"val": labels, "test": labels}
-    right = {count: np.array([labels % 3 > 0] * 2) for count in (100, 400, 1000)}
+    probabilities = (
+        random.dirichlet(np.ones(len(names)), len(labels)) + 2 * np.eye(len(names))[labels]
+    )
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    score = metrics.evaluate(probabilities, labels, names)
+    by_split, truth = {"val": probabilities, "test": probabilities}, {"val": labels, "test": labels}
+    correct = {count: np.array([labels % 3 > 0] * 2) for count in (100, 400, 1000)}
     return Evaluation(
         score,
         score,
-        calibration=calibration.calibration(0.7, both, both, truth),
-        learning_curve=learning_curve.learning_curve(right, labels, names),
+        calibration=calibration.calibration(0.7, by_split, by_split, truth),
+        learning_curve=learning_curve.learning_curve(correct, labels, names),
     )
 
 
 @pytest.mark.parametrize(
     "names", [["cat", "dog"], [f"class {i}" for i in range(60)], ["$x^2$", "très_{long}", "<b>"]]
 )
-def test_every_drawing_is_made_whatever_the_classes(tmp_path, names):
+def test_all_plots_are_drawn_for_any_class_names(tmp_path, names):
     (tmp_path / "history.csv").write_text(
         "stage,epoch,seconds,loss,accuracy,val_loss,val_accuracy,learning_rate\n"
         "head,1,1.0,0.5,0.9,0.6,0.8,\n"

@@ -53,11 +53,11 @@ def scored(*pairs: tuple[str, str, int], classes=("hat", "shoe")) -> dict:
 
 
 def sentences(evaluation: dict, record: dict = RECORD) -> list[str]:
-    return [plain(each) for each in words.told(evaluation, record)["sentences"]]
+    return [plain(each) for each in words.summary(evaluation, record)["sentences"]]
 
 
 def remarks(evaluation: dict, record: dict = RECORD) -> str:
-    return " ".join(plain(each) for each in words.told(evaluation, record)["remarks"])
+    return " ".join(plain(each) for each in words.summary(evaluation, record)["remarks"])
 
 
 class Outline(HTMLParser):
@@ -84,85 +84,87 @@ class Outline(HTMLParser):
         self.sources += [found["src"]] if "src" in found else []
 
 
-def test_verdict_tells_score_interval_and_commonest_class():
+def test_summary_states_accuracy_interval_and_baseline():
     evaluation = scored(("hat", "hat", 60), ("shoe", "shoe", 34), ("shoe", "hat", 6))
     first, second = sentences(evaluation)
     assert first == (
-        "On 100 pictures it had never seen, this classifier got 94.0 % right (95 % interval "
-        "87.5 to 97.2 %); always predicting the most common class, hat, would get 60.0 %."
+        "On 100 test pictures that it had never seen, this classifier got 94.0 % right (95 % "
+        "interval 87.5 to 97.2 %); always predicting the most common class, hat, would get 60.0 %."
     )
     assert second == "It most often confuses shoe with hat (6 of 40 pictures)."
 
 
-def test_verdict_tells_how_it_fares_when_sure():
+def test_summary_states_accuracy_without_unsure_predictions():
     evaluation = scored(("hat", "hat", 60), ("shoe", "shoe", 34), ("shoe", "hat", 6))
-    sure = {"pictures": 100, "answered": 89, "wrong": 1}
-    assert sentences(evaluation | {"unsure": {"test": sure}})[1].endswith(
-        "; leaving out the 11.0 % of pictures it is unsure of, 98.9 % of its predictions are "
-        "correct."
+    unsure = {"pictures": 100, "answered": 89, "wrong": 1}
+    assert sentences(evaluation | {"unsure": {"test": unsure}})[1].endswith(
+        "; without the 11.0 % of pictures it marks as unsure, 98.9 % are correct."
     )
-    none, some = sure | {"answered": 0}, sure | {"answered": 100}
-    assert "it is unsure of every picture." in sentences(evaluation | {"unsure": {"test": none}})[1]
-    assert "it is sure of every picture." in sentences(evaluation | {"unsure": {"test": some}})[1]
+    none, all_ = unsure | {"answered": 0}, unsure | {"answered": 100}
+    assert (
+        "it marks every picture as unsure." in sentences(evaluation | {"unsure": {"test": none}})[1]
+    )
+    assert "it marks no picture as unsure." in sentences(evaluation | {"unsure": {"test": all_}})[1]
 
 
-def test_verdict_without_mistakes_promises_nothing():
+def test_summary_without_mistakes_promises_nothing():
     evaluation = scored(("hat", "hat", 12), ("shoe", "shoe", 11))
     first, second = sentences(evaluation)
     assert "got 100 % right" in first
     assert second == (
-        "It made no mistake, though on other such pictures the error may be up to 14.3 %."
+        "It made no mistakes, but up to 14.3 % of predictions on similar pictures may be wrong."
     )
 
 
-def test_verdict_with_single_mistakes_speaks_of_them_so():
+def test_summary_of_single_mistakes():
     one = scored(("hat", "hat", 60), ("shoe", "shoe", 39), ("shoe", "hat", 1))
-    assert sentences(one)[1] == "Its one mistake was to confuse shoe with hat."
+    assert sentences(one)[1] == "Its only mistake was to confuse shoe with hat."
     two = scored(("hat", "hat", 60), ("shoe", "shoe", 39), ("shoe", "hat", 1), ("hat", "shoe", 1))
-    assert sentences(two)[1] == "No two classes are confused more than once."
+    assert sentences(two)[1] == "It confused no class with any one other class more than once."
 
 
-def test_verdict_says_when_nothing_was_learnt():
+def test_summary_says_when_nothing_was_learned():
     none = scored(("hat", "hat", 60), ("shoe", "hat", 40))
-    assert "it has learnt nothing useful" in sentences(none)[0]
+    assert "it has learned nothing useful" in sentences(none)[0]
     hardly = scored(
         ("hat", "hat", 58), ("hat", "shoe", 2), ("shoe", "hat", 33), ("shoe", "shoe", 7)
     )
-    assert "that may be chance" in sentences(hardly)[0]
+    assert "this could be chance" in sentences(hardly)[0]
     assert "so this says little" in sentences(scored(("hat", "hat", 9)))[0]
 
 
-def test_verdict_says_when_the_interval_is_wide():
-    assert "wide because there are only 20 pictures" in remarks(
+def test_summary_says_when_the_interval_is_wide():
+    assert "wide because there are only 20 test pictures" in remarks(
         scored(("hat", "hat", 10), ("shoe", "shoe", 8), ("shoe", "hat", 2))
     )
     assert not remarks(scored(("hat", "hat", 600), ("shoe", "shoe", 380), ("shoe", "hat", 20)))
 
 
-def test_verdict_says_when_the_score_is_flattered():
+def test_summary_says_when_the_score_is_optimistic():
     record = {"data": {"val_is_test": True}}
     evaluation = scored(("hat", "hat", 600), ("shoe", "shoe", 380), ("shoe", "hat", 20))
-    assert "it was not trained on" in sentences(evaluation, record)[0]
-    assert "flatters" in remarks(evaluation, record)
+    assert "On 1,000 test pictures that it was not trained on" in sentences(evaluation, record)[0]
+    assert "This score is optimistic" in remarks(evaluation, record)
 
 
-def test_verdict_is_about_pictures_without_leaks():
+def test_summary_is_about_pictures_without_leaks():
     clean = scored(("hat", "hat", 500), ("shoe", "shoe", 380), ("shoe", "hat", 20))["test"]
     evaluation = scored(("hat", "hat", 600), ("shoe", "shoe", 380), ("shoe", "hat", 20))
     evaluation |= {"test_without_leaks": clean}
+    first = sentences(evaluation)[0]
+    assert "On 900 test pictures that have no copies in an earlier split" in first
+    assert "97.8 % right" in first
     assert (
-        "On 900 pictures it had never seen, and of which it had seen no copies"
-        in sentences(evaluation)[0]
+        "100 test pictures were left out because an earlier split contains copies of them; "
+        "counting all test pictures, accuracy is 98.0 %."
+    ) in remarks(evaluation)
+    clean["pictures"] = 999
+    assert "1 test picture was left out because an earlier split contains a copy of it" in remarks(
+        evaluation
     )
-    assert "97.8 % right" in sentences(evaluation)[0]
-    assert (
-        "100 test pictures were left out because an earlier split contains copies of them"
-        in remarks(evaluation)
-    )
-    assert "98.0 %" in remarks(evaluation)
 
 
-def test_verdict_of_an_older_run_leaves_out_what_it_lacks():
+def test_summary_of_an_older_run_omits_missing_values():
     score = scored(("hat", "hat", 60), ("shoe", "shoe", 34), ("shoe", "hat", 6))["test"]
     for part in ("commonest", "commonest_share", "confused", "ece"):
         del score[part]
@@ -176,15 +178,15 @@ def test_verdict_of_an_older_run_leaves_out_what_it_lacks():
 def test_more_photos_are_promised_as_far_as_the_interval_allows(double, low, answer):
     now = {"pictures": 100, "accuracy": 0.8, "low": 0.75, "high": 0.85}
     then = {"pictures": 200, "accuracy": double, "low": low, "high": 0.95}
-    assert words.more({"now": now, "double": then}).startswith(answer)
+    assert words.more_photos({"now": now, "double": then}).startswith(answer)
 
 
 @pytest.mark.parametrize(
-    ("share", "told"),
+    ("share", "text"),
     [(0, "0 %"), (1, "100 %"), (0.9999, "over 99.9 %"), (0.0001, "under 0.1 %"), (0.943, "94.3 %")],
 )
-def test_only_all_is_100_percent(share, told):
-    assert plain(pages.percent(share)) == told
+def test_only_all_is_100_percent(share, text):
+    assert plain(pages.percent(share)) == text
 
 
 def test_sections_stand_in_order(run):
@@ -212,41 +214,45 @@ def test_page_refers_to_nothing_outside(run):
     assert not re.search(r"https?://|url\(|@import", text)
 
 
-def test_stages_that_were_rolled_back_are_said_to_be(own_run):
+def test_rolled_back_stages_are_marked(own_run):
     stages = json.loads((own_run / "run.json").read_text())["stages"]
     stages[0] |= {"rolled_back": True, "best_epoch": 0, "failures": ["too fast"]}
     made_run.change(own_run, "run.json", stages=stages)
-    told = body(own_run)
-    assert "rolled back: it made validation no better; too fast" in told
-    assert "upper, rolled back" in told
+    text = body(own_run)
+    assert "rolled back: validation accuracy did not improve; too fast" in text
+    assert "upper, rolled back" in text
 
 
 def test_matrix_counts_what_predictions_hold(run):
     rows = [row for row in made_run.read(run, "predictions.csv") if row["split"] == "test"]
-    cells = re.findall(r'class="(right|wrong)"[^>]*data-cell="(\d+) (\d+)"[^>]*>(\d+)<', page(run))
+    cells = re.findall(
+        r'class="(correct|wrong)"[^>]*data-cell="(\d+) (\d+)"[^>]*>(\d+)<', page(run)
+    )
     assert cells
-    for kind, label, answer, count in cells:
-        names = made_run.CLASSES[int(label)], made_run.CLASSES[int(answer)]
+    for kind, label, predicted, count in cells:
+        names = made_run.CLASSES[int(label)], made_run.CLASSES[int(predicted)]
         assert int(count) == sum((row["label"], row["predicted"]) == names for row in rows)
-        assert (kind == "right") == (label == answer)
+        assert (kind == "correct") == (label == predicted)
     assert sum(int(cell[3]) for cell in cells) == len(rows)
 
 
 def test_script_gets_every_test_picture_once(run):
     rows = [row for row in made_run.read(run, "predictions.csv") if row["split"] == "test"]
     found = data(page(run))
-    told = {
+    listed = {
         (each[0], found["classes"][each[1]], found["classes"][each[2]])
         for each in found["pictures"]
     }
-    assert told == {(row["path"], row["label"], row["predicted"]) for row in rows}
+    assert listed == {(row["path"], row["label"], row["predicted"]) for row in rows}
     assert len(found["pictures"]) == len(rows)
 
 
 def test_many_classes_show_those_with_most_mistakes(tmp_path):
     names = [f"class {i:03}" for i in range(60)]
     text = page(made_run.write(tmp_path / "run", classes=names, counts=(60, 30, 400), wrong=0.3))
-    assert "the 40 classes with the most mistakes; 20 others are left out" in plain(text)
+    assert "Only the 40 classes with the most mistakes are shown; 20 others are left out" in plain(
+        text
+    )
     assert "20 more classes" in plain(text)
     assert len(re.findall(r'<tr><th scope="row"><span', text)) == 40
     wrong = dict.fromkeys(names, 0)
@@ -272,28 +278,30 @@ def test_odd_names_are_text(tmp_path):
     assert "<script>alert" not in text and "<b>bold" not in text
     assert text.count("<script") == text.count("</script") == 2
     assert "<!--" not in text
-    told = body(folder)
-    assert "line\\nbreak.jpg" in told and "turned \\u202egpj.exe" in told and "שלום.jpg" in told
-    assert "not text \\udcff.jpg" in told and "{{ 7 * 7 }} ${name}.jpg" in told
+    visible = body(folder)
+    assert "line\\nbreak.jpg" in visible and "turned \\u202egpj.exe" in visible
+    assert "שלום.jpg" in visible
+    assert "not text \\udcff.jpg" in visible and "{{ 7 * 7 }} ${name}.jpg" in visible
     names = [each[0] for each in data(text)["pictures"] if each[5]]
-    assert len(names) == 60  # all squares were found, whatever their names
+    assert len(names) == 60  # all thumbnails were found, whatever their names
 
 
-def test_what_could_not_be_made_is_said(own_run):
+def test_missing_parts_are_explained(own_run):
     for file in ("suspects.csv", "thumbnails.json", "findings.csv", "recipe.toml"):
         (own_run / file).unlink()
     parts = ("calibration", "unsure", "unlike", "learning_curve")
     made_run.change(own_run, "evaluation.json", **dict.fromkeys(parts))
     made_run.change(own_run, "run.json", not_available={"suspects": "there are too few pictures"})
-    told = body(own_run)
-    assert "Not available: there are too few pictures." in told
-    assert told.count("ot available: this run was made without; train again to have it.") == 5
+    text = body(own_run)
+    assert "Not available: there are too few pictures." in text
+    reason = "ot available: this run was trained without it; train again to get it."
+    assert text.count(reason) == 5
 
 
 def test_a_run_without_mistakes_says_so(tmp_path):
-    told = body(made_run.write(tmp_path / "run", wrong=0))
-    assert "There are none on the test pictures." in told
-    assert "0 mistakes on 60 test pictures." in told
+    text = body(made_run.write(tmp_path / "run", wrong=0))
+    assert "No mistakes on the test pictures." in text
+    assert "0 mistakes on 60 test pictures." in text
 
 
 @pytest.mark.parametrize(
@@ -368,16 +376,16 @@ def test_ten_thousand_pictures_fit_into_five_megabytes(tmp_path):
     assert written <= 5_000_000
 
 
-def test_squares_beyond_the_room_are_left_out(own_run, monkeypatch):
-    monkeypatch.setattr(report, "_THUMBNAIL_BYTES", 20_000)
+def test_thumbnails_beyond_the_size_limit_are_left_out(own_run, monkeypatch):
+    monkeypatch.setattr(report, "_MAX_THUMBNAIL_BYTES", 20_000)
     pictures = data(page(own_run))["pictures"]
     assert 0 < sum(len(each[5]) for each in pictures) <= 20_000
-    # Mistakes come first, so it is theirs that are kept.
+    # Mistakes come first, so their thumbnails are included.
     assert all(each[5] for each in pictures[:3])
 
 
 def test_more_pictures_than_can_be_listed_are_counted(own_run, monkeypatch):
-    monkeypatch.setattr(report, "_LISTED", 50)
+    monkeypatch.setattr(report, "_MAX_LISTED", 50)
     found = data(page(own_run))
     assert (len(found["pictures"]), found["left_out"]) == (50, 10)
     assert all(each[1] == each[2] for each in found["pictures"][-10:])

@@ -54,7 +54,7 @@ def test_names_cannot_end_the_script(run):
     assert "<!--" not in text
 
 
-def test_decisions_of_before_are_preset_and_others_kept(run):
+def test_existing_decisions_are_preset_and_others_passed_through(run):
     path = made_run.read(run, "suspects.csv")[0]["path"]
     (run / "labels.csv").write_text(
         f'\ufeff{HEADER}"{path}",hat,relabel,shoes\nelsewhere.jpg,hat,drop,\n', encoding="utf-8"
@@ -77,7 +77,7 @@ def test_progress_belongs_to_these_suspects_and_that_table(run):
     assert data(run)["key"] != before["key"]
 
 
-def test_page_says_where_the_table_goes_and_what_to_run(run):
+def test_page_shows_where_to_put_the_table_and_what_to_run(run):
     text = html.unescape(review.write(run).read_text(encoding="utf-8"))
     place = str(run / "labels.csv")
     assert f"<code>{place}</code>" in text
@@ -116,7 +116,7 @@ def test_damaged_files_are_named_with_a_remedy(run, file, content):
         review.write(run)
 
 
-def test_a_damaged_table_of_decisions_is_not_passed_over(run):
+def test_a_damaged_table_of_decisions_is_an_error(run):
     (run / "labels.csv").write_text(HEADER + "a,b,perhaps,\n")
     with pytest.raises(DataError, match=r"labels\.csv.*perhaps"):
         review.write(run)

@@ -7,21 +7,21 @@ from conftest import fill
 
 
 def test_clean_source_has_no_problems(source, efftune_command):
-    checked = efftune.check(source)
-    assert checked.problems == ()
-    assert checked.numbers["pictures"] == 30
-    assert checked.numbers["classes"]["red"] == {"undecided": 10}
+    result = efftune.check(source)
+    assert result.problems == ()
+    assert result.numbers["pictures"] == 30
+    assert result.numbers["classes"]["red"] == {"undecided": 10}
     done = efftune_command("check", source)
     assert done.returncode == 0, done.stderr
     assert "No problems found" in done.stdout
 
 
-def test_problems_are_told_and_exit_with_1(broken_source, efftune_command, tmp_path):
+def test_problems_are_reported_with_exit_code_1(broken_source, efftune_command, tmp_path):
     done = efftune_command("check", broken_source, "--json", "--out", tmp_path / "out")
     assert done.returncode == 1, done.stderr
-    told = json.loads(done.stdout)
-    assert told["kinds"]["truncated"] == 1
-    assert {each["name"] for each in told["findings"] if each["kind"] == "empty"} == {
+    report = json.loads(done.stdout)
+    assert report["kinds"]["truncated"] == 1
+    assert {each["name"] for each in report["findings"] if each["kind"] == "empty"} == {
         "red/empty.png"
     }
     assert "red/cut.jpg" in (tmp_path / "out" / "findings.csv").read_text()
@@ -63,4 +63,4 @@ def test_mistakes_get_one_clear_message(efftune_command, tmp_path):
     (tmp_path / "file").touch()
     taken = efftune_command("check", "empty", "--out", "file")
     assert taken.returncode == 2
-    assert "Cannot make the folder file" in taken.stderr
+    assert "Cannot create the folder file" in taken.stderr

@@ -1,4 +1,5 @@
-"""Everything found out about a trained network: scores, calibration, suspects, explanation.
+"""Evaluation of a classifier: metrics, calibration, suspect labels, explanations, comparisons.
 
-May import training, features, model, data, recipe, system and errors; draws nothing.
+This package may import `training` and the layers below it, but not `report`, `runs`, `run` or
+`cli`.
 """

@@ -1,4 +1,4 @@
-"""Whether probabilities are as right as they say, and what is left without unsure answers."""
+"""Calibration of probabilities, and selective prediction (leaving out unsure predictions)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 
 from efftune.data.examples import Split
 
-BINS = 15  # as usual; see Guo et al. (2017)
+BINS = 15  # as in Guo et al. (2017)
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers of about the same confidence.
+    """A bin of predictions with similar confidence.
 
     Attributes:
-        low: end of the bin, 0 to 1.
-        high: the other end.
-        pictures: how many answers are in it, 1 or more.
+        low: lower end of the bin, 0 to 1.
+        high: upper end of the bin, 0 to 1.
+        pictures: number of predictions in it, 1 or more.
         confidence: their mean confidence.
-        accuracy: the share of them that is right.
+        accuracy: the share of correct predictions.
     """
 
     low: float
@@ -33,11 +33,11 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How probabilities were calibrated, and what that did.
+    """Temperature scaling and its effect.
 
     Attributes:
         temperature: fitted on validation.
-        ece: the expected calibration error by split, `before` and `after`, 0 to 1.
+        ece: expected calibration error by split, `before` and `after` scaling, 0 to 1.
         bins: of the test split, `before` and `after`, for a reliability diagram.
     """
 
@@ -47,21 +47,19 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Calibration":
-        """Read what `dataclasses.asdict` gave."""
-        bins = {
-            when: tuple(Bin(**each) for each in found) for when, found in values["bins"].items()
-        }
+        """Rebuild the object from `dataclasses.asdict`."""
+        bins = {when: tuple(Bin(**each) for each in part) for when, part in values["bins"].items()}
         return cls(values["temperature"], values["ece"], bins)
 
 
 @dataclass(frozen=True)
 class SelectiveAccuracy:
-    """What is left of a split's answers when the unsure ones are not given.
+    """The predictions of a split that remain when unsure ones are left out.
 
     Attributes:
-        pictures: of the split.
-        answered: answers that are given.
-        wrong: those of them that are wrong.
+        pictures: number of pictures in the split.
+        answered: number of remaining predictions.
+        wrong: number of remaining predictions that are wrong.
     """
 
     pictures: int
@@ -70,24 +68,24 @@ class SelectiveAccuracy:
 
     @property
     def coverage(self) -> float:
-        """Share of the pictures that get an answer, 0 to 1."""
+        """Share of the pictures whose prediction remains, 0 to 1."""
         return self.answered / self.pictures
 
     @property
     def error(self) -> float:
-        """Share of the answers given that is wrong, 0 to 1; 0 without any."""
+        """Share of the remaining predictions that is wrong, 0 to 1; 0 if none remain."""
         return self.wrong / max(self.answered, 1)
 
 
 @dataclass(frozen=True)
 class SelectivePrediction:
-    """When an answer is unsure.
+    """The confidence threshold for unsure predictions, and its effect.
 
     Attributes:
-        max_error: the share of the answers given that may be wrong, as asked for.
-        threshold: the confidence below which an answer is unsure, chosen on validation.
-        val: what that leaves on validation.
-        test: and on test.
+        max_error: requested upper limit of the share of wrong predictions.
+        threshold: confidence below which a prediction is unsure, chosen on validation.
+        val: the effect on validation.
+        test: the effect on test.
     """
 
     max_error: float
@@ -97,18 +95,18 @@ class SelectivePrediction:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SelectivePrediction":
-        """Read what `dataclasses.asdict` gave."""
+        """Rebuild the object from `dataclasses.asdict`."""
         parts = {split: SelectiveAccuracy(**values[split]) for split in ("val", "test")}
         return cls(values["max_error"], values["threshold"], **parts)
 
 
 @dataclass(frozen=True)
 class FlaggedCount:
-    """How many pictures are unlike the training pictures.
+    """How many pictures of a split are flagged as unlike the training pictures.
 
     Attributes:
-        pictures: of the split.
-        flagged: those that are.
+        pictures: number of pictures in the split.
+        flagged: number of flagged pictures.
     """
 
     pictures: int
@@ -117,12 +115,12 @@ class FlaggedCount:
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """When a picture is unlike the training pictures.
+    """Detection of pictures that are unlike the training pictures.
 
     Attributes:
-        threshold: the distance above which it is, chosen on validation.
-        val: how many of validation are.
-        test: and of test.
+        threshold: distance above which a picture is flagged, chosen on validation.
+        val: flagged pictures of validation.
+        test: flagged pictures of test.
     """
 
     threshold: float
@@ -131,7 +129,7 @@ class OutOfDistribution:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "OutOfDistribution":
-        """Read what `dataclasses.asdict` gave."""
+        """Rebuild the object from `dataclasses.asdict`."""
         parts = {split: FlaggedCount(**values[split]) for split in ("val", "test")}
         return cls(values["threshold"], **parts)
 
@@ -139,34 +137,36 @@ class OutOfDistribution:
 def reliability(
     probabilities: NDArray[np.floating], labels: NDArray[np.integer], bins: int = BINS
 ) -> tuple[Bin, ...]:
-    """Answers in bins of equal width by their confidence; empty bins are left out.
+    """Group predictions into confidence bins of equal width; empty bins are left out.
 
     Args:
         probabilities: shape (pictures, classes), rows summing to 1.
         labels: class numbers, shape (pictures,).
-        bins: how many.
+        bins: number of bins.
     """
     confidences = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
-    # A bin holds its upper end, so that certainty is in the last one.
-    places = (np.ceil(confidences * bins).astype(int) - 1).clip(0, bins - 1)
-    found = []
-    for number in np.unique(places):
-        inside = places == number
-        found.append(
+    correct = probabilities.argmax(axis=1) == labels
+    # A bin includes its upper end, so that a confidence of 1 falls into the last bin.
+    indices = (np.ceil(confidences * bins).astype(int) - 1).clip(0, bins - 1)
+    result = []
+    for number in np.unique(indices):
+        inside = indices == number
+        result.append(
             Bin(
                 number / bins,
                 (number + 1) / bins,
                 int(inside.sum()),
                 float(confidences[inside].mean()),
-                float(right[inside].mean()),
+                float(correct[inside].mean()),
             )
         )
-    return tuple(found)
+    return tuple(result)
 
 
 def expected_calibration_error(bins: tuple[Bin, ...]) -> float:
-    """The expected calibration error (ECE), 0 to 1: mean distance of confidence and accuracy.
+    """The expected calibration error (ECE), 0 to 1.
+
+    It is the mean absolute difference of confidence and accuracy, weighted by bin size.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (2017),
     https://arxiv.org/abs/1706.04599.
@@ -181,12 +181,12 @@ def calibration(
     calibrated: Mapping[Split, NDArray[np.floating]],
     labels: Mapping[Split, NDArray[np.integer]],
 ) -> Calibration:
-    """Judge a temperature.
+    """Measure the effect of temperature scaling.
 
     Args:
-        temperature: that was fitted on validation.
-        raw: probabilities by split before it was applied.
-        calibrated: and after.
+        temperature: fitted on validation.
+        raw: probabilities by split, before scaling.
+        calibrated: probabilities by split, after scaling.
         labels: class numbers by split.
     """
     bins = {
@@ -197,8 +197,8 @@ def calibration(
         for split in labels
     }
     ece: dict[str, dict[str, float]] = {
-        split: {when: expected_calibration_error(found) for when, found in both.items()}
-        for split, both in bins.items()
+        split: {when: expected_calibration_error(part) for when, part in parts.items()}
+        for split, parts in bins.items()
     }
     return Calibration(temperature, ece, bins["test"])
 
@@ -206,12 +206,18 @@ def calibration(
 def answered(
     probabilities: NDArray[np.floating], labels: NDArray[np.integer], threshold: float
 ) -> SelectiveAccuracy:
-    """What is left of the answers at a threshold; see `reliability` for the arguments."""
-    given = probabilities.max(axis=1) >= threshold
-    wrong = given & (probabilities.argmax(axis=1) != labels)
-    return SelectiveAccuracy(len(labels), int(given.sum()), int(wrong.sum()))
+    """Count the predictions that remain at a confidence threshold.
+
+    Args:
+        probabilities: shape (pictures, classes), rows summing to 1.
+        labels: class numbers, shape (pictures,).
+        threshold: confidence below which a prediction is left out.
+    """
+    remaining = probabilities.max(axis=1) >= threshold
+    wrong = remaining & (probabilities.argmax(axis=1) != labels)
+    return SelectiveAccuracy(len(labels), int(remaining.sum()), int(wrong.sum()))
 
 
 def to_dict(part: Calibration | SelectivePrediction | OutOfDistribution) -> dict[str, Any]:
-    """A part of an evaluation as plain JSON values; its `from_dict` gives it back."""
+    """A part of an evaluation as JSON values; the inverse of its `from_dict`."""
     return asdict(part)

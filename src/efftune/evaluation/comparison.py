@@ -1,7 +1,7 @@
-"""Finished runs side by side, on the pictures that all of them were judged on.
+"""Comparison of finished runs on the pictures that all of them were evaluated on.
 
-Everything is read from the run folders. Pictures are the same if their files' contents are: sources
-may have been renamed, moved or split anew in between.
+Everything is read from the run folders. Pictures are matched by the content of their files, because
+sources may have been renamed, moved or split again in between.
 """
 
 import csv
@@ -14,10 +14,10 @@ from typing import Any
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation.metrics import wilson
 
-LEVEL = 0.05  # p-values below it tell a difference
-_JUDGED = ("val", "test")  # splits
+LEVEL = 0.05  # significance level
+_SPLITS = ("val", "test")
 
-_Right = Sequence[bool]  # by picture, whether it is recognised
+_Correct = Sequence[bool]  # by picture
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class ComparedRun:
     """A finished run to be compared.
 
     Attributes:
-        folder: where it lies.
+        folder: of the run.
         model: name of its model.
         recipe: name of its recipe.
-        seconds: that it took.
+        seconds: its total training time.
     """
 
     folder: Path
@@ -39,15 +39,14 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a run's answers differ from those of the first.
+    """How a run's predictions differ from those of the first run.
 
     Attributes:
-        both_right: pictures that both runs recognise.
-        both_wrong: pictures that neither does.
-        only_first: pictures that only the first run recognises.
-        only_this: pictures that only this one does.
-        p: of McNemar's exact test, 0 to 1: how often chance alone would tell two equally good runs
-            at least that far apart.
+        both_right: pictures that both runs predict correctly.
+        both_wrong: pictures that neither run predicts correctly.
+        only_first: pictures that only the first run predicts correctly.
+        only_this: pictures that only this run predicts correctly.
+        p: p-value of McNemar's exact test, 0 to 1.
         adjusted: `p` after Holm's correction for the number of runs compared with the first.
     """
 
@@ -60,7 +59,7 @@ class Difference:
 
     @property
     def gain(self) -> float:
-        """This run's accuracy above the first one's, -1 to 1."""
+        """This run's accuracy minus that of the first run, -1 to 1."""
         pictures = self.both_right + self.both_wrong + self.only_first + self.only_this
         return (self.only_this - self.only_first) / pictures
 
@@ -68,26 +67,26 @@ class Difference:
     def verdict(self) -> str:
         """The difference in words, such as "better by 5.2 points, p = 0.001"."""
         if not self.only_first + self.only_this:
-            return "no difference: right on the same pictures"
-        told = "p < 0.001" if self.adjusted < 0.001 else f"p = {_rounded(self.adjusted)}"
+            return "no difference: correct on the same pictures"
+        p_value = "p < 0.001" if self.adjusted < 0.001 else f"p = {_rounded(self.adjusted)}"
         points = 100 * self.gain
         if self.adjusted >= LEVEL:
-            return f"no clear difference: {points:+.1f} points, {told}"
-        return f"{'better' if points > 0 else 'worse'} by {abs(points):.1f} points, {told}"
+            return f"no clear difference: {points:+.1f} points, {p_value}"
+        return f"{'better' if points > 0 else 'worse'} by {abs(points):.1f} points, {p_value}"
 
 
 @dataclass(frozen=True)
 class RunScore:
-    """How one run fares among others.
+    """The score of one run in a comparison.
 
     Attributes:
-        run: which.
-        pictures: that it was judged on, each content counted once.
-        right: how many of those that count it recognises.
-        accuracy: the share of them, 0 to 1.
+        run: the run.
+        pictures: number of pictures it was evaluated on, identical files counted once.
+        right: number of compared pictures that it predicts correctly.
+        accuracy: their share of the compared pictures, 0 to 1.
         low: lower end of the accuracy's 95 % interval (Wilson).
         high: upper end of it.
-        difference: from the first run; None for that one.
+        difference: from the first run; None for the first run itself.
     """
 
     run: ComparedRun
@@ -101,15 +100,14 @@ class RunScore:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side.
+    """A comparison of runs.
 
     Attributes:
-        split: that they were judged on.
-        pictures: how many contents all runs have in it, in the same class.
-        trained_on: how many they have in it beside these that one of them has in its training
-            split, too; they do not count.
-        relabelled: how many more that are not of the same class for all; likewise.
-        standings: one per run, the first being what the others are compared with.
+        split: that the runs are compared on.
+        pictures: number of compared pictures: in the split and of the same class for all runs.
+        trained_on: number of common pictures left out because a run was trained on them.
+        relabelled: number of common pictures left out because their class differs between runs.
+        standings: one score per run; the others are compared with the first.
     """
 
     split: str
@@ -125,68 +123,69 @@ class Comparison:
             "pictures": self.pictures,
             "trained_on": self.trained_on,
             "relabelled": self.relabelled,
-            "runs": [_told(standing) for standing in self.standings],
+            "runs": [_to_dict(standing) for standing in self.standings],
         }
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Prediction:
     label: str
     predicted: str
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """What a run says of the pictures of a split, by their contents.
+class _EvaluatedRun:
+    """The predictions of a run for the pictures of a split.
 
     Attributes:
-        answers: None where the run has the same content in two classes.
-        trained: contents of its training pictures.
+        predictions: by SHA-256 of the file; None if identical files have different labels.
+        trained: SHA-256 of the training pictures.
     """
 
-    answers: Mapping[str, _Answer | None]
+    predictions: Mapping[str, _Prediction | None]
     trained: frozenset[str]
 
 
 def compare(runs: Sequence[ComparedRun], split: str = "test") -> Comparison:
-    """Compare finished runs on the pictures that all of them were judged on.
+    """Compare finished runs on the pictures that all of them were evaluated on.
 
-    The first run is what each other one is compared with, by McNemar's exact test on the pictures
-    that only one of the two recognises. Source: Q. McNemar, "Note on the sampling error of the
+    Each other run is compared with the first one by McNemar's exact test, which counts the pictures
+    that only one of the two predicts correctly. Source: Q. McNemar, "Note on the sampling error of the
     difference between correlated proportions or percentages", Psychometrika 12 (1947). Pictures
-    that a run was trained on as well do not count.
+    that one of the runs was trained on are left out.
 
     Args:
         runs: two or more.
         split: `test` or `val`.
 
     Raises:
-        UsageError: fewer than two runs, or another split.
-        DataError: a run's files are damaged, or there is no picture that counts for all runs.
+        UsageError: there are fewer than two runs, or the split is unknown.
+        DataError: a run's files are damaged, or no picture can be compared.
     """
     if len(runs) < 2:
         raise UsageError(f"Name two runs or more to compare. Received: {len(runs)}.")
-    if split not in _JUDGED:
-        raise unknown_name("split", split, _JUDGED)
-    judged = [_judged(run.folder, split) for run in runs]
-    trained = frozenset().union(*(each.trained for each in judged))
-    common = [x for x in judged[0].answers if all(x in each.answers for each in judged)]
-    unseen = [x for x in common if x not in trained]
-    agreed = [x for x in unseen if _same_class([each.answers[x] for each in judged])]
-    if not agreed:
-        raise _nothing_left(split, len(common), len(unseen))
-    right = [[_is_right(each.answers[x]) for x in agreed] for each in judged]
-    differences = [None, *_differences(right[0], right[1:])]
+    if split not in _SPLITS:
+        raise unknown_name("split", split, _SPLITS)
+    evaluated = [_read(run.folder, split) for run in runs]
+    trained = frozenset().union(*(each.trained for each in evaluated))
+    predictions = [each.predictions for each in evaluated]
+    common = [x for x in predictions[0] if all(x in each for each in predictions)]
+    held_out = [x for x in common if x not in trained]
+    compared = [x for x in held_out if _same_class([each[x] for each in predictions])]
+    if not compared:
+        raise _nothing_to_compare(split, len(common), len(held_out))
+    correct = [[_is_correct(each[x]) for x in compared] for each in predictions]
+    differences = [None, *_differences(correct[0], correct[1:])]
     standings = (
-        RunScore(run, len(each.answers), sum(row), sum(row) / len(row), *_interval(row), difference)
-        for run, each, row, difference in zip(runs, judged, right, differences, strict=True)
+        RunScore(run, len(each), sum(row), sum(row) / len(row), *_interval(row), difference)
+        for run, each, row, difference in zip(runs, predictions, correct, differences, strict=True)
     )
-    left_out = len(common) - len(unseen), len(unseen) - len(agreed)
-    return Comparison(split, len(agreed), *left_out, tuple(standings))
+    left_out = len(common) - len(held_out), len(held_out) - len(compared)
+    return Comparison(split, len(compared), *left_out, tuple(standings))
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Adjust p-values for how many there are.
+    """Adjust p-values for multiple comparisons (Holm-Bonferroni).
 
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal
     of Statistics 6 (1979).
@@ -195,8 +194,8 @@ def holm(values: Sequence[float]) -> list[float]:
         values: p-values, 0 to 1.
 
     Returns:
-        As many, in the same order: rejecting those below a level errs once or more with at most
-        that probability.
+        The adjusted p-values in the same order. Rejecting those below a level keeps the family-wise
+        error rate at that level.
     """
     adjusted = [0.0] * len(values)
     highest = 0.0
@@ -210,11 +209,11 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """The two-sided p-value of McNemar's exact test; see `compare`.
 
     Args:
-        only_first: pictures that only the first of two classifiers recognises.
-        only_second: pictures that only the second does.
+        only_first: number of pictures that only the first classifier predicts correctly.
+        only_second: number of pictures that only the second classifier predicts correctly.
 
     Returns:
-        A number from 0 to 1; 1 where the two never differ.
+        The p-value, 0 to 1; 1 if the two never differ.
     """
     from scipy.stats import binomtest
 
@@ -223,21 +222,23 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
-def _judged(folder: Path, split: str) -> _Judged:
+def _read(folder: Path, split: str) -> _EvaluatedRun:
     try:
         used = [row for row in _rows(folder / "examples.csv") if row["status"] == "used"]
-        # A table may list a file more than once, but it has one content.
+        # A table may list the same file more than once.
         contents = {row["path"]: row["sha256"] for row in used}
         trained = frozenset(row["sha256"] for row in used if row["split"] == "train")
-        answers: dict[str, _Answer | None] = {}
+        predictions: dict[str, _Prediction | None] = {}
         for row in _rows(folder / "predictions.csv"):
             if row["split"] == split:
-                content, answer = contents[row["path"]], _Answer(row["label"], row["predicted"])
-                known = answers.setdefault(content, answer)
-                answers[content] = answer if _same_class([known, answer]) else None
+                content = contents[row["path"]]
+                prediction = _Prediction(row["label"], row["predicted"])
+                previous = predictions.setdefault(content, prediction)
+                same = _same_class([previous, prediction])
+                predictions[content] = prediction if same else None
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(f"The run {folder} is damaged: {error}. Train again.") from None
-    return _Judged(answers, trained)
+    return _EvaluatedRun(predictions, trained)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -245,36 +246,35 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def _same_class(answers: Sequence[_Answer | None]) -> bool:
-    labels = {None if answer is None else answer.label for answer in answers}
+def _same_class(predictions: Sequence[_Prediction | None]) -> bool:
+    labels = {None if each is None else each.label for each in predictions}
     return len(labels) == 1 and None not in labels
 
 
-def _is_right(answer: _Answer | None) -> bool:
-    return answer is not None and answer.label == answer.predicted
+def _is_correct(prediction: _Prediction | None) -> bool:
+    return prediction is not None and prediction.label == prediction.predicted
 
 
-def _nothing_left(split: str, common: int, unseen: int) -> DataError:
+def _nothing_to_compare(split: str, common: int, held_out: int) -> DataError:
     if not common:
         return DataError(
-            f"There is no picture that all of these runs have in their {split} split. Train them "
-            f"on sources that bring the same {split} split, or on the same pictures with the same "
-            "--seed."
+            f"These runs have no picture in common in their {split} split. Train them on sources "
+            f"with the same {split} split, or on the same pictures with the same --seed."
         )
-    if not unseen:
+    if not held_out:
         return DataError(
-            f"Each picture that all of these runs have in their {split} split is a training "
-            "picture, too, for one of them. Compare runs trained on sources without such leaks: "
+            f"Each picture that these runs have in common in their {split} split was a training "
+            "picture for at least one of them. Compare runs trained on sources without such leaks: "
             "`efftune check` finds them."
         )
     return DataError(
-        f"The {unseen:,} pictures that all of these runs have in their {split} split are not of "
-        "the same class for all. Give the classes the same names in all sources, and train again."
+        f"The {held_out:,} pictures that these runs have in common in their {split} split do not have "
+        "the same class in all of them. Use the same class names in all sources, and train again."
     )
 
 
-def _differences(first: _Right, others: Sequence[_Right]) -> list[Difference]:
-    counts = [_counted(first, other) for other in others]
+def _differences(first: _Correct, others: Sequence[_Correct]) -> list[Difference]:
+    counts = [_count(first, other) for other in others]
     values = [mcnemar(only_first, only_this) for _, _, only_first, only_this in counts]
     return [
         Difference(*count, p, adjusted)
@@ -282,26 +282,26 @@ def _differences(first: _Right, others: Sequence[_Right]) -> list[Difference]:
     ]
 
 
-def _counted(first: _Right, other: _Right) -> tuple[int, int, int, int]:
-    """Pictures that both are right of, neither, only the first, only the other."""
-    met = Counter(zip(first, other, strict=True))
-    return met[True, True], met[False, False], met[True, False], met[False, True]
+def _count(first: _Correct, other: _Correct) -> tuple[int, int, int, int]:
+    """Pictures that both, neither, only the first, or only the other predict correctly."""
+    counts = Counter(zip(first, other, strict=True))
+    return counts[True, True], counts[False, False], counts[True, False], counts[False, True]
 
 
-def _interval(right: _Right) -> tuple[float, float]:
-    return wilson(sum(right), len(right))
+def _interval(correct: _Correct) -> tuple[float, float]:
+    return wilson(sum(correct), len(correct))
 
 
 def _rounded(p: float) -> str:
-    """A p-value to two digits that count, or to two places."""
+    """Format a p-value with three decimals below 0.1, otherwise two."""
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def _told(standing: RunScore) -> dict[str, Any]:
+def _to_dict(standing: RunScore) -> dict[str, Any]:
     difference = standing.difference
-    told = asdict(standing) | asdict(standing.run) | {"run": str(standing.run.folder)}
-    del told["folder"]
+    values = asdict(standing) | asdict(standing.run) | {"run": str(standing.run.folder)}
+    del values["folder"]
     if difference is None:
-        return told
-    words = {"gain": difference.gain, "verdict": difference.verdict}
-    return told | {"difference": asdict(difference) | words}
+        return values
+    derived = {"gain": difference.gain, "verdict": difference.verdict}
+    return values | {"difference": asdict(difference) | derived}

@@ -1,4 +1,4 @@
-"""What heads fitted on parts of the training pictures say of the rest, and of validation."""
+"""Cross-fitting: heads fitted on parts of the training split, applied to held-out pictures."""
 
 from collections.abc import Callable
 
@@ -11,23 +11,23 @@ from efftune.training.regression_head import Head, Labels, Matrix, PrincipalComp
 
 FOLDS = 5
 SHARES = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training pictures
-REPEATS = 3  # heads for a share; all pictures can be chosen in one way only
+REPEATS = 3  # heads per share; only one for the whole split
 
 
 class CrossFitting:
-    """Heads fitted on parts of the training pictures, with a penalty chosen on all of them."""
+    """Fits heads on parts of the training split, with the penalty chosen on all of it."""
 
     def __init__(
         self, features: Matrix, labels: Labels, groups: Labels, strength: float, recipe: Recipe
     ):
-        """Prepare features.
+        """Rotate the features onto their principal components.
 
         Args:
             features: of the training pictures, float32 (pictures, features).
-            labels: their class numbers, each from 0 to the last at least once.
-            groups: numbers, the same for pictures that belong together.
+            labels: their class numbers; each class occurs at least once.
+            groups: group numbers; pictures of a group stay in the same fold.
             strength: of the head's penalty.
-            recipe: gives class weights and the seed.
+            recipe: provides class weights and the seed.
         """
         self._components: PrincipalComponents = heads.fit_components(features)
         self._rotated = self._components.rotated(features)
@@ -39,11 +39,11 @@ class CrossFitting:
     def out_of_fold(
         self, on_progress: Callable[[int, int], None] = lambda _done, _total: None
     ) -> Matrix:
-        """Of each training picture, the probabilities by a head fitted without it and its copies.
+        """Out-of-fold probabilities: of each training picture, by a head fitted without its group.
 
         Returns:
-            Float32 (pictures, classes). Where no other picture shows a picture's class, no head can
-            know that class, and the row is NaN.
+            Float32 (pictures, classes). A row is NaN if no picture outside the fold has the
+            picture's class.
         """
         order = np.random.default_rng(self._seed).permutation(len(self._labels))
         fold_of = np.empty_like(self._labels)
@@ -63,29 +63,29 @@ class CrossFitting:
         labels: Labels,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> dict[int, NDArray[np.bool_]]:
-        """Whether heads fitted on more and more of the training pictures answer right.
+        """Which pictures are predicted correctly by heads fitted on growing training subsets.
 
         Args:
-            features: of other pictures, float32 (pictures, features).
+            features: of held-out pictures, float32 (pictures, features).
             labels: their class numbers.
-            on_progress: called with the heads fitted and their total.
+            on_progress: called with the number of heads fitted and their total.
 
         Returns:
             By number of training pictures: bool (heads, pictures).
         """
         rotated = self._components.rotated(features)
-        found: dict[int, NDArray[np.bool_]] = {}
+        correct: dict[int, NDArray[np.bool_]] = {}
         jobs = [(share, i) for share in SHARES for i in range(REPEATS if share < 1 else 1)]
         for number, (share, repeat) in enumerate(jobs, start=1):
-            inside = self._part(share, repeat)
-            right = self._probabilities(inside, rotated).argmax(axis=1) == labels
+            inside = self._subset(share, repeat)
+            hits = self._probabilities(inside, rotated).argmax(axis=1) == labels
             count = int(inside.sum())
-            found[count] = np.vstack([*found.get(count, ()), right])
+            correct[count] = np.vstack([*correct.get(count, ()), hits])
             on_progress(number, len(jobs))
-        return found
+        return correct
 
-    def _part(self, share: float, repeat: int) -> NDArray[np.bool_]:
-        """A share of each class, one picture at least."""
+    def _subset(self, share: float, repeat: int) -> NDArray[np.bool_]:
+        """A random share of each class, at least one picture; bool (pictures,)."""
         inside = np.zeros(len(self._labels), bool)
         random = np.random.default_rng([self._seed, repeat])
         for number in np.unique(self._labels):
@@ -94,11 +94,11 @@ class CrossFitting:
         return inside
 
     def _probabilities(self, inside: NDArray[np.bool_], rows: Matrix) -> Matrix:
-        """The probabilities of rows by a head fitted on a part of the training pictures."""
-        known, numbers = np.unique(self._labels[inside], return_inverse=True)
+        """Probabilities for `rows` by a head fitted on a subset of the training pictures."""
+        present, numbers = np.unique(self._labels[inside], return_inverse=True)
         probabilities = np.zeros((len(rows), int(self._labels.max()) + 1), np.float32)
-        if len(known) == 1:
-            probabilities[:, known] = 1
+        if len(present) == 1:
+            probabilities[:, present] = 1
             return probabilities
         coefficients, intercepts = heads.regression(
             self._rotated[inside],
@@ -108,14 +108,14 @@ class CrossFitting:
             None,
             heads.SEARCH_TOLERANCE,
         )
-        probabilities[:, known] = Head(coefficients.T, intercepts).probabilities(rows)
+        probabilities[:, present] = Head(coefficients.T, intercepts).probabilities(rows)
         return probabilities
 
 
 def why_unavailable(recipe: Recipe) -> str:
-    """Why there can be no trials, or nothing where there can."""
+    """The reason why cross-fitting is impossible with a recipe; empty if it is possible."""
     if "head" not in recipe.phases:
-        return "the network is trained from random weights, which know no features beforehand"
+        return "the network is trained from random weights, so there are no pretrained features"
     if recipe.head.epochs:
-        return "the head is trained by gradient descent, and no features of the pictures are kept"
+        return "the head is trained by gradient descent, so the features are not cached"
     return ""

@@ -32,15 +32,15 @@ _IN_DISTRIBUTION = 0.99  # quantile of validation distances that counts as in-di
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Everything that evaluation found out about a trained network.
+    """The evaluation of a trained network.
 
     Attributes:
         head: divided by the temperature, so that its probabilities are calibrated.
-        uncertainty: thresholds below or above which predictions are flagged.
+        uncertainty: thresholds for flagging predictions.
         predictions: for validation and test.
-        evaluation: their scores.
+        evaluation: metrics of these predictions.
         suspects: training pictures whose label looks wrong, the most suspect first.
-        not_available: the reason, by part of the evaluation that could not be made.
+        not_available: the reason, by missing part of the evaluation.
     """
 
     head: Head
@@ -60,14 +60,14 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate a trained network on validation and test.
 
-    Validation chooses the temperature and the thresholds; test chooses nothing.
+    The temperature and the thresholds are chosen on validation; nothing is chosen on test.
 
     Args:
-        training: the trained network, and the head that was fitted on frozen features.
-        data: the splits to evaluate on, and the training split.
-        examples: the same pictures, with what is known of their labels.
-        recipe: with nothing left open.
-        timer: counts the pictures.
+        training: the trained network, and the head fitted on frozen features.
+        data: the three splits.
+        examples: the same pictures, with leaks and confirmed labels.
+        recipe: completely resolved.
+        timer: reports progress.
     """
     network = training.network
     features = _features(network, data, recipe, timer)
@@ -94,7 +94,7 @@ def evaluate(
         for split in HELD_OUT
     ]
     missing = cross_fitting.why_unavailable(recipe)
-    found, curve = (
+    suspect_rows, curve = (
         ((), None) if missing else _cross_fit(training.head, data, examples, recipe, timer)
     )
     evaluation = replace(
@@ -105,38 +105,40 @@ def evaluate(
         learning_curve=curve,
     )
     why = dict.fromkeys(("suspects", "learning_curve"), missing) if missing else {}
-    return EvaluationResult(calibrated, uncertainty, tuple(predictions), evaluation, found, why)
+    return EvaluationResult(
+        calibrated, uncertainty, tuple(predictions), evaluation, suspect_rows, why
+    )
 
 
 def _features(
     network: NetworkState, data: TrainingData, recipe: Recipe, timer: Timer
 ) -> dict[Split, Matrix]:
-    """Features by the trained network, of validation, test and the reference pictures."""
+    """Features from the trained network for validation, test and the reference pictures."""
     mirrored = recipe.mirrors_answers
-    chosen = _references(data, recipe)
+    references = _references(data, recipe)
     paths = {split: data.paths[split] for split in HELD_OUT}
-    paths["train"] = [data.paths["train"][i] for i in chosen]
-    found: dict[Split, Matrix] = {}
+    paths["train"] = [data.paths["train"][i] for i in references]
+    features: dict[Split, Matrix] = {}
     if not network.backbone.tuned and not mirrored:  # the cached features are the same
-        found = {split: data.features[split].pooled() for split in HELD_OUT}
+        features = {split: data.features[split].pooled() for split in HELD_OUT}
         if (FEATURES, 0) in data.features["train"].rows:
-            found["train"] = data.features["train"].pooled()[chosen]
-    missing = [split for split in paths if split not in found]
+            features["train"] = data.features["train"].pooled()[references]
+    missing = [split for split in paths if split not in features]
     total = sum(len(paths[split]) for split in missing)
     done = itertools.count(1)
     for split in missing:
-        found[split] = extraction.extract_pooled(
+        features[split] = extraction.extract_pooled(
             network.backbone,
             paths[split],
             recipe.backbone.fit,
             lambda: timer.count(next(done), total),
             mirrored=mirrored,
         )
-    return found
+    return features
 
 
 def _references(data: TrainingData, recipe: Recipe) -> NDArray[np.int64]:
-    """Indices of the training pictures that distances are measured to."""
+    """Indices of the training pictures that distances are measured to, int64, sorted."""
     order = np.random.default_rng(recipe.seed).permutation(len(data.paths["train"]))
     return np.sort(order[: uncertainties.REFERENCES])
 
@@ -169,17 +171,17 @@ def _cross_fit(
     features = data.features["train"].pooled()
     fitting = CrossFitting(features, labels["train"], data.groups, head.strength, recipe)
     probabilities = fitting.out_of_fold(timer.count)
-    found = suspects(
+    ranked = suspects(
         examples.of("train"), probabilities, labels["train"], names, examples.confirmed
     )
     correct = fitting.correct_by_size(data.features["val"].pooled(), labels["val"], timer.count)
-    return found, learning_curve.learning_curve(correct, labels["val"], names)
+    return ranked, learning_curve.learning_curve(correct, labels["val"], names)
 
 
 def _scores(
     predictions: Sequence[SplitPredictions], labels: Mapping[Split, Labels], examples: Examples
 ) -> Evaluation:
-    parts = {
+    inputs = {
         each.split: (
             each.probabilities,
             labels[each.split],
@@ -187,7 +189,7 @@ def _scores(
         )
         for each in predictions
     }
-    return metrics.evaluate_all(parts, examples.class_names)
+    return metrics.evaluate_all(inputs, examples.class_names)
 
 
 def _unsure(

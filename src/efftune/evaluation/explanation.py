@@ -1,16 +1,16 @@
-"""Where in a picture a classifier finds its evidence: Grad-CAM, from forward passes alone.
+"""Grad-CAM heat maps, computed from forward passes alone.
 
-Grad-CAM weighs the last activations by the gradient of a class's logit, averaged over places, and
-keeps what is positive. Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks
+Grad-CAM weights the last activations by the spatially averaged gradient of a class's logit and keeps
+the positive part. Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks
 via Gradient-based Localization" (2017), https://arxiv.org/abs/1610.02391.
 
-Every network here ends in global average pooling and a dense layer. There the gradient is the
-class's column of the head's kernel, divided by the number of places: it is known without
-backpropagation, and a saved OpenVINO model is enough.
+Every network here ends in global average pooling and a dense layer. The gradient is therefore the
+class's column of the kernel, divided by the number of positions. No backpropagation is needed, and
+a saved OpenVINO model is enough.
 
-Softmax does not change when the same is added to all logits, so a logit alone says nothing: with
-two classes, the first column of the head that efftune fits is zero. What is explained is therefore
-how far a class's logit is above the mean of all.
+Softmax is invariant to a constant added to all logits, so a single logit has no meaning: with two
+classes, the first column of the kernel that efftune fits is zero. The map therefore explains the
+difference between a class's logit and the mean of all logits.
 """
 
 from dataclasses import dataclass
@@ -35,32 +35,32 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where in a picture the evidence for a class lies.
+    """The heat map of a class for a picture.
 
     Attributes:
         path: the picture.
         label: the class.
         confidence: its probability, 0 to 1.
-        square: the picture as the network sees it, uint8 (size, size, 3).
-        heat: float32 (size, size), 0 to 1: the evidence in each place, 1 where there is most; all
-            zero where no place speaks for the class.
+        pixels: the network's input, uint8 (size, size, 3).
+        heat: float32 (size, size), 0 to 1, scaled to a maximum of 1; all zero if nothing in the
+            picture supports the class.
     """
 
     path: Path
     label: str
     confidence: float
-    square: Pixels
+    pixels: Pixels
     heat: Array
 
 
 class Explainer:
-    """Explains a classifier's answers.
+    """Explains a classifier's predictions.
 
-    Its network is read and compiled when the first picture is explained. Of a classifier that sees
-    each picture and its mirror image, activations are averaged place by place.
+    The network is read and compiled when the first picture is explained. If the classifier also uses
+    the mirror image of each picture, the activations of both are averaged.
 
     Attributes:
-        classifier: whose answers it explains.
+        classifier: whose predictions are explained.
     """
 
     def __init__(self, classifier: Classifier):
@@ -71,7 +71,7 @@ class Explainer:
 
         Args:
             path: the picture.
-            label: the class to find the evidence for; by default the likeliest.
+            label: the class to explain; by default the predicted one.
 
         Raises:
             UsageError: the classifier does not know that class.
@@ -84,7 +84,7 @@ class Explainer:
             raise DataError(f"Cannot explain {path}: {error.reason}.") from None
 
     def explain_readable(self, path: Path, label: str | None) -> Explanation:
-        """As `explain`, but for a picture that cannot be decoded.
+        """Like `explain`, but with the exception of the decoder.
 
         Raises:
             BadImage: the picture cannot be decoded.
@@ -92,21 +92,21 @@ class Explainer:
         names, size = self.classifier.class_names, self.classifier.image_size
         if label is not None and label not in names:
             raise unknown_name("class", label, names)
-        square = images.decode(images.read(path), size, self.classifier.fit)
-        found = self._network.compiled(square[None])
-        probabilities, activations = found[0][0], found[1][0]
+        pixels = images.decode(images.read(path), size, self.classifier.fit)
+        outputs = self._network.compiled(pixels[None])
+        probabilities, activations = outputs[0][0], outputs[1][0]
         number = int(probabilities.argmax()) if label is None else names.index(label)
-        heat = _heat(activations, self._opened[1][:, number], size)
-        return Explanation(path, names[number], float(probabilities[number]), square, heat)
+        heat = _heat(activations, self._model[1][:, number], size)
+        return Explanation(path, names[number], float(probabilities[number]), pixels, heat)
 
     @cached_property
-    def _opened(self) -> tuple[Any, Array]:
+    def _model(self) -> tuple[Any, Array]:
         return with_activations(openvino_engine.read(self.classifier.folder / OPENVINO_FILE))
 
     @cached_property
     def _network(self) -> openvino_engine.Network:
         return openvino_engine.Network(
-            lambda: self._opened[0],
+            lambda: self._model[0],
             size=self.classifier.image_size,
             dtypes=("float32", "float32"),
         )
@@ -117,7 +117,7 @@ def _heat(activations: Array, weights: Array, size: int) -> Array:
 
     Args:
         activations: float32, shape (features, height, width).
-        weights: the gradient by feature, whatever its length, shape (features,).
+        weights: the gradient by feature up to a positive factor, shape (features,).
         size: side of the picture, in pixels.
     """
     evidence = np.tensordot(weights, activations, 1).clip(0)
@@ -126,8 +126,7 @@ def _heat(activations: Array, weights: Array, size: int) -> Array:
     return np.asarray(heat / peak if peak > 0 else heat, np.float32)
 
 
-def resized(square: NDArray[Any], side: int) -> NDArray[Any]:
-    """A square array (size, size, …) at another side length."""
-    smaller = side < len(square)
-    way = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(square, (side, side), interpolation=way))
+def resized(array: NDArray[Any], side: int) -> NDArray[Any]:
+    """Resize a square array (size, size, …) to another side length, in pixels."""
+    interpolation = cv2.INTER_AREA if side < len(array) else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(array, (side, side), interpolation=interpolation))

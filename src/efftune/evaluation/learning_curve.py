@@ -1,4 +1,4 @@
-"""Would more pictures help? A learning curve, carried on to more pictures than there are."""
+"""Extrapolation of the learning curve: would more training pictures help?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_POWERS = np.linspace(0.1, 1.0, 10)  # how fast the error falls: those seen in practice
+_POWERS = np.linspace(0.1, 1.0, 10)  # candidate exponents; the range seen in practice
 _RESAMPLES = 200
 _ENDS = (2.5, 97.5)  # of a 95 % interval, in percent
-_GAINS = 5  # classes told of, at most
-_LEAST_GAIN = 0.005  # of recall: less is not worth telling
+_MAX_GAINS = 5  # classes listed
+_MIN_GAIN = 0.005  # of recall; smaller gains are not listed
 
 
 @dataclass(frozen=True)
 class Point:
-    """Heads fitted on a part of the training pictures.
+    """The accuracy of heads fitted on a training subset.
 
     Attributes:
-        pictures: how many they were fitted on.
+        pictures: size of the subset.
         accuracy: of each head on validation, 0 to 1.
     """
 
@@ -29,10 +29,10 @@ class Point:
 
 @dataclass(frozen=True)
 class ExpectedAccuracy:
-    """What a number of training pictures leads to.
+    """The accuracy expected with a number of training pictures.
 
     Attributes:
-        pictures: how many.
+        pictures: number of training pictures.
         accuracy: on validation, 0 to 1.
         low: lower end of its 95 % interval.
         high: upper end of it.
@@ -46,12 +46,12 @@ class ExpectedAccuracy:
 
 @dataclass(frozen=True)
 class ExpectedGain:
-    """What twice the pictures would do for a class.
+    """The gain in recall of a class expected with twice as many training pictures.
 
     Attributes:
         name: the class.
-        now: its recall on validation, 0 to 1.
-        double: the recall expected then.
+        now: its current recall on validation, 0 to 1.
+        double: the expected recall, 0 to 1.
     """
 
     name: str
@@ -61,13 +61,13 @@ class ExpectedGain:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """How accuracy grows with the training pictures, as heads on the frozen network's features do.
+    """Accuracy by number of training pictures, for heads on the frozen network's features.
 
     Attributes:
-        points: what was measured, fewest pictures first.
-        now: what the curve says of all pictures.
-        double: and of twice as many.
-        gains: the classes that would gain most, most first.
+        points: measurements, in order of size.
+        now: the fitted curve at the current number of training pictures.
+        double: the fitted curve at twice that number.
+        gains: the classes that would gain most, in descending order.
     """
 
     points: tuple[Point, ...]
@@ -77,7 +77,7 @@ class LearningCurve:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LearningCurve":
-        """Read what `dataclasses.asdict` gave."""
+        """Rebuild the object from `dataclasses.asdict`."""
         return cls(
             tuple(Point(each["pictures"], tuple(each["accuracy"])) for each in values["points"]),
             ExpectedAccuracy(**values["now"]),
@@ -91,16 +91,16 @@ def learning_curve(
     labels: NDArray[np.integer],
     class_names: Sequence[str],
 ) -> LearningCurve:
-    """Carry a learning curve on.
+    """Extrapolate a learning curve to twice the number of training pictures.
 
-    The error is taken to fall as `a + b * pictures**-c`, with `a` and `b` at least 0 and `c` from
-    0.1 to 1. Its interval comes from 200 curves, each through the answers to pictures drawn anew.
-    Source of the law: Cortes et al., "Learning Curves: Asymptotic Values and Rate of Convergence",
+    The error is modelled as `a + b * pictures**-c`, with `a` and `b` at least 0 and `c` from 0.1 to
+    1. The interval comes from 200 bootstrap resamples of the validation pictures.
+    Source of the power law: Cortes et al., "Learning Curves: Asymptotic Values and Rate of Convergence",
     Advances in Neural Information Processing Systems 6 (1993).
 
     Args:
-        correct_by_size: by number of training pictures: whether heads answered right, bool (heads,
-            validation pictures).
+        correct_by_size: correct predictions by number of training pictures, bool (heads, validation
+            pictures).
         labels: class numbers of the validation pictures.
         class_names: in the order of the numbers.
     """
@@ -119,30 +119,30 @@ def learning_curve(
             before, after = _predicted(counts, errors, (most, 2 * most))
             recall = float(1 - errors[-1])
             gains.append(ExpectedGain(name, recall, min(1.0, recall + float(before - after))))
-    gains = [each for each in gains if each.double - each.now >= _LEAST_GAIN]
+    gains = [each for each in gains if each.double - each.now >= _MIN_GAIN]
     gains.sort(key=lambda each: each.now - each.double)
-    return LearningCurve(tuple(points), now, double, tuple(gains[:_GAINS]))
+    return LearningCurve(tuple(points), now, double, tuple(gains[:_MAX_GAINS]))
 
 
 def expected(
     counts: Sequence[int], wrong: Sequence[NDArray[np.float64]], sizes: Sequence[int]
 ) -> list[ExpectedAccuracy]:
-    """The accuracy that numbers of training pictures lead to; see `learning_curve`.
+    """The accuracy expected with numbers of training pictures; see `learning_curve`.
 
     Args:
-        counts: of training pictures, rising.
-        wrong: for each: 1 where a head was wrong, else 0; shape (heads, validation pictures).
-        sizes: the numbers of training pictures to tell of.
+        counts: measured numbers of training pictures, ascending.
+        wrong: for each count: 1 where a head was wrong, else 0; shape (heads, validation pictures).
+        sizes: numbers of training pictures to predict for.
     """
     random = np.random.default_rng(0)
     size = wrong[0].shape[1]
     best = _predicted(counts, np.array([part.mean() for part in wrong]), sizes)
-    drawn = []
+    resampled = []
     for _ in range(_RESAMPLES):
         chosen = random.integers(0, size, size)
         errors = [part[random.integers(0, len(part)), chosen].mean() for part in wrong]
-        drawn.append(_predicted(counts, np.array(errors), sizes, random))
-    high, low = np.percentile(1 - np.array(drawn), _ENDS[::-1], axis=0)
+        resampled.append(_predicted(counts, np.array(errors), sizes, random))
+    high, low = np.percentile(1 - np.array(resampled), _ENDS[::-1], axis=0)
     accuracy = 1 - best
     return [
         ExpectedAccuracy(count, float(value), float(min(below, value)), float(max(above, value)))
@@ -156,15 +156,15 @@ def _predicted(
     sizes: Sequence[int],
     random: np.random.Generator | None = None,
 ) -> NDArray[np.float64]:
-    """The errors at other counts, by the law that fits best, or by one drawn of those that fit."""
+    """The errors at other sizes, by the best fit, or with `random` by a random one of the good fits."""
     from scipy.optimize import nnls
 
-    # More pictures say more: of the future, and with less chance in their choice.
+    # Larger subsets are less noisy and closer to the extrapolated sizes, so they weigh more.
     weights = np.sqrt(np.asarray(counts) / counts[-1])
     fits, costs = [], []
     for power in _POWERS:
-        falling = (np.asarray(counts) / counts[-1]) ** -power
-        factors, cost = nnls(np.stack([weights, weights * falling], 1), weights * errors)
+        decay = (np.asarray(counts) / counts[-1]) ** -power
+        factors, cost = nnls(np.stack([weights, weights * decay], 1), weights * errors)
         fits.append(factors)
         costs.append(cost)
     if random is None:

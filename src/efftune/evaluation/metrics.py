@@ -1,4 +1,4 @@
-"""Probabilities and labels in, an evaluation out."""
+"""Classification metrics from probabilities and labels."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,19 +19,19 @@ from efftune.evaluation.calibration import (
 )
 from efftune.evaluation.learning_curve import LearningCurve
 
-_PAIRS = 10  # of confused classes, at most
+_MAX_PAIRS = 10  # of confused classes
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How one class fared.
+    """Metrics of one class.
 
     Attributes:
         name: the class.
-        precision: share of the answers "this class" that are right, 0 to 1; 0 if never answered.
-        recall: share of the class's pictures that are recognised, 0 to 1; 0 without pictures.
+        precision: share of predictions of this class that are correct, 0 to 1; 0 if never predicted.
+        recall: share of the class's pictures predicted correctly, 0 to 1; 0 without pictures.
         f1: harmonic mean of precision and recall.
-        support: pictures of the class.
+        support: number of pictures of the class.
     """
 
     name: str
@@ -43,11 +43,11 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """A class that is taken for another.
+    """A class that is confused with another.
 
     Attributes:
         label: the true class.
-        answer: the one that was answered.
+        answer: the predicted class.
         pictures: how often.
     """
 
@@ -58,23 +58,22 @@ class ConfusedPair:
 
 @dataclass(frozen=True)
 class SplitEvaluation:
-    """How a classifier fared on one split.
+    """Metrics of a classifier on one split.
 
     Attributes:
-        pictures: how many it was judged on.
-        accuracy: share of right answers, 0 to 1.
+        pictures: number of pictures evaluated.
+        accuracy: share of correct predictions, 0 to 1.
         low: lower end of the accuracy's 95 % interval (Wilson).
         high: upper end of it.
-        top5: share of pictures whose class is among the five likeliest; 1 with five classes or
-            fewer.
+        top5: top-5 accuracy, 0 to 1; 1 with five classes or fewer.
         loss: mean cross-entropy, in nats.
-        macro_f1: mean F1 of the classes that the split has pictures of.
+        macro_f1: mean F1 of the classes that occur in the split.
         ece: the expected calibration error, 0 to 1; see `calibration.expected_calibration_error`.
         commonest: the class with the most pictures.
-        commonest_share: its share of them: the accuracy of always answering it.
+        commonest_share: its share of the pictures: the accuracy of always predicting it.
         per_class: one score per class, in the order of the class numbers.
-        confusion: pictures by true class (row) and answer (column).
-        confused: the pairs of classes most often confused, at most ten, most often first.
+        confusion: number of pictures by true class (row) and predicted class (column).
+        confused: the most frequent confusions, at most ten, in descending order.
     """
 
     pictures: int
@@ -92,33 +91,33 @@ class SplitEvaluation:
     confused: tuple[ConfusedPair, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation as plain JSON values; `from_dict` gives it back."""
+        """The evaluation as JSON values; the inverse of `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SplitEvaluation":
-        """Read what `to_dict` gave."""
+        """Rebuild the evaluation from `to_dict`."""
         scores = tuple(ClassScore(**score) for score in values["per_class"])
         confusion = tuple(tuple(row) for row in values["confusion"])
         confused = tuple(ConfusedPair(**pair) for pair in values["confused"])
-        read = {"per_class": scores, "confusion": confusion, "confused": confused}
-        return cls(**{**values, **read})
+        nested = {"per_class": scores, "confusion": confusion, "confused": confused}
+        return cls(**{**values, **nested})
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a classifier fared on the pictures it was not trained on.
+    """The evaluation of a classifier on validation and test.
 
     Attributes:
-        val: on the validation split.
-        test: on the test split, which chose nothing.
-        val_without_leaks: on what of it has no copy in a split before; None where all is so, or
-            nothing.
-        test_without_leaks: likewise.
-        calibration: how far probabilities can be taken at their word.
-        unsure: which answers are not given when few may be wrong.
-        unlike: which pictures are unlike the training pictures; None if their features are unknown.
-        learning_curve: whether more pictures would help; likewise.
+        val: metrics of the validation split.
+        test: metrics of the test split, on which nothing was chosen.
+        val_without_leaks: metrics of the validation pictures without copies in an earlier split;
+            None if there are no leaks, or only leaks.
+        test_without_leaks: the same for the test split.
+        calibration: temperature scaling and calibration error.
+        unsure: the confidence threshold and what remains above it.
+        unlike: detection of pictures unlike the training pictures; None if not available.
+        learning_curve: accuracy by number of training pictures; None if not available.
     """
 
     val: SplitEvaluation
@@ -131,12 +130,12 @@ class Evaluation:
     learning_curve: LearningCurve | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation as plain JSON values; `from_dict` gives it back."""
+        """The evaluation as JSON values; the inverse of `from_dict`."""
         return {name: part for name, part in asdict(self).items() if part is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Evaluation":
-        """Read what `to_dict` gave."""
+        """Rebuild the evaluation from `to_dict`."""
         return cls(**{name: _PARTS[name].from_dict(part) for name, part in values.items()})
 
 
@@ -154,7 +153,7 @@ def evaluate(
     labels: NDArray[np.integer[Any]],
     class_names: Sequence[str],
 ) -> SplitEvaluation:
-    """Judge probabilities against the true classes.
+    """Compute the metrics of probabilities against the true classes.
 
     Args:
         probabilities: shape (pictures, classes), each row summing to 1; at least one row.
@@ -169,21 +168,21 @@ def evaluate(
     probabilities = probabilities.astype(np.float64)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     numbers = np.arange(len(class_names))
-    answers = probabilities.argmax(axis=1)
-    right = int((answers == labels).sum())
-    low, high = wilson(right, len(labels))
+    predicted = probabilities.argmax(axis=1)
+    correct = int((predicted == labels).sum())
+    low, high = wilson(correct, len(labels))
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        labels, answers, labels=numbers, zero_division=0
+        labels, predicted, labels=numbers, zero_division=0
     )
     per_class = [
         ClassScore(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
         for i, name in enumerate(class_names)
     ]
-    confusion = metrics.confusion_matrix(labels, answers, labels=numbers)
+    confusion = metrics.confusion_matrix(labels, predicted, labels=numbers)
     commonest = int(np.bincount(labels, minlength=len(class_names)).argmax())
     return SplitEvaluation(
         pictures=len(labels),
-        accuracy=right / len(labels),
+        accuracy=correct / len(labels),
         low=low,
         high=high,
         top5=_top5(probabilities, labels),
@@ -199,64 +198,64 @@ def evaluate(
 
 
 def evaluate_all(
-    judged: Mapping[
+    splits: Mapping[
         Split, tuple[NDArray[np.floating[Any]], NDArray[np.integer[Any]], Sequence[bool]]
     ],
     class_names: Sequence[str],
 ) -> Evaluation:
-    """Judge validation and test, with and without leaks.
+    """Compute the metrics of validation and test, with and without leaks.
 
     Args:
-        judged: by split: probabilities and labels, as for `evaluate`; and whether a picture has no
-            copy in a split before.
+        splits: for each split: probabilities and labels, as for `evaluate`, and for each picture
+            whether it has no copy in an earlier split.
         class_names: names in the order of the class numbers.
     """
     scores: dict[str, Any] = {}
-    for split, (probabilities, labels, clean) in judged.items():
+    for split, (probabilities, labels, clean) in splits.items():
         scores[split] = evaluate(probabilities, labels, class_names)
         if any(clean) and not all(clean):
-            chosen = np.asarray(clean)
+            mask = np.asarray(clean)
             scores[f"{split}_without_leaks"] = evaluate(
-                probabilities[chosen], labels[chosen], class_names
+                probabilities[mask], labels[mask], class_names
             )
     return Evaluation(**scores)
 
 
-def wilson(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion.
+def wilson(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval of a proportion.
 
     Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
     Journal of the American Statistical Association 22 (1927).
 
     Args:
-        right: successes, 0 to `total`.
-        total: trials, at least 1.
-        confidence: of the interval, between 0 and 1.
+        successes: 0 to `total`.
+        total: number of trials, at least 1.
+        confidence: level of the interval, between 0 and 1.
 
     Returns:
         Lower and upper end, within 0 to 1.
     """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = right / total
+    share = successes / total
     centre = share + z * z / (2 * total)
-    reach = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    half_width = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
-    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+    return max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)
 
 
 def _confused(
     confusion: NDArray[np.integer[Any]], class_names: Sequence[str]
 ) -> tuple[ConfusedPair, ...]:
     wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
-    places = [divmod(int(each), len(confusion)) for each in order]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_PAIRS]
+    cells = [divmod(int(each), len(confusion)) for each in order]
     return tuple(
         ConfusedPair(class_names[row], class_names[column], int(wrong[row, column]))
-        for row, column in places
+        for row, column in cells
         if wrong[row, column]
     )
 
 
 def _top5(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
-    likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-    return float((likeliest == labels[:, None]).any(axis=1).mean())
+    top = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    return float((top == labels[:, None]).any(axis=1).mean())

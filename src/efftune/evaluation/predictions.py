@@ -1,4 +1,4 @@
-"""What the classifier said of each picture it was judged on, as a table."""
+"""Predictions on validation and test, and their table `predictions.csv`."""
 
 import csv
 import io
@@ -17,13 +17,13 @@ FILE = "predictions.csv"
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """What a classifier says of the pictures of a split.
+    """The predictions of a classifier for a split.
 
     Attributes:
-        split: which.
+        split: the split.
         rows: its pictures.
         probabilities: calibrated, float32 (pictures, classes).
-        unsure: whether each answer is unsure, bool (pictures,).
+        unsure: whether each prediction is unsure, bool (pictures,).
         unlike: whether each picture is unlike the training pictures, bool (pictures,).
     """
 
@@ -34,34 +34,37 @@ class SplitPredictions:
     unlike: NDArray[np.bool_]
 
 
-def to_csv(answers: Iterable[SplitPredictions], class_names: Sequence[str]) -> str:
-    """The table `predictions.csv`.
+def to_csv(predictions: Iterable[SplitPredictions], class_names: Sequence[str]) -> str:
+    """Format `predictions.csv`.
 
     Args:
-        answers: of splits.
+        predictions: of one or more splits.
         class_names: in the order of the probabilities.
 
     Returns:
         CSV with the columns path, split, label, predicted, confidence, unsure and unlike (yes or
-        no), and one column `p_CLASS` per class with its probability, to six digits.
+        no), and one column `p_CLASS` per class with its probability, to six decimals.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     header = ["path", "split", "label", "predicted", "confidence", "unsure", "unlike"]
     writer.writerow(header + [f"p_{name}" for name in class_names])
-    for part in answers:
-        told = zip(part.rows, part.probabilities, part.unsure, part.unlike, strict=True)
-        for row, values, unsure, unlike in told:
-            answer = int(values.argmax())
+    for part in predictions:
+        rows = zip(part.rows, part.probabilities, part.unsure, part.unlike, strict=True)
+        for row, values, unsure, unlike in rows:
+            predicted = int(values.argmax())
             digits = [f"{value:.6f}" for value in values]
-            uncertainty = ["yes" if each else "no" for each in (unsure, unlike)]
-            said = [class_names[answer], digits[answer], *uncertainty]
-            writer.writerow([row.name, part.split, row.label, *said, *digits])
+            flags = ["yes" if each else "no" for each in (unsure, unlike)]
+            result = [class_names[predicted], digits[predicted], *flags]
+            writer.writerow([row.name, part.split, row.label, *result, *digits])
     return table.getvalue()
 
 
 def confidences(folder: Path, split: Split) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """How sure a run was of its answers to a split, and whether they were right.
+    """Read the confidence of a run's predictions for a split, and whether they are correct.
+
+    Returns:
+        Confidences, float64 (pictures,), 0 to 1; and correctness, bool (pictures,).
 
     Raises:
         DataError: the table is missing or damaged.
@@ -69,8 +72,8 @@ def confidences(folder: Path, split: Split) -> tuple[NDArray[np.float64], NDArra
     try:
         with (folder / FILE).open(encoding="utf-8", newline="") as stream:
             rows = [row for row in csv.DictReader(stream) if row["split"] == split]
-        sure = [float(row["confidence"]) for row in rows]
-        right = [row["predicted"] == row["label"] for row in rows]
+        confidence = [float(row["confidence"]) for row in rows]
+        correct = [row["predicted"] == row["label"] for row in rows]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(f"{folder / FILE} is damaged: {error}. Train again.") from None
-    return np.array(sure), np.array(right, dtype=bool)
+    return np.array(confidence), np.array(correct, dtype=bool)

@@ -1,4 +1,4 @@
-"""Which labels look wrong: confident learning on out-of-fold probabilities."""
+"""Labels that look wrong, found by confident learning on out-of-fold probabilities."""
 
 import csv
 import io
@@ -17,15 +17,15 @@ FILE = "suspects.csv"
 
 @dataclass(frozen=True)
 class Suspect:
-    """A training picture that heads fitted without it take for another class.
+    """A training picture whose out-of-fold prediction differs from its label.
 
     Attributes:
         example: the picture.
-        suggested: the class they take it for.
-        p_label: the probability they give to its label, 0 to 1.
-        p_suggested: and to the suggested class.
-        likely: whether that is beyond what pictures of the suggested class usually get, so that
-            the label is more likely wrong than the picture odd.
+        suggested: the predicted class.
+        p_label: out-of-fold probability of the label, 0 to 1.
+        p_suggested: out-of-fold probability of the suggested class, 0 to 1.
+        likely: whether `p_suggested` reaches the mean out-of-fold probability of pictures labelled
+            as the suggested class, so that the label is probably wrong.
     """
 
     example: Example
@@ -36,7 +36,7 @@ class Suspect:
 
     @property
     def score(self) -> float:
-        """How well the label fits, 0 to 0.5; the lower, the more suspect."""
+        """Quality of the label (normalised margin), 0 to 0.5; lower is more suspect."""
         return (1 + self.p_label - self.p_suggested) / 2
 
 
@@ -49,30 +49,30 @@ def suspects(
 ) -> tuple[Suspect, ...]:
     """Rank the labels that look wrong.
 
-    The ranking is by the margin between the label's probability and the suggested class's. A label
-    is `likely` wrong if the suggested class gets at least the mean probability that pictures
-    labelled so get.
+    Labels are ranked by the margin between the probabilities of the label and the suggested class. A
+    label is `likely` wrong if the probability of the suggested class is at least the mean of that
+    probability over the pictures labelled as that class.
 
     Source: Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021),
-    https://arxiv.org/abs/1911.00068, whose authors' package is cleanlab.
+    https://arxiv.org/abs/1911.00068, implemented by its authors in cleanlab.
 
     Args:
         rows: the training pictures.
-        probabilities: of heads fitted without the picture, float32 (pictures, classes). Pictures
-            whose row is NaN are not judged.
+        probabilities: out-of-fold, float32 (pictures, classes). Pictures whose row is NaN are left
+            out.
         labels: class numbers, shape (pictures,).
         class_names: in the order of the numbers.
-        confirmed: pictures whose label was looked at and found right; they are left out.
+        confirmed: pictures whose label was reviewed and confirmed; they are left out.
 
     Returns:
-        The pictures taken for another class, the most suspect first.
+        The pictures predicted as another class, most suspect first.
     """
     numbers = np.arange(len(rows))
     of_label = probabilities[numbers, labels]
-    known = ~np.isnan(of_label)
-    counts = np.bincount(labels[known], minlength=len(class_names))
-    sums = np.bincount(labels[known], of_label[known], minlength=len(class_names))
-    usual = np.where(counts > 0, sums / counts.clip(1), 1.0)
+    valid = ~np.isnan(of_label)
+    counts = np.bincount(labels[valid], minlength=len(class_names))
+    sums = np.bincount(labels[valid], of_label[valid], minlength=len(class_names))
+    thresholds = np.where(counts > 0, sums / counts.clip(1), 1.0)
     suggested = probabilities.argmax(axis=1)
     of_suggested = probabilities[numbers, suggested]
     order = np.argsort(of_label - of_suggested, kind="stable")
@@ -82,35 +82,35 @@ def suspects(
             class_names[suggested[i]],
             float(of_label[i]),
             float(of_suggested[i]),
-            bool(of_suggested[i] >= usual[suggested[i]]),
+            bool(of_suggested[i] >= thresholds[suggested[i]]),
         )
         for i in order
-        if known[i] and suggested[i] != labels[i] and rows[i].path not in confirmed
+        if valid[i] and suggested[i] != labels[i] and rows[i].path not in confirmed
     )
 
 
-def to_csv(found: Sequence[Suspect]) -> str:
-    """The table `suspects.csv`: path, label, suggested, p_label, p_suggested, score, likely."""
+def to_csv(suspects: Sequence[Suspect]) -> str:
+    """Format `suspects.csv`: path, label, suggested, p_label, p_suggested, score, likely."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["path", "label", "suggested", "p_label", "p_suggested", "score", "likely"])
-    for each in found:
+    for each in suspects:
         numbers = (f"{value:.6f}" for value in (each.p_label, each.p_suggested, each.score))
-        told = [each.example.name, each.example.label, each.suggested, *numbers]
-        writer.writerow([*told, "yes" if each.likely else "no"])
+        cells = [each.example.name, each.example.label, each.suggested, *numbers]
+        writer.writerow([*cells, "yes" if each.likely else "no"])
     return table.getvalue()
 
 
 @dataclass(frozen=True)
 class ListedSuspect:
-    """A suspect as a run lists it; see `Suspect`.
+    """A row of `suspects.csv`; see `Suspect`.
 
     Attributes:
         name: the picture, as in `examples.csv`.
-        label: its class.
-        suggested: the class it is taken for.
-        p_label: the probability of its label, 0 to 1.
-        p_suggested: and of the suggested class.
+        label: its label.
+        suggested: the predicted class.
+        p_label: out-of-fold probability of the label, 0 to 1.
+        p_suggested: out-of-fold probability of the suggested class, 0 to 1.
     """
 
     name: str
@@ -121,16 +121,16 @@ class ListedSuspect:
 
 
 def read(folder: Path) -> list[ListedSuspect]:
-    """The suspects of a run, the most suspect first.
+    """Read the suspects of a run, most suspect first.
 
     Raises:
-        DataError: the run has none, or the table is damaged.
+        DataError: the run has no such table, or it is damaged.
     """
     path = folder / FILE
     if not path.exists():
         raise DataError(
-            f"{folder} has no suspect labels: they are looked for where the head is fitted by "
-            "regression, as --recipe quick, balanced and thorough do."
+            f"{folder} has no suspect labels: finding them needs a head fitted by regression. Train "
+            "with --recipe quick, balanced or thorough."
         )
     try:
         with path.open(encoding="utf-8", newline="") as stream:

@@ -1,4 +1,4 @@
-"""What people look at: pages, plots, thumbnails, and the check of a source with its pictures.
+"""HTML reports, plots and images of a run or a source, written from existing results.
 
-May import evaluation and every folder below it; shows stored values and computes none.
+This package may import `evaluation` and the layers below it, but not `runs`, `run` or `cli`.
 """

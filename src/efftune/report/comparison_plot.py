@@ -1,4 +1,4 @@
-"""Accuracy against training time as a picture."""
+"""A plot of accuracy against training time."""
 
 from pathlib import Path
 
@@ -6,42 +6,42 @@ from efftune.errors import UsageError
 from efftune.evaluation.comparison import ComparedRun, Comparison
 from efftune.report import plots
 
-_WIDE = 10  # times the quickest run's seconds, from which an axis is better logarithmic
+_LOG_RATIO = 10  # between the slowest and fastest run, above which the time axis is logarithmic
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Draw accuracy against seconds, with 95 % intervals.
+    """Draw accuracy against training time, with 95 % intervals.
 
     Args:
-        comparison: what to draw.
+        comparison: of two runs or more.
         path: of the PNG to write.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the file cannot be written.
     """
     runs = comparison.standings
     figure = plots.new_figure(7.2, 4.2 + 0.2 * len(runs))
-    place = figure.subplots()
+    axes = figure.subplots()
     for number, each in enumerate(runs, 1):
-        spot = (each.run.seconds, each.accuracy)
-        reach = [[each.accuracy - each.low], [each.high - each.accuracy]]
+        point = (each.run.seconds, each.accuracy)
+        errors = [[each.accuracy - each.low], [each.high - each.accuracy]]
         name = f"{number}  {_name(each.run)}"
-        place.errorbar(*spot, yerr=reach, marker="o", capsize=3, label=name)
-        place.annotate(str(number), spot, xytext=(6, 4), textcoords="offset points")
-    # Names lie beneath the drawing: beside their points they would lie upon each other.
+        axes.errorbar(*point, yerr=errors, marker="o", capsize=3, label=name)
+        axes.annotate(str(number), point, xytext=(6, 4), textcoords="offset points")
+    # The names go into a legend below the axes, because next to the points they would overlap.
     for text in figure.legend(loc="outside lower left", frameon=False).get_texts():
         text.set_parse_math(False)
     seconds = [each.run.seconds for each in runs]
-    if max(seconds) > _WIDE * min(seconds) > 0:
-        place.set_xscale("log", subs=[2, 5])
-        place.xaxis.set_major_formatter("{x:g}")
-        place.xaxis.set_minor_formatter("{x:g}")
-        place.tick_params(axis="x", which="both", length=4, pad=4)
+    if max(seconds) > _LOG_RATIO * min(seconds) > 0:
+        axes.set_xscale("log", subs=[2, 5])
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="both", length=4, pad=4)
     else:
-        place.set_xlim(0, 1.1 * max(seconds) or 1)
-    place.set(xlabel="seconds", ylabel=f"{comparison.split} accuracy")
-    place.set_title(f"On {comparison.pictures:,} pictures that count for all", fontsize=10)
-    place.grid(alpha=0.3)
+        axes.set_xlim(0, 1.1 * max(seconds) or 1)
+    axes.set(xlabel="training time, seconds", ylabel=f"{comparison.split} accuracy")
+    axes.set_title(f"On the {comparison.pictures:,} pictures common to all runs", fontsize=10)
+    axes.grid(alpha=0.3)
     try:
         plots.save(figure, path)
     except OSError as error:
@@ -49,5 +49,5 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 
 def _name(run: ComparedRun) -> str:
-    folder = run.folder.resolve().name.encode(errors="replace").decode()  # may be any bytes
+    folder = run.folder.resolve().name.encode(errors="replace").decode()  # may hold any bytes
     return f"{folder} ({run.model.removeprefix('efficientnet-')}, {run.recipe})"

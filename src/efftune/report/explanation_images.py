@@ -17,25 +17,19 @@ from efftune.model.classifier import Classifier
 from efftune.report import plots
 from efftune.system import files
 
-_COLOURED = 0.55  # share of the colour where the heat is laid over a picture
-
-
-_SIDE = 420  # of what is written, in pixels
-
-
-_TITLE = 40  # above it
-
-
-_LONGEST = 60  # characters of a name
+_OPACITY = 0.55  # of the heat map over the picture
+_SIDE = 420  # of each of the two images, in pixels
+_TITLE_HEIGHT = 40  # pixels
+_MAX_NAME = 60  # characters of a file or class name
 
 
 @dataclass(frozen=True)
 class ExplanationFile:
-    """An explanation that was written.
+    """An explanation that was written to a file.
 
     Attributes:
         path: the picture.
-        png: where the picture and its heat lie, side by side.
+        png: shows the picture and its heat map side by side.
         label: the class explained.
         confidence: its probability, 0 to 1.
     """
@@ -55,20 +49,20 @@ def explain(
     on_unreadable: Callable[[Path, str], None] | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[ExplanationFile]:
-    """Explain pictures in PNG files: each picture beside itself with the evidence in colour.
+    """Write PNG files that show each picture next to its Grad-CAM heat map.
 
     Args:
-        classifier: whose answers to explain.
+        classifier: whose predictions to explain.
         paths: the pictures.
         out: the folder to write to. `a.jpg` is explained in `a-explained.png`, another `a.jpg` in
-            `a-explained-2.png`; what an earlier call has written there is replaced.
-        label: the class to find the evidence for; by default each picture's likeliest.
+            `a-explained-2.png`; files of an earlier call are overwritten.
+        label: the class to explain; by default the predicted class of each picture.
         on_unreadable: called with path and reason for a picture that cannot be decoded, which is
-            then left out. Without it such a picture is an error.
-        on_progress: called with the pictures done and their total.
+            then skipped. Without it, such a picture raises DataError.
+        on_progress: called with the number of pictures done and their total.
 
     Returns:
-        What was written, in the order of the pictures.
+        The files written, in the order of the pictures.
 
     Raises:
         UsageError: the classifier does not know that class, or a file cannot be written.
@@ -92,55 +86,55 @@ def explain(
 
 
 def overlay(explanation: Explanation, side: int) -> Pixels:
-    """The picture in grey with the evidence in colour, from dark (none) to bright yellow (most).
+    """The greyscale picture with the heat map over it, from dark (0) to bright yellow (1).
 
     Args:
-        explanation: what to show.
+        explanation: to draw.
         side: of the result, in pixels, 1 or more.
 
     Returns:
         uint8 array (side, side, 3).
     """
-    picture = resized(explanation.square, side)
+    picture = resized(explanation.pixels, side)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
     heat = resized(explanation.heat, side).clip(0, 1)
     levels = np.round(255 * heat).astype(np.uint8)
-    colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]  # it gives blue first
-    mixed = (1 - _COLOURED) * grey + _COLOURED * colours
+    colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]  # BGR to RGB
+    mixed = (1 - _OPACITY) * grey + _OPACITY * colours
     return np.asarray(np.round(mixed), np.uint8)
 
 
 def pair(explanation: Explanation, side: int) -> Pixels:
-    """The picture and, on its right, its overlay.
+    """The picture with its overlay to the right.
 
     Args:
-        explanation: what to show.
-        side: of each of the two, in pixels, 1 or more.
+        explanation: to draw.
+        side: of each of the two images, in pixels, 1 or more.
 
     Returns:
         uint8 array (side, 2 * side, 3).
     """
-    both = [resized(explanation.square, side), overlay(explanation, side)]
+    both = [resized(explanation.pixels, side), overlay(explanation, side)]
     return np.concatenate(both, axis=1)
 
 
 def write(explanation: Explanation, path: Path) -> None:
-    """Write the pair as a PNG with the class and its probability above.
+    """Write picture and overlay as a PNG, with the class and its probability as the title.
 
     Raises:
         UsageError: the file cannot be written.
     """
-    inch = 120  # pixels
-    figure = plots.new_figure(2 * _SIDE / inch, (_SIDE + _TITLE) / inch)
-    figure.set_layout_engine("none")  # nothing to lay out, and it takes most of the time
+    inch = 120  # pixels, the resolution that figures are saved at
+    figure = plots.new_figure(2 * _SIDE / inch, (_SIDE + _TITLE_HEIGHT) / inch)
+    figure.set_layout_engine("none")  # unnecessary here, and slow
     figure.figimage(pair(explanation, _SIDE), origin="upper")
-    label = explanation.label.encode(errors="replace").decode()  # names of folders may be any bytes
-    label = label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+    label = explanation.label.encode(errors="replace").decode()  # may hold any bytes
+    label = label if len(label) <= _MAX_NAME else f"{label[: _MAX_NAME - 1]}…"
     title = f"{label}  {100 * explanation.confidence:.1f} %"
-    height = (_SIDE + _TITLE / 2) / (_SIDE + _TITLE)
+    height = (_SIDE + _TITLE_HEIGHT / 2) / (_SIDE + _TITLE_HEIGHT)
     figure.text(0.5, height, title, ha="center", va="center", fontsize=11, parse_math=False)
     with warnings.catch_warnings():
-        # Boxes for the letters of scripts that Matplotlib's font lacks are no reason to complain.
+        # Matplotlib's font lacks some scripts and draws boxes instead; no warning is needed.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         try:
             plots.save(figure, path)
@@ -151,8 +145,8 @@ def write(explanation: Explanation, path: Path) -> None:
 
 
 def _free_name(path: Path, taken: set[str]) -> str:
-    """A name for a picture's explanation that is safe everywhere and not yet taken."""
-    stem = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.")[:_LONGEST] or "picture"
+    """A portable file name for a picture's explanation that is not yet taken."""
+    stem = re.sub(r"[^\w.-]+", "-", path.stem).strip("-.")[:_MAX_NAME] or "picture"
     numbers = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
     names = (f"{stem}-explained{number}.png" for number in numbers)
     name = next(name for name in names if name.casefold() not in taken)

@@ -1,4 +1,4 @@
-"""What the pages of a run have in common: files read with care, and templates filled."""
+"""Helpers shared by the HTML pages of a run: reading its files and rendering templates."""
 
 import csv
 import json
@@ -16,24 +16,24 @@ from efftune.errors import DataError
 
 Row = dict[str, str]
 
-_FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError)  # of files read
+_READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)
 _NO_BREAK = "\N{NO-BREAK SPACE}"
-# Control characters, and those that turn the direction of all text after them. Letters written from
-# right to left need none of these, nor do joined emoji.
-_HIDDEN = (
+# Control characters, and those that change the direction of the text after them. Neither
+# right-to-left scripts nor joined emoji need any of these.
+_INVISIBLE = (
     *(range(0x20), range(0x7F, 0xA0), (0x61C, 0x200E, 0x200F, 0x2028, 0x2029)),
     *(range(0x202A, 0x202F), range(0x2066, 0x206A)),
 )
-_WRITTEN_OUT = {
-    code: chr(code).encode("unicode_escape").decode() for codes in _HIDDEN for code in codes
+_ESCAPES = {
+    code: chr(code).encode("unicode_escape").decode() for codes in _INVISIBLE for code in codes
 }
 
 
 def render(page: str, **values: Any) -> str:
-    """A page from its template, with its style and its script inside it."""
-    beside = resources.files("efftune.report") / "templates"
-    style = (beside / "report.css").read_text(encoding="utf-8")
-    script = (beside / f"{page}.js").read_text(encoding="utf-8")
+    """Render a page from its template, with its style sheet and script inlined."""
+    folder = resources.files("efftune.report") / "templates"
+    style = (folder / "report.css").read_text(encoding="utf-8")
+    script = (folder / f"{page}.js").read_text(encoding="utf-8")
     template = _templates().get_template(f"{page}.html")
     return template.render(style=style, script=script, **values)
 
@@ -56,47 +56,47 @@ def _templates() -> Environment:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong in the block is due to this file, or to one in this folder.
+    """Attribute errors in the block to this file or folder.
 
     Raises:
-        DataError: something did.
+        DataError: the file is missing or damaged.
     """
     try:
         yield
     except FileNotFoundError:
         raise DataError(f"{path} is missing. Restore it, or train again.") from None
-    except (*_FAULTS, csv.Error, UndefinedError) as error:
-        told = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise DataError(f"{path} is damaged: {told}. Restore it, or train again.") from None
+    except (*_READ_ERRORS, csv.Error, UndefinedError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise DataError(f"{path} is damaged: {reason}. Restore it, or train again.") from None
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file, file names in it written as tables write them, without lone surrogates.
+    """Read a JSON file, with lone surrogates escaped as in the CSV files.
 
     Raises:
-        DataError: it is missing or damaged.
+        DataError: the file is missing or damaged.
     """
     with reading(path):
-        return _as_in_tables(json.loads(path.read_text(encoding="utf-8")))
+        return _escape_surrogates(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a CSV file by the names of their columns.
+    """Read the rows of a CSV file as dictionaries.
 
     Raises:
-        DataError: it is missing or damaged.
+        DataError: the file is missing or damaged.
     """
-    # Tables may have been through a spreadsheet, which puts a mark before the first column's name.
+    # Spreadsheets may add a byte order mark when they save a table.
     with reading(path), path.open(encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.DictReader(stream))
         for number, row in enumerate(rows, start=1):
             if None in row or None in row.values():
-                raise ValueError(f"row {number} has not as many cells as there are columns")
+                raise ValueError(f"row {number} does not have as many cells as the header")
         return rows
 
 
 def percent(share: float) -> str:
-    """A share in percent with one digit; 100 only if it is all, 0 only if it is none."""
+    """Format a share with one decimal; 100 % and 0 % are reserved for exactly all and none."""
     digits = f"{100 * share:.1f}"
     if digits == "100.0":
         digits = "100" if share > 1 - 1e-9 else "over 99.9"
@@ -106,17 +106,17 @@ def percent(share: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """Two shares, as "91.2 to 96.1 %"."""
+    """Format an interval of two shares: "91.2 to 96.1 %"."""
     return f"{percent(low).removesuffix(f'{_NO_BREAK}%')} to {percent(high)}"
 
 
-def counted(number: int, what: str, more: str = "") -> str:
-    """A number of things: "1 picture", "2,000 pictures"; `more` where an s does not do."""
-    return f"{number:,} {what if number == 1 else more or f'{what}s'}"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Format a count: "1 picture", "2,000 pictures". `plural` is for irregular nouns."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def seconds(value: float) -> str:
-    """A time as one says it."""
+    """Format a duration: "9.5 s", "45 s", "2 min 30 s"."""
     whole = round(value)
     if value < 10:
         text = f"{value:.1f} s"
@@ -126,20 +126,20 @@ def seconds(value: float) -> str:
 
 
 def shown(text: str) -> str:
-    """A name with what cannot be seen in it written out."""
-    return text.translate(_WRITTEN_OUT)
+    """Escape invisible characters in a name."""
+    return text.translate(_ESCAPES)
 
 
 def name(text: str) -> Markup:
-    """A name within a text, whichever way its letters run."""
+    """Mark up a name, isolated from the direction of the surrounding text."""
     return Markup("<bdi>{}</bdi>").format(shown(text))
 
 
-def _as_in_tables(value: Any) -> Any:
+def _escape_surrogates(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, list):
-        return [_as_in_tables(each) for each in value]
+        return [_escape_surrogates(each) for each in value]
     if isinstance(value, dict):
-        return {_as_in_tables(key): _as_in_tables(each) for key, each in value.items()}
+        return {_escape_surrogates(key): _escape_surrogates(each) for key, each in value.items()}
     return value

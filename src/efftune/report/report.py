@@ -1,7 +1,7 @@
-"""The report: one page with all that was found out about a classifier and its pictures.
+"""The report: one HTML page with the evaluation of a classifier and the findings on its data.
 
-It shows what the files of a run hold; no number is computed here. The page needs no other file and
-no network, and whatever names pictures and classes have, they are text in it.
+Everything is read from the files of a run; no metric is computed here. The page is self-contained
+and works offline. File and class names are escaped.
 """
 
 import json
@@ -21,16 +21,20 @@ from efftune.report.page import Row, counted, read_json, read_table, reading, re
 from efftune.system import files
 
 FILE = "report.html"
-_WIDEST = 40  # classes that a confusion matrix shows
-_LISTED = 20_000  # test pictures that the matrix leads to, mistakes first
-_THUMBNAIL_BYTES = 3_900_000  # of their kept: the page shall stay below 5 MB
-_MISTAKES, _SUSPECTS, _FINDINGS = 12, 12, 8  # shown at most; findings of each kind
-_TRAINED = {"head": "the head alone", "whole": "all blocks", "scratch": "all blocks, from random"}
+_MAX_MATRIX_CLASSES = 40
+_MAX_LISTED = 20_000  # test pictures listed for the confusion matrix, mistakes first
+_MAX_THUMBNAIL_BYTES = 3_900_000  # keeps the page below 5 MB
+_MAX_MISTAKES, _MAX_SUSPECTS, _MAX_FINDINGS = 12, 12, 8  # shown; findings are counted per kind
+_TRAINED = {
+    "head": "head only",
+    "whole": "all blocks",
+    "scratch": "all blocks, randomly initialised",
+}
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What a run's files hold, as far as its pages show it.
+    """The contents of a run's files that the report shows.
 
     Attributes:
         folder: of the run.
@@ -40,10 +44,10 @@ class StoredRun:
         history: rows of `history.csv`.
         test: rows of `predictions.csv` of the test split.
         examples: rows of `examples.csv`.
-        findings: rows of `findings.csv`; None where a run has none.
-        suspects: rows of `suspects.csv`, likewise.
-        thumbnails: by picture name, in base64.
-        explained: pictures beside what mattered in them, likewise.
+        findings: rows of `findings.csv`; None if the run has no such file.
+        suspects: rows of `suspects.csv`; None if the run has no such file.
+        thumbnails: WebP in base64, by picture name.
+        explained: pictures next to their heat maps, WebP in base64, by picture name.
     """
 
     folder: Path
@@ -60,15 +64,15 @@ class StoredRun:
 
     @classmethod
     def read(cls, folder: Path) -> "StoredRun":
-        """Read the files.
+        """Read the files of a run.
 
         Raises:
-            DataError: one that every run has is missing, or any is damaged.
+            DataError: a required file is missing, or a file is damaged.
         """
         small, explained = thumbnails.read(folder)
-        judged = read_table(folder / "predictions.csv")
+        predictions = read_table(folder / "predictions.csv")
         with reading(folder / "predictions.csv"):
-            test = [row for row in judged if row["split"] == "test"]
+            test = [row for row in predictions if row["split"] == "test"]
         return cls(
             folder=folder,
             record=read_json(folder / "run.json"),
@@ -77,26 +81,28 @@ class StoredRun:
             history=read_table(folder / "history.csv"),
             test=test,
             examples=read_table(folder / "examples.csv"),
-            findings=_read_if_there(folder / "findings.csv"),
-            suspects=_read_if_there(folder / SUSPECTS_FILE),
+            findings=_read_optional(folder / "findings.csv"),
+            suspects=_read_optional(folder / SUSPECTS_FILE),
             thumbnails=small,
             explained=explained,
         )
 
     def missing(self, part: str) -> dict[str, str]:
-        """Why a run lacks a part of its report."""
+        """The reason why a run lacks a part of its report."""
         reasons = self.record.get("not_available", {})
-        return {"missing": reasons.get(part, "this run was made without; train again to have it")}
+        return {
+            "missing": reasons.get(part, "this run was trained without it; train again to get it")
+        }
 
 
 def write(folder: Path) -> Path:
-    """Write `report.html` from what a run's other files hold.
+    """Write `report.html` from the other files of a run.
 
     Args:
         folder: of a finished run.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         DataError: a file of the run is missing or damaged.
@@ -106,13 +112,13 @@ def write(folder: Path) -> Path:
     for part, file, make in _PARTS:
         with reading(folder / file):
             parts[part] = make(stored)
-    with reading(folder):  # its files do not hold all that goes into the page
+    with reading(folder):  # rendering fails if a value is missing in one of the files
         page = render("report", **parts)
     files.write(folder / FILE, page)
     return folder / FILE
 
 
-def _read_if_there(path: Path) -> list[Row] | None:
+def _read_optional(path: Path) -> list[Row] | None:
     return read_table(path) if path.exists() else None
 
 
@@ -123,59 +129,59 @@ def _title(stored: StoredRun) -> dict[str, str]:
 
 
 def _scores(stored: StoredRun) -> dict[str, Any]:
-    """The score that counts, and those of all splits."""
-    told = {
+    """The headline accuracy and the metrics of all splits."""
+    names = {
         "test": "test",
         "test_without_leaks": "test, without leaks",
         "val": "validation",
         "val_without_leaks": "validation, without leaks",
     }
-    judged = stored.evaluation
-    best = words.judged(judged)
+    evaluation = stored.evaluation
+    best = words.headline(evaluation)
     drawn = charts.score(best["low"], best["accuracy"], best["high"], best.get("commonest_share"))
-    rows = [(text, judged[split]) for split, text in told.items() if split in judged]
+    rows = [(text, evaluation[split]) for split, text in names.items() if split in evaluation]
     return {"best": best, "drawn": drawn, "rows": rows, "classes": len(stored.classes)}
 
 
 def _done(stored: StoredRun) -> dict[str, Any]:
-    """Recipe, stages and seconds."""
+    """Recipe, stages and time per phase."""
     record = stored.record
-    outcomes = {outcome["name"]: outcome for outcome in record["stages"]}
+    results = {result["name"]: result for result in record["stages"]}
     head = [row["val_accuracy"] for row in stored.history if row["stage"] == "head"]
     stages = []
     for stage in record["plan"]["stages"]:
-        outcome = outcomes.get(stage["name"])
-        found = outcome["val_accuracy"] if outcome else {"after": float(head[-1])} if head else {}
-        trained = _TRAINED.get(stage["name"], f"{stage['block']} and up")
-        stages.append(stage | {"trained": trained, "outcome": outcome, "val": found})
+        result = results.get(stage["name"])
+        val = result["val_accuracy"] if result else {"after": float(head[-1])} if head else {}
+        trained = _TRAINED.get(stage["name"], f"{stage['block']} and above")
+        stages.append(stage | {"trained": trained, "result": result, "val": val})
     spent: Mapping[str, float] = record["seconds"]
-    most = max(spent.values(), default=0) or 1
-    choices = stored.folder / "recipe.toml"
+    longest = max(spent.values(), default=0) or 1
+    settings = stored.folder / "recipe.toml"
     return {
         "record": record,
         "stages": stages,
-        "seconds": [(phase, value, 100 * value / most) for phase, value in spent.items()],
+        "seconds": [(phase, value, 100 * value / longest) for phase, value in spent.items()],
         "total": sum(spent.values()),
         "notes": [*record["plan"]["notes"], *record.get("advice", [])],
-        "choices": choices.read_text(encoding="utf-8") if choices.exists() else "",
+        "settings": settings.read_text(encoding="utf-8") if settings.exists() else "",
     }
 
 
 def _curves(stored: StoredRun) -> Markup | None:
-    """All stages in one figure, where any epoch was recorded."""
-    outcomes = {outcome["name"]: outcome for outcome in stored.record["stages"]}
-    return charts.curves(stored.history, outcomes) if stored.history else None
+    """The accuracy of all stages in one figure; None if no epoch was recorded."""
+    results = {result["name"]: result for result in stored.record["stages"]}
+    return charts.curves(stored.history, results) if stored.history else None
 
 
 def _matrix(stored: StoredRun) -> dict[str, Any]:
-    """The confusion matrix, of many classes only those with the most mistakes."""
-    judged = stored.evaluation["test"]
-    confusion: Sequence[Sequence[int]] = judged["confusion"]
-    shared = range(len(stored.classes))
+    """The confusion matrix, limited to the classes with the most mistakes."""
+    evaluation = stored.evaluation["test"]
+    confusion: Sequence[Sequence[int]] = evaluation["confusion"]
+    indices = range(len(stored.classes))
     mistakes = [
-        sum(confusion[i]) + sum(row[i] for row in confusion) - 2 * confusion[i][i] for i in shared
+        sum(confusion[i]) + sum(row[i] for row in confusion) - 2 * confusion[i][i] for i in indices
     ]
-    chosen = sorted(sorted(shared, key=lambda i: -mistakes[i])[:_WIDEST])
+    chosen = sorted(sorted(indices, key=lambda i: -mistakes[i])[:_MAX_MATRIX_CLASSES])
     names = [stored.classes[i] for i in chosen]
     rows = [
         (stored.classes[i], [_cell(stored.classes, confusion[i], i, j) for j in chosen])
@@ -186,42 +192,43 @@ def _matrix(stored: StoredRun) -> dict[str, Any]:
         pair
         | {"row": number[pair["label"]], "column": number[pair["answer"]]}
         | {"support": sum(confusion[number[pair["label"]]])}
-        for pair in judged.get("confused", [])
+        for pair in evaluation.get("confused", [])
     ]
     return {
-        **{"names": names, "rows": rows, "pairs": pairs, "left_out": len(shared) - len(chosen)},
-        **{"pictures": judged["pictures"], "wrong": sum(mistakes) // 2},
+        **{"names": names, "rows": rows, "pairs": pairs, "left_out": len(indices) - len(chosen)},
+        **{"pictures": evaluation["pictures"], "wrong": sum(mistakes) // 2},
     }
 
 
-def _cell(classes: Sequence[str], row: Sequence[int], label: int, answer: int) -> dict[str, Any]:
-    count = row[answer]
-    told = f"{counted(count, 'picture')} of {shown(classes[label])} "
-    told += "correct" if label == answer else f"predicted as {shown(classes[answer])}"
-    # A root: one mistake in twenty is to be seen, too.
+def _cell(classes: Sequence[str], row: Sequence[int], label: int, predicted: int) -> dict[str, Any]:
+    count, correct = row[predicted], label == predicted
+    text = f"{counted(count, 'picture')} of {shown(classes[label])} "
+    text += "predicted correctly" if correct else f"confused with {shown(classes[predicted])}"
+    # The square root keeps rare mistakes visible.
     shade = round(100 * math.sqrt(count / max(1, sum(row))))
-    right = label == answer
-    return {"count": count, "told": told, "shade": shade, "place": (label, answer), "right": right}
+    values = {"count": count, "text": text, "shade": shade}
+    return values | {"classes": (label, predicted), "correct": correct}
 
 
 def _per_class(stored: StoredRun) -> list[dict[str, Any]]:
-    """Scores of the classes, the weakest first, those without pictures last."""
+    """Metrics of the classes, lowest F1 first, classes without test pictures last."""
     scores: list[dict[str, Any]] = stored.evaluation["test"]["per_class"]
     return sorted(scores, key=lambda score: (not score["support"], score["f1"], score["name"]))
 
 
 def _mistakes(stored: StoredRun) -> dict[str, Any]:
-    """The mistakes made with the highest confidence, explained ones first."""
+    """The mistakes with the highest confidence, those with a heat map first."""
     wrong = [row for row in stored.test if row["label"] != row["predicted"]]
     wrong.sort(key=lambda row: (row["path"] not in stored.explained, -float(row["confidence"])))
-    found = [
+    rows = [
         row
         | {"share": float(row["confidence"]), "explained": stored.explained.get(row["path"], "")}
         | {"thumbnail": stored.thumbnails.get(row["path"], "")}
-        for row in wrong[:_MISTAKES]
+        for row in wrong[:_MAX_MISTAKES]
     ]
-    told = {"rows": found, "wrong": len(wrong), "explained": any(r["explained"] for r in found)}
-    return told | (stored.missing("explained") if wrong and not told["explained"] else {})
+    explained = any(row["explained"] for row in rows)
+    values = {"rows": rows, "wrong": len(wrong), "explained": explained}
+    return values | (stored.missing("explained") if wrong and not explained else {})
 
 
 def _suspects(stored: StoredRun) -> dict[str, Any]:
@@ -232,20 +239,20 @@ def _suspects(stored: StoredRun) -> dict[str, Any]:
         row
         | {"thumbnail": stored.thumbnails.get(row["path"], "")}
         | {side: float(row[side]) for side in ("p_label", "p_suggested")}
-        for row in stored.suspects[:_SUSPECTS]
+        for row in stored.suspects[:_MAX_SUSPECTS]
     ]
     likely = sum(row.get("likely") == "yes" for row in stored.suspects)
     return {"rows": rows, "count": len(stored.suspects), "likely": likely}
 
 
 def _set_aside(stored: StoredRun) -> list[tuple[str, int]]:
-    """Why files of the source were not used, and how many."""
+    """The reasons why files of the source were set aside, with their counts."""
     rows = [row for row in stored.examples if row["status"] == "set aside"]
     return Counter(row["reason"].partition(", on line ")[0] for row in rows).most_common()
 
 
 def _findings(stored: StoredRun) -> dict[str, Any]:
-    """What was found wrong with the data, the most frequent first, problems before remarks."""
+    """Findings on the data by kind: problems first, then by frequency."""
     if stored.findings is None:
         return stored.missing("findings")
     kinds: dict[tuple[bool, str], list[Row]] = defaultdict(list)
@@ -254,55 +261,56 @@ def _findings(stored: StoredRun) -> dict[str, Any]:
     ranked = sorted(kinds.items(), key=lambda item: (not item[0][0], -len(item[1])))
     groups = [
         {"kind": kind.replace("-", " "), "problem": problem, "count": len(rows)}
-        | {"rows": rows[:_FINDINGS]}
+        | {"rows": rows[:_MAX_FINDINGS]}
         for (problem, kind), rows in ranked
     ]
     return {"groups": groups}
 
 
 def _calibration(stored: StoredRun) -> dict[str, Any]:
-    """How much confidences can be trusted."""
-    judged = stored.evaluation
-    found = judged.get("calibration")
-    drawn = charts.reliability(found["bins"]) if found else None
+    """The reliability diagram, the calibration error and the uncertainty thresholds."""
+    evaluation = stored.evaluation
+    result = evaluation.get("calibration")
+    drawn = charts.reliability(result["bins"]) if result else None
     why = stored.missing("calibration")["missing"]
-    unsure = judged.get("unsure")
-    unlike = judged.get("unlike") or stored.missing("unlike")
-    return {"found": found, "drawn": drawn, "why": why, "unsure": unsure, "unlike": unlike}
+    unsure = evaluation.get("unsure")
+    unlike = evaluation.get("unlike") or stored.missing("unlike")
+    return {"result": result, "drawn": drawn, "why": why, "unsure": unsure, "unlike": unlike}
 
 
 def _learning(stored: StoredRun) -> dict[str, Any]:
     """Whether more photos would help."""
-    found = stored.evaluation.get("learning_curve")
-    if not found:
+    curve = stored.evaluation.get("learning_curve")
+    if not curve:
         return stored.missing("learning_curve")
-    return {"curve": found, "drawn": charts.more_pictures(found), "told": words.more(found)}
+    drawn, text = charts.learning_curve(curve), words.more_photos(curve)
+    return {"curve": curve, "drawn": drawn, "text": text}
 
 
 def _usage(stored: StoredRun) -> dict[str, Any]:
-    """Commands as they can be pasted anywhere on this machine."""
+    """The run's absolute path, quoted for a shell and for Python."""
     folder = str(stored.folder.absolute())
     return {"run": shlex.quote(folder), "literal": json.dumps(folder, ensure_ascii=False)}
 
 
 def _data(stored: StoredRun) -> dict[str, Any]:
-    """The test pictures, for the script that shows those of a cell of the matrix."""
+    """The test pictures, for the script that shows the pictures of a matrix cell."""
     number = {each: i for i, each in enumerate(stored.classes)}
-    kept, room = {}, _THUMBNAIL_BYTES
+    included, remaining = {}, _MAX_THUMBNAIL_BYTES
     for path, thumbnail in stored.thumbnails.items():
-        room -= len(thumbnail)
-        if room < 0:
+        remaining -= len(thumbnail)
+        if remaining < 0:
             break
-        kept[path] = thumbnail
+        included[path] = thumbnail
     ranked = sorted(stored.test, key=lambda row: row["label"] == row["predicted"])
     pictures = [
         [
             *(shown(row["path"]), number[row["label"]], number[row["predicted"]]),
             round(float(row["confidence"]), 4),
             (row.get("unsure") == "yes") + 2 * (row.get("unlike") == "yes"),
-            kept.get(row["path"], ""),
+            included.get(row["path"], ""),
         ]
-        for row in ranked[:_LISTED]
+        for row in ranked[:_MAX_LISTED]
     ]
     classes = [shown(each) for each in stored.classes]
     return {"classes": classes, "pictures": pictures, "left_out": len(ranked) - len(pictures)}
@@ -310,7 +318,7 @@ def _data(stored: StoredRun) -> dict[str, Any]:
 
 _PARTS: tuple[tuple[str, str, Callable[[StoredRun], Any]], ...] = (
     ("title", "run.json", _title),
-    ("verdict", "evaluation.json", lambda stored: words.told(stored.evaluation, stored.record)),
+    ("verdict", "evaluation.json", lambda stored: words.summary(stored.evaluation, stored.record)),
     ("scores", "evaluation.json", _scores),
     ("done", "run.json", _done),
     ("curves", "history.csv", _curves),

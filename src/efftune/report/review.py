@@ -1,6 +1,6 @@
-"""The page on which suspect labels are kept, changed or dropped.
+"""The review page, on which suspect labels are kept, changed or dropped.
 
-What is decided leaves it as a table, `labels.csv`; the pictures stay as they are.
+The page saves the decisions as `labels.csv`; the picture files are not changed.
 """
 
 import shlex
@@ -19,15 +19,15 @@ FILE = "review.html"
 
 
 def write(folder: Path) -> Path:
-    """Write `review.html`, which shows the suspects of a run and takes decisions on them.
+    """Write `review.html`, which lists the suspect labels of a run and records decisions on them.
 
-    Decisions that are in the run's `labels.csv` already are taken over.
+    Decisions in the run's `labels.csv` are preset.
 
     Args:
         folder: of a finished run.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         DataError: the run has no suspects, or a file of it is missing or damaged.
@@ -35,53 +35,53 @@ def write(folder: Path) -> Path:
     record = read_json(folder / "run.json")
     if not (folder / SUSPECTS_FILE).exists():
         with reading(folder / "run.json"):
-            why = record.get("not_available", {}).get("suspects", "it was made without")
+            why = record.get("not_available", {}).get("suspects", "this run was trained without it")
         raise DataError(f"{folder} has no {SUSPECTS_FILE} to review: {why}.")
     data = _data(folder)
     with reading(folder / "run.json"):
         source = str(record["source"])
-    page = render("review", data=data, **_told(folder, source))
+    page = render("review", data=data, **_instructions(folder, source))
     files.write(folder / FILE, page)
     return folder / FILE
 
 
 def _data(folder: Path) -> dict[str, Any]:
-    """What the page's script works on."""
+    """The data for the page's script."""
     labels = folder / LABELS_FILE
     suspects = read_table(folder / SUSPECTS_FILE)
-    decided = relabelling.read(labels) if labels.exists() else {}
-    small, _ = thumbnails.read(folder)
+    decisions = relabelling.read(labels) if labels.exists() else {}
+    images, _ = thumbnails.read(folder)
     with reading(folder / SUSPECTS_FILE):
-        rows = [_row(row, small) for row in suspects]
+        rows = [_row(row, images) for row in suspects]
     names = {row["path"] for row in rows}
     return {
         "key": f"efftune review {_digest(folder / SUSPECTS_FILE)}",
         "labels": _digest(labels),
         "classes": [[each, shown(each)] for each in read_json(folder / "classes.json")],
         "suspects": rows,
-        "decided": {path: _as_row(path, each) for path, each in decided.items() if path in names},
-        # What was decided on pictures that are no suspects goes back into the table as it is.
-        "others": [_as_row(path, each) for path, each in decided.items() if path not in names],
+        "decided": {path: _as_row(path, each) for path, each in decisions.items() if path in names},
+        # Decisions on other pictures are passed through to the saved table.
+        "others": [_as_row(path, each) for path, each in decisions.items() if path not in names],
     }
 
 
-def _row(row: Row, small: dict[str, str]) -> dict[str, Any]:
+def _row(row: Row, images: dict[str, str]) -> dict[str, Any]:
     return {
         **{key: row[key] for key in ("path", "label", "suggested")},
         **{key: float(row[key]) for key in ("p_label", "p_suggested")},
-        **{"shown": shown(row["path"]), "thumbnail": small.get(row["path"], "")},
+        **{"shown": shown(row["path"]), "thumbnail": images.get(row["path"], "")},
     }
 
 
-def _as_row(path: str, made: Decision) -> Row:
-    """A decision as it stands in the table."""
-    values = (path, made.label, made.choice, made.new_label)
+def _as_row(path: str, decision: Decision) -> Row:
+    """A decision as a row of `labels.csv`."""
+    values = (path, decision.label, decision.choice, decision.new_label)
     return dict(zip(relabelling.COLUMNS, values, strict=True))
 
 
-def _told(folder: Path, source: str) -> dict[str, str]:
-    """Where the table goes, and how it is used; source and folder can be pasted into a shell."""
-    if Path(source).exists():  # a name such as `tfds:cifar100` stays as it is
+def _instructions(folder: Path, source: str) -> dict[str, str]:
+    """Where to put `labels.csv`, and the command to train with it, quoted for a shell."""
+    if Path(source).exists():  # not for names such as `tfds:cifar100`
         source = str(Path(source).absolute())
     place = str(folder.absolute() / LABELS_FILE)
     command = f"efftune train {shlex.quote(source)} --labels {shlex.quote(place)}"

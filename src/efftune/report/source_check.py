@@ -1,4 +1,4 @@
-"""`efftune check`: what a source contains, and what is wrong with it. The source is not changed."""
+"""`efftune check`: the contents and problems of a source. It changes nothing in the source."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -18,12 +18,12 @@ from efftune.system.progress import Progress, Timer, silent
 
 @dataclass(frozen=True)
 class Check:
-    """What a source holds.
+    """The result of checking a source.
 
     Attributes:
-        examples: every file that was met, used or set aside.
-        numbers: how many pictures there are by class and split, their sizes and formats.
-        findings: what is wrong or worth knowing, worst first.
+        examples: every file of the source, whether used or set aside.
+        numbers: pictures by class and split, sizes and formats.
+        findings: problems first, then notes.
     """
 
     examples: Examples
@@ -32,15 +32,15 @@ class Check:
 
     @property
     def problems(self) -> tuple[Finding, ...]:
-        """The findings about which something should be done."""
+        """The findings that should be fixed."""
         return tuple(each for each in self.findings if each.is_problem)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `efftune check --json` prints."""
-        listed = [{**asdict(each), "problem": each.is_problem} for each in self.findings]
+        """The output of `efftune check --json`."""
+        findings = [{**asdict(each), "problem": each.is_problem} for each in self.findings]
         kinds = Counter(each.kind for each in self.findings)
         source = {"source": self.examples.source}
-        return source | self.numbers | {"kinds": dict(kinds), "findings": listed}
+        return source | self.numbers | {"kinds": dict(kinds), "findings": findings}
 
 
 def check(
@@ -50,22 +50,22 @@ def check(
     columns: Columns = Columns(),  # noqa: B008  (frozen)
     on_progress: Progress = silent,
 ) -> Check:
-    """Look at everything in a source: every file, class, copy and split.
+    """Check the files, classes, duplicates and splits of a source.
 
     Args:
         source: as for `train`.
-        out: a folder, made if need be, for `findings.csv` and pictures: `samples.png` (of each
-            class), `augmented.png` (one picture as training may see it), `sizes.png`,
-            `classes.png`, `duplicates.png`.
-        columns: of a table.
+        out: a folder for `findings.csv` and plots: `samples.png` (of each class),
+            `augmented.png` (augmented views of one picture), `sizes.png`, `classes.png` and
+            `duplicates.png`. It is created if it does not exist.
+        columns: the column names of a table.
         on_progress: as for `train`.
 
     Raises:
-        UsageError: there is no such source, or `out` cannot be written to.
-        DataError: the source cannot be read, or holds no file.
+        UsageError: the source does not exist, or `out` cannot be written to.
+        DataError: the source cannot be read, or contains no file.
     """
     timer = Timer(on_progress)
-    place = None if out is None else _writable(files.user_path(out))
+    folder = None if out is None else _writable(files.user_path(out))
     with timer.phase("find"):
         examples = discovery.find(source, timer.on_progress, columns)
     if not examples.rows:
@@ -77,17 +77,17 @@ def check(
         pairs = near_duplicates.pairs(rows, measurements, thumbnails, timer.count)
     findings = splitting.findings(examples, measurements, pairs)
     findings.sort(key=lambda each: not each.is_problem)
-    checked = Check(examples, inspection.described(examples, measurements), tuple(findings))
-    if place is not None:
+    result = Check(examples, inspection.described(examples, measurements), tuple(findings))
+    if folder is not None:
         with timer.phase("plots"):
-            files.write(place / "findings.csv", inspection.to_csv(findings))
-            plots.draw_source(place, rows, measurements, pairs)
-    return checked
+            files.write(folder / "findings.csv", inspection.to_csv(findings))
+            plots.draw_source(folder, rows, measurements, pairs)
+    return result
 
 
 def _writable(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"Cannot make the folder {folder}: {error.strerror}.") from None
+        raise UsageError(f"Cannot create the folder {folder}: {error.strerror}.") from None
     return folder

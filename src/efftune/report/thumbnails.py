@@ -1,4 +1,4 @@
-"""The small pictures that report and review show, kept in the run: sources may move away."""
+"""Thumbnails for the report and the review page, stored in the run because sources may move."""
 
 import base64
 import json
@@ -24,12 +24,12 @@ from efftune.system import files
 from efftune.system.machine import usable_processors
 
 FILE = "thumbnails.json"
-_FILE_BEFORE = "pictures.json"  # of runs made by earlier versions
+_OLD_FILE = "pictures.json"  # written by earlier versions
 SIDE = 96  # pixels
-MOST_BYTES = 2_500_000  # of all squares, as text: what is left is shown by name
-EXPLAINED = 12  # worst mistakes
+MAX_BYTES = 2_500_000  # of all thumbnails in base64; other pictures are shown by name
+MAX_EXPLAINED = 12  # most confident mistakes
 _QUALITY = 60  # of WebP, 1 to 100
-_SUSPECTS = 100  # shown at most, before other pictures
+_MAX_SUSPECTS = 100
 
 
 def write(
@@ -39,63 +39,68 @@ def write(
     suspects: Sequence[Suspect],
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
-    """Write `thumbnails.json`: squares of pictures, and explanations of the worst mistakes.
+    """Write `thumbnails.json`: thumbnails, and heat maps of the most confident mistakes.
+
+    Suspects come first, then mistakes, then the other test pictures in random order, up to
+    `MAX_BYTES`.
 
     Args:
         folder: of the run.
         classifier: as saved there.
-        test: its answers to the test split. Mistakes come first, then the other pictures in any
-            order, as long as there is room.
-        suspects: training pictures whose label looks wrong; the first hundred come before all else.
-        on_progress: called with the pictures done and their total.
+        test: its predictions on the test split.
+        suspects: training pictures whose label looks wrong; the first hundred are included.
+        on_progress: called with the number of pictures done and their total.
     """
-    label = [row.label for row in test.rows]
-    answer = [classifier.class_names[i] for i in test.probabilities.argmax(axis=1)]
+    labels = [row.label for row in test.rows]
+    predicted = [classifier.class_names[i] for i in test.probabilities.argmax(axis=1)]
     confidence = test.probabilities.max(axis=1)
-    wrong = [i for i in np.argsort(-confidence, kind="stable") if label[i] != answer[i]]
+    wrong = [i for i in np.argsort(-confidence, kind="stable") if labels[i] != predicted[i]]
     others = np.random.default_rng(0).permutation(
-        [i for i in range(len(label)) if label[i] == answer[i]]
+        [i for i in range(len(labels)) if labels[i] == predicted[i]]
     )
-    rows = [each.example for each in suspects[:_SUSPECTS]]
+    rows = [each.example for each in suspects[:_MAX_SUSPECTS]]
     rows += [test.rows[i] for i in (*wrong, *others.astype(int))]
-    total = len(rows) + min(EXPLAINED, len(wrong))
-    kept: dict[str, str] = {}
-    room = MOST_BYTES
+    total = len(rows) + min(MAX_EXPLAINED, len(wrong))
+    encoded: dict[str, str] = {}
+    remaining = MAX_BYTES
     for done, (row, text) in enumerate(_encoded(rows, classifier), start=1):
-        room -= len(text)
-        if room < 0:
+        remaining -= len(text)
+        if remaining < 0:
             break
         if text:
-            kept[row.name] = text
+            encoded[row.name] = text
         on_progress(done, total)
     explainer = Explainer(classifier)
     explained = {}
-    for done, i in enumerate(wrong[:EXPLAINED], start=len(rows) + 1):
-        with suppress(DataError):  # it was there when it was judged
-            found = explainer.explain(test.rows[i].path)
-            explained[test.rows[i].name] = _webp(explanation_images.pair(found, SIDE))
+    for done, i in enumerate(wrong[:MAX_EXPLAINED], start=len(rows) + 1):
+        with suppress(DataError):  # the file may have been removed since
+            explanation = explainer.explain(test.rows[i].path)
+            explained[test.rows[i].name] = _webp(explanation_images.pair(explanation, SIDE))
         on_progress(done, total)
-    files.write(folder / FILE, json.dumps({"thumbnails": kept, "explanations": explained}))
+    files.write(folder / FILE, json.dumps({"thumbnails": encoded, "explanations": explained}))
 
 
 def read(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Thumbnails and explanations of a run, WebP in base 64 by picture name; empty if it has none.
+    """Read the thumbnails and explanations of a run; both are empty if the file is missing.
+
+    Returns:
+        Two dictionaries from picture name to WebP in base64.
 
     Raises:
         DataError: the file is damaged.
     """
-    path = next((p for p in (folder / FILE, folder / _FILE_BEFORE) if p.exists()), None)
+    path = next((p for p in (folder / FILE, folder / _OLD_FILE) if p.exists()), None)
     if path is None:
         return {}, {}
     stored = read_json(path)
     with reading(path):
-        kinds = (("thumbnails", "squares"), ("explanations", "explained"))
-        found, explained = (dict(stored.get(now, stored.get(before, {}))) for now, before in kinds)
-    return found, explained
+        keys = (("thumbnails", "squares"), ("explanations", "explained"))  # new and old
+        encoded, explained = (dict(stored.get(new, stored.get(old, {}))) for new, old in keys)
+    return encoded, explained
 
 
 def _encoded(rows: Sequence[Example], classifier: Classifier) -> Iterator[tuple[Example, str]]:
-    """Each row with its square, as text; empty where it cannot be decoded any more."""
+    """Each row with its thumbnail in base64; empty if the picture can no longer be decoded."""
 
     def encode(row: Example) -> str:
         try:
@@ -103,15 +108,15 @@ def _encoded(rows: Sequence[Example], classifier: Classifier) -> Iterator[tuple[
         except BadImage:
             return ""
 
-    ahead = 64  # a few at a time: most may not be needed
-    with ThreadPoolExecutor(usable_processors(), thread_name_prefix="squares") as pool:
-        for start in range(0, len(rows), ahead):
-            part = rows[start : start + ahead]
+    batch = 64  # the size limit may stop the iteration early
+    with ThreadPoolExecutor(usable_processors(), thread_name_prefix="thumbnails") as pool:
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
             yield from zip(part, pool.map(encode, part), strict=True)
 
 
 def _webp(pixels: Pixels) -> str:
-    """Pixels, uint8 (height, width, 3), as WebP in base 64."""
+    """Encode pixels, uint8 (height, width, 3), as WebP in base64."""
     _, content = cv2.imencode(
         ".webp", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, _QUALITY]
     )

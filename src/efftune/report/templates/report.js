@@ -1,5 +1,5 @@
 "use strict";
-// Names of files and classes are the user's: they reach the page as text only, never as markup.
+// File and class names come from the user: insert them as text only, never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const panel = document.getElementById("cell");
@@ -7,10 +7,10 @@
   const UNLIKE = 2;
 
   function element(tag, className, text) {
-    const made = document.createElement(tag);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
+    const created = document.createElement(tag);
+    if (className) created.className = className;
+    if (text !== undefined) created.textContent = text;
+    return created;
   }
 
   function percent(share) {
@@ -21,7 +21,7 @@
 
   function thumbnail(name, content) {
     const short = name.slice(name.lastIndexOf("/") + 1);
-    if (!content) return element("span", "blank", "no picture kept");
+    if (!content) return element("span", "blank", "no thumbnail");
     const image = element("img");
     image.width = image.height = 96;
     image.alt = short;
@@ -32,7 +32,7 @@
   function tile([name, , , confidence, flags, content]) {
     const item = element("li");
     item.dataset.name = name;
-    item.append(thumbnail(name, content), element("span", "sure", `${percent(confidence)} sure`));
+    item.append(thumbnail(name, content), element("span", "sure", `confidence ${percent(confidence)}`));
     if (flags & UNSURE) item.append(element("span", "flag", "unsure"));
     if (flags & UNLIKE) item.append(element("span", "flag", "unlike the training pictures"));
     const file = element("span", "file");
@@ -42,31 +42,31 @@
     return item;
   }
 
-  function heading(label, answer, count) {
-    const made = element("h3");
-    made.tabIndex = -1;
-    made.append(`${count} ${count === 1 ? "picture" : "pictures"} of `);
-    made.append(element("bdi", "", data.classes[label]));
-    if (label === answer) made.append(", correct");
-    else made.append(", predicted as ", element("bdi", "", data.classes[answer]));
-    if (count > 1) made.append(label === answer ? ", least confident first" : ", most confident first");
-    return made;
+  function heading(label, predicted, count) {
+    const title = element("h3");
+    title.tabIndex = -1;
+    title.append(`${count} ${count === 1 ? "picture" : "pictures"} of `);
+    title.append(element("bdi", "", data.classes[label]));
+    if (label === predicted) title.append(" predicted correctly");
+    else title.append(" confused with ", element("bdi", "", data.classes[predicted]));
+    if (count > 1) title.append(label === predicted ? ", least confident first" : ", most confident first");
+    return title;
   }
 
-  function show(label, answer) {
-    const found = data.pictures.filter((each) => each[1] === label && each[2] === answer);
-    const direction = label === answer ? 1 : -1;
-    found.sort((one, other) => direction * (one[3] - other[3]));
+  function show(label, predicted) {
+    const pictures = data.pictures.filter((each) => each[1] === label && each[2] === predicted);
+    const direction = label === predicted ? 1 : -1;
+    pictures.sort((a, b) => direction * (a[3] - b[3]));
     const list = element("ul", "tiles");
-    list.append(...found.map(tile));
-    const title = heading(label, answer, found.length);
+    list.append(...pictures.map(tile));
+    const title = heading(label, predicted, pictures.length);
     panel.replaceChildren(title, list);
-    if (label === answer && data.left_out) {
-      const others = `${data.left_out} more correctly classified pictures, of all classes, are listed in predictions.csv only.`;
-      panel.append(element("p", "note", others));
+    if (label === predicted && data.left_out) {
+      const note = `${data.left_out} more correctly predicted pictures, of all classes, are listed in predictions.csv only.`;
+      panel.append(element("p", "note", note));
     }
     for (const button of document.querySelectorAll("[data-cell]")) {
-      button.setAttribute("aria-pressed", String(button.dataset.cell === `${label} ${answer}`));
+      button.setAttribute("aria-pressed", String(button.dataset.cell === `${label} ${predicted}`));
     }
     title.focus();
   }
@@ -75,7 +75,7 @@
     button.addEventListener("click", () => show(...button.dataset.cell.split(" ").map(Number)));
   }
 
-  // A page opened from a disk may not be allowed the clipboard: then the command is selected.
+  // Pages opened from disk may have no clipboard access; then select the command instead.
   async function copy(code, button) {
     try {
       await navigator.clipboard.writeText(code.textContent);
@@ -95,11 +95,11 @@
     block.append(button);
   }
 
-  // On paper nothing can be opened.
-  const folded = () => document.querySelectorAll("details:not([open])");
+  // Open all details for printing.
+  const closed = () => document.querySelectorAll("details:not([open])");
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = [...folded()];
+    opened = [...closed()];
     for (const each of opened) each.open = true;
   });
   addEventListener("afterprint", () => {

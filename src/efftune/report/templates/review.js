@@ -1,38 +1,38 @@
 "use strict";
-// Names of files and classes are the user's: they reach the page as text only, never as markup.
+// File and class names come from the user: insert them as text only, never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const classShown = new Map(data.classes);
-  const STEP = 50; // cards put into the page at a time: each has a list of all classes
+  const displayNames = new Map(data.classes);
+  const STEP = 50; // cards added at a time: each holds a list of all classes
   const list = document.getElementById("cards");
-  const onlyOpen = document.getElementById("open");
+  const onlyUndecided = document.getElementById("open");
   const save = document.getElementById("save");
   const more = document.getElementById("more");
   let limit = STEP;
-  let decisions = restored();
+  let decisions = restore();
 
-  // A decision is {decision, new_label}. Those of labels.csv hold, unless that very file was at hand
-  // when the browser kept others later.
-  function restored() {
+  // A decision is {decision, new_label}. Decisions in labels.csv take precedence over those stored in
+  // the browser, unless the browser's were made later, with the same labels.csv at hand.
+  function restore() {
     const saved = new Map(
       Object.entries(data.decided).map(([path, { decision, new_label }]) => [path, { decision, new_label }]),
     );
     try {
-      const kept = JSON.parse(localStorage.getItem(data.key));
-      if (!kept) return saved;
-      const own = new Map(kept.decisions);
-      return kept.labels === data.labels ? own : new Map([...own, ...saved]);
+      const stored = JSON.parse(localStorage.getItem(data.key));
+      if (!stored) return saved;
+      const local = new Map(stored.decisions);
+      return stored.labels === data.labels ? local : new Map([...local, ...saved]);
     } catch {
-      return saved; // a browser may forbid storage to pages opened from a disk
+      return saved; // browsers may forbid storage to pages opened from disk
     }
   }
 
-  function remember() {
+  function store() {
     try {
-      const kept = { labels: data.labels, decisions: [...decisions] };
-      localStorage.setItem(data.key, JSON.stringify(kept));
+      const stored = { labels: data.labels, decisions: [...decisions] };
+      localStorage.setItem(data.key, JSON.stringify(stored));
     } catch {
-      // Then nothing is kept but in this page; saving works all the same.
+      // Without storage, decisions are lost on reload; saving to a file still works.
     }
   }
 
@@ -52,119 +52,119 @@
     }
     const blank = document.createElement("span");
     blank.className = "blank";
-    blank.textContent = "no picture kept";
+    blank.textContent = "no thumbnail";
     return blank;
   }
 
   function options(select, chosen) {
-    const known = classShown.has(chosen) ? [] : [[chosen, chosen]]; // labels.csv may bring a new class
-    for (const [name, shown] of [...data.classes, ...known]) {
-      const option = new Option(shown, name);
+    const added = displayNames.has(chosen) ? [] : [[chosen, chosen]]; // labels.csv may add a class
+    for (const [name, displayName] of [...data.classes, ...added]) {
+      const option = new Option(displayName, name);
       option.selected = name === chosen;
       select.add(option);
     }
   }
 
   function card(each) {
-    const made = document.getElementById("card").content.firstElementChild.cloneNode(true);
-    const find = (selector) => made.querySelector(selector);
-    made.dataset.path = each.path;
+    const item = document.getElementById("card").content.firstElementChild.cloneNode(true);
+    const find = (selector) => item.querySelector(selector);
+    item.dataset.path = each.path;
     find(".picture").append(picture(each));
     find(".file").title = each.shown;
     find(".file bdi").textContent = each.shown;
-    find(".label").textContent = classShown.get(each.label) ?? each.label;
-    find(".suggested").textContent = classShown.get(each.suggested) ?? each.suggested;
+    find(".label").textContent = displayNames.get(each.label) ?? each.label;
+    find(".suggested").textContent = displayNames.get(each.suggested) ?? each.suggested;
     find(".p-label").textContent = percent(each.p_label);
     find(".p-suggested").textContent = percent(each.p_suggested);
-    find(".choices").setAttribute("aria-label", `What to do with ${each.shown}`);
+    find(".choices").setAttribute("aria-label", `Decision on ${each.shown}`);
     const select = find("select");
     select.setAttribute("aria-label", `New label of ${each.shown}`);
     options(select, decisions.get(each.path)?.new_label || each.suggested);
-    select.addEventListener("change", () => decide(made, each, "relabel"));
+    select.addEventListener("change", () => decide(item, each, "relabel"));
     for (const decision of ["keep", "relabel", "drop"]) {
       find(`button.${decision}`).addEventListener("click", () => {
-        const again = decisions.get(each.path)?.decision === decision;
-        decide(made, each, again ? "" : decision);
+        const undo = decisions.get(each.path)?.decision === decision;
+        decide(item, each, undo ? "" : decision);
       });
     }
-    mark(made, each);
-    return made;
+    mark(item, each);
+    return item;
   }
 
-  function mark(made, each) {
+  function mark(item, each) {
     const decision = decisions.get(each.path)?.decision;
-    for (const button of made.querySelectorAll(".choices button")) {
+    for (const button of item.querySelectorAll(".choices button")) {
       button.setAttribute("aria-pressed", String(button.classList.contains(decision)));
     }
   }
 
-  function decide(made, each, decision) {
-    const select = made.querySelector("select");
+  function decide(item, each, decision) {
+    const select = item.querySelector("select");
     if (decision === "relabel" && select.value === each.label) decision = "keep";
     if (decision) {
       decisions.set(each.path, { decision, new_label: decision === "relabel" ? select.value : "" });
     } else {
       decisions.delete(each.path);
     }
-    remember();
-    mark(made, each);
-    if (onlyOpen.checked && decision) {
-      const next = made.nextElementSibling ?? made.previousElementSibling;
+    store();
+    mark(item, each);
+    if (onlyUndecided.checked && decision) {
+      const next = item.nextElementSibling ?? item.previousElementSibling;
       const path = next?.dataset.path;
       draw();
       focusOn(path);
     } else {
-      tell();
+      updateProgress();
     }
   }
 
-  const cardOf = (path) => [...list.children].find((each) => each.dataset.path === path);
+  const findCard = (path) => [...list.children].find((each) => each.dataset.path === path);
 
   function focusOn(path) {
-    cardOf(path)?.focus();
+    findCard(path)?.focus();
   }
 
   function draw() {
-    const rows = data.suspects.filter((each) => !onlyOpen.checked || !isDecided(each));
+    const rows = data.suspects.filter((each) => !onlyUndecided.checked || !isDecided(each));
     list.replaceChildren(...rows.slice(0, limit).map(card));
     if (list.firstElementChild) list.firstElementChild.tabIndex = 0;
     more.hidden = rows.length <= limit;
     const none = document.getElementById("none");
     none.hidden = rows.length > 0;
-    none.textContent = data.suspects.length ? "All are decided." : "No label looks wrong.";
-    tell();
+    none.textContent = data.suspects.length ? "All labels are decided." : "No label looks wrong.";
+    updateProgress();
   }
 
-  function tell() {
+  function updateProgress() {
     const done = data.suspects.filter(isDecided).length;
     document.getElementById("progress").value = `${done} of ${data.suspects.length} decided`;
     save.disabled = done + data.others.length === 0;
   }
 
-  function step(from, way) {
-    const next = way > 0 ? from.nextElementSibling : from.previousElementSibling;
+  function step(from, direction) {
+    const next = direction > 0 ? from.nextElementSibling : from.previousElementSibling;
     if (next) next.focus();
-    else if (way > 0 && !more.hidden) more.focus();
+    else if (direction > 0 && !more.hidden) more.focus();
   }
 
   const KEYS = { k: "keep", r: "relabel", d: "drop", u: "" };
 
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input")) return;
-    const made = event.target.closest(".card");
-    const way = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
-    if (way) {
+    const item = event.target.closest(".card");
+    const direction = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
+    if (direction) {
       const first = list.firstElementChild;
-      if (made) step(made, way);
+      if (item) step(item, direction);
       else if (event.target === document.body && first) first.focus();
       else return;
       event.preventDefault();
-    } else if (made && event.key.toLowerCase() in KEYS) {
-      const each = data.suspects.find((row) => row.path === made.dataset.path);
+    } else if (item && event.key.toLowerCase() in KEYS) {
+      const each = data.suspects.find((row) => row.path === item.dataset.path);
       const decision = KEYS[event.key.toLowerCase()];
-      const after = made.nextElementSibling;
-      decide(made, each, decision);
-      if (decision && !onlyOpen.checked && after) after.focus();
+      const next = item.nextElementSibling;
+      decide(item, each, decision);
+      if (decision && !onlyUndecided.checked && next) next.focus();
       event.preventDefault();
     }
   });
@@ -188,18 +188,18 @@
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
     document.getElementById("saved").textContent =
-      "Saved among your downloads. Below is where to put it, and what to do then.";
+      "Saved to your downloads folder. See the next steps below.";
   });
 
-  onlyOpen.addEventListener("change", () => {
+  onlyUndecided.addEventListener("change", () => {
     limit = STEP;
     draw();
   });
   more.addEventListener("click", () => {
-    const shown = list.children.length;
+    const count = list.children.length;
     limit += STEP;
     draw();
-    list.children[shown]?.focus();
+    list.children[count]?.focus();
   });
 
   draw();

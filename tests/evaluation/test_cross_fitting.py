@@ -45,7 +45,7 @@ def test_class_of_one_picture_is_unknown_without_it():
 
 
 def test_copies_of_a_picture_stay_in_one_fold():
-    """Each picture four times with one random label: a head fitted on a copy predicts that label."""
+    """Each picture four times, with a random label: a head fitted on a copy predicts that label."""
     features, _ = clusters(300)
     labels = np.random.default_rng(2).integers(0, 3, 300).repeat(4)
     features, numbers = features.repeat(4, axis=0), np.arange(300).repeat(4)

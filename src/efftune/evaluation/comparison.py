@@ -149,9 +149,9 @@ class _EvaluatedRun:
 def compare(runs: Sequence[ComparedRun], split: str = "test") -> Comparison:
     """Compare finished runs on the pictures that all of them were evaluated on.
 
-    Each other run is compared with the first one by McNemar's exact test, which counts the pictures
-    that only one of the two predicts correctly. Source: Q. McNemar, "Note on the sampling error of the
-    difference between correlated proportions or percentages", Psychometrika 12 (1947). Pictures
+    Each other run is compared with the first by McNemar's exact test, which counts the pictures
+    that only one of the two predicts correctly. Source: Q. McNemar, "Note on the sampling error of
+    the difference between correlated proportions or percentages", Psychometrika 12 (1947). Pictures
     that one of the runs was trained on are left out.
 
     Args:
@@ -268,8 +268,9 @@ def _nothing_to_compare(split: str, common: int, held_out: int) -> DataError:
             "`efftune check` finds them."
         )
     return DataError(
-        f"The {held_out:,} pictures that these runs have in common in their {split} split do not have "
-        "the same class in all of them. Use the same class names in all sources, and train again."
+        f"The {held_out:,} pictures that these runs have in common in their {split} split do not "
+        "have the same class in all of them. Use the same class names in all sources, and train "
+        "again."
     )
 
 

@@ -1,7 +1,7 @@
 """Grad-CAM heat maps, computed from forward passes alone.
 
-Grad-CAM weights the last activations by the spatially averaged gradient of a class's logit and keeps
-the positive part. Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks
+Grad-CAM weights the last activations by the spatially averaged gradient of a class's logit and
+keeps the positive part. Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks
 via Gradient-based Localization" (2017), https://arxiv.org/abs/1610.02391.
 
 Every network here ends in global average pooling and a dense layer. The gradient is therefore the
@@ -56,8 +56,8 @@ class Explanation:
 class Explainer:
     """Explains a classifier's predictions.
 
-    The network is read and compiled when the first picture is explained. If the classifier also uses
-    the mirror image of each picture, the activations of both are averaged.
+    The network is read and compiled when the first picture is explained. If the classifier also
+    uses the mirror image of each picture, the activations of both are averaged.
 
     Attributes:
         classifier: whose predictions are explained.

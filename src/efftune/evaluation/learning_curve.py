@@ -93,14 +93,14 @@ def learning_curve(
 ) -> LearningCurve:
     """Extrapolate a learning curve to twice the number of training pictures.
 
-    The error is modelled as `a + b * pictures**-c`, with `a` and `b` at least 0 and `c` from 0.1 to
-    1. The interval comes from 200 bootstrap resamples of the validation pictures.
-    Source of the power law: Cortes et al., "Learning Curves: Asymptotic Values and Rate of Convergence",
+    The error is modelled as `a + b * pictures**-c`, with `a` and `b` at least 0 and `c` from 0.1
+    to 1. The interval comes from 200 bootstrap resamples of the validation pictures. Source of the
+    power law: Cortes et al., "Learning Curves: Asymptotic Values and Rate of Convergence",
     Advances in Neural Information Processing Systems 6 (1993).
 
     Args:
-        correct_by_size: correct predictions by number of training pictures, bool (heads, validation
-            pictures).
+        correct_by_size: whether predictions are correct, by number of training pictures; bool
+            (heads, validation pictures).
         labels: class numbers of the validation pictures.
         class_names: in the order of the numbers.
     """
@@ -156,7 +156,7 @@ def _predicted(
     sizes: Sequence[int],
     random: np.random.Generator | None = None,
 ) -> NDArray[np.float64]:
-    """The errors at other sizes, by the best fit, or with `random` by a random one of the good fits."""
+    """The errors at other sizes, from the best fit or, with `random`, from a random good fit."""
     from scipy.optimize import nnls
 
     # Larger subsets are less noisy and closer to the extrapolated sizes, so they weigh more.

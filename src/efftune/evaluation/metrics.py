@@ -28,7 +28,7 @@ class ClassScore:
 
     Attributes:
         name: the class.
-        precision: share of predictions of this class that are correct, 0 to 1; 0 if never predicted.
+        precision: share of predictions of this class that are correct, 0 to 1; 0 if there are none.
         recall: share of the class's pictures predicted correctly, 0 to 1; 0 without pictures.
         f1: harmonic mean of precision and recall.
         support: number of pictures of the class.

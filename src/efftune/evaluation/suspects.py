@@ -49,8 +49,8 @@ def suspects(
 ) -> tuple[Suspect, ...]:
     """Rank the labels that look wrong.
 
-    Labels are ranked by the margin between the probabilities of the label and the suggested class. A
-    label is `likely` wrong if the probability of the suggested class is at least the mean of that
+    Labels are ranked by the margin between the probabilities of the label and the suggested class.
+    A label is `likely` wrong if the probability of the suggested class is at least the mean of that
     probability over the pictures labelled as that class.
 
     Source: Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021),
@@ -129,8 +129,8 @@ def read(folder: Path) -> list[ListedSuspect]:
     path = folder / FILE
     if not path.exists():
         raise DataError(
-            f"{folder} has no suspect labels: finding them needs a head fitted by regression. Train "
-            "with --recipe quick, balanced or thorough."
+            f"{folder} has no suspect labels: finding them needs a head fitted by regression. "
+            "Train with --recipe quick, balanced or thorough."
         )
     try:
         with path.open(encoding="utf-8", newline="") as stream:

@@ -144,7 +144,7 @@ def findings(rows: Sequence[Example], found: Sequence[DuplicatePair]) -> Iterato
         first, second = sorted(
             (rows[pair.first], rows[pair.second]), key=lambda row: _ORDER.get(row.split, 0)
         )
-        detail = "the same pixels" if pair.exact else f"likeness {pair.similarity:.3f}"
+        detail = "the same pixels" if pair.exact else f"similarity {pair.similarity:.3f}"
         if pair.mirrored:
             detail += ", mirrored"
         kind = "exact-copy" if pair.exact else "near-copy"

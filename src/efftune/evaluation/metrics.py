@@ -1,9 +1,7 @@
 """Classification metrics from probabilities and labels."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -235,12 +233,10 @@ def wilson(successes: int, total: int, confidence: float = 0.95) -> tuple[float,
     Returns:
         Lower and upper end, within 0 to 1.
     """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = successes / total
-    centre = share + z * z / (2 * total)
-    half_width = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, total).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _confused(

@@ -80,7 +80,7 @@ def test_neighbour_distance_is_that_to_the_fifth():
     ) == pytest.approx([np.sqrt(2)])
 
 
-def test_doubts_without_known_features_survive(tmp_path):
+def test_uncertainty_without_a_detector_survives(tmp_path):
     Uncertainty(1.0, 0.5).write(tmp_path / "uncertainty.npz")
     assert Uncertainty.read(tmp_path / "uncertainty.npz") == Uncertainty(1.0, 0.5)
 

@@ -67,7 +67,7 @@ def test_features_of_the_heads_views_take_room(backbone, room):
 
 def test_size_that_is_padded_is_told(backbone):
     (note,) = plan(backbone, image_size=33).notes
-    assert "33 px are no multiple of 32" in note
+    assert "33 px is not a multiple of 32" in note
     assert "64 px" in note
     assert plan(backbone, image_size=64).notes == plan(backbone).notes == ()
 
@@ -80,7 +80,7 @@ def test_rmsprop_is_warned_of_where_weights_are_pretrained(backbone):
 
 def test_large_batches_of_few_pictures_are_warned_of(backbone):
     (note,) = plan(backbone, batch_size=512).notes
-    assert "batches of 512 leave 1 step(s) an epoch" in note
+    assert "a batch size of 512 leaves 1 step(s) per epoch" in note
     assert plan(backbone, batch_size=250).notes == ()
 
 
@@ -88,19 +88,19 @@ def test_small_disk_means_fewer_views(backbone, room):
     room(memory=0, disk=2 * (1000 * 3 + 100) * ROW)
     found = plan(backbone)
     assert (found.recipe.augmentation.views, found.recipe.tuning.unfreeze) == (2, "block5a")
-    assert found.notes == ("2 views instead of 3, for want of disk space",)
+    assert found.notes == ("2 views instead of 3: not enough disk space",)
 
 
 def test_smaller_disk_means_a_higher_block(backbone, room):
     room(memory=0, disk=2 * 1100 * ROW - 2)
     found = plan(backbone)
     assert found.recipe.tuning.unfreeze == "block6b"
-    assert "block6b instead of block5, for want of disk space" in found.notes
+    assert "training from block6b instead of block5: not enough disk space" in found.notes
 
 
 def test_no_disk_is_an_error_with_advice(backbone, room):
     room(memory=0, disk=0)
-    with pytest.raises(UsageError, match=r"Make room, set EFFTUNE_CACHE .* --unfreeze none"):
+    with pytest.raises(UsageError, match=r"Free some space, set EFFTUNE_CACHE .* --unfreeze none"):
         plan(backbone)
 
 

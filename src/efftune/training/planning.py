@@ -1,4 +1,4 @@
-"""What a run is going to do: stages, views, what is kept and where, and how long it takes."""
+"""The plan of a run: stages, views, what is cached and where, and how long it takes."""
 
 import shutil
 import time
@@ -22,15 +22,15 @@ from efftune.recipe.recipe import Recipe, Stage
 from efftune.recipe.training import Augment, Flip
 from efftune.system import files
 
-_MEMORY_SHARE = 1 / 4  # of the free memory, for kept activations
-_DISK_SHARE = 1 / 2  # of the free disk
-_BYTES = 2  # of a kept value
-_FEATURE_BYTES = 4  # of a kept feature
-_FEW_STEPS = 4  # an epoch: then smaller batches are better
+_MEMORY_SHARE = 1 / 4  # of the free memory, for cached activations
+_DISK_SHARE = 1 / 2  # of the free disk space
+_ACTIVATION_BYTES = 2  # per cached value
+_FEATURE_BYTES = 4  # per cached value
+_FEW_STEPS = 4  # per epoch; below this, smaller batches train better
 _MEASURED_PICTURES = 24
 _MEASURED_STEPS = 2
-_HALVED = 32  # how often smaller the last activations are than the picture
-_HEAD_SECONDS = 1e-3  # a picture; little enough not to be measured
+_TOTAL_STRIDE = 32  # of the backbone: the side of its input over that of its last activations
+_HEAD_SECONDS = 1e-3  # per picture and epoch; too short to be worth measuring
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Plan:
     """What a run is going to do.
 
     Attributes:
-        recipe: every choice, with nothing left open that can be decided beforehand.
-        pictures: by split.
-        kept_bytes: what the kept activations take.
-        mapped_bytes: how much of them may be in memory at a time.
-        place: `memory` where all of them fit in there, else `disk`; empty if none are kept.
-        decoded_bytes: what the decoded pictures take on disk while all blocks are trained.
-        notes: what was given up for want of room, and what is wasted.
-        seconds: by phase, where that was measured.
+        recipe: all settings; every `auto` that can be resolved before training is a number.
+        pictures: number of pictures by split.
+        kept_bytes: size of the cached activations.
+        mapped_bytes: how many of these bytes may be in memory at the same time.
+        place: `memory` if all cached activations fit there, else `disk`; empty if none are cached.
+        decoded_bytes: disk space for the decoded pictures while all blocks are trained.
+        notes: what was reduced for lack of disk space, and settings that are inefficient or risky.
+        seconds: estimated duration by phase; empty if it was not measured.
     """
 
     recipe: Recipe
@@ -58,7 +58,7 @@ class Plan:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `run.json` and `--dry-run --json` say of it."""
+        """The plan as written to `run.json` and printed by `--dry-run --json`."""
         recipe = self.recipe
         return {
             "stages": [asdict(stage) for stage in recipe.stages],
@@ -77,81 +77,83 @@ class Plan:
 
 
 def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> Plan:
-    """Decide what the recipe leaves open.
+    """Resolve the settings that the recipe leaves to efftune, within the free memory and disk.
 
-    Activations lie on disk, for later runs too; what does not fit into the memory allowed for them
-    is read from there as it is needed. If the disk has no room, there are fewer views, and if not
-    even the pictures themselves fit, a higher block is the first to be trained.
+    Activations are cached on disk, where later runs find them; those that exceed the memory limit
+    are read from disk as needed. If the disk is too small, fewer views are cached; if even the
+    unaugmented pictures do not fit, training starts at a higher block.
 
     Args:
-        recipe: how to train.
-        backbone: what to train.
-        pictures: how many there are, by split.
+        recipe: the settings of the run.
+        backbone: the network to train.
+        pictures: number of pictures by split.
 
     Raises:
-        UsageError: the recipe names a block that the backbone does not have, or there is no room
-            for the activations of any block, or for the decoded pictures.
+        UsageError: the backbone has no such block, or the disk has no space for the decoded
+            pictures, the features or the activations of any block.
     """
     recipe = recipe.decided(pictures["train"])
-    decoded = 0
+    decoded_bytes = 0
     if any(stage.block == "pixels" for stage in recipe.stages):
-        decoded = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
-    training_data_of = (
+        decoded_bytes = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
+    feature_bytes = (
         recipe.head.epochs * pictures["train"] * backbone.entry.features * _FEATURE_BYTES
     )
-    room = int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE) - decoded
-    if decoded and room < 0:
-        raise _no_room(decoded, "decoded pictures", "take a recipe that does not train all blocks")
-    room -= training_data_of
-    if training_data_of and room < 0:
-        raise _no_room(training_data_of, "features", "train the head with fewer --head-epochs")
-    notes = [*_wasted(recipe), *_unwise(recipe, pictures["train"])]
-    if not any(stage.name == "upper" for stage in recipe.stages):
-        return Plan(recipe, pictures, decoded_bytes=decoded, notes=tuple(notes))
-    memory = psutil.virtual_memory().available
-    allowed = int(recipe.tuning.memory * 2**30) or int(memory * _MEMORY_SHARE)
-    block, views = _fitting(recipe, backbone, pictures, room)
-    if block != backbone.block(recipe.tuning.unfreeze):
-        notes.append(f"{block} instead of {recipe.tuning.unfreeze}, for want of disk space")
-    if views != recipe.augmentation.views:
-        notes.append(
-            f"{views} views instead of {recipe.augmentation.views}, for want of disk space"
+    free = int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE) - decoded_bytes
+    if decoded_bytes and free < 0:
+        raise _disk_full(
+            decoded_bytes, "decoded pictures", "choose a recipe that does not train all blocks"
         )
-    kept = _bytes(backbone, block, pictures, views)
+    free -= feature_bytes
+    if feature_bytes and free < 0:
+        raise _disk_full(feature_bytes, "features", "train the head with fewer --head-epochs")
+    notes = [*_padding_notes(recipe), *_optimization_notes(recipe, pictures["train"])]
+    if not any(stage.name == "upper" for stage in recipe.stages):
+        return Plan(recipe, pictures, decoded_bytes=decoded_bytes, notes=tuple(notes))
+    memory = psutil.virtual_memory().available
+    limit = int(recipe.tuning.memory * 2**30) or int(memory * _MEMORY_SHARE)
+    block, views = _fitting_block(recipe, backbone, pictures, free)
+    if block != backbone.block(recipe.tuning.unfreeze):
+        notes.append(
+            f"training from {block} instead of {recipe.tuning.unfreeze}: not enough disk space"
+        )
+    if views != recipe.augmentation.views:
+        notes.append(f"{views} views instead of {recipe.augmentation.views}: not enough disk space")
+    cached_bytes = _activation_bytes(backbone, block, pictures, views)
     return Plan(
         recipe.changed(unfreeze=block, views=views),
         pictures,
-        kept,
-        min(kept, allowed),
-        "memory" if kept <= allowed else "disk",
-        decoded,
+        cached_bytes,
+        min(cached_bytes, limit),
+        "memory" if cached_bytes <= limit else "disk",
+        decoded_bytes,
         tuple(notes),
     )
 
 
 def with_views(plan: Plan, backbone: Backbone, augment: Augment, flip: Flip) -> Plan:
-    """The same plan with views of that kind, or without any."""
+    """The same plan with these augmentation settings; without cached views if `augment` is none."""
     recipe = plan.recipe.changed(augment=augment, flip=flip)
     if augment != "none" or not plan.kept_bytes:
         return replace(plan, recipe=recipe)
     block = backbone.block(recipe.tuning.unfreeze)
-    kept = _bytes(backbone, block, plan.pictures, 0)
-    return replace(plan, recipe=recipe.changed(views=0), kept_bytes=kept)
+    cached_bytes = _activation_bytes(backbone, block, plan.pictures, 0)
+    return replace(plan, recipe=recipe.changed(views=0), kept_bytes=cached_bytes)
 
 
 def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str, float]:
-    """How long the phases of a run will take, from a short measurement on this machine.
+    """Estimate how long each phase of a run takes, from a short measurement on this machine.
 
-    A few pictures are run for real, so what is kept from earlier runs counts as kept, and so do
-    these from now on. Tracing and compiling are in it.
+    A few pictures pass through the feature cache, so cached pictures cost little, and the measured
+    ones are cached afterwards. The times include tracing and compiling.
 
     Args:
-        plan: what the run is going to do.
-        backbone: as for `plan`; its weights stay as they are.
+        plan: the plan of the run.
+        backbone: as for `plan`; its weights are not changed.
         paths: the training pictures.
 
     Returns:
-        Seconds by phase, without the start.
+        Seconds by phase, without the startup time.
     """
     recipe, train = plan.recipe, plan.pictures["train"]
     held_out = plan.pictures["val"] + plan.pictures["test"]
@@ -163,30 +165,30 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
     if outputs:
         seconds["head"] = train * _HEAD_SECONDS * max(1, recipe.head.epochs)
     for stage in recipe.stages:
-        count = _views_of(stage, recipe)
-        if count:
+        views = range(1, _view_count(stage, recipe) + 1)
+        if views:
             output = [FEATURES] if stage.name == "head" else upper
-            views = range(1, count + 1)
-            spent = train * _frozen_seconds(paths, backbone, settings(plan), output, views)
-            seconds["views"] = seconds.get("views", 0.0) + spent
+            elapsed = train * _frozen_seconds(paths, backbone, settings(plan), output, views)
+            seconds["views"] = seconds.get("views", 0.0) + elapsed
         if stage.name in ("whole", "scratch"):
             seconds["decode"] = (train + plan.pictures["val"]) * _decode_seconds(paths, backbone)
         if stage.name != "head":
             seconds[stage.name] = _stage_seconds(stage, backbone, plan)
     if recipe.tunes:
         seconds["evaluate"] = (held_out + min(train, REFERENCES)) * exact
-    return {phase: round(spent, 1) for phase, spent in seconds.items()}
+    return {phase: round(elapsed, 1) for phase, elapsed in seconds.items()}
 
 
-def _views_of(stage: Stage, recipe: Recipe) -> int:
-    """How many views a stage caches; `views` is a number only where something is fine-tuned."""
+def _view_count(stage: Stage, recipe: Recipe) -> int:
+    """Number of augmented views to compute per training picture for a stage."""
     if stage.name == "head":
         return recipe.head.epochs
+    # Only recipes that fine-tune have a number here; otherwise `views` may still be "auto".
     return int(recipe.augmentation.views) if stage.name == "upper" else 0
 
 
 def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
-    """How a plan's features are computed: `exact` ones in float32, others as fast as can be."""
+    """Extraction settings of a plan: float32 if `exact`, else the CPU's fastest precision."""
     recipe = plan.recipe
     strength, flip = recipe.views_shown
     return ExtractionSettings(
@@ -207,24 +209,25 @@ def _frozen_seconds(
     outputs: Sequence[str],
     views: Sequence[int],
 ) -> float:
-    """Of the frozen part for one picture: what more pictures take more than one does."""
-    chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, _MEASURED_PICTURES).astype(int)]
-    spent = []
-    for part in (chosen[:1], chosen[1:2], chosen[2:]):  # the first pays for the conversion
+    """Seconds per picture in the frozen part, without the constant cost of a call."""
+    sample = [paths[i] for i in np.linspace(0, len(paths) - 1, _MEASURED_PICTURES).astype(int)]
+    elapsed = []
+    for part in (sample[:1], sample[1:2], sample[2:]):  # the first call includes the conversion
         start = time.perf_counter()
         extraction.extract(part, backbone, settings, outputs=outputs, views=views)
-        spent.append(time.perf_counter() - start)
-    return max(0.0, spent[2] - spent[1]) / (len(chosen) - 3)
+        elapsed.append(time.perf_counter() - start)
+    return max(0.0, elapsed[2] - elapsed[1]) / (len(sample) - 3)
 
 
 def _decode_seconds(paths: Sequence[Path], backbone: Backbone) -> float:
+    """Seconds to decode one picture."""
     start = time.perf_counter()
     images.decode_all(paths[:_MEASURED_PICTURES], backbone.image_size, "crop")
     return (time.perf_counter() - start) / len(paths[:_MEASURED_PICTURES])
 
 
 def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
-    """Tracing, and a step of random inputs times the number of steps."""
+    """Seconds to trace a stage and to run all its steps, from a few steps on blank inputs."""
     from efftune.training.network import Network
 
     size = min(plan.recipe.optimization.batch_size, plan.pictures["train"])
@@ -232,7 +235,7 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
     head = (np.zeros((backbone.entry.features, 2), np.float32), np.zeros(2, np.float32))
     recipe = plan.recipe.changed(mix="none")
     network = Network(backbone, head, stage, recipe, (_MEASURED_STEPS + 1, 1))
-    before = network.judged.get_weights()
+    initial_weights = network.judged.get_weights()
     inputs = np.zeros((size, *network.judged.input.shape[1:]), np.float32)
     targets = np.eye(2, dtype=np.float32)[np.arange(size) % 2]
     network.trained.train_on_batch(inputs, targets)
@@ -240,61 +243,65 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
     for _ in range(_MEASURED_STEPS):
         network.trained.train_on_batch(inputs, targets)
     step = (time.perf_counter() - traced) / _MEASURED_STEPS
-    network.judged.set_weights(before)
+    network.judged.set_weights(initial_weights)
     steps = max(1, plan.pictures["train"] // size) * stage.epochs
     return traced - start + step * steps
 
 
-def _wasted(recipe: Recipe) -> list[str]:
-    """What the asked for size computes in vain: every halving of a side is rounded up."""
+def _padding_notes(recipe: Recipe) -> list[str]:
+    """A note if the image size leads to padding: each stride of 2 rounds the side up."""
     size = recipe.backbone.image_size
-    full = -(-size // _HALVED) * _HALVED
-    if size == full:
+    next_multiple = -(-size // _TOTAL_STRIDE) * _TOTAL_STRIDE
+    if size == next_multiple:
         return []
     return [
-        f"{size} px are no multiple of {_HALVED}, so that a part of what is computed is padding; "
-        f"{full} px would hardly take longer"
+        f"{size} px is not a multiple of {_TOTAL_STRIDE}, so part of the computation is spent on "
+        f"padding; {next_multiple} px takes hardly any longer"
     ]
 
 
-def _unwise(recipe: Recipe, pictures: int) -> list[str]:
+def _optimization_notes(recipe: Recipe, pictures: int) -> list[str]:
+    """Notes on optimization settings that train badly."""
     notes = []
     if recipe.optimization.optimizer == "rmsprop" and recipe.phases != ("scratch",):
         notes.append(
-            "rmsprop takes its largest steps while its averages are still empty, which damages "
-            "pretrained weights; adamw or adam are safer"
+            "rmsprop takes its largest steps at the start, before its moving averages have warmed "
+            "up, which damages pretrained weights; adamw or adam is safer"
         )
-    steps = pictures // recipe.optimization.batch_size
+    batch_size = recipe.optimization.batch_size
+    steps = pictures // batch_size
     if recipe.tunes and steps < _FEW_STEPS < pictures:
         notes.append(
-            f"batches of {recipe.optimization.batch_size} leave {max(1, steps)} step(s) an epoch; "
-            "smaller ones, such as --batch-size 16, learn more from few pictures"
+            f"a batch size of {batch_size} leaves {max(1, steps)} step(s) per epoch; with so few "
+            "pictures a smaller one, such as --batch-size 16, trains better"
         )
     return notes
 
 
-def _fitting(
-    recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], room: int
+def _fitting_block(
+    recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], free: int
 ) -> tuple[str, int]:
-    """The first block to train and the number of views for which there is room (bytes)."""
-    wanted, views = backbone.block(recipe.tuning.unfreeze), int(recipe.augmentation.views)
-    for block in backbone.blocks[backbone.blocks.index(wanted) :]:
-        plain = _bytes(backbone, block, pictures, 0)
-        if plain <= room:
-            view = _bytes(backbone, block, pictures, 1) - plain
-            return block, min(views, (room - plain) // max(1, view))
-    raise _no_room(plain, "activations", "train with --unfreeze none")
+    """The first block to train and the number of views whose activations fit `free` bytes."""
+    first, views = backbone.block(recipe.tuning.unfreeze), int(recipe.augmentation.views)
+    for block in backbone.blocks[backbone.blocks.index(first) :]:
+        plain_bytes = _activation_bytes(backbone, block, pictures, 0)
+        if plain_bytes <= free:
+            view_bytes = _activation_bytes(backbone, block, pictures, 1) - plain_bytes
+            return block, min(views, (free - plain_bytes) // max(1, view_bytes))
+    raise _disk_full(plain_bytes, "activations", "train with --unfreeze none")
 
 
-def _no_room(size: int, of: str, way_out: str) -> UsageError:
+def _disk_full(size: int, content: str, remedy: str) -> UsageError:
     return UsageError(
-        f"There is no room for {size / 2**30:.1f} GiB of {of} in {files.cache_folder()}: at most "
-        f"half of what is free there is used. Make room, set EFFTUNE_CACHE to a folder on a larger "
-        f"disk, or {way_out}."
+        f"Not enough disk space for {size / 2**30:.1f} GiB of {content} in "
+        f"{files.cache_folder()}: efftune uses at most half of the free space. Free some space, "
+        f"set EFFTUNE_CACHE to a folder on a larger disk, or {remedy}."
     )
 
 
-def _bytes(backbone: Backbone, block: str, pictures: Mapping[Split, int], views: int) -> int:
-    """What the activations at a block take, of all views to train on and of none to judge by."""
+def _activation_bytes(
+    backbone: Backbone, block: str, pictures: Mapping[Split, int], views: int
+) -> int:
+    """Size of the activations at a block: all views for training, none for validation."""
     rows = (1 + views) * pictures["train"] + pictures["val"]
-    return rows * int(np.prod(backbone.shape(block))) * _BYTES
+    return rows * int(np.prod(backbone.shape(block))) * _ACTIVATION_BYTES

@@ -140,7 +140,7 @@ def step_ms(
 
     def run() -> None:
         pictures = random.integers(0, len(digests), batch)
-        network.trained.train_on_batch(data.batch(pictures, 1), targets, weights)
+        network.training_model.train_on_batch(data.batch(pictures, 1), targets, weights)
 
     run()
     trace_seconds = time.perf_counter() - start

@@ -30,14 +30,14 @@ def inputs_of(backbone, block, random):
 
 def trained(made, backbone, steps=2, mixed=False):
     random = np.random.default_rng(1)
-    block = made.judged.input.name.split("_")[0]
+    block = made.inference_model.input.name.split("_")[0]
     for _ in range(steps):
         inputs = inputs_of(backbone, block, random)
         if mixed:
             share = np.full((6, *inputs.shape[1:3], 1), 0.7, np.float32)
             inputs = [inputs, np.arange(6, dtype=np.int32)[::-1].copy(), share]
         targets = np.eye(CLASSES, dtype=np.float32)[random.integers(0, CLASSES, 6)]
-        made.trained.train_on_batch(inputs, targets, np.ones(6, np.float32))
+        made.training_model.train_on_batch(inputs, targets, np.ones(6, np.float32))
     return made
 
 
@@ -79,15 +79,15 @@ def test_training_from_scratch_moves_batchnorm_too(backbone):
 def test_weight_decay_spares_biases(backbone):
     made = network(backbone)
     decays = {
-        weight.path.split("/")[-1]: made.trained.optimizer._use_weight_decay(weight)
-        for weight in made.judged.trainable_weights
+        weight.path.split("/")[-1]: made.training_model.optimizer._use_weight_decay(weight)
+        for weight in made.inference_model.trainable_weights
     }
     assert decays == {"kernel": True, "bias": False}
 
 
 def test_rate_warms_up_and_falls_as_a_cosine(backbone):
     made = network(backbone, rate=0.01, warmup=0.25, steps=(20, 1))
-    schedule = made.trained.optimizer._learning_rate
+    schedule = made.training_model.optimizer._learning_rate
     rates = [float(schedule(step)) for step in range(21)]
     assert rates[:6] == pytest.approx([0, 0.002, 0.004, 0.006, 0.008, 0.01])
     cosine = [0.005 * (1 + np.cos(np.pi * step / 15)) for step in range(16)]
@@ -111,8 +111,8 @@ def test_rate_can_stay_as_it_is(backbone):
 )
 def test_optimizer_can_be_chosen(backbone, optimizer, kind, decay):
     made = network(backbone, optimizer=optimizer)
-    assert isinstance(made.trained.optimizer, kind)
-    assert made.trained.optimizer.weight_decay == decay
+    assert isinstance(made.training_model.optimizer, kind)
+    assert made.training_model.optimizer.weight_decay == decay
     before = weights(backbone)
     trained(made, backbone, steps=1)
     assert changed(backbone, before)
@@ -142,8 +142,8 @@ def test_lower_blocks_get_lower_rates(backbone):
     made = network(backbone, block="block6d", layer_decay=0.5)
     factors = dict(
         zip(
-            [weight.path for weight in made.judged.trainable_weights],
-            made.trained.optimizer._factors,
+            [weight.path for weight in made.inference_model.trainable_weights],
+            made.training_model.optimizer._factors,
             strict=True,
         )
     )
@@ -185,8 +185,8 @@ def test_mixing_takes_each_place_from_its_owner():
 def test_mixing_is_for_training_only(backbone):
     made = network(backbone, mix="mixup")
     trained(made, backbone, mixed=True)
-    assert made.judged.input.shape[1:] == (1, 1, 192)
-    assert len(made.trained.inputs) == 3
+    assert made.inference_model.input.shape[1:] == (1, 1, 192)
+    assert len(made.training_model.inputs) == 3
 
 
 def test_dropout_is_seeded():

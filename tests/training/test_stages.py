@@ -124,14 +124,16 @@ def test_stage_that_is_worse_than_guessing_twice_ends_and_what_was_good_is_kept(
     monkeypatch.setattr(stages, "_EXPLODED", np.inf)
     before = weights(given.backbone)
     _, outcome = fit(given, Stage("upper", BLOCK, 4, 0.1))
-    assert "the stage ended there" in outcome.failures[1]
+    assert "worse than guessing; the stage was stopped" in outcome.failures[1]
     assert outcome.to_dict()["rolled_back"]
     assert all((value == before[name]).all() for name, value in weights(given.backbone).items())
 
 
 def test_loss_that_explodes_twice_is_an_error_with_advice(given):
     before = weights(given.backbone)
-    with pytest.raises(DataError, match=r"cannot be trained: .* Give a lower --learning-rate"):
+    with pytest.raises(
+        DataError, match=r"Training diverged in stage upper: .* Set a lower --learning-rate"
+    ):
         fit(given, Stage("upper", BLOCK, 2, 1e4))
     assert all((value == before[name]).all() for name, value in weights(given.backbone).items())
 
@@ -151,15 +153,13 @@ def test_batch_that_does_not_fit_is_halved_and_gradients_gathered(given):
     greedy = Greedy(given.train.inputs, given.train.labels)
     _, outcome = fit(replace(blank(given), train=greedy))
     assert outcome.batch_size == 2
-    assert outcome.failures == tuple(
-        f"out of memory with {size} pictures in a step" for size in (8, 4)
-    )
+    assert outcome.failures == tuple(f"out of memory at a batch size of {size}" for size in (8, 4))
     assert outcome.kept.val_accuracy > outcome.start.val_accuracy
 
 
 def test_picture_that_does_not_fit_is_an_error_with_advice(given, monkeypatch):
     monkeypatch.setattr(Greedy, "fits", 0)
-    with pytest.raises(DataError, match="not even one picture at a time"):
+    with pytest.raises(DataError, match="even at a batch size of 1"):
         fit(replace(given, train=Greedy(given.train.inputs, given.train.labels)))
 
 
@@ -195,11 +195,11 @@ def test_same_seed_gives_the_same_to_the_last_digit(folder):
 
 def test_mixup_shares_are_even_and_cutmix_shares_are_a_box():
     random = np.random.default_rng(0)
-    even = stages._shares(Recipe(mix="mixup"), (4, 6), random)
+    even = stages._mixing_mask(Recipe(mix="mixup"), (4, 6), random)
     assert even.shape == (1, 4, 6, 1)
     assert len(np.unique(even)) == 1
     for _ in range(20):
-        box = stages._shares(Recipe(mix="cutmix", mix_alpha=1.0), (4, 6), random)
+        box = stages._mixing_mask(Recipe(mix="cutmix", mix_alpha=1.0), (4, 6), random)
         rows, columns = np.nonzero(box[0, ..., 0] == 0)
         inside = box[0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert (inside == 0).all()

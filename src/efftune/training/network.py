@@ -21,8 +21,8 @@ class Network:
     """The part of a classifier that a stage trains, ready for its first step.
 
     Attributes:
-        judged: from the stage's inputs to logits, as in use.
-        trained: the same weights, compiled for training.
+        inference_model: from the stage's inputs to logits.
+        training_model: the same weights, compiled for training.
     """
 
     def __init__(
@@ -52,12 +52,16 @@ class Network:
             part.output
         )
         logits = layers.Dense(len(bias), name="logits")
-        self.judged = keras.Model(part.input, logits(x))
+        self.inference_model = keras.Model(part.input, logits(x))
         logits.set_weights([kernel, bias])
         self._logits = logits
-        self.trained = self.judged if recipe.augmentation.mix == "none" else _mixing(self.judged)
-        self.trained.compile(
-            optimizer=_optimizer(self.judged, backbone, stage, recipe, steps),
+        self.training_model = (
+            self.inference_model
+            if recipe.augmentation.mix == "none"
+            else _mixing(self.inference_model)
+        )
+        self.training_model.compile(
+            optimizer=_optimizer(self.inference_model, backbone, stage, recipe, steps),
             loss=keras.losses.CategoricalCrossentropy(
                 from_logits=True, label_smoothing=recipe.optimization.label_smoothing
             ),
@@ -65,10 +69,10 @@ class Network:
             # XLA takes longer to compile these graphs for a CPU than it saves; JAX has no choice.
             jit_compile=keras.backend.backend() == "jax",
         )
-        _build_for_training(self.trained, len(bias))
+        _build_for_training(self.training_model, len(bias))
         self._averages = keras.callbacks.SwapEMAWeights() if recipe.optimization.ema else None
         if self._averages:
-            self._averages.set_model(self.trained)
+            self._averages.set_model(self.training_model)
 
     @property
     def head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -83,7 +87,7 @@ class Network:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        return float(self.trained.optimizer.learning_rate)
+        return float(self.training_model.optimizer.learning_rate)
 
     def show_averages(self) -> None:
         """Put the weights' moving averages, if any, in their place."""

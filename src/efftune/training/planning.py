@@ -235,15 +235,15 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
     head = (np.zeros((backbone.entry.features, 2), np.float32), np.zeros(2, np.float32))
     recipe = plan.recipe.changed(mix="none")
     network = Network(backbone, head, stage, recipe, (_MEASURED_STEPS + 1, 1))
-    initial_weights = network.judged.get_weights()
-    inputs = np.zeros((size, *network.judged.input.shape[1:]), np.float32)
+    initial_weights = network.inference_model.get_weights()
+    inputs = np.zeros((size, *network.inference_model.input.shape[1:]), np.float32)
     targets = np.eye(2, dtype=np.float32)[np.arange(size) % 2]
-    network.trained.train_on_batch(inputs, targets)
+    network.training_model.train_on_batch(inputs, targets)
     traced = time.perf_counter()
     for _ in range(_MEASURED_STEPS):
-        network.trained.train_on_batch(inputs, targets)
+        network.training_model.train_on_batch(inputs, targets)
     step = (time.perf_counter() - traced) / _MEASURED_STEPS
-    network.judged.set_weights(initial_weights)
+    network.inference_model.set_weights(initial_weights)
     steps = max(1, plan.pictures["train"] // size) * stage.epochs
     return traced - start + step * steps
 

@@ -292,7 +292,7 @@ def test_picture_that_vanishes_during_training_is_named(tmp_path):
             for path in folder.glob("red/*"):
                 path.unlink(missing_ok=True)
 
-    with pytest.raises(efftune.DataError, match=r"red/\d\d\.\w+ was changed while the run went on"):
+    with pytest.raises(efftune.DataError, match=r"red/\d\d\.\w+ changed during the run"):
         efftune.train(folder, run=tmp_path / "run", **TUNED, on_progress=vanish)
     assert not (tmp_path / "run").exists()
 

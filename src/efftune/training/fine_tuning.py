@@ -1,4 +1,4 @@
-"""From examples to a trained network: what each stage trains on, and the stages in order."""
+"""Fine-tuning: prepare the training data of each stage and run the stages in order."""
 
 import itertools
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ from efftune.training.validation import Epoch
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained network, and how training went.
+    """A trained network and its training history.
 
     Attributes:
-        network: backbone and head as the last stage left them.
-        head: fitted on the frozen features, before any fine-tuning.
-        stages: the result of each stage that was trained by gradient descent.
-        epochs: of all stages, in order.
+        network: backbone and head after the last stage.
+        head: the head fitted on the frozen features, before any fine-tuning.
+        stages: results of the stages that were trained by gradient descent.
+        epochs: the epochs of all stages, in order.
     """
 
     network: NetworkState
@@ -47,9 +47,9 @@ def fine_tune(
     Args:
         backbone: its Keras weights are trained in place.
         head: fitted on the frozen features of the training data.
-        data: the splits to train and to validate on.
-        plan: of the run; its views have been chosen.
-        timer: times the phases.
+        data: training and validation data.
+        plan: the plan of the run, with its views chosen.
+        timer: measures the phases.
     """
     network, results = _run_stages(backbone, head, data, plan, timer)
     epochs = history.history(head, data, timer.seconds["head"], results)
@@ -81,34 +81,35 @@ def _run_stages(
         else:
             start = network
         with timer.phase(stage.name):
-            fitted, result = stages.fit(start, stage, train, val, recipe, timer.count)
+            trained, result = stages.fit(start, stage, train, val, recipe, timer.count)
         results.append(result)
+        # Followed by other stages, training from scratch is there for comparison only.
         if stage.name != "scratch" or len(recipe.stages) == 1:
-            network = fitted
+            network = trained
     return network, results
 
 
 def fit_head(data: TrainingData, backbone: Backbone, recipe: Recipe) -> Head:
-    """A head for the frozen backbone by regression, or one that a later stage has to train."""
-    truth = data.labels["train"]
+    """Fit the head by logistic regression, or initialise it if a later stage trains it."""
+    labels = data.labels["train"]
     if "head" in recipe.phases and not recipe.head.epochs:
-        return heads.fit(data.features["train"].pooled(), truth, data.groups, recipe)
-    return heads.random(backbone.entry.features, int(truth.max()) + 1, recipe.seed)
+        return heads.fit(data.features["train"].pooled(), labels, data.groups, recipe)
+    return heads.random(backbone.entry.features, int(labels.max()) + 1, recipe.seed)
 
 
 def _cached_views(
     stage: Stage, backbone: Backbone, data: TrainingData, plan: Plan, timer: Timer
 ) -> tuple[LabelledInputs, LabelledInputs]:
-    """The activations at the stage's block: of all views to train on, of none to judge by."""
+    """Cached activations at the stage's block: all views for training, none for validation."""
     block = backbone.block(stage.block)
     recipe, paths = plan.recipe, data.paths["train"]
-    first = recipe.head.epochs + 1  # the numbers before are those of the head's views
+    first = recipe.head.epochs + 1  # the head's views have the numbers up to this one
     numbers = range(first, first + int(recipe.augmentation.views))
     plain = recipe.augmentation.plain_view or not numbers
     rows = [data.features["train"].rows[block, 0]] if plain else []
     if numbers:
-        found = _views(block, numbers, paths, backbone, plan, timer)
-        rows += [found.rows[block, number] for number in numbers]
+        features = _extract_views(block, numbers, paths, backbone, plan, timer)
+        rows += [features.rows[block, number] for number in numbers]
     val = CachedViews([data.features["val"].rows[block, 0]], recipe.seed)
     train = CachedViews(rows, recipe.seed)
     return LabelledInputs(train, data.labels["train"]), LabelledInputs(val, data.labels["val"])
@@ -117,18 +118,18 @@ def _cached_views(
 def _train_gradient_head(
     stage: Stage, backbone: Backbone, data: TrainingData, plan: Plan, timer: Timer
 ) -> tuple[NetworkState, StageResult]:
-    """The head by gradient descent, on features of a new view of each picture in each epoch."""
+    """Train the head by gradient descent; each epoch uses a new view of each picture."""
     paths, numbers = data.paths["train"], range(1, plan.recipe.head.epochs + 1)
-    found = _views(FEATURES, numbers, paths, backbone, plan, timer)
+    features = _extract_views(FEATURES, numbers, paths, backbone, plan, timer)
     val = (data.features["val"].pooled(), data.labels["val"])
     with timer.phase("head"):
         head, result = gradient_head.fit(
-            stage, found.pooled, data.labels["train"], val, plan.recipe, timer.count
+            stage, features.pooled, data.labels["train"], val, plan.recipe, timer.count
         )
     return NetworkState(backbone, head.kernel, head.bias), result
 
 
-def _views(
+def _extract_views(
     output: str,
     numbers: range,
     paths: Sequence[Path],
@@ -136,10 +137,10 @@ def _views(
     plan: Plan,
     timer: Timer,
 ) -> Features:
-    """What the frozen part says of views of the training data."""
+    """Outputs of the frozen backbone for augmented views of the training pictures."""
     with timer.phase("views"):
         done, total = itertools.count(1), len(paths) * len(numbers)
-        found = extraction.extract(
+        features = extraction.extract(
             paths,
             backbone,
             planning.settings(plan),
@@ -147,15 +148,15 @@ def _views(
             outputs=[output],
             views=numbers,
         )
-    require_unchanged(found)
-    return found
+    require_unchanged(features)
+    return features
 
 
 def _decoded(
     backbone: Backbone, data: TrainingData, recipe: Recipe, timer: Timer
 ) -> tuple[LabelledInputs, LabelledInputs]:
-    """The decoded pictures: in fresh views to train on, as they are to judge by."""
-    materials = []
+    """Decoded training and validation pictures; training augments them in each epoch."""
+    inputs = []
     total = len(data.paths["train"]) + len(data.paths["val"])
     done = itertools.count(1)
     for split in ("train", "val"):
@@ -169,9 +170,11 @@ def _decoded(
                     lambda: timer.count(next(done), total),
                 )
             except BadImage as error:
-                raise DataError(f"A picture was changed while the run went on: {error}.") from None
+                raise DataError(
+                    f"A picture changed during the run: {error}. Start again."
+                ) from None
         sha256s = data.features[split].sha256s
         digests = [bytes.fromhex(sha256s[path]) for path in paths]
-        inputs = DecodedImages(pixels, digests, recipe)
-        materials.append(LabelledInputs(inputs, data.labels[split]))
-    return materials[0], materials[1]
+        decoded = DecodedImages(pixels, digests, recipe)
+        inputs.append(LabelledInputs(decoded, data.labels[split]))
+    return inputs[0], inputs[1]

@@ -1,4 +1,4 @@
-"""What a run trains on and is judged by: pictures, labels, and their frozen features."""
+"""The data of a run: pictures, labels and frozen features of the training, val and test splits."""
 
 import itertools
 from collections.abc import Callable
@@ -24,8 +24,8 @@ class TrainingData:
     Attributes:
         paths: of the readable pictures, by split.
         labels: class numbers by split, int64 (pictures,).
-        groups: group numbers of the training pictures, int64 (pictures,); pictures of one group
-            are copies of each other or belong together otherwise.
+        groups: group numbers of the training pictures, int64 (pictures,); pictures of a group are
+            copies of each other or related in another way.
         features: outputs of the frozen backbone for the unaugmented pictures, by split.
     """
 
@@ -36,7 +36,7 @@ class TrainingData:
 
     @property
     def cache_counts(self) -> dict[str, int]:
-        """How many pictures' features were computed, and how many were found in the cache."""
+        """Number of pictures whose features were computed, and of those found in the cache."""
         parts = [part for part in self.features.values() if part.rows]
         computed = sum(part.computed for part in parts)
         readable = sum(len(part.sha256s.keys() - part.failures.keys()) for part in parts)
@@ -51,26 +51,26 @@ def compute(
 ) -> tuple[Examples, TrainingData]:
     """Run the frozen backbone over the pictures of all splits.
 
-    Training pictures are computed in the CPU's fastest precision; validation and test pictures in
-    float32, so that the scores are those of the saved model on any machine. Only what a later stage
-    trains on or is evaluated with is computed.
+    Features of the training split are computed in the CPU's fastest precision, those of the
+    validation and test splits in float32, so that the scores are those of the saved model on any
+    machine. Only outputs that training or evaluation needs are computed.
 
     Args:
-        examples: with a split each.
+        examples: the examples, with their splits.
         backbone: the pretrained network.
-        plan: of the run; says which outputs are needed.
-        on_progress: called with the pictures done and their total, from several threads.
+        plan: the plan of the run, which determines the outputs.
+        on_progress: called with the number of pictures done and their total, from several threads.
 
     Returns:
-        The examples, with those that could not be decoded set aside, and the data of the others.
+        The examples, with undecodable pictures set aside, and the data of the others.
 
     Raises:
-        DataError: too little is left to train on.
+        DataError: too few readable pictures are left to train on.
     """
     recipe = plan.recipe
     upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
     pooled = [FEATURES] if "head" in recipe.phases else []
-    # Whether an epoch may see the pictures themselves; whether views are of use is not known yet.
+    # Whether an epoch may use the unaugmented pictures; with `auto`, this is not decided yet.
     plain = (
         recipe.augmentation.plain_view
         or recipe.augmentation.augment == "auto"
@@ -105,11 +105,11 @@ def compute(
     return examples, data
 
 
-def require_unchanged(found: Features) -> None:
-    """Stop if a picture that was readable before is not any more.
+def require_unchanged(features: Features) -> None:
+    """Check that pictures that could be read at the start of the run still can.
 
     Raises:
-        DataError: one is not.
+        DataError: a picture cannot be read any more.
     """
-    for path, reason in found.failures.items():
-        raise DataError(f"{path} was changed while the run went on: {reason}. Start again.")
+    for path, reason in features.failures.items():
+        raise DataError(f"{path} changed during the run: {reason}. Start again.")

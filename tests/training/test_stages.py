@@ -88,7 +88,7 @@ def test_luck_does_not_decide_which_epoch_is_kept(epoch, best, kept):
     assert validation.is_better(*epochs, top, pictures=300) is kept
 
 
-def test_sharpness_does_not_care_about_the_scale_of_logits():
+def test_calibrated_loss_does_not_depend_on_the_scale_of_logits():
     random = np.random.default_rng(0)
     labels = random.integers(0, 4, 200)
     logits = random.normal(0, 1, (200, 4)) + 2 * np.eye(4)[labels]

@@ -1,4 +1,4 @@
-"""Which augmented views the head still recognises."""
+"""Choice of augmentation: the strongest kind of view that the head still recognises."""
 
 from dataclasses import replace
 from typing import cast
@@ -15,28 +15,29 @@ from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
 from efftune.training.training_data import TrainingData, require_unchanged
 
-_JUDGED_PICTURES = 1000  # enough to see which views are known
-
-
-_MIRROR_LOSS = 0.05  # of accuracy: above that a mirrored picture is another thing
-
-
-_VIEW_LOSS = 0.1  # the same for the other views
+_MAX_PICTURES = 1000  # enough to compare accuracies
+_MAX_MIRROR_DROP = 0.05  # in accuracy; above it, mirroring changes what a picture shows
+_MAX_VIEW_DROP = 0.1  # the same for the other views
 
 
 def choose_views(
     plan: Plan, backbone: Backbone, head: Head, data: TrainingData
 ) -> tuple[Plan, dict[str, float]]:
-    """Find out which views still show what the picture shows, where the recipe leaves it open.
+    """Resolve `augment` and `flip` where the recipe says `auto`.
 
-    The head decides. If its accuracy on `standard` views of validation pictures is clearly lower
-    than on the pictures themselves, views are `light`, and if it is on those, there are none. If
-    it is on mirrored pictures, the classes are not symmetric, as with letters, and nothing is
-    mirrored.
+    The head's accuracy on validation pictures decides. If it drops on `standard` views by more than
+    a tolerance, views are `light`; if it drops on those, too, there are no views. If it drops on
+    mirrored pictures, the classes are not symmetric, as with letters, and nothing is mirrored.
+
+    Args:
+        plan: the plan of the run.
+        backbone: the frozen backbone.
+        head: the head fitted on the unaugmented training pictures.
+        data: the data of the run.
 
     Returns:
-        The plan with nothing left open, and the head's accuracy on validation pictures as they are
-        (`plain`) and in each way that had to be tried (`standard`, `light`, `mirrored`).
+        The plan with both settings resolved, and the head's accuracy on the unaugmented validation
+        pictures (`plain`) and on each kind of view tried (`standard`, `light`, `mirrored`).
     """
     recipe = plan.recipe
     if not recipe.tunes:
@@ -45,42 +46,42 @@ def choose_views(
     strength, flip = recipe.views_shown
     augment: Augment = "none" if recipe.augmentation.augment == "none" else strength
     if head.strength is not None:
-        recognition = _Recognition(plan, backbone, head, data)
-        if recipe.augmentation.augment == "auto" and not recognition.knows(
-            "standard", 1, _VIEW_LOSS
+        check = _RecognitionCheck(plan, backbone, head, data)
+        if recipe.augmentation.augment == "auto" and not check.passes(
+            "standard", 1, _MAX_VIEW_DROP
         ):
-            augment = "light" if recognition.knows("light", 1, _VIEW_LOSS) else "none"
+            augment = "light" if check.passes("light", 1, _MAX_VIEW_DROP) else "none"
         if recipe.augmentation.flip == "auto":
-            of_use = augment != "none" or recipe.evaluation.test_flip
-            known = of_use and recognition.knows("mirrored", MIRRORED, _MIRROR_LOSS)
-            flip = "yes" if known else "no"
-        accuracy = recognition.accuracy
+            needed = augment != "none" or recipe.evaluation.test_flip
+            recognised = needed and check.passes("mirrored", MIRRORED, _MAX_MIRROR_DROP)
+            flip = "yes" if recognised else "no"
+        accuracy = check.accuracy
     return planning.with_views(plan, backbone, augment, flip), accuracy
 
 
-class _Recognition:
-    """The head, asked whether it knows validation pictures again."""
+class _RecognitionCheck:
+    """Measures the head's accuracy on augmented views of validation pictures."""
 
     def __init__(self, plan: Plan, backbone: Backbone, head: Head, data: TrainingData):
         self.plan, self.backbone, self.head = plan, backbone, head
-        truth = data.labels["val"]
+        labels = data.labels["val"]
         random = np.random.default_rng(plan.recipe.seed)
-        chosen = random.permutation(len(truth))[:_JUDGED_PICTURES]
-        self.paths = [data.paths["val"][i] for i in chosen]
-        self.truth = truth[chosen]
-        self.plain = data.features["val"].pooled()[chosen]
+        sample = random.permutation(len(labels))[:_MAX_PICTURES]
+        self.paths = [data.paths["val"][i] for i in sample]
+        self.labels = labels[sample]
+        self.plain_features = data.features["val"].pooled()[sample]
         self.accuracy: dict[str, float] = {}
 
-    def knows(self, name: str, view: int, loss: float) -> bool:
-        """Whether its accuracy on a view is hardly lower, by `loss` at most, than without."""
-        self.accuracy.setdefault("plain", self._accuracy(self.plain))
+    def passes(self, name: str, view: int, max_drop: float) -> bool:
+        """Whether accuracy on a view is at most `max_drop` below that on unaugmented pictures."""
+        self.accuracy.setdefault("plain", self._accuracy(self.plain_features))
         settings = planning.settings(self.plan)
         if view != MIRRORED:
             settings = replace(settings, augment=cast(Strength, name), flip="no")
-        found = extraction.extract(self.paths, self.backbone, settings, views=[view])
-        require_unchanged(found)
-        self.accuracy[name] = self._accuracy(found.pooled(view))
-        return self.accuracy[name] >= self.accuracy["plain"] - loss
+        features = extraction.extract(self.paths, self.backbone, settings, views=[view])
+        require_unchanged(features)
+        self.accuracy[name] = self._accuracy(features.pooled(view))
+        return self.accuracy[name] >= self.accuracy["plain"] - max_drop
 
-    def _accuracy(self, rows: NDArray[np.float32]) -> float:
-        return float((self.head.probabilities(rows).argmax(axis=1) == self.truth).mean())
+    def _accuracy(self, features: NDArray[np.float32]) -> float:
+        return float((self.head.probabilities(features).argmax(axis=1) == self.labels).mean())

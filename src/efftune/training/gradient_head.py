@@ -1,7 +1,7 @@
-"""The head by gradient descent on features of augmented views, as the public Keras example has it.
+"""Training the head by gradient descent on augmented views, as in the public Keras example.
 
-The example sends each picture through the whole network in each epoch. Below the head nothing
-changes, so the features of the views can be computed beforehand, at inference speed.
+The example runs the whole network on each picture in each epoch. Since everything below the head is
+frozen, the features of all views can be computed beforehand, at inference speed.
 """
 
 import math
@@ -31,13 +31,13 @@ def fit(
     """Train a BatchNorm, dropout and a dense softmax layer with Adam.
 
     Args:
-        stage: gives the epochs and the learning rate.
-        views: gives the features of the training pictures as they are seen in an epoch, from 1,
-            shape (pictures, features).
+        stage: sets the epochs and the learning rate.
+        views: returns the features of the training pictures for an epoch, counted from 1, shape
+            (pictures, features).
         labels: class numbers, shape (pictures,).
-        val: features and class numbers to judge by.
-        recipe: gives batch size, dropout, label smoothing, class weights and the seed.
-        on_step: called with the steps done and their total.
+        val: features and class numbers of the validation split.
+        recipe: sets batch size, dropout, label smoothing, class weights and the seed.
+        on_step: called with the number of steps done and their total.
 
     Returns:
         The head of the best epoch (see `validation.is_better`), with the BatchNorm folded into
@@ -49,16 +49,16 @@ def fit(
     failures: list[str] = []
     guessing = math.log(max(2, int(labels.max()) + 1))
     while True:
-        head, outcome = _attempt(stage, views, labels, val, recipe, on_step)
-        # An epoch takes no time, and the first ones may be wild: the last one tells.
-        loss, rate = outcome.epochs[-1].loss, stage.learning_rate
-        if loss <= stages.DIVERGED * max(guessing, outcome.start.val_loss):
-            return head, replace(outcome, failures=tuple(failures))
-        failures.append(f"the loss was {loss:.3g} in the end, at a learning rate of {rate:g}")
+        head, result = _attempt(stage, views, labels, val, recipe, on_step)
+        # Epochs are cheap and the first ones may be unstable, so only the last one is checked.
+        loss, rate = result.epochs[-1].loss, stage.learning_rate
+        if loss <= stages.DIVERGED * max(guessing, result.start.val_loss):
+            return head, replace(result, failures=tuple(failures))
+        failures.append(f"the final loss was {loss:.3g} at a learning rate of {rate:g}")
         if len(failures) > 1:
             raise DataError(
-                f"The head cannot be trained: {'; '.join(failures)}. Give a lower "
-                "--set head_learning_rate=…, and look for wrong labels or damaged pictures."
+                f"Training of the head diverged: {'; '.join(failures)}. Set a lower learning rate with "
+                "--set head_learning_rate=…, and check for wrong labels or damaged pictures."
             )
         stage = replace(stage, learning_rate=stages.RATE_AFTER_FAILURE * rate)
 
@@ -72,31 +72,31 @@ def _attempt(
     on_step: Callable[[int, int], None],
 ) -> tuple[Head, StageResult]:
     size = min(recipe.optimization.batch_size, len(labels))
-    steps = len(labels) // size  # the last batch, if not full, is left out
+    steps = len(labels) // size  # without the last partial batch
     random = np.random.default_rng(recipe.seed)
     model = _model(val[0].shape[1], int(labels.max()) + 1, stage, recipe)
     targets = np.eye(model.output.shape[-1], dtype=np.float32)[labels]
     weights = class_weights(labels, recipe)[labels]
-    loss, accuracy, calibrated_loss = _judge(model, val)
-    best = Epoch("head", 0, 0.0, math.nan, math.nan, loss, accuracy, 0.0, calibrated_loss)
-    before, kept, top, epochs = best, model.get_weights(), accuracy, list[Epoch]()
+    loss, accuracy, calibrated_loss = _validate(model, val)
+    initial = Epoch("head", 0, 0.0, math.nan, math.nan, loss, accuracy, 0.0, calibrated_loss)
+    best, best_weights, top, epochs = initial, model.get_weights(), accuracy, list[Epoch]()
     for number in range(1, stage.epochs + 1):
         start = time.perf_counter()
-        rows, order = views(number), random.permutation(len(labels))
-        told = np.zeros(2)  # loss and accuracy
+        features, order = views(number), random.permutation(len(labels))
+        totals = np.zeros(2)  # of loss and accuracy
         for step in range(steps):
-            chosen = order[step * size : (step + 1) * size]
-            told += model.train_on_batch(rows[chosen], targets[chosen], weights[chosen])
+            batch = order[step * size : (step + 1) * size]
+            totals += model.train_on_batch(features[batch], targets[batch], weights[batch])
             on_step((number - 1) * steps + step + 1, stage.epochs * steps)
-        trained = (float(told[0] / steps), float(told[1] / steps))
-        loss, accuracy, calibrated_loss = _judge(model, val)
-        judged = (loss, accuracy, stage.learning_rate, calibrated_loss)
-        epochs.append(Epoch("head", number, time.perf_counter() - start, *trained, *judged))
+        trained = (float(totals[0] / steps), float(totals[1] / steps))
+        loss, accuracy, calibrated_loss = _validate(model, val)
+        validated = (loss, accuracy, stage.learning_rate, calibrated_loss)
+        epochs.append(Epoch("head", number, time.perf_counter() - start, *trained, *validated))
         top = max(top, accuracy)
         if validation.is_better(epochs[-1], best, top, len(val[1])):
-            best, kept = epochs[-1], model.get_weights()
-    model.set_weights(kept)
-    return _folded(model), StageResult(stage, before, tuple(epochs), best.number, size)
+            best, best_weights = epochs[-1], model.get_weights()
+    model.set_weights(best_weights)
+    return _folded(model), StageResult(stage, initial, tuple(epochs), best.number, size)
 
 
 def _model(width: int, classes: int, stage: Stage, recipe: Recipe) -> Any:
@@ -106,8 +106,9 @@ def _model(width: int, classes: int, stage: Stage, recipe: Recipe) -> Any:
     features = keras.Input((width,))
     x = layers.BatchNormalization(name="norm")(features)
     x = layers.Dropout(recipe.optimization.dropout, seed=recipe.seed)(x)
-    draw = keras.initializers.GlorotUniform(seed=recipe.seed)
-    model = keras.Model(features, layers.Dense(classes, kernel_initializer=draw, name="logits")(x))
+    initializer = keras.initializers.GlorotUniform(seed=recipe.seed)
+    logits = layers.Dense(classes, kernel_initializer=initializer, name="logits")(x)
+    model = keras.Model(features, logits)
     model.compile(
         optimizer=keras.optimizers.Adam(stage.learning_rate),
         loss=keras.losses.CategoricalCrossentropy(
@@ -119,13 +120,14 @@ def _model(width: int, classes: int, stage: Stage, recipe: Recipe) -> Any:
     return model
 
 
-def _judge(model: Any, val: tuple[Matrix, Labels]) -> tuple[float, float, float]:
-    rows, labels = val
-    return validation.validation_metrics(model.predict(rows, batch_size=1024, verbose=0), labels)
+def _validate(model: Any, val: tuple[Matrix, Labels]) -> tuple[float, float, float]:
+    features, labels = val
+    logits = model.predict(features, batch_size=1024, verbose=0)
+    return validation.validation_metrics(logits, labels)
 
 
 def _folded(model: Any) -> Head:
-    """The head as a dense layer: BatchNorm as in use is a factor and an offset of each feature."""
+    """The head as one dense layer: BatchNorm in inference mode scales and shifts each feature."""
     norm = model.get_layer("norm")
     gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in norm.get_weights())
     kernel, bias = (

@@ -1,8 +1,8 @@
 """The head on frozen features: multinomial logistic regression.
 
-The strength of its L2 penalty is chosen by cross-validation on the training split. To make that
-cheap, features are first rotated onto their principal components; the rotation is folded back
-into the head, so the result is an ordinary dense layer.
+The strength of the L2 penalty is chosen by cross-validation on the training split. To make this
+cheap, the features are projected onto their principal components; the projection is folded into
+the head afterwards, so the result is an ordinary dense layer.
 """
 
 import warnings
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from efftune.recipe.recipe import Recipe
 
-COMPONENTS = 512  # keep 93–99 % of the variance; more did not change accuracy
-SEARCH_PICTURES = 20_000  # enough to choose a strength by, whatever the size of the split
-SEARCH_TOLERANCE = 1e-2  # the order of strengths settles long before their coefficients do
+COMPONENTS = 512  # keep 93–99 % of the variance; more did not improve accuracy
+SEARCH_PICTURES = 20_000  # enough to choose a strength on a split of any size
+SEARCH_TOLERANCE = 1e-2  # the ranking of strengths converges long before the coefficients
 FINAL_TOLERANCE = 1e-3
 
 Matrix = NDArray[np.float32]
@@ -30,8 +30,8 @@ class Head:
     Attributes:
         kernel: float32, shape (features, classes).
         bias: float32, shape (classes,).
-        strength: the chosen `C` of scikit-learn's penalty, on features of unit mean variance;
-            None for a head that was not fitted.
+        strength: the chosen penalty as scikit-learn's `C`, for features of unit mean variance;
+            None for a head that was not fitted by regression.
     """
 
     kernel: Matrix
@@ -39,10 +39,10 @@ class Head:
     strength: float | None = None
 
     def probabilities(self, features: Matrix) -> Matrix:
-        """Class probabilities, float32 (rows, classes), of features (rows, features)."""
+        """Class probabilities, float32 (pictures, classes), of features (pictures, features)."""
         logits = features @ self.kernel + self.bias
-        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(scores / scores.sum(axis=1, keepdims=True))
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
 def fit(features: Matrix, labels: Labels, groups: Labels, recipe: Recipe) -> Head:
@@ -50,46 +50,48 @@ def fit(features: Matrix, labels: Labels, groups: Labels, recipe: Recipe) -> Hea
 
     Args:
         features: float32, shape (pictures, features).
-        labels: class numbers, shape (pictures,), each class from 0 to the last at least once.
-        groups: numbers, shape (pictures,), the same for pictures that belong together: they come
-            into one fold, since a head that knows a copy of a picture asks for too weak a penalty.
-        recipe: gives the strengths to choose from, the folds and the seed.
+        labels: class numbers, shape (pictures,); every class from 0 to the last occurs.
+        groups: group numbers, shape (pictures,). Related pictures share a group and thus a fold:
+            with copies of a picture on both sides, too weak a penalty would look best.
+        recipe: sets the candidate strengths, the number of folds and the seed.
 
     Returns:
-        The head with the lowest cross-validated log-loss, fitted on all pictures.
+        The head with the lowest cross-validated log-loss, refitted on all pictures.
     """
-    axes = fit_components(features)
-    rotated = axes.rotated(features)
-    strength = _best_strength(rotated, labels, groups, recipe)
+    pca = fit_components(features)
+    components = pca.rotated(features)
+    strength = _best_strength(components, labels, groups, recipe)
     weights = class_weights(labels, recipe)[labels]
-    coefficients, intercepts = regression(rotated, labels, weights, strength, None, FINAL_TOLERANCE)
-    kernel = axes.rotation @ coefficients.T
-    return Head(kernel, intercepts - axes.centre @ kernel, strength)
+    coefficients, intercepts = regression(
+        components, labels, weights, strength, None, FINAL_TOLERANCE
+    )
+    kernel = pca.rotation @ coefficients.T
+    return Head(kernel, intercepts - pca.centre @ kernel, strength)
 
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """The principal components of features, of unit mean variance.
+    """A projection of features onto their principal components, scaled to unit mean variance.
 
     Attributes:
-        centre: float32, shape (features,).
-        rotation: float32, shape (features, components).
+        centre: the mean of the features, float32 (features,).
+        rotation: the scaled components, float32 (features, components).
     """
 
     centre: Matrix
     rotation: Matrix
 
-    def rotated(self, rows: Matrix) -> Matrix:
-        """Features along the axes, a block at a time: `rows` may be larger than memory."""
-        result = np.empty((len(rows), self.rotation.shape[1]), np.float32)
-        for start in range(0, len(rows), 4096):
+    def rotated(self, features: Matrix) -> Matrix:
+        """Project features block by block, since `features` may be larger than memory."""
+        result = np.empty((len(features), self.rotation.shape[1]), np.float32)
+        for start in range(0, len(features), 4096):
             block = slice(start, start + 4096)
-            result[block] = (rows[block] - self.centre) @ self.rotation
+            result[block] = (features[block] - self.centre) @ self.rotation
         return result
 
 
 def fit_components(features: Matrix) -> PrincipalComponents:
-    """The principal components of features, float32 (pictures, features), at most `COMPONENTS`."""
+    """Fit at most `COMPONENTS` principal components to features, float32 (pictures, features)."""
     from sklearn.decomposition import PCA
 
     pca = PCA(min(COMPONENTS, *features.shape), svd_solver="covariance_eigh").fit(features)
@@ -100,13 +102,13 @@ def fit_components(features: Matrix) -> PrincipalComponents:
 
 
 def random(width: int, classes: int, seed: int) -> Head:
-    """A head that knows nothing yet: small normal weights, no bias."""
+    """An untrained head: small normal weights, zero bias."""
     kernel = np.random.default_rng(seed).normal(0, width**-0.5, (width, classes))
     return Head(kernel.astype(np.float32), np.zeros(classes, np.float32))
 
 
 def class_weights(labels: Labels, recipe: Recipe) -> Matrix:
-    """What a picture of each class counts for in the loss, shape (classes,), 1 on average."""
+    """Loss weight of the pictures of each class, shape (classes,), 1 on average over pictures."""
     counts = np.bincount(labels)
     if recipe.optimization.class_weights == "none":
         return np.ones(len(counts), np.float32)
@@ -119,30 +121,33 @@ def _best_strength(features: Matrix, labels: Labels, groups: Labels, recipe: Rec
     if len(strengths) == 1:
         return strengths[0]
     random = np.random.default_rng(recipe.seed)
-    chosen = random.permutation(len(labels))[:SEARCH_PICTURES]
-    features, labels = features[chosen], labels[chosen]
-    fold_of = assign_folds(labels, groups[chosen], folds)
+    sample = random.permutation(len(labels))[:SEARCH_PICTURES]
+    features, labels = features[sample], labels[sample]
+    fold_of = assign_folds(labels, groups[sample], folds)
     weights = class_weights(labels, recipe)[labels]
     losses = np.zeros(len(strengths))
     for fold in range(folds):
-        inside = fold_of != fold
-        # A class with a single picture cannot be judged while that picture is left out.
-        outside = ~inside & np.isin(labels, labels[inside])
-        if outside.any() and len(np.unique(labels[inside])) > 1:
-            losses += _losses(features, labels, weights, (inside, outside), strengths)
+        train = fold_of != fold
+        # A class without training pictures in this fold cannot be predicted.
+        held_out = ~train & np.isin(labels, labels[train])
+        if held_out.any() and len(np.unique(labels[train])) > 1:
+            losses += _fold_losses(features, labels, weights, (train, held_out), strengths)
     return strengths[int(losses.argmin())]
 
 
 def assign_folds(labels: Labels, groups: Labels, folds: int) -> Labels:
-    """The fold of each picture: each class's groups are dealt out in turn.
+    """Assign pictures to folds, stratified by class, with all pictures of a group in one fold.
 
     Args:
-        labels: class numbers of shuffled pictures. The first of a group is the class it counts for.
-        groups: numbers, the same for pictures of one group.
-        folds: how many there are.
+        labels: class numbers of shuffled pictures; a group counts for the class of its first one.
+        groups: group numbers of the pictures.
+        folds: number of folds.
+
+    Returns:
+        Fold numbers, shape (pictures,).
     """
     _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
-    order = first.argsort()  # groups as they come, whatever their numbers
+    order = first.argsort()  # by first occurrence, so that group numbers do not matter
     fold_of = np.empty_like(first)
     for label in np.unique(labels):
         members = order[labels[first[order]] == label]
@@ -150,26 +155,27 @@ def assign_folds(labels: Labels, groups: Labels, folds: int) -> Labels:
     return np.asarray(fold_of[group_of], np.int64)
 
 
-def _losses(
+def _fold_losses(
     features: Matrix,
     labels: Labels,
     weights: Matrix,
-    sides: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    masks: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     strengths: Sequence[float],
 ) -> NDArray[np.float64]:
-    """The summed log-loss outside a fold's training part, for each strength."""
-    inside, outside = sides
-    known, numbers = np.unique(labels[inside], return_inverse=True)
-    truth = np.searchsorted(known, labels[outside])
+    """Summed log-loss on a fold's held-out pictures for each strength; masks: train, held out."""
+    train, held_out = masks
+    classes, train_labels = np.unique(labels[train], return_inverse=True)
+    held_out_labels = np.searchsorted(classes, labels[held_out])
     losses = np.zeros(len(strengths))
     start = None
-    for i in np.argsort(strengths):  # from strong to weak penalty: each starts near its end
+    for i in np.argsort(strengths):  # from strong to weak penalty: warm starts converge quickly
         start = regression(
-            features[inside], numbers, weights[inside], strengths[i], start, SEARCH_TOLERANCE
+            features[train], train_labels, weights[train], strengths[i], start, SEARCH_TOLERANCE
         )
         head = Head(start[0].T, start[1], strengths[i])
-        likelihood = head.probabilities(features[outside])[np.arange(len(truth)), truth]
-        losses[i] = -(weights[outside] * np.log(likelihood.clip(1e-7))).sum()
+        probabilities = head.probabilities(features[held_out])
+        likelihoods = probabilities[np.arange(len(held_out_labels)), held_out_labels]
+        losses[i] = -(weights[held_out] * np.log(likelihoods.clip(1e-7))).sum()
     return losses
 
 
@@ -181,15 +187,15 @@ def regression(
     start: tuple[Matrix, Matrix] | None,
     tolerance: float,
 ) -> tuple[Matrix, Matrix]:
-    """Multinomial logistic regression, by scikit-learn.
+    """Fit scikit-learn's multinomial logistic regression.
 
     Args:
         features: shape (pictures, features).
-        labels: class numbers from 0 on, each at least once.
-        weights: of the pictures.
-        strength: `C`.
-        start: coefficients and intercepts to start from.
-        tolerance: at which to stop.
+        labels: class numbers, shape (pictures,); every class from 0 to the last occurs.
+        weights: sample weights, shape (pictures,).
+        strength: scikit-learn's `C`.
+        start: coefficients and intercepts of a warm start, if any.
+        tolerance: stopping tolerance of the solver.
 
     Returns:
         Coefficients (classes, features) and intercepts (classes,).
@@ -202,12 +208,12 @@ def regression(
     if start is not None:
         model.coef_, model.intercept_ = (part[1:] if binary else part for part in start)
     with warnings.catch_warnings():
-        # Stopping early costs a little fit, and the evaluation shows what the head is worth.
+        # Not a problem for the user: a head that has not fully converged is evaluated all the same.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(features, labels, weights)
     coefficients = model.coef_.astype(np.float32)
     intercepts = model.intercept_.astype(np.float32)
-    if binary:  # one row for the second class; softmax wants one for each
+    if binary:  # scikit-learn returns the second class only; softmax needs a row for each
         coefficients = np.vstack([np.zeros_like(coefficients), coefficients])
         intercepts = np.concatenate([np.zeros(1, np.float32), intercepts])
     return coefficients, intercepts

@@ -1,6 +1,6 @@
-"""What a stage trains: freeze and compile in one place, since one does nothing without the other.
+"""The Keras model that a stage trains. Freezing and compiling happen together, as Keras requires.
 
-Imports Keras; `stages` imports this module only when a stage begins.
+Imports Keras, so `stages` imports this module only when a stage begins.
 """
 
 import re
@@ -36,18 +36,18 @@ class Network:
         """Freeze and compile.
 
         Args:
-            backbone: its weights are shared and will change. BatchNorm stays as it was pretrained,
-                and so does everything below the stage's block.
+            backbone: its weights are shared and trained in place. Pretrained BatchNorm layers and
+                all blocks below the stage's block stay frozen.
             head: kernel (features, classes) and bias (classes,).
-            stage: what to train, at which rate.
-            recipe: how to train.
-            steps: how many there will be in all, and over how many of them gradients are gathered
-                until the weights change.
+            stage: the blocks to train, and the learning rate.
+            recipe: the settings of the run.
+            steps: total number of steps, and the number of steps over which gradients are
+                accumulated before each update of the weights.
         """
         _freeze(backbone, stage, recipe)
         _seed(backbone, recipe.seed)
         kernel, bias = head
-        part = _part(backbone, stage)
+        part = _trained_part(backbone, stage)
         x = layers.Dropout(recipe.optimization.dropout, seed=recipe.seed, name="dropout")(
             part.output
         )
@@ -76,7 +76,7 @@ class Network:
 
     @property
     def head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Kernel and bias as they are now."""
+        """Current kernel and bias."""
         kernel, bias = self._logits.get_weights()
         return kernel, bias
 
@@ -90,34 +90,34 @@ class Network:
         return float(self.training_model.optimizer.learning_rate)
 
     def show_averages(self) -> None:
-        """Put the weights' moving averages, if any, in their place."""
+        """Swap the weights for their moving averages, if there are any."""
         if self._averages:
             self._averages.on_test_begin()
 
     def hide_averages(self) -> None:
-        """Put the weights themselves back."""
+        """Swap the weights back."""
         if self._averages:
             self._averages.on_test_end()
 
 
 class Layerwise:
-    """An optimizer whose learning rate shrinks from the head down, a factor a block.
+    """An optimizer with a learning rate per weight, which decays from block to block downward.
 
     Source: Clark et al., "ELECTRA" (2020), https://arxiv.org/abs/2003.10555.
     """
 
-    def __init__(self, factors: list[float], **choices: Any):
-        super().__init__(**choices)
+    def __init__(self, factors: list[float], **arguments: Any):
+        super().__init__(**arguments)
         self._factors = factors
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One weight's step, at that weight's own rate."""
+        """Update one weight at its own learning rate."""
         factor = self._factors[self._get_variable_index(variable)]  # type: ignore[attr-defined]
         super().update_step(gradient, variable, learning_rate * factor)  # type: ignore[misc]
 
 
 class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):  # type: ignore[misc]
-    """AdamW, or Adam if weights do not decay.
+    """AdamW with layer-wise learning rates; Adam if the weight decay is 0.
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019),
     https://arxiv.org/abs/1711.05101.
@@ -125,16 +125,16 @@ class LayerwiseAdamW(Layerwise, keras.optimizers.AdamW):  # type: ignore[misc]
 
 
 class LayerwiseRMSprop(Layerwise, keras.optimizers.RMSprop):  # type: ignore[misc]
-    """RMSprop, with which EfficientNet was trained by its authors."""
+    """RMSprop with layer-wise learning rates; EfficientNet's authors trained it with RMSprop."""
 
 
 class Mixing(layers.Layer):  # type: ignore[misc]
-    """Blends each picture with another one of its batch, at each place by that place's share."""
+    """Blends each picture with a partner from the same batch (mixup and CutMix)."""
 
-    def call(self, x: Any, partners: Any, share: Any) -> Any:
-        """Blend inputs (batch, height, width, channels) by `share` (batch, height, width, 1)."""
+    def call(self, x: Any, partners: Any, mask: Any) -> Any:
+        """Blend inputs (batch, height, width, channels) by `mask` (batch, height, width, 1)."""
         x = ops.cast(x, "float32")
-        return share * x + (1 - share) * ops.take(x, partners, axis=0)
+        return mask * x + (1 - mask) * ops.take(x, partners, axis=0)
 
 
 def _freeze(backbone: Backbone, stage: Stage, recipe: Recipe) -> None:
@@ -147,13 +147,13 @@ def _freeze(backbone: Backbone, stage: Stage, recipe: Recipe) -> None:
 
 
 def _seed(backbone: Backbone, seed: int) -> None:
-    """Make it repeatable which blocks are left out: graphs draw their seeds at random."""
+    """Seed the backbone's drop-connect layers, which Keras seeds at random."""
     for i, layer in enumerate(backbone.keras_model.layers):
         if isinstance(layer, layers.Dropout):
             layer.seed_generator.state.assign(np.array([(seed + i) % 2**32, 0], np.uint32))
 
 
-def _part(backbone: Backbone, stage: Stage) -> keras.Model:
+def _trained_part(backbone: Backbone, stage: Stage) -> keras.Model:
     if stage.name == "scratch":
         return fused(backbone)
     block = stage.block if stage.block == "pixels" else backbone.block(stage.block)
@@ -162,40 +162,41 @@ def _part(backbone: Backbone, stage: Stage) -> keras.Model:
 
 
 def _build_for_training(model: keras.Model, classes: int) -> None:
-    """Make the optimizer's and the metrics' variables now.
+    """Create the variables of the optimizer and the metrics now.
 
-    Made by the first step, they would have TensorFlow trace that step twice, which takes as long
-    again and leaves graphs in memory for good.
+    If the first step created them, TensorFlow would trace that step twice, which doubles the time
+    for tracing and keeps additional graphs in memory.
     """
     model.optimizer.build(model.trainable_variables)
-    nothing = np.zeros((1, classes), np.float32)
-    model.compute_metrics(None, nothing, nothing, np.zeros(1, np.float32))
+    zeros = np.zeros((1, classes), np.float32)
+    model.compute_metrics(None, zeros, zeros, np.zeros(1, np.float32))
     model.reset_metrics()
 
 
 def _mixing(model: keras.Model) -> keras.Model:
-    entry = keras.Input(model.input.shape[1:], dtype=model.input.dtype)
+    """A model that blends its inputs before it applies `model`; see `Mixing`."""
+    inputs = keras.Input(model.input.shape[1:], dtype=model.input.dtype)
     partners = keras.Input((), dtype="int32")
-    share = keras.Input((*model.input.shape[1:3], 1))
-    return keras.Model([entry, partners, share], model(Mixing()(entry, partners, share)))
+    mask = keras.Input((*model.input.shape[1:3], 1))
+    return keras.Model([inputs, partners, mask], model(Mixing()(inputs, partners, mask)))
 
 
 def _optimizer(
     model: keras.Model, backbone: Backbone, stage: Stage, recipe: Recipe, steps: tuple[int, int]
 ) -> keras.optimizers.Optimizer:
-    total, gathered = steps
-    decays = recipe.optimization.optimizer == "adamw"
+    total, accumulated = steps
+    has_decay = recipe.optimization.optimizer == "adamw"
     kind = LayerwiseRMSprop if recipe.optimization.optimizer == "rmsprop" else LayerwiseAdamW
     optimizer = kind(
         _factors(model, backbone, recipe),
-        learning_rate=_schedule(stage, recipe, max(1, total // gathered)),
-        weight_decay=recipe.optimization.weight_decay if decays else 0.0,
+        learning_rate=_schedule(stage, recipe, max(1, total // accumulated)),
+        weight_decay=recipe.optimization.weight_decay if has_decay else 0.0,
         use_ema=recipe.optimization.ema > 0,
         ema_momentum=recipe.optimization.ema or 0.99,
-        gradient_accumulation_steps=gathered if gathered > 1 else None,
+        gradient_accumulation_steps=accumulated if accumulated > 1 else None,
     )
-    plain = [weight for weight in model.trainable_weights if len(weight.shape) < 2]
-    optimizer.exclude_from_weight_decay(var_list=plain)
+    vectors = [weight for weight in model.trainable_weights if len(weight.shape) < 2]
+    optimizer.exclude_from_weight_decay(var_list=vectors)  # biases, and scales of BatchNorm
     return optimizer
 
 
@@ -212,11 +213,11 @@ def _schedule(stage: Stage, recipe: Recipe, total: int) -> Any:
 
 
 def _factors(model: keras.Model, backbone: Backbone, recipe: Recipe) -> list[float]:
-    """The learning rate's factor for each weight: 1 for head and top, less for lower blocks."""
+    """Learning-rate factor of each weight: 1 for the head and the top, lower in lower blocks."""
     depths = {block: i for i, block in enumerate(reversed(backbone.blocks), start=1)}
     factors = []
     for weight in model.trainable_weights:
-        found = re.search(r"(block\d+[a-z]+|stem)_", weight.path)
-        depth = 0 if found is None else depths.get(found[1], len(depths) + 1)
+        match = re.search(r"(block\d+[a-z]+|stem)_", weight.path)
+        depth = 0 if match is None else depths.get(match[1], len(depths) + 1)
         factors.append(recipe.tuning.layer_decay**depth)
     return factors

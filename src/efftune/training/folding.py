@@ -1,12 +1,12 @@
-"""The trainable part in the form that trains fastest, with the whole network's own weights.
+"""Equivalent graphs of the trained blocks that train faster and share the backbone's weights.
 
-A pretrained network's BatchNorm stays in inference mode, so it is a constant factor and offset of
-each channel. Putting them on the kernel instead of on the activations gives the same function and
-the same gradients, up to rounding, without passing over the activations twice more. Convolutions
-of one pixel are matrix products, in bfloat16 where the processor is faster at that.
+In fine-tuning, BatchNorm stays in inference mode, where it scales and shifts each channel by
+constants. Folding these into the kernel gives the same function and gradients, up to rounding, and
+saves two passes over the activations. Convolutions with a 1×1 kernel become matrix products, in
+bfloat16 where the CPU is faster at it.
 
-From random weights BatchNorm has to learn and cannot be folded. Keras puts it together from many
-operations, each of which passes over the activations; TensorFlow has a single one.
+When training from random weights, BatchNorm is trained, too, and cannot be folded. Keras composes
+it of many operations, each of which passes over the activations; TensorFlow has a fused one.
 """
 
 from typing import Any
@@ -18,15 +18,15 @@ from efftune.model.backbone import Backbone
 
 
 class FoldedConvolution(layers.Layer):  # type: ignore[misc]
-    """A convolution and the frozen BatchNorm after it, as one convolution with a bias."""
+    """A convolution and the frozen BatchNorm that follows it, as one convolution with a bias."""
 
     def __init__(self, convolution: layers.Layer, norm: layers.Layer, product_dtype: str):
-        """Share the weights of two layers.
+        """Fold two layers, sharing their weights.
 
         Args:
             convolution: a Conv2D or DepthwiseConv2D without bias or activation.
             norm: the BatchNormalization that follows it.
-            product_dtype: in which matrix products are computed.
+            product_dtype: type in which matrix products are computed.
         """
         super().__init__(name=f"folded_{convolution.name}", dtype="float32")
         self.convolution = convolution
@@ -59,7 +59,7 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
 
 
 class FusedNorm(layers.Layer):  # type: ignore[misc]
-    """BatchNorm as TensorFlow's single operation in training; otherwise the layer that it wraps."""
+    """BatchNorm by TensorFlow's fused operation in training; the wrapped layer in inference."""
 
     def __init__(self, norm: layers.Layer):
         """Share the weights of a BatchNormalization over the last axis."""
@@ -68,7 +68,7 @@ class FusedNorm(layers.Layer):  # type: ignore[misc]
         self.built = True
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        """Normalise activations (batch, height, width, channels); training moves the averages."""
+        """Normalise activations (batch, height, width, channels); training updates the averages."""
         norm = self.norm
         if not training:
             return norm(x, training=False)
@@ -77,22 +77,22 @@ class FusedNorm(layers.Layer):  # type: ignore[misc]
         result = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=norm.gamma, offset=norm.beta, mean=[], variance=[], epsilon=norm.epsilon
         )
-        # It tells the unbiased variance, Keras averages the biased one.
-        values = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), "float32")
-        variance = result.batch_variance * (tf.maximum(values - 1, 1) / values)
-        for average, training_data_of in (
+        # The operation returns the unbiased variance; Keras averages the biased one.
+        count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), "float32")
+        variance = result.batch_variance * (tf.maximum(count - 1, 1) / count)
+        for average, value in (
             (norm.moving_mean, result.batch_mean),
             (norm.moving_variance, variance),
         ):
-            average.assign(average * norm.momentum + training_data_of * (1 - norm.momentum))
+            average.assign(average * norm.momentum + value * (1 - norm.momentum))
         return result.y
 
 
 def fused(backbone: Backbone) -> keras.Model:
-    """The whole backbone in the form that trains fastest while its BatchNorm learns.
+    """The whole backbone with fused BatchNorm layers, for training from random weights.
 
     Returns:
-        A model that shares the backbone's Keras weights; under another Keras backend than
+        A model that shares the backbone's Keras weights; with a Keras backend other than
         TensorFlow, the backbone's own model.
     """
     if keras.backend.backend() != "tensorflow":
@@ -107,17 +107,17 @@ def fused(backbone: Backbone) -> keras.Model:
 
 
 def folded(backbone: Backbone, block: str, product_dtype: str = "float32") -> keras.Model:
-    """The part of a backbone above a cut, with every BatchNorm folded into its convolution.
+    """The part of a backbone from a block up, with every BatchNorm folded into its convolution.
 
     Args:
-        backbone: whose Keras weights the result shares.
-        block: the first block of the part; `pixels` for the whole.
-        product_dtype: in which matrix products are computed; all else is float32.
+        backbone: the backbone; the result shares its Keras weights.
+        block: the first block of the part; `pixels` for the whole backbone.
+        product_dtype: type in which matrix products are computed; all else is float32.
 
     Returns:
         A model from activations, of any floating type, or pixels to float32 features.
     """
-    convolutions: dict[int, layers.Layer] = {}  # by what they give, waiting for their norm
+    convolutions: dict[int, layers.Layer] = {}  # by id of their input, until their norm follows
 
     def apply(layer: layers.Layer, inputs: list[Any]) -> Any:
         if type(layer) in (layers.Conv2D, layers.DepthwiseConv2D) and not layer.use_bias:

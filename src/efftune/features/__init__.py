@@ -1,4 +1,4 @@
-"""The frozen backbone run over pictures, and the cache of its outputs.
+"""Feature extraction: running the frozen backbone over pictures, and the cache of its outputs.
 
-May import model, data, recipe, system and errors, and what lies below training only.
+May import model, data, recipe, system and errors.
 """

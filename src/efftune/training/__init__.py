@@ -1,4 +1,4 @@
-"""Planning a run, and training: views, stages, heads, and the networks that stages train.
+"""Planning and training: plans, view selection, stages, heads and the models that stages train.
 
-May import features, model, data, recipe, system and errors; knows nothing of reports.
+May import features, model, data, recipe, system and errors.
 """

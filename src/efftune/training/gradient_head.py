@@ -57,8 +57,9 @@ def fit(
         failures.append(f"the final loss was {loss:.3g} at a learning rate of {rate:g}")
         if len(failures) > 1:
             raise DataError(
-                f"Training of the head diverged: {'; '.join(failures)}. Set a lower learning rate with "
-                "--set head_learning_rate=…, and check for wrong labels or damaged pictures."
+                f"Training of the head diverged: {'; '.join(failures)}. Set a lower "
+                "learning rate with --set head_learning_rate=…, and check for wrong labels or "
+                "damaged pictures."
             )
         stage = replace(stage, learning_rate=stages.RATE_AFTER_FAILURE * rate)
 

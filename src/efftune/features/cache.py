@@ -1,7 +1,7 @@
-"""What the frozen part computed, kept on disk by the content of the picture it belongs to.
+"""A cache on disk for outputs of the frozen backbone, keyed by the content of the pictures.
 
-Rows lie in shards, files named by the SHA-256 of their own bytes. A shard that does not match its
-name was damaged or half-written: it is removed, and its rows are computed again.
+Rows are stored in shards, files named by the SHA-256 of their contents. A shard that does not match
+its name is damaged or incomplete: it is removed, and its rows are computed again.
 """
 
 import hashlib
@@ -23,35 +23,35 @@ from numpy.typing import NDArray
 from efftune.system import files
 
 Digest = bytes  # SHA-256 of a picture's file, 32 bytes
-SHARD_ROWS = 4096  # at most; a shard is also never larger than what may wait in memory
-MAPPED_BYTES = 4 * 2**30  # of a store, mapped into memory at a time, unless less is asked for
-_MAPPED_SHARDS = 128  # each holds a file open
-CACHE_SHARE = 0.25  # of the free disk and what is kept already
-_IN_USE_SECONDS = 24 * 3600  # another process may be using what was opened since
+SHARD_ROWS = 4096  # at most; shards are also limited by `extraction.WAITING_BYTES`
+MAPPED_BYTES = 4 * 2**30  # default limit of the bytes of a cache that are memory-mapped at once
+_MAPPED_SHARDS = 128  # limit of the shards mapped at once; each holds a file open
+CACHE_SHARE = 0.25  # of the disk space that is free or taken by the cache
+_IN_USE_SECONDS = 24 * 3600  # another process may still use what was opened this recently
 
 
 class FeatureCache:
-    """Rows of one shape and type, found by digest.
+    """Rows of one shape and type, looked up by the digest of a picture.
 
     Attributes:
-        dtype: of the rows' values: float32, float16 or bfloat16.
-        shape: of one row.
+        dtype: type of the values: float32, float16 or bfloat16.
+        shape: shape of one row.
     """
 
     def __init__(
         self, folder: Path, dtype: str, shape: tuple[int, ...], mapped_bytes: int = MAPPED_BYTES
     ):
-        """Open what is there of a store; every shard is checked against its name.
+        """Open a cache folder, which need not exist; every shard is checked against its name.
 
         Args:
-            folder: where its shards lie.
-            dtype: of the rows' values.
-            shape: of one row.
-            mapped_bytes: how much of it may be in memory at a time, one shard at least.
+            folder: the folder of the shards.
+            dtype: type of the values.
+            shape: shape of one row.
+            mapped_bytes: limit of the bytes that are memory-mapped at once; one shard always is.
         """
         self.dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype, dtype))
         self.shape = shape
-        # NumPy's own files know no bfloat16: its bits lie there as integers.
+        # The .npy format does not support bfloat16, so its bits are stored as integers.
         self._raw = np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
         self._record = np.dtype([("sha256", "V32"), ("values", self._raw, shape)])
         self._folder = folder
@@ -61,28 +61,28 @@ class FeatureCache:
         self._mapped: OrderedDict[Path, NDArray[np.void]] = OrderedDict()
         if folder.is_dir():
             with suppress(OSError):
-                os.utime(folder)  # for `prune`: used now
+                os.utime(folder)  # `prune` removes the least recently used folders
         for path in sorted(folder.glob("[0-9a-f]*.npy")):
             self._open(path)
 
     def __contains__(self, digest: Digest) -> bool:
-        """Whether there is a row for a picture."""
+        """Whether a picture's row is cached."""
         return digest in self._places
 
     def row(self, digest: Digest) -> NDArray[Any]:
-        """The row of a picture; lies on disk.
+        """The memory-mapped row of a picture.
 
         Raises:
-            KeyError: there is none.
+            KeyError: the picture has no row.
         """
         path, number = self._places[digest]
         row: NDArray[Any] = self._shard(path)["values"][number].view(self.dtype)
         return row
 
     def add(self, digests: Sequence[Digest], values: NDArray[Any]) -> None:
-        """Keep the rows of some pictures as one shard.
+        """Add the rows of some pictures as one shard.
 
-        Where they cannot be written they stay in memory, and a warning says so.
+        If the shard cannot be written, its rows stay in memory and a warning is issued.
         """
         if not digests:
             return
@@ -93,18 +93,19 @@ class FeatureCache:
         np.save(content, shard, allow_pickle=False)
         path = self._folder / f"{hashlib.sha256(content.getbuffer()).hexdigest()}.npy"
         try:
-            # Nothing is lost with a shard that a power cut damages, so none is waited for.
+            # A shard damaged by a power cut is computed again, so there is no need to sync.
             files.write(path, content.getvalue(), flush=False)
         except OSError as error:
             self._unwritten[path] = shard
             warnings.warn(
-                f"Features are not kept for next time in {self._folder}: {error.strerror}.",
+                f"Features could not be cached in {self._folder}: {error.strerror}. They are kept "
+                "in memory; the next run computes them again.",
                 stacklevel=2,
             )
         self._places |= {digest: (path, i) for i, digest in enumerate(digests)}
 
     def _shard(self, path: Path) -> NDArray[np.void]:
-        """A shard's records, mapped; those not asked for longest are let go."""
+        """A shard's records, memory-mapped; the least recently used shards are unmapped."""
         if path in self._unwritten:
             return self._unwritten[path]
         if path not in self._mapped:
@@ -123,7 +124,7 @@ class FeatureCache:
                 path.unlink()
                 return
             shard = _mapped(path)
-        except (OSError, ValueError):  # not ours to read, or removed meanwhile
+        except (OSError, ValueError):  # no permission, removed in the meantime, or no .npy file
             return
         if shard.dtype == self._record:
             digests = shard["sha256"].tobytes()
@@ -132,37 +133,37 @@ class FeatureCache:
 
 
 def prune(folder: Path, share: float = CACHE_SHARE) -> None:
-    """Remove the stores not used for longest, until the rest take no more than their share.
+    """Remove the least recently used caches until the others are within their share of the disk.
 
     Args:
-        folder: where the stores lie, a folder each.
-        share: of the disk space that is free or taken by the stores.
+        folder: the parent of the cache folders.
+        share: share of the disk space that is free or taken by the caches.
     """
-    stores = [path for path in folder.glob("*") if path.is_dir()]
-    used = {path: path.stat().st_mtime for path in stores}
-    sizes = {path: sum(each.stat().st_size for each in path.glob("*.npy")) for path in stores}
+    caches = [path for path in folder.glob("*") if path.is_dir()]
+    last_used = {path: path.stat().st_mtime for path in caches}
+    sizes = {path: sum(shard.stat().st_size for shard in path.glob("*.npy")) for path in caches}
     total = sum(sizes.values())
-    allowed = share * (total + shutil.disk_usage(files.cache_folder()).free)
-    for path in sorted(stores, key=used.__getitem__):
-        if total <= allowed or used[path] > time.time() - _IN_USE_SECONDS:
+    limit = share * (total + shutil.disk_usage(files.cache_folder()).free)
+    for path in sorted(caches, key=last_used.__getitem__):
+        if total <= limit or last_used[path] > time.time() - _IN_USE_SECONDS:
             return
         shutil.rmtree(path, ignore_errors=True)
         total -= sizes[path]
 
 
 class CachedRows:
-    """The rows of many pictures, in the pictures' order.
+    """The cached rows of a sequence of pictures.
 
     Attributes:
-        shape: of one row.
-        dtype: of its values.
+        shape: shape of one row.
+        dtype: type of the values.
     """
 
-    def __init__(self, store: FeatureCache, digests: Sequence[Digest]):
-        """Rows of a store; there must be one for each digest."""
-        self.shape = store.shape
-        self.dtype = store.dtype
-        self._store = store
+    def __init__(self, cache: FeatureCache, digests: Sequence[Digest]):
+        """Rows of a cache, which must have one for each digest."""
+        self.shape = cache.shape
+        self.dtype = cache.dtype
+        self._cache = cache
         self._digests = digests
 
     def __len__(self) -> int:
@@ -171,7 +172,7 @@ class CachedRows:
 
     def __getitem__(self, picture: int) -> NDArray[Any]:
         """A picture's row."""
-        return self._store.row(self._digests[picture])
+        return self._cache.row(self._digests[picture])
 
 
 def _mapped(path: Path) -> NDArray[np.void]:

@@ -1,7 +1,7 @@
-"""The frozen part of the network, run once over the pictures and kept on disk.
+"""Feature extraction: run the frozen backbone over pictures once, and cache its outputs.
 
-What it computes is kept per picture and view, found again by the picture's content and by
-everything else that shapes it. Adding ten pictures to ten thousand computes ten.
+Outputs are cached per picture and view, keyed by the picture's content and by all settings that
+affect them. Adding ten pictures to ten thousand computes ten.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,27 +29,24 @@ from efftune.recipe.inputs import Fit
 from efftune.recipe.training import Flip, Strength
 from efftune.system import files
 
-if TYPE_CHECKING:
-    pass
-
-WAITING_BYTES = 256 * 2**20  # rows computed and not yet written, at most
-MIRRORED = -1  # the view with left and right changed and nothing else
-Place = tuple[str, int]  # an output of the frozen part, and a view
+WAITING_BYTES = 256 * 2**20  # limit of the rows computed and not yet written
+MIRRORED = -1  # number of the view that is flipped horizontally and otherwise unchanged
+Place = tuple[str, int]  # an output of the backbone, and the number of a view
 
 
 @dataclass(frozen=True)
 class ExtractionSettings:
-    """All that shapes what is computed of a picture, beside its content.
+    """Settings that, with the backbone and a picture's content, determine the outputs.
 
     Attributes:
-        fit: how pictures become squares.
-        precision: in which the network computes.
-        dtype: in which activations are kept; features are float32.
-        augment: how far views go.
-        flip: whether views change left and right, or top and bottom too.
-        seed: of the views.
-        mapped_bytes: how much of the rows may be in memory at a time when they are used; shapes
-            nothing.
+        fit: how pictures are fitted to the square input.
+        precision: precision of inference.
+        dtype: type of the cached activations; features are always float32.
+        augment: strength of the augmented views.
+        flip: whether views are flipped: not at all, horizontally, or vertically, too.
+        seed: seed of the augmentation.
+        mapped_bytes: limit of the cached bytes that are memory-mapped at once; does not affect the
+            outputs.
     """
 
     fit: Fit
@@ -61,16 +58,16 @@ class ExtractionSettings:
     mapped_bytes: int = MAPPED_BYTES
 
     def key(self, backbone: Backbone, place: Place, outputs: Sequence[str] = (FEATURES,)) -> str:
-        """A name for these settings and the code behind them.
+        """The name of the cache folder, a hash of all settings and code versions that matter.
 
         Args:
-            backbone: the frozen part.
-            place: the output and the view that are kept.
-            outputs: all that are computed together. With others the last digits may differ, and a
-                run must not depend on what other runs have left behind.
+            backbone: the frozen backbone.
+            place: the cached output and view.
+            outputs: all outputs computed together. Other combinations may differ by rounding, and
+                a run must not depend on what earlier runs have cached.
         """
         output, view = place
-        shaping: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "weights": backbone.weights,
             "image_size": backbone.image_size,
             "output": output,
@@ -81,27 +78,27 @@ class ExtractionSettings:
             "versions": [images.VERSION, BACKBONE_VERSION, version("openvino")],
         }
         if view == MIRRORED:
-            shaping["view"] = "mirrored"
+            settings["view"] = "mirrored"
         elif view:
             views = {"augment": self.augment, "flip": self.flip, "seed": self.seed, "view": view}
-            shaping |= views | {"augmentation": augmentation.VERSION}
-        text = json.dumps(shaping, sort_keys=True)
+            settings |= views | {"augmentation": augmentation.VERSION}
+        text = json.dumps(settings, sort_keys=True)
         return f"{backbone.entry.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def dtype_of(self, output: str) -> str:
-        """The type in which an output is kept."""
+        """The type in which an output is cached."""
         return "float32" if output == FEATURES else self.dtype
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the frozen part says of many pictures. Pictures that failed have no rows.
+    """Outputs of the frozen backbone for many pictures. Pictures that failed have no rows.
 
     Attributes:
-        rows: by output and view.
-        sha256s: content hash by path, of each file that could be read.
-        failures: by path, why a picture could not be decoded.
-        computed: how many pictures were not found on disk.
+        rows: cached rows by output and view.
+        sha256s: content hash by path, for each file that could be read.
+        failures: reason by path, for each picture that could not be read or decoded.
+        computed: number of pictures that were not in the cache.
     """
 
     rows: dict[Place, CachedRows]
@@ -112,7 +109,7 @@ class Features:
     def pooled(self, view: int = 0) -> NDArray[np.float32]:
         """The features after global average pooling, float32 (pictures, features).
 
-        Memory-mapped from a temporary file: 5 kB a picture.
+        Memory-mapped from a temporary file with about 5 kB per picture.
         """
         rows = self.rows[FEATURES, view]
         values: NDArray[np.float32] = files.temporary_array((len(rows), *rows.shape), rows.dtype)
@@ -130,20 +127,19 @@ def extract(
     outputs: Sequence[str] = (FEATURES,),
     views: Sequence[int] = (0,),
 ) -> Features:
-    """Run the frozen part over pictures, or take what it says from disk.
+    """Run the frozen backbone over pictures that are not in the cache yet.
 
-    Memory is bounded whatever the number of pictures: 256 MiB of decoded pictures and
+    Memory does not grow with the number of pictures: 256 MiB of decoded pictures and
     `WAITING_BYTES` of rows.
 
     Args:
         paths: the pictures.
-        backbone: made and compiled only if a picture has to be computed.
-        settings: how to compute.
+        backbone: the backbone; built and compiled only if a picture has to be computed.
+        settings: settings of the extraction.
         on_done: called after each view of each picture, from several threads.
-        outputs: names of blocks, for the activations at their input, and `features`. Without any,
-            pictures are read and decoded, and what fails is told.
-        views: numbers of the augmented views to see; 0 is the picture itself, `MIRRORED` its
-            mirror image.
+        outputs: names of blocks, for the activations at their input, and `features`. If empty,
+            pictures are only read and decoded, to find those that fail.
+        views: numbers of the views; 0 is the unaugmented picture, `MIRRORED` its mirror image.
 
     Returns:
         Rows for each output and view, one per readable picture, in the order of `paths`.
@@ -158,15 +154,15 @@ def extract(
     for part in work.parts():
         try:
             network.run(part, work.load, work.deliver, views=len(views))
-        finally:  # an interrupted run keeps what it has computed
-            work.keep()
+        finally:  # so that an interrupted run does not lose what it has computed
+            work.store()
     return work.result()
 
 
 class _Extraction:
-    """One pass over pictures. Each is read and looked up, and if it is new, decoded and computed.
+    """One pass over pictures: read, look up in the cache; decode and compute if missing.
 
-    Pictures go by their position in `paths`.
+    Pictures are identified by their index in `paths`.
     """
 
     def __init__(
@@ -175,21 +171,21 @@ class _Extraction:
         backbone: Backbone,
         settings: ExtractionSettings,
         on_done: Callable[[], None],
-        wanted: tuple[Sequence[str], Sequence[int]],
+        outputs_and_views: tuple[Sequence[str], Sequence[int]],
     ):
         self.paths = paths
         self.settings = settings
         self.size = backbone.image_size
         self.on_done = on_done
-        self.outputs, self.views = wanted
+        self.outputs, self.views = outputs_and_views
         root = files.cache_folder() / "features"
-        places = max(1, len(self.outputs) * len(self.views))
-        self.stores = {
+        place_count = max(1, len(self.outputs) * len(self.views))
+        self.caches = {
             (output, view): FeatureCache(
                 root / settings.key(backbone, (output, view), self.outputs),
                 settings.dtype_of(output),
                 backbone.shape(output),
-                settings.mapped_bytes // places,
+                settings.mapped_bytes // place_count,
             )
             for output in self.outputs
             for view in self.views
@@ -203,26 +199,26 @@ class _Extraction:
         self._lock = threading.Lock()
 
     def parts(self) -> Iterator[range]:
-        """The pictures, as many at a time as may wait in memory until they are written."""
-        stores = self.stores.values()
-        row_bytes = sum(store.dtype.itemsize * int(np.prod(store.shape)) for store in stores)
+        """The pictures in parts whose rows fit into `WAITING_BYTES`."""
+        caches = self.caches.values()
+        row_bytes = sum(cache.dtype.itemsize * int(np.prod(cache.shape)) for cache in caches)
         step = max(1, min(SHARD_ROWS, WAITING_BYTES // max(1, row_bytes)))
         for start in range(0, len(self.paths), step):
             self._part = range(start, min(start + step, len(self.paths)))
             self._waiting = {
-                place: np.empty((len(self._part), *store.shape), store.dtype)
-                for place, store in self.stores.items()
+                place: np.empty((len(self._part), *cache.shape), cache.dtype)
+                for place, cache in self.caches.items()
             }
             yield self._part
 
     def load(self, i: int) -> Pixels | None:
-        """The views to run the network on; None if all is kept or cannot be had."""
+        """The views to run the network on; None if all are cached or the picture is unreadable."""
         try:
             content = images.read(self.paths[i])
             digest = self.digests[i] = hashlib.sha256(content).digest()
-            if not self.stores:
+            if not self.caches:
                 images.decode(content, self.size, self.settings.fit)
-            if not all(digest in store for store in self.stores.values()):
+            if not all(digest in cache for cache in self.caches.values()):
                 return self._views(content, digest)
         except BadImage as error:
             self.failures[self.paths[i]] = error.reason
@@ -231,35 +227,35 @@ class _Extraction:
         return None
 
     def deliver(self, i: int, number: int, outputs: list[NDArray[Any]]) -> None:
-        """Take in what the network says of a view."""
-        at = i - self._part.start
+        """Collect the network's outputs for a view."""
+        row = i - self._part.start
         for output, values in zip(self.outputs, outputs, strict=True):
             waiting = self._waiting[output, self.views[number]]
-            waiting[at] = values.view(waiting.dtype)
+            waiting[row] = values.view(waiting.dtype)
         with self._lock:
             self._delivered[i] += 1
         self.on_done()
 
-    def keep(self) -> None:
-        """Put what was computed of a part of the pictures on disk."""
-        whole = [i for i, count in sorted(self._delivered.items()) if count == len(self.views)]
-        self.computed += len(whole)
+    def store(self) -> None:
+        """Write the rows computed for the current part to the caches."""
+        complete = [i for i, count in sorted(self._delivered.items()) if count == len(self.views)]
+        self.computed += len(complete)
         self._delivered.clear()
-        new = np.array(whole, np.int64) - self._part.start
-        for place, store in self.stores.items():
+        new = np.array(complete, np.int64) - self._part.start
+        for place, cache in self.caches.items():
             waiting = self._waiting.pop(place)
             rows = waiting if len(new) == len(waiting) else waiting[new]
-            store.add([self.digests[i] for i in whole], rows)
+            cache.add([self.digests[i] for i in complete], rows)
 
     def result(self) -> Features:
         sha256s = {self.paths[i]: digest.hex() for i, digest in sorted(self.digests.items())}
         readable = [i for i, path in enumerate(self.paths) if path not in self.failures]
         digests = [self.digests[i] for i in readable]
-        rows = {place: CachedRows(store, digests) for place, store in self.stores.items()}
+        rows = {place: CachedRows(cache, digests) for place, cache in self.caches.items()}
         return Features(rows, sha256s, self.failures, self.computed)
 
     def _views(self, content: bytes, digest: Digest) -> Pixels:
-        """The wanted views of a picture, uint8 (views, size, size, 3)."""
+        """The requested views of a picture, uint8 (views, size, size, 3)."""
         pixels = images.decode(content, self.size, self.settings.fit)
         return np.stack([self._view(pixels, digest, view) for view in self.views])
 
@@ -280,24 +276,24 @@ def extract_pooled(
     *,
     mirrored: bool = False,
 ) -> NDArray[np.float32]:
-    """What a network says of pictures before its head, as the saved classifier would compute it.
+    """Pooled features of pictures, computed in the same way as by the saved classifier.
 
     Args:
-        backbone: the network, tuned or not.
-        paths: pictures that were decoded before.
-        fit: how they become squares.
-        on_progress: called after each, from several threads.
-        mirrored: the mean over each picture and its mirror image.
+        backbone: the backbone, fine-tuned or not.
+        paths: pictures that could be decoded before.
+        fit: how pictures are fitted to the square input.
+        on_progress: called after each picture, from several threads.
+        mirrored: whether to average over each picture and its mirror image.
 
     Returns:
-        Float32 (pictures, features), in a temporary file.
+        Features, float32 (pictures, features), memory-mapped from a temporary file.
 
     Raises:
         DataError: a picture cannot be decoded any more.
     """
     from efftune.model.engines.conversion import convert
 
-    rows: NDArray[np.float32] = files.temporary_array(
+    features: NDArray[np.float32] = files.temporary_array(
         (len(paths), backbone.entry.features), np.float32
     )
 
@@ -306,15 +302,15 @@ def extract_pooled(
             return images.decode(images.read(paths[i]), backbone.image_size, fit)[None]
         except BadImage as error:
             raise DataError(
-                f"{paths[i]} was changed while the run went on: {error.reason}. Start again."
+                f"{paths[i]} changed during the run: {error.reason}. Start again."
             ) from None
 
-    def deliver(i: int, _square: int, outputs: list[NDArray[np.float32]]) -> None:
-        rows[i] = outputs[0]
+    def deliver(i: int, _view: int, outputs: list[NDArray[np.float32]]) -> None:
+        features[i] = outputs[0]
         on_progress()
 
     network = openvino_engine.Network(
         lambda: convert(backbone.keras_model, mirrored=mirrored), size=backbone.image_size
     )
     network.run(range(len(paths)), load, deliver)
-    return rows
+    return features

@@ -374,7 +374,7 @@ def mistakes(tmp_path, finished_run, source):
         (["train", "lonely", "--val", "1.5"], 2, "val_fraction = 1.5"),
         (["train", "lonely", "--config", "gone.toml"], 2, "gone.toml"),
         (["train", "lonely", "--imgae-size", "32"], 2, "image-size"),
-        (["train", "one/photos", "--run", "text.txt/run"], 2, "Cannot make the run folder"),
+        (["train", "one/photos", "--run", "text.txt/run"], 2, "Cannot create the run folder"),
         (["train", "one/photos", "--run", "empty"], 2, "never overwritten"),
         (["train"], 2, "SOURCE"),
         (["predict", "link", "text.txt"], 1, "text.txt: not an image"),

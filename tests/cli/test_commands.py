@@ -362,7 +362,7 @@ def mistakes(tmp_path, finished_run, source):
         (["train", "split.csv", "--path-column", "file"], 1, "--path-column"),
         (["train", "cut.zip"], 1, "cut.zip is damaged, cut off or no archive"),
         (["train", "empty"], 1, "empty holds no picture that can be read. It is empty"),
-        (["train", "onlyred"], 1, "one class only, 'red'"),
+        (["train", "onlyred"], 1, "contains only one class, 'red'"),
         (["train", "lonely"], 1, "Class 'red' has 1 usable picture"),
         (["train", "unreadable"], 1, "Found: 3 not an image"),
         (["train", "gap"], 1, "class 'red' in the val split"),

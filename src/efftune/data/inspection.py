@@ -246,12 +246,8 @@ def _quality_problems(row: Example, record: NDArray[np.void]) -> Iterator[tuple[
     form = _FORMATS[int(record["format"])]
     suffix = row.path.suffix.lower()
     if suffix not in _SUFFIXES[form]:
-        yield (
-            "wrong-suffix",
-            f"a {form} file with the suffix {suffix}"
-            if suffix
-            else f"a {form} file without a suffix",
-        )
+        ending = f"with the suffix {suffix}" if suffix else "without a suffix"
+        yield "wrong-suffix", f"a {form} file {ending}"
     width, height = int(record["width"]), int(record["height"])
     if min(width, height) < _TINY:
         yield "tiny", f"{width} × {height} pixels"

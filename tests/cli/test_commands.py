@@ -322,7 +322,7 @@ def test_paths_are_read_from_standard_input(finished_run, source, command, stdin
     assert done.returncode == code, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["path"] for line in lines] == ([] if code else [str(names[n]) for n in names])
-    assert ("nothing in standard input" in done.stderr) == bool(code)
+    assert ("Standard input is empty" in done.stderr) == bool(code)
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def mistakes(tmp_path, finished_run, source):
         (["train", "gone.csv"], 2, "There is no file 'gone.csv'"),
         (["train", "split.csv"], 1, "split.csv, line 3: there is no split 'tset'"),
         (["train", "split.csv", "--path-column", "file"], 1, "--path-column"),
-        (["train", "cut.zip"], 1, "cut.zip is damaged, cut off or no archive"),
+        (["train", "cut.zip"], 1, "cut.zip is damaged, truncated or not an archive"),
         (["train", "empty"], 1, "empty holds no picture that can be read. It is empty"),
         (["train", "onlyred"], 1, "contains only one class, 'red'"),
         (["train", "lonely"], 1, "Class 'red' has 1 usable picture"),

@@ -21,8 +21,8 @@ Undecided = Literal[""]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HIDDEN, MACOS, WINDOWS = (
     "hidden",
-    "remaining over from a macOS archive",
-    "remaining over from Windows",
+    "left over from a macOS archive",
+    "left over from Windows",
 )
 LEFTOVERS = frozenset({HIDDEN, MACOS, WINDOWS})  # reasons for files that belong to no class
 

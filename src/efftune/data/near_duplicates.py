@@ -216,7 +216,7 @@ def _similar_pairs(
 def _dct(thumbnails: _Thumbnails, chosen: _Numbers, border: int) -> _Coefficients:
     """Low-frequency DCT coefficients of thumbnails, for even and odd horizontal frequencies.
 
-    Higher frequencies, which are weaker in all pictures, get larger weights, and pixels roots are
+    Higher frequencies, which are weaker in all pictures, get larger weights, and square roots are
     taken so that no few coefficients dominate. All coefficients of a picture have norm 1 together.
     """
     side = SMALL - 2 * border

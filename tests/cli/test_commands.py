@@ -363,7 +363,7 @@ def mistakes(tmp_path, finished_run, source):
         (["train", "cut.zip"], 1, "cut.zip is damaged, truncated or not an archive"),
         (["train", "empty"], 1, "empty holds no picture that can be read. It is empty"),
         (["train", "onlyred"], 1, "contains only one class, 'red'"),
-        (["train", "lonely"], 1, "Class 'red' has 1 usable picture"),
+        (["train", "lonely"], 1, "Class 'red' has 1 usable training picture"),
         (["train", "unreadable"], 1, "Found: 3 not an image"),
         (["train", "gap"], 1, "class 'red' in the val split"),
         (["train", "lonely", "--model", "efficientnet-lite9"], 2, "Unknown model"),

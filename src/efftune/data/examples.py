@@ -19,11 +19,7 @@ from efftune.errors import DataError
 Split = Literal["train", "val", "test"]
 Undecided = Literal[""]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-HIDDEN, MACOS, WINDOWS = (
-    "hidden",
-    "left over from a macOS archive",
-    "left over from Windows",
-)
+HIDDEN, MACOS, WINDOWS = "hidden", "left over from a macOS archive", "left over from Windows"
 LEFTOVERS = frozenset({HIDDEN, MACOS, WINDOWS})  # reasons for files that belong to no class
 
 
@@ -109,7 +105,7 @@ class Examples:
         return {split: len(self.of(split)) for split in SPLITS}
 
     def with_test_as_val(self) -> "Examples":
-        """Use the test split for validation, too, if the source has no validation split."""
+        """Also use the test split for validation if the source has no validation split."""
         return replace(
             self, val_is_test="test" in self._source_splits and "val" not in self._source_splits
         )

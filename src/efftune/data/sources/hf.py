@@ -23,9 +23,7 @@ from efftune.system.progress import Progress, silent
 
 PREFIX = "hf:"
 _TIMEOUT_SECONDS = 5.0
-_CLASS_TYPES = re.compile(
-    r"(large_)?string|u?int\d+|bool"
-)  # data types of columns that can hold classes
+_CLASS_TYPES = re.compile(r"(large_)?string|u?int\d+|bool")  # data types for class columns
 
 _Parts = Sequence[tuple[str, Any]]  # pairs of split and data set
 

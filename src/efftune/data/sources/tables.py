@@ -214,12 +214,10 @@ def _column_positions(table: Path, columns: Columns, names: Sequence[str]) -> li
             positions.append(-1)
         else:
             number = "several columns" if name in names else "no column"
-            listing = ", ".join(map(repr, names[:_MAX_LISTED])) + (
-                " …" if len(names) > _MAX_LISTED else ""
-            )
-            optional = (
-                f"; only {defaults[role]!r} may be missing" if role in {"split", "group"} else ""
-            )
+            more = " …" if len(names) > _MAX_LISTED else ""
+            listing = ", ".join(map(repr, names[:_MAX_LISTED])) + more
+            is_optional = role in {"split", "group"}
+            optional = f"; only {defaults[role]!r} may be missing" if is_optional else ""
             raise DataError(
                 f"{table} has {number} {name!r}. Its columns: {listing}. Choose one with "
                 f"--{role}-column{optional}."

@@ -346,7 +346,7 @@ def test_failed_run_leaves_nothing(tmp_path):
     fill(tmp_path / "photos", count=4)
     for path in (tmp_path / "photos" / "red").iterdir():
         path.write_bytes(path.read_bytes()[:150])
-    with pytest.raises(efftune.DataError, match="No picture of class 'red' can be used"):
+    with pytest.raises(efftune.DataError, match="No usable picture of class 'red'"):
         efftune.train(
             tmp_path / "photos", run=tmp_path / "runs" / "a", recipe="quick", image_size=32
         )

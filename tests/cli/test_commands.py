@@ -322,7 +322,7 @@ def test_paths_are_read_from_standard_input(finished_run, source, command, stdin
     assert done.returncode == code, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["path"] for line in lines] == ([] if code else [str(names[n]) for n in names])
-    assert ("nothing in standard input" in done.stderr) == bool(code)
+    assert ("Standard input is empty" in done.stderr) == bool(code)
 
 
 @pytest.fixture
@@ -360,10 +360,10 @@ def mistakes(tmp_path, finished_run, source):
         (["train", "gone.csv"], 2, "There is no file 'gone.csv'"),
         (["train", "split.csv"], 1, "split.csv, line 3: there is no split 'tset'"),
         (["train", "split.csv", "--path-column", "file"], 1, "--path-column"),
-        (["train", "cut.zip"], 1, "cut.zip is damaged, cut off or no archive"),
+        (["train", "cut.zip"], 1, "cut.zip is damaged, truncated or not an archive"),
         (["train", "empty"], 1, "empty holds no picture that can be read. It is empty"),
-        (["train", "onlyred"], 1, "one class only, 'red'"),
-        (["train", "lonely"], 1, "Class 'red' has 1 usable picture"),
+        (["train", "onlyred"], 1, "contains only one class, 'red'"),
+        (["train", "lonely"], 1, "Class 'red' has 1 usable training picture"),
         (["train", "unreadable"], 1, "Found: 3 not an image"),
         (["train", "gap"], 1, "class 'red' in the val split"),
         (["train", "lonely", "--model", "efficientnet-lite9"], 2, "Unknown model"),
@@ -374,7 +374,7 @@ def mistakes(tmp_path, finished_run, source):
         (["train", "lonely", "--val", "1.5"], 2, "val_fraction = 1.5"),
         (["train", "lonely", "--config", "gone.toml"], 2, "gone.toml"),
         (["train", "lonely", "--imgae-size", "32"], 2, "image-size"),
-        (["train", "one/photos", "--run", "text.txt/run"], 2, "Cannot make the run folder"),
+        (["train", "one/photos", "--run", "text.txt/run"], 2, "Cannot create the run folder"),
         (["train", "one/photos", "--run", "empty"], 2, "never overwritten"),
         (["train"], 2, "SOURCE"),
         (["predict", "link", "text.txt"], 1, "text.txt: not an image"),

@@ -85,8 +85,8 @@ def test_class_names_are_sorted_and_number_the_labels():
     ("counts", "words"),
     [
         ({}, "photos holds no picture that can be read. It is empty"),
-        ({"a": 5}, "one class only, 'a'"),
-        ({"a": 5, "b": 1}, r"Class 'b' has 1 usable picture\(s\) to train on; it takes at least 3"),
+        ({"a": 5}, "contains only one class, 'a'"),
+        ({"a": 5, "b": 1}, r"Class 'b' has 1 usable training picture\(s\), but needs at least 3"),
     ],
 )
 def test_unsplittable_examples_are_refused(counts, words):
@@ -123,7 +123,7 @@ def test_class_missing_from_training_is_always_refused():
     found = Examples(
         "x", examples({"a": 2}, "train").rows + examples({"a": 2, "b": 2}, "test").rows
     ).split(0.3, 0.3, 0)
-    with pytest.raises(DataError, match=r"'b' in the train split of x. It cannot be learnt"):
+    with pytest.raises(DataError, match=r"'b' in the train split of x. Add training pictures"):
         found.require_trainable(allow_missing=True)
 
 
@@ -138,7 +138,7 @@ def test_reading_adds_hashes_and_reasons():
 def test_class_lost_in_reading_is_refused():
     found = examples({"a": 9, "b": 3, "c": 9}).split(0.2, 0.2, 0)
     read = found.as_read({}, {Path(f"b/{i}"): "truncated" for i in range(3)})
-    with pytest.raises(DataError, match=r"No picture of class 'b' can be used \(3 truncated\)"):
+    with pytest.raises(DataError, match=r"No usable picture of class 'b' \(3 truncated\)"):
         read.require_trainable(allow_missing=False)
     read.require_trainable(allow_missing=True)
 
@@ -146,7 +146,7 @@ def test_class_lost_in_reading_is_refused():
 def test_class_of_unusable_files_is_refused_but_leftovers_are_no_class():
     rows = examples({"a": 5, "b": 5}).rows
     odd = Example(Path("c/x"), "c/x", "c", reason="HEIC or AVIF, which is not supported")
-    with pytest.raises(DataError, match=r"class 'c' can be used \(1 HEIC"):
+    with pytest.raises(DataError, match=r"No usable picture of class 'c' \(1 HEIC"):
         Examples("x", (*rows, odd)).require_splittable(allow_missing=False)
     hidden = Example(Path("c/.x"), "c/.x", "c", reason="hidden")
     Examples("x", (*rows, hidden)).require_splittable(allow_missing=False)
@@ -162,7 +162,7 @@ def test_advice_fits_the_splits_origin():
         return str(caught.value)
 
     counts = {"a": 6, "b": 6}
-    assert "at least three that can be decoded" in refusal(examples(counts).split(0.2, 0.2, 0))
+    assert "at least three must be readable" in refusal(examples(counts).split(0.2, 0.2, 0))
     parts = [examples(counts, split).rows for split in ("train", "test")]
     own = tuple(Example(Path(f"val/{row.name}"), row.name, row.label, "val") for row in parts[0])
     assert "remove that split" in refusal(

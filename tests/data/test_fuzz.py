@@ -102,7 +102,7 @@ def assert_each_is_listed_once(root: Path, names: set[str]) -> None:
 
 def test_the_files_are_pictures_before_they_are_spoilt():
     for content in whole_files(0):
-        assert {int(inspection.look(content)[side]) for side in ("width", "height")} == {70, 90}
+        assert {int(inspection.measure(content)[side]) for side in ("width", "height")} == {70, 90}
 
 
 def test_spoilt_files_are_used_or_set_aside_for_a_known_reason(tmp_path):

@@ -17,7 +17,7 @@ from .scenes import scene
 def odd(picture, tmp_path, name="a.png", **saving):
     path = tmp_path / name
     picture.save(path, **saving)
-    look = inspection.look(path.read_bytes())
+    look = inspection.measure(path.read_bytes())
     return {
         each.kind for each in inspection.quality_findings([Example(path, name)], np.stack([look]))
     }
@@ -58,7 +58,7 @@ def test_unusable_files_are_listed_by_reason(broken_source):
     rows = [row for row in examples.rows if row.usable]
     assert len(measurements) == len(rows) == 30
     for i, row in enumerate(rows):
-        alone = inspection.look(row.path.read_bytes())
+        alone = inspection.measure(row.path.read_bytes())
         assert all(alone[name] == measurements[name][i] for name in measurements.dtype.names)
         assert (alone["small"] == thumbnails[i]).all()
     kinds = Counter(each.kind for each in inspection.unusable(examples))

@@ -15,7 +15,7 @@ def found(pictures, folder):
         path = folder / f"{i}.png"
         picture.save(path)
         rows.append(Example(path, path.name, "a"))
-    measurements = np.stack([inspection.look(row.path.read_bytes()) for row in rows])
+    measurements = np.stack([inspection.measure(row.path.read_bytes()) for row in rows])
     return near_duplicates.pairs(rows, measurements, list(measurements["small"]))
 
 

@@ -135,5 +135,5 @@ def test_training_prediction_and_check_see_the_same_pixels(name, seen):
     trained, predicted = seen["train"][name], seen["predict"][name]
     assert trained.shape == (SIZE, SIZE, 3)
     assert trained.tobytes() == predicted.tobytes()
-    looked_at = inspection.look(FILES[name])["pixels"].tobytes()
+    looked_at = inspection.measure(FILES[name])["pixels"].tobytes()
     assert looked_at == as_recorded(predicted, FILES[name])

@@ -31,7 +31,7 @@ for name in json.load(sys.stdin):
     before, reason = peak(), ""
     try:
         images.sniff(Path(name))
-        inspection.look(images.read(Path(name)))
+        inspection.measure(images.read(Path(name)))
     except BadImage as error:
         reason = error.reason
     print(json.dumps([name, peak() - before, reason]), flush=True)

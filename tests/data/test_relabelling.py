@@ -88,7 +88,9 @@ def test_decision_that_was_carried_out_in_the_source_holds(photos, tmp_path):
 
 
 def test_label_that_is_another_by_now_is_told(photos, tmp_path):
-    with pytest.raises(DataError, match=r"takes red/01\.png for 'green', but it is 'red'"):
+    with pytest.raises(
+        DataError, match=r"lists red/01\.png as 'green', but its label in .* is now 'red'"
+    ):
         split(photos, tmp_path, {"red/01.png": Decision("green", "relabel", "blue")})
 
 

@@ -67,7 +67,7 @@ def test_leaks_of_the_sources_own_splits_are_told(leaky):
 def test_leaks_can_be_dropped_or_kept(leaky):
     dropped, _ = splitting.split(discovery.find(leaky), Recipe(leaks="drop"))
     assert dropped.counts["test"] == 12
-    assert {row.reason for row in dropped.set_aside} == {"a copy is in a split before"}
+    assert {row.reason for row in dropped.set_aside} == {"an earlier split contains a copy"}
     kept, _ = splitting.split(discovery.find(leaky), Recipe(leaks="keep"))
     assert kept.counts["test"] == 18
     assert not kept.leaked

@@ -77,7 +77,7 @@ def test_reserved_folder_goes_when_the_work_fails(tmp_path, stop):
 def test_reserved_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UsageError, match="Cannot make the run folder"),
+        pytest.raises(UsageError, match="Cannot create the run folder"),
         files.reserved_folder([tmp_path / "file" / "run"]),
     ):
         pass
@@ -87,7 +87,7 @@ def test_reserved_folder_below_a_file_is_refused(tmp_path):
 def test_reserving_below_what_is_no_folder_ends(tmp_path, make):
     make(tmp_path / "runs")
     with (
-        pytest.raises(UsageError, match="Cannot make the run folder"),
+        pytest.raises(UsageError, match="Cannot create the run folder"),
         files.reserved_folder(tmp_path / "runs" / str(i) for i in range(10**9)),
     ):
         pass

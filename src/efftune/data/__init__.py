@@ -1,4 +1,4 @@
 """Pictures and their labels: sources, examples, splits, inspection, decoding and augmentation.
 
-May import recipe, system and errors.
+This package may import `recipe`, `system` and `errors`, but not `model` or any layer above it.
 """

@@ -1,7 +1,7 @@
-"""Training-time randomness as a plan per view: one affine and one colour change.
+"""Reproducible data augmentation: one affine and one colour transform per view.
 
-A view's plan depends on nothing but the seed, the picture's content and the view's number, so the
-same pixels come out every time, whatever the order or the number of threads.
+The parameters of a view depend only on the seed, the picture's content and the view's number, so
+views are identical whatever the order of processing or the number of threads.
 """
 
 from dataclasses import dataclass
@@ -14,41 +14,41 @@ from numpy.typing import NDArray
 from efftune.data.images import Pixels
 from efftune.recipe.training import Flip, Strength
 
-VERSION = 2  # part of every cache key: raise it when a view's pixels change
+VERSION = 2  # part of every cache key: increase it when the pixels of views change
 
 
-class _Reach(NamedTuple):
-    """How far the views of one strength go from the picture itself."""
+class _Ranges(NamedTuple):
+    """Parameter ranges of one augmentation strength."""
 
-    rotation: float  # degrees, either way
-    smallest: float  # share of the picture's side that is shown at least
-    brightness: float  # share, either way
-    tint: float  # the same, for each channel alone
+    rotation: float  # maximum, in degrees, in both directions
+    min_scale: float  # of the visible part, as a fraction of the picture's side
+    brightness: float  # maximum relative change, up or down
+    tint: float  # the same, per channel
     contrast: float  # the same
-    largest: float = 1.05  # share of the picture's side that is shown at most
-    beyond: float = 0.05  # how far the shown part may leave the picture, as a share of its side
+    max_scale: float = 1.05  # of the visible part, as a fraction of the picture's side
+    overhang: float = 0.05  # of the visible part over the edge, as a fraction of the picture's side
 
 
-_REACHES: dict[Strength, _Reach] = {
-    "light": _Reach(7, 0.85, 0.1, 0.03, 0.1),
-    "standard": _Reach(15, 0.7, 0.2, 0.05, 0.2),
-    "strong": _Reach(25, 0.5, 0.35, 0.1, 0.35),
-    "keras-example": _Reach(54, 1.0, 0.0, 0.0, 0.1, largest=1.0, beyond=0.1),
+_RANGES: dict[Strength, _Ranges] = {
+    "light": _Ranges(7, 0.85, 0.1, 0.03, 0.1),
+    "standard": _Ranges(15, 0.7, 0.2, 0.05, 0.2),
+    "strong": _Ranges(25, 0.5, 0.35, 0.1, 0.35),
+    "keras-example": _Ranges(54, 1.0, 0.0, 0.0, 0.1, max_scale=1.0, overhang=0.1),
 }
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to see a picture again.
+    """The augmentation parameters of one view of a picture.
 
     Attributes:
         rotation: degrees, anticlockwise.
-        scale: size of the shown part, as a share of the picture's side; below 1 zooms in.
-        shift: offset of the shown part from the centre, as shares of the picture's side (x, y).
-        flip: whether left and right change places.
-        gain: factor of each channel (red, green, blue).
-        contrast: factor of the distance from the picture's mean.
-        upside_down: whether top and bottom change places.
+        scale: size of the visible part as a fraction of the picture's side; below 1 zooms in.
+        shift: offset (x, y) of the visible part from the centre, as fractions of the side.
+        flip: whether to flip horizontally.
+        gain: factor for each channel (red, green, blue).
+        contrast: factor for the difference from the picture's mean.
+        upside_down: whether to flip vertically.
     """
 
     rotation: float
@@ -61,72 +61,73 @@ class View:
 
 
 def plan(seed: int, picture: bytes, number: int, strength: Strength, flip: Flip) -> View:
-    """The plan of a picture's view.
+    """Draw the parameters of one view of a picture.
 
     Args:
         seed: the run's seed.
         picture: the SHA-256 of the picture's file (32 bytes).
-        number: which view, from 1 (0 is the picture itself).
-        strength: how far views go. `standard` draws from: rotation ±15°, scale 0.7–1.05, shift as
-            far as the picture reaches and 5 % beyond, brightness ±20 %, tint ±5 %, contrast ±20 %.
-            `light` goes half as far, `strong` nearly twice as far. `keras-example` is as in the
-            public example: rotation ±54°, shift ±10 %, contrast ±10 %, and it flips both ways.
-        flip: whether left and right change places half the time; with `both`, top and bottom do
-            too.
+        number: of the view, from 1 (0 is the unaugmented picture).
+        strength: selects the parameter ranges. `standard`: rotation ±15°, scale 0.7–1.05, shift
+            up to the picture's edge and 5 % beyond it, brightness ±20 %, tint ±5 %, contrast ±20 %.
+            `light` is about half as strong, `strong` nearly twice as strong. `keras-example` is
+            as in the public example: rotation ±54°, shift ±10 %, contrast ±10 %, for use with
+            flips in both directions.
+        flip: `no` disables flips. Otherwise half of the views are flipped horizontally, and with
+            `both` half are also flipped vertically, independently.
     """
-    reach = _REACHES[strength]
+    ranges = _RANGES[strength]
     random = np.random.default_rng([seed, number, int.from_bytes(picture[:8], "big")])
-    scale = random.uniform(reach.smallest, reach.largest)
-    furthest = abs(1 - scale) / 2 + reach.beyond
-    brightness = 1 + reach.brightness * random.uniform(-1, 1)
-    red, green, blue = brightness * (1 + reach.tint * random.uniform(-1, 1, 3))
+    scale = random.uniform(ranges.min_scale, ranges.max_scale)
+    max_shift = abs(1 - scale) / 2 + ranges.overhang
+    brightness = 1 + ranges.brightness * random.uniform(-1, 1)
+    red, green, blue = brightness * (1 + ranges.tint * random.uniform(-1, 1, 3))
     return View(
-        rotation=reach.rotation * random.uniform(-1, 1),
+        rotation=ranges.rotation * random.uniform(-1, 1),
         scale=scale,
-        shift=(random.uniform(-furthest, furthest), random.uniform(-furthest, furthest)),
+        shift=(random.uniform(-max_shift, max_shift), random.uniform(-max_shift, max_shift)),
         flip=bool(random.random() < 0.5) and flip != "no",
         gain=(red, green, blue),
-        contrast=1 + reach.contrast * random.uniform(-1, 1),
+        contrast=1 + ranges.contrast * random.uniform(-1, 1),
         upside_down=bool(random.random() < 0.5) and flip == "both",
     )
 
 
 def apply(pixels: Pixels, view: View) -> Pixels:
-    """Show `pixels` as `view` says, in a single resampling.
+    """Apply the transforms of `view` to `pixels`, with a single resampling.
 
     Args:
         pixels: uint8 array of shape (size, size, 3).
         view: from `plan`.
 
     Returns:
-        A new uint8 array of the same shape. What lies beyond the picture's edge mirrors it.
+        A new uint8 array of the same shape. Areas outside the picture are filled by reflection.
     """
     size = pixels.shape[0]
-    moved = cv2.warpAffine(
+    warped = cv2.warpAffine(
         pixels,
         _affine(view, size),
         (size, size),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT_101,
     )
-    mean = moved.mean(dtype=np.float64)
+    mean = warped.mean(dtype=np.float64)
     factors = view.contrast * np.asarray(view.gain)
     offsets = (1 - view.contrast) * mean * np.asarray(view.gain)
     levels = np.arange(256)[:, None] * factors + offsets
     table = levels.clip(0, 255).round().astype(np.uint8).reshape(1, 256, 3)
-    return np.asarray(cv2.LUT(moved, table))
+    return np.asarray(cv2.LUT(warped, table))
 
 
 def _affine(view: View, size: int) -> NDArray[np.float64]:
-    """The matrix that takes a point of the view to its place in the picture."""
+    """The (2, 3) matrix that maps coordinates in the view to coordinates in the picture."""
     angle = np.deg2rad(view.rotation)
-    turn = view.scale * np.array(
+    linear = view.scale * np.array(
         [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]],
     )
     if view.flip:
-        turn[:, 0] *= -1
+        linear[:, 0] *= -1
     if view.upside_down:
-        turn[:, 1] *= -1
+        linear[:, 1] *= -1
     centre = np.full(2, (size - 1) / 2)
-    offset = centre + size * np.asarray(view.shift) - turn @ centre
-    return np.column_stack([turn, offset])
+    offset = centre + size * np.asarray(view.shift) - linear @ centre
+    return np.column_stack([linear, offset])

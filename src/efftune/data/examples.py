@@ -1,4 +1,4 @@
-"""Examples: which pictures there are, of which class, in which split."""
+"""Examples: the pictures of a source with their classes and splits."""
 
 import csv
 import hashlib
@@ -20,23 +20,23 @@ Split = Literal["train", "val", "test"]
 Undecided = Literal[""]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HIDDEN, MACOS, WINDOWS = "hidden", "left over from a macOS archive", "left over from Windows"
-LEFTOVERS = frozenset({HIDDEN, MACOS, WINDOWS})  # reasons that say nothing about a class
+LEFTOVERS = frozenset({HIDDEN, MACOS, WINDOWS})  # reasons for files that belong to no class
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One file met in a source.
+    """One file of a source.
 
     Attributes:
-        path: the file.
-        name: the file as shown to the user, relative to the source.
-        label: its class; empty where the source gives none.
-        split: its split; empty where not decided.
-        reason: why it is set aside; empty for a usable picture.
-        sha256: of the file's bytes, 64 hexadecimal digits; empty until it was read.
-        line: of the table that lists it, the first being 1; 0 if no table does.
-        group: which pictures belong together - patient, video, session; empty if the source does
-            not say.
+        path: of the file.
+        name: as shown to the user, relative to the source.
+        label: class name; empty if the source gives none.
+        split: name of the split; empty if not yet assigned.
+        reason: why the file is set aside; empty for a usable picture.
+        sha256: of the file's bytes, 64 hexadecimal digits; empty until the file is read.
+        line: number, from 1, of its line in a table; 0 for sources other than tables.
+        group: name of a group of related pictures, such as a patient, video or session; empty if
+            the source defines none.
     """
 
     path: Path
@@ -50,22 +50,22 @@ class Example:
 
     @property
     def usable(self) -> bool:
-        """Whether this is a picture to train on or to judge by."""
+        """Whether this is a picture for training or evaluation."""
         return not self.reason
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Everything found in a source, in a fixed order, pictures and files set aside alike.
+    """All files of a source in a fixed order: usable pictures and files set aside.
 
     Attributes:
-        source: what the user named.
+        source: as given by the user.
         rows: one example per file.
-        cut: the splits that efftune has cut, because the source brings none.
-        val_is_test: whether the test split stands in for a validation split.
-        leaked: pictures of validation and test of which a split before theirs has a copy.
-        confirmed: pictures whose label somebody has looked at and decided on.
-        together: numbers by path; pictures of one number are copies or belong together otherwise.
+        cut: the splits created by efftune because the source has none.
+        val_is_test: whether the test split is also used as the validation split.
+        leaked: validation and test pictures with a copy in an earlier split.
+        confirmed: pictures whose label was confirmed or corrected in a review.
+        together: group numbers by path; a group holds copies or otherwise related pictures.
     """
 
     source: str
@@ -78,12 +78,12 @@ class Examples:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes of all usable pictures, sorted. This order numbers the classes everywhere."""
+        """Sorted classes of all usable pictures; their positions are the class numbers."""
         return tuple(sorted({row.label for row in self.rows if row.usable}))
 
     @property
     def set_aside(self) -> tuple[Example, ...]:
-        """The files that are not used, each with its reason."""
+        """The files that are not used; `reason` says why."""
         return tuple(row for row in self.rows if not row.usable)
 
     def of(self, split: Split) -> tuple[Example, ...]:
@@ -93,7 +93,7 @@ class Examples:
         return tuple(row for row in self.rows if row.usable and row.split == split)
 
     def groups(self, split: Split) -> NDArray[np.int64]:
-        """For each usable picture of a split a number, the same for those that belong together."""
+        """Group numbers of the usable pictures of a split, int64 (pictures,)."""
         alone = itertools.count(1 + max(self.together.values(), default=0))
         return np.array(
             [self.together.get(row.path, next(alone)) for row in self.of(split)], np.int64
@@ -101,18 +101,20 @@ class Examples:
 
     @property
     def counts(self) -> dict[Split, int]:
-        """How many usable pictures each split has."""
+        """Number of usable pictures in each split."""
         return {split: len(self.of(split)) for split in SPLITS}
 
     def with_test_as_val(self) -> "Examples":
-        """The same, with the test split for validation, too, where the source brings only that."""
-        return replace(self, val_is_test="test" in self._brought and "val" not in self._brought)
+        """Also use the test split for validation if the source has no validation split."""
+        return replace(
+            self, val_is_test="test" in self._source_splits and "val" not in self._source_splits
+        )
 
     @property
-    def _brought(self) -> set[str]:
-        """The splits that the source brings, or that stand in for one."""
-        brought: set[str] = {row.split for row in self.rows if row.usable}
-        return brought | {"val"} if self.val_is_test else brought
+    def _source_splits(self) -> set[str]:
+        """The splits defined by the source, including a test split used for validation."""
+        splits: set[str] = {row.split for row in self.rows if row.usable}
+        return splits | {"val"} if self.val_is_test else splits
 
     def split(
         self,
@@ -121,39 +123,39 @@ class Examples:
         seed: int,
         together: Mapping[Path, int] = MappingProxyType({}),
     ) -> "Examples":
-        """Give every usable picture a split; splits that the source brings stay as they are.
+        """Assign a split to every usable picture; splits defined by the source are unchanged.
 
-        Missing splits are cut from the training pictures, class by class, so that each class has
-        its share, and at least one picture, in each split. The draw depends on the seed and on the
-        pictures' order only.
+        Missing splits are drawn from the training pictures, stratified by class, with at least one
+        picture of each class in each split. The result depends only on the seed and on the order
+        of the pictures.
 
         Args:
-            val: share of the pictures for a missing validation split, 0 to 1.
-            test: the same for the test split.
-            seed: of the draw.
-            together: numbers by path; pictures of one number come into one split. Shares are then
-                met as nearly as groups allow.
+            val: fraction of the pictures for a missing validation split, 0 to 1.
+            test: the same for a missing test split.
+            seed: of the random draw.
+            together: group numbers by path; a group is never divided between splits. The fractions
+                are then matched as closely as the groups allow.
 
         Returns:
-            New examples in which every usable row has a split.
+            New examples in which every usable picture has a split.
         """
-        shares = {
-            "test": 0.0 if "test" in self._brought else test,
-            "val": 0.0 if "val" in self._brought else val,
+        fractions = {
+            "test": 0.0 if "test" in self._source_splits else test,
+            "val": 0.0 if "val" in self._source_splits else val,
         }
-        cut = _Cut(self.rows, together)
+        splitter = _Splitter(self.rows, together)
         random = np.random.default_rng(seed)
         for label in self.class_names:
-            cut.divide(label, shares, random)
-        brought = frozenset(name for name in SPLITS if shares.get(name))
-        return replace(self, rows=cut.result, cut=brought, together=together)
+            splitter.divide(label, fractions, random)
+        created = frozenset(name for name in SPLITS if fractions.get(name))
+        return replace(self, rows=splitter.result, cut=created, together=together)
 
     def as_read(self, sha256s: Mapping[Path, str], failures: Mapping[Path, str]) -> "Examples":
-        """The same examples with what was learnt by reading them.
+        """Add the results of reading the files.
 
         Args:
             sha256s: content hashes by path.
-            failures: reasons, by path, of the pictures that could not be decoded.
+            failures: reasons by path, for the files to set aside.
         """
         rows = (
             replace(
@@ -166,44 +168,44 @@ class Examples:
         return replace(self, rows=tuple(rows))
 
     def require_splittable(self, *, allow_missing: bool) -> None:
-        """Check, before splitting, that every split can get pictures of every class.
+        """Check, before splitting, that there are enough pictures of each class for all splits.
 
         Args:
-            allow_missing: accept classes too small for that.
+            allow_missing: accept classes with too few pictures.
 
         Raises:
-            DataError: no picture, fewer than two classes, or a class too small.
+            DataError: there is no picture, only one class, or a class with too few pictures.
         """
         if not any(row.usable for row in self.rows):
-            found = (
+            contents = (
                 f"Found: {self.reasons_summary}."
                 if self.rows
-                else "It is empty: put class folders there."
+                else "It is empty: add one folder per class."
             )
-            raise DataError(f"{self.source} holds no picture that can be read. {found}")
+            raise DataError(f"{self.source} holds no picture that can be read. {contents}")
         if not allow_missing:
             self._require_no_class_lost()
         if len(self.class_names) < 2:
             raise DataError(
-                f"{self.source} holds one class only, {self.class_names[0]!r}. A classifier needs "
-                "two or more: give each class a folder of its own."
+                f"{self.source} contains only one class, {self.class_names[0]!r}. A classifier "
+                "needs at least two: put the pictures of each class in a separate folder."
             )
         usable = [row for row in self.rows if row.usable]
-        needed = 1 + len({"val", "test"} - self._brought)
+        needed = 1 + len({"val", "test"} - self._source_splits)
         counts = Counter(row.label for row in usable if row.split in ("", "train"))
         small = sorted(name for name, count in counts.items() if count < needed)
         if small and not allow_missing:
             raise DataError(
-                f"Class {small[0]!r} has {counts[small[0]]} usable picture(s) to train on; it "
-                f"takes at least {needed}, one for each split. Add pictures, or move the class out "
-                "of the source, or pass --set missing_classes=allow."
+                f"Class {small[0]!r} has {counts[small[0]]} usable training picture(s), but needs "
+                f"at least {needed}, one for each split. Add pictures, move the class out of the "
+                "source, or pass --set missing_classes=allow."
             )
 
     def require_trainable(self, *, allow_missing: bool) -> None:
-        """Check, after splitting, that a classifier can be trained and judged.
+        """Check, after splitting, that a classifier can be trained and evaluated.
 
         Args:
-            allow_missing: accept classes without a picture in validation or test.
+            allow_missing: accept classes without validation or test pictures.
 
         Raises:
             DataError: a split is empty, or a class is missing from one.
@@ -215,33 +217,33 @@ class Examples:
             missing = [name for name in self.class_names if name not in present]
             if not present or (missing and (split == "train" or not allow_missing)):
                 raise DataError(
-                    f"No usable picture of class {_listed(missing)} in the {split} split of "
+                    f"No usable picture of class {_quoted_list(missing)} in the {split} split of "
                     f"{self.source}. {self._remedy(split, empty=not present)}"
                 )
 
     def _remedy(self, split: Split, *, empty: bool) -> str:
         if split == "train":
-            return "It cannot be learnt: add pictures there, or take it out of the other splits."
+            return "Add training pictures of it, or remove it from the other splits."
         allow = "" if empty else ", or pass --set missing_classes=allow"
         if split in self.cut:
-            return f"Add pictures of it, at least three that can be decoded{allow}."
-        return f"Add pictures there, or remove that split so that efftune cuts one{allow}."
+            return f"Add pictures of it; at least three must be readable{allow}."
+        return f"Add pictures there, or remove that split so that efftune creates one{allow}."
 
     def _require_no_class_lost(self) -> None:
-        met = {row.label for row in self.rows if row.label and row.reason not in LEFTOVERS}
-        lost = sorted(met - set(self.class_names))
-        if lost:
-            reasons = Counter(row.reason for row in self.rows if row.label == lost[0])
+        present = {row.label for row in self.rows if row.label and row.reason not in LEFTOVERS}
+        missing = sorted(present - set(self.class_names))
+        if missing:
+            reasons = Counter(row.reason for row in self.rows if row.label == missing[0])
             raise DataError(
-                f"No picture of class {_listed(lost)} can be used ({_told(reasons)}). Replace "
-                "those files, or move the class out of the source, or pass "
+                f"No usable picture of class {_quoted_list(missing)} ({_summary(reasons)}). "
+                "Replace those files, move the class out of the source, or pass "
                 "--set missing_classes=allow."
             )
 
     @property
     def reasons_summary(self) -> str:
-        """Why files were set aside, in a few words: "3 not an image, 1 hidden"."""
-        return _told(Counter(row.reason for row in self.set_aside))
+        """How many files were set aside for which reasons: "3 not an image, 1 hidden"."""
+        return _summary(Counter(row.reason for row in self.set_aside))
 
     def to_csv(self) -> str:
         """The table `examples.csv`: path, label, split, status, reason, sha256."""
@@ -255,31 +257,31 @@ class Examples:
 
     @property
     def fingerprint(self) -> str:
-        """A SHA-256 of every usable picture's content, label and split, whatever the file names."""
+        """SHA-256 of the contents, labels and splits of all usable pictures, without names."""
         lines = sorted(f"{row.sha256} {row.label} {row.split}" for row in self.rows if row.usable)
         return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def labels(rows: Sequence[Example], class_names: Sequence[str]) -> NDArray[np.int64]:
-    """The class numbers of `rows`, as positions in `class_names`."""
+    """The class numbers of `rows`: positions in `class_names`, int64 (rows,)."""
     number = {name: i for i, name in enumerate(class_names)}
     return np.array([number[row.label] for row in rows], dtype=np.int64)
 
 
-def _told(reasons: Counter[str]) -> str:
-    """Reasons and how often there are, those of tables without their lines."""
+def _summary(reasons: Counter[str]) -> str:
+    """Reasons with their counts, most frequent first; without line numbers."""
     merged: Counter[str] = Counter()
     for reason, count in reasons.items():
         merged[reason.partition(", on line ")[0]] += count
     return ", ".join(f"{count:,} {reason}" for reason, count in merged.most_common())
 
 
-def _listed(names: Sequence[str]) -> str:
+def _quoted_list(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (" …" if len(names) > 5 else "")
 
 
-class _Cut:
-    """Open rows on their way into splits, group by group."""
+class _Splitter:
+    """Assigns rows without a fixed split to splits, one group at a time."""
 
     def __init__(self, rows: Sequence[Example], together: Mapping[Path, int]):
         self.rows = rows
@@ -292,44 +294,46 @@ class _Cut:
 
     @property
     def result(self) -> tuple[Example, ...]:
-        """All rows; what is still open is for training."""
+        """All rows; rows not assigned to another split are for training."""
         chosen: dict[int, Split] = {i: self.split.get(i, "train") for i in self.open}
         return tuple(
             replace(row, split=chosen[i]) if i in chosen else row for i, row in enumerate(self.rows)
         )
 
-    def divide(self, label: str, shares: Mapping[str, float], random: np.random.Generator) -> None:
-        """Give a class's pictures, and whatever belongs to them, to the missing splits."""
+    def divide(
+        self, label: str, fractions: Mapping[str, float], random: np.random.Generator
+    ) -> None:
+        """Assign pictures of a class, with their whole groups, to the missing splits."""
         order = random.permutation([i for i in self.open if self.rows[i].label == label]).tolist()
-        counts = _counts(len(order), shares)
+        counts = _split_counts(len(order), fractions)
         for name, count in counts.items():
-            taken = sum(self.split.get(i) == name for i in order)
-            later = 1 + (name == "test" and bool(counts["val"]))
+            assigned = sum(self.split.get(i) == name for i in order)
+            needed_later = 1 + (name == "test" and bool(counts["val"]))
             for i in order:
-                if i in self.split or taken >= count:
+                if i in self.split or assigned >= count:
                     continue
-                own = sum(self.rows[j].label == label for j in self.group[i])
-                too_many = taken + own - count > count - taken and taken > 0
-                if too_many or self._groups_left(order) <= later:
+                group_count = sum(self.rows[j].label == label for j in self.group[i])
+                overshoots = assigned + group_count - count > count - assigned and assigned > 0
+                if overshoots or self._unassigned_groups(order) <= needed_later:
                     continue
                 self.split |= dict.fromkeys(self.group[i], name)
-                taken += own
+                assigned += group_count
 
-    def _groups_left(self, order: Sequence[int]) -> int:
+    def _unassigned_groups(self, order: Sequence[int]) -> int:
         return len({self.group[i][0] for i in order if i not in self.split})
 
 
-def _counts(total: int, shares: Mapping[str, float]) -> dict[Split, int]:
+def _split_counts(total: int, fractions: Mapping[str, float]) -> dict[Split, int]:
     """How many of `total` pictures go to each missing split.
 
-    Each split, training first, then test, gets one picture before any gets two.
+    Every split gets one picture, in the order training, test, validation, before any gets two.
     """
     counts: dict[Split, int] = {}
-    left = total
-    reserved: tuple[tuple[Split, int], ...] = (("test", 1 + bool(shares["val"])), ("val", 1))
-    for name, others in reserved:
-        wanted = max(1, round(shares[name] * total)) if shares[name] else 0
-        kept = max(1, min(others, left - 1))
-        counts[name] = max(0, min(wanted, left - kept))
-        left -= counts[name]
+    remaining = total
+    reserved: tuple[tuple[Split, int], ...] = (("test", 1 + bool(fractions["val"])), ("val", 1))
+    for name, later_splits in reserved:
+        wanted = max(1, round(fractions[name] * total)) if fractions[name] else 0
+        reserved_count = max(1, min(later_splits, remaining - 1))
+        counts[name] = max(0, min(wanted, remaining - reserved_count))
+        remaining -= counts[name]
     return counts

@@ -1,7 +1,7 @@
-"""Bytes to RGB pixels of one size: the only decoder there is.
+"""The image decoder: from the bytes of a file to RGB pixels of a given size.
 
-Training, prediction and evaluation all come through `decode`, so a picture looks the same to the
-model everywhere. The content decides the format, never the file's name.
+Training, prediction and evaluation all use `decode`, so the model always gets the same pixels for a
+picture. The format is detected from the content, never from the file name.
 """
 
 import errno
@@ -26,7 +26,7 @@ from efftune.system.machine import usable_processors
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-VERSION = 1  # part of every cache key: raise it when `decode` gives other pixels than before
+VERSION = 1  # part of every cache key: increase it when the output of `decode` changes
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -41,10 +41,10 @@ _SIGNATURES = (
 )
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis"}
 _ANIMATED = {"GIF", "WEBP", "PNG"}
-_ORIENTATION = 0x0112  # the tag's number in EXIF
-MOST_PIXELS = 89_000_000  # to decode; a larger picture would take more than 350 MB
+_ORIENTATION = 0x0112  # EXIF tag number
+MOST_PIXELS = 89_000_000  # larger pictures would need more than 350 MB to decode
 
-# Why a file cannot be used. These words are what users and programs see.
+# Reasons why a file is set aside; they appear in messages and tables.
 NOT_AN_IMAGE = "not an image"
 EMPTY = "empty file"
 TRUNCATED = "truncated"
@@ -56,21 +56,21 @@ FOLDER = "a folder, not a picture"
 NO_PERMISSION = "no permission to read"
 BROKEN_LINK = "broken link"
 NO_SUCH_FILE = "no such file"
-_GREY = 127  # what the models' own preprocessing maps to zero
+_GREY = 127  # mapped to zero by the models' preprocessing
 
 
 def sniff(path: Path) -> str:
-    """The format a file's first bytes promise, without decoding it.
+    """Detect the format from the first bytes of a file, without decoding it.
 
     Returns:
         One of `FORMATS`.
 
     Raises:
-        BadImage: the file cannot be read, is empty, or starts like none of the formats.
+        BadImage: the file cannot be read, is empty, or has no known signature.
     """
     with _readable(path):
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-            raise BadImage(NOT_REGULAR)  # opening a pipe would wait for ever
+            raise BadImage(NOT_REGULAR)  # opening a pipe would block
         with path.open("rb") as stream:
             head = stream.read(16)
     if not head:
@@ -86,7 +86,7 @@ def sniff(path: Path) -> str:
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a file.
+    """Read the bytes of a file.
 
     Raises:
         BadImage: the file cannot be read.
@@ -97,16 +97,16 @@ def read(path: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A picture as the model sees it, and what its file is.
+    """The pixels of a decoded picture, and properties of its file.
 
     Attributes:
         pixels: uint8 array of shape (size, size, 3): red, green, blue, 0 to 255.
         format: one of `FORMATS`.
-        width: of the whole picture as shown, in pixels.
-        height: likewise.
-        mode: of its pixels, as Pillow calls it: `RGB`, `L`, `P`, `CMYK` and so on.
-        animated: whether it has more than one frame.
-        orientation: as EXIF numbers it, 1 to 8; 1 is upright.
+        width: of the original picture, in pixels, after EXIF orientation.
+        height: of the original picture, in pixels, after EXIF orientation.
+        mode: Pillow's name for the pixel format: `RGB`, `L`, `P`, `CMYK` and so on.
+        animated: whether the file has more than one frame.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
     """
 
     pixels: Pixels
@@ -119,39 +119,39 @@ class Decoded:
 
 
 def decode(content: bytes, size: int, fit: Fit) -> Pixels:
-    """The pixels of a picture, as the model sees them; see `decoded`."""
+    """Decode a picture to the pixels of the model input; see `decoded`."""
     return decoded(content, size, fit).pixels
 
 
 def decoded(content: bytes, size: int, fit: Fit) -> Decoded:
-    """Decode a picture to the square the model sees.
+    """Decode a picture to the square model input.
 
-    EXIF orientation is honoured; only the first frame of an animation is used; transparency is
-    laid on white; 16-bit values are scaled to 8 bits. A JPEG much larger than `size` is decoded
-    at a reduced scale, which is several times faster.
+    EXIF orientation is applied; only the first frame of an animation is used; transparent areas
+    become white; 16-bit values are scaled to 8 bits. A JPEG much larger than `size` is decoded at
+    a reduced scale, which is several times faster.
 
     Args:
-        content: a whole JPEG, PNG, WebP, GIF, BMP or TIFF file.
-        size: side of the square, in pixels.
+        content: the bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.
+        size: side of the output, in pixels.
         fit: `stretch`, `crop` or `pad`; see `Recipe`.
 
     Raises:
-        BadImage: the content is not such a file, or is damaged, truncated or too large.
+        BadImage: the content has another format, or is damaged, truncated or too large.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            whole, mode, form = image.size, image.mode, str(image.format)
+            original_size, mode, form = image.size, image.mode, str(image.format)
             animated = form in _ANIMATED and bool(getattr(image, "is_animated", False))
-            # Only JPEG heeds this. It keeps both sides at least `size`, so the final
-            # resampling always goes down.
+            # Affects JPEG only. Both sides stay at least `size`, so that the final
+            # resampling never enlarges.
             image.draft("RGB", (size, size))
             if image.width * image.height > MOST_PIXELS:
                 raise BadImage(TOO_LARGE)
             orientation = _orientation(image)
             image.load()
-            _turn_upright(image)
-            turned = orientation >= 5 and form != "TIFF"  # whose size is told as shown
-            width, height = whole[::-1] if turned else whole
+            _apply_orientation(image)
+            swapped = orientation >= 5 and form != "TIFF"  # Pillow reports its rotated size
+            width, height = original_size[::-1] if swapped else original_size
             pixels = _fitted(_rgb(image), size, fit)
             return Decoded(pixels, form, width, height, mode, animated, orientation)
     except BadImage:
@@ -160,56 +160,56 @@ def decoded(content: bytes, size: int, fit: Fit) -> Decoded:
         raise BadImage(EMPTY if not content else NOT_AN_IMAGE) from None
     except Image.DecompressionBombError:
         raise BadImage(TOO_LARGE) from None
-    # Decoders of six formats fail in their own ways on damaged files: OSError, SyntaxError,
-    # struct.error, ValueError, EOFError, IndexError and more. All mean the same to the user.
+    # The decoders raise many exceptions for damaged files: OSError, SyntaxError, struct.error,
+    # ValueError, EOFError, IndexError and more. All mean the same to the user.
     except Exception as error:  # noqa: BLE001
-        raise BadImage(_damage(error)) from None
+        raise BadImage(_damage_reason(error)) from None
 
 
 def decode_all(
     paths: Sequence[Path], size: int, fit: Fit, on_done: Callable[[], None] = lambda: None
 ) -> Pixels:
-    """Decode many pictures, several at a time, into an array that lies on disk.
+    """Decode many pictures in parallel into an array on disk.
 
     Args:
         paths: the pictures.
-        size: side of the squares, in pixels.
+        size: side of the outputs, in pixels.
         fit: see `decode`.
         on_done: called after each picture, from several threads.
 
     Returns:
-        uint8 array (pictures, size, size, 3), memory-mapped from a temporary file: 150 kB a
-        picture at 224 pixels.
+        uint8 array of shape (pictures, size, size, 3), memory-mapped from a temporary file: 150 kB
+        per picture at 224 pixels.
 
     Raises:
-        BadImage: one cannot be decoded.
+        BadImage: a picture cannot be decoded.
     """
     pixels: Pixels = files.temporary_array((len(paths), size, size, 3), np.uint8)
 
-    def place(i: int) -> None:
+    def decode_one(i: int) -> None:
         pixels[i] = decode(read(paths[i]), size, fit)
         on_done()
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode") as pool:
-        for _ in pool.map(place, range(len(paths))):
+        for _ in pool.map(decode_one, range(len(paths))):
             pass
     return pixels
 
 
-def _turn_upright(image: Image.Image) -> None:
-    """Turn the picture as its EXIF orientation says.
+def _apply_orientation(image: Image.Image) -> None:
+    """Apply the EXIF orientation in place.
 
-    Must come after loading: Pillow turns TIFF files itself while it loads them.
+    Call this after loading: Pillow itself rotates TIFF files while loading them.
     """
-    # Damaged EXIF data does not spoil the pixels.
+    # Damaged EXIF data is no reason to reject the pixels.
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def _orientation(image: Image.Image) -> int:
     with suppress(Exception):
-        told = int(image.getexif().get(_ORIENTATION, 1))
-        return told if 1 <= told <= 8 else 1
+        value = int(image.getexif().get(_ORIENTATION, 1))
+        return value if 1 <= value <= 8 else 1
     return 1
 
 
@@ -243,20 +243,22 @@ def _fitted(image: Image.Image, size: int, fit: Fit) -> Pixels:
     whole = (0, 0, width, height)
     if fit == "stretch":
         return _resized(image, whole, (size, size))
-    share = size / max(width, height)
-    shown = (max(1, round(width * share)), max(1, round(height * share)))
-    left, top = (size - shown[0]) // 2, (size - shown[1]) // 2
-    square = np.full((size, size, 3), _GREY, np.uint8)
-    square[top : top + shown[1], left : left + shown[0]] = _resized(image, whole, shown)
-    return square
+    scale = size / max(width, height)
+    scaled_size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    left, top = (size - scaled_size[0]) // 2, (size - scaled_size[1]) // 2
+    canvas = np.full((size, size, 3), _GREY, np.uint8)
+    canvas[top : top + scaled_size[1], left : left + scaled_size[0]] = _resized(
+        image, whole, scaled_size
+    )
+    return canvas
 
 
 def _resized(image: Image.Image, box: tuple[int, int, int, int], to: tuple[int, int]) -> Pixels:
-    """The part `box` of a picture (left, top, right, bottom) at another size (width, height).
+    """Crop to `box` (left, top, right, bottom) and resize to `to` (width, height).
 
-    Averages whole pixels down to less than twice the size, then interpolates linearly. That is
-    several times faster than a filter over all pixels, and the sharper result is nearer to what
-    the backbones were trained on.
+    Averages blocks of pixels to less than twice the target size, then interpolates linearly. This
+    is several times faster than a filter over all pixels, and the sharper result is closer to the
+    preprocessing with which the backbones were pretrained.
     """
     factors = (max(1, (box[2] - box[0]) // to[0]), max(1, (box[3] - box[1]) // to[1]))
     if factors != (1, 1):
@@ -266,9 +268,9 @@ def _resized(image: Image.Image, box: tuple[int, int, int, int], to: tuple[int, 
     return np.asarray(cv2.resize(part, to, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
-def _damage(error: Exception) -> str:
-    words = str(error).lower()
-    if "truncated" in words:
+def _damage_reason(error: Exception) -> str:
+    message = str(error).lower()
+    if "truncated" in message:
         return TRUNCATED
     if isinstance(error, MemoryError):
         return TOO_LARGE
@@ -277,7 +279,7 @@ def _damage(error: Exception) -> str:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into reasons a user understands."""
+    """Convert errors of the operating system to `BadImage` with a readable reason."""
     try:
         yield
     except FileNotFoundError:

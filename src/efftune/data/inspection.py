@@ -1,10 +1,10 @@
-"""What is wrong with the pictures of a source: files, quality, classes, splits.
+"""Data quality checks on the pictures of a source: files, quality, classes and splits.
 
-Every file is decoded, by the same decoder as everywhere. What is found are findings: problems,
-which make `efftune check` exit with 1, and remarks, which do no harm.
+Every file is decoded with `images.decoded`. The results are findings: problems, for which
+`efftune check` exits with 1, and remarks, which are harmless.
 
-The measures of quality are those of cleanvision (https://github.com/cleanlab/cleanvision), on the
-decoded square instead of the whole picture.
+The quality measures are those of cleanvision (https://github.com/cleanlab/cleanvision), computed
+on the picture decoded to a square of SIDE pixels instead of the original picture.
 """
 
 import csv
@@ -33,10 +33,10 @@ from efftune.errors import BadImage
 from efftune.system import files
 from efftune.system.machine import usable_processors
 
-SIDE = 128  # of the squares that are looked at, in pixels
-SMALL = 48  # of their small grey versions, by which copies are found
+SIDE = 128  # of the decoded pictures that are measured, in pixels
+SMALL = 48  # side of the greyscale thumbnails, used for finding copies, in pixels
 
-_CODES = {  # of the reasons why a file cannot be used
+_CODES = {  # kinds of findings, by the reason why a file is set aside
     images.EMPTY: "empty",
     images.TRUNCATED: "truncated",
     images.DAMAGED: "damaged",
@@ -63,15 +63,15 @@ _SUFFIXES = {
 }
 _FORMATS = tuple(_SUFFIXES)
 
-_AT_ONCE = 4096  # pictures waiting for a thread: each takes a kilobyte meanwhile
-_TINY = 32  # pixels: a shorter side tells little
-_LONG = 8  # times as long as wide: cropping to a square leaves little
-_UNIFORM = 4.0  # standard deviation of the brightness, of 255
-_DARK = 70  # of 255: the brightest hundredth of a picture is darker
-_BLOWN_OUT = 240  # of 255: the darkest twentieth is brighter
-_BLURRY = 0.002  # share of the brightness' variance that is in the finest details
-_FEW = 10  # pictures: a class with less in training is hardly learnt
-_IMBALANCE = 10  # times as many pictures in the largest class as in the smallest
+_BATCH = 4096  # pictures queued for the threads at once: each needs a kilobyte of memory
+_TINY = 32  # pixels: pictures with a shorter side contain little information
+_LONG = 8  # aspect ratio: cropping to a square removes most of the picture
+_UNIFORM = 4.0  # standard deviation of the brightness, 0 to 255
+_DARK = 70  # 99th percentile of the brightness, 0 to 255
+_BLOWN_OUT = 240  # 5th percentile of the brightness, 0 to 255
+_BLURRY = 0.002  # fraction of the variance of the brightness that is in the finest details
+_FEW = 10  # training pictures: a class with fewer is hard to learn
+_IMBALANCE = 10  # ratio of the numbers of pictures in the largest and the smallest class
 
 MEASUREMENTS = np.dtype(
     [
@@ -87,45 +87,45 @@ _MEASUREMENTS_AND_THUMBNAIL = np.dtype([*MEASUREMENTS.descr, ("small", np.uint8,
 
 
 class Thumbnails:
-    """The small squares of many pictures, in a file without a name: memory is not the limit."""
+    """Greyscale thumbnails of many pictures, stored in an unnamed file to save memory."""
 
     def __init__(self) -> None:
-        """Without any yet."""
+        """Create an empty store."""
         self._file = tempfile.TemporaryFile(dir=files.cache_folder())  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
-        self._places: Sequence[int] | None = None
+        self._indices: Sequence[int] | None = None
 
-    def put(self, place: int, square: Pixels) -> None:
-        """Keep the square (SMALL, SMALL) of a picture."""
+    def put(self, index: int, thumbnail: Pixels) -> None:
+        """Store a thumbnail, uint8 (SMALL, SMALL), at an index."""
         with self._lock:
-            self._file.seek(place * SMALL**2)
-            self._file.write(square.tobytes())
+            self._file.seek(index * SMALL**2)
+            self._file.write(thumbnail.tobytes())
 
-    def choose(self, places: Sequence[int]) -> None:
-        """From now on, number the squares as they stand in `places`."""
-        self._places = places
+    def choose(self, indices: Sequence[int]) -> None:
+        """Keep only the thumbnails at `indices`, numbered in that order."""
+        self._indices = indices
 
     def __getitem__(self, number: int) -> Pixels:
-        """The square of a picture, uint8 (SMALL, SMALL)."""
-        place = number if self._places is None else self._places[number]
+        """A thumbnail, uint8 (SMALL, SMALL)."""
+        index = number if self._indices is None else self._indices[number]
         with self._lock:
-            self._file.seek(place * SMALL**2)
+            self._file.seek(index * SMALL**2)
             content = self._file.read(SMALL**2)
         return np.frombuffer(content, np.uint8).reshape(SMALL, SMALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about a file, a class or a split.
+    """A problem or remark about a file, a class or a split.
 
     Attributes:
-        kind: what, such as `truncated`, `near-copy` or `small-class`.
-        name: the file, class or split.
-        detail: more about it, in words.
-        other: the other file, where two are meant.
+        kind: of finding, such as `truncated`, `near-copy` or `small-class`.
+        name: of the file, class or split.
+        detail: a description for the user.
+        other: the second file or class, for findings about two.
         label: of the file.
-        split: likewise.
+        split: of the file.
     """
 
     kind: str
@@ -137,36 +137,37 @@ class Finding:
 
     @property
     def is_problem(self) -> bool:
-        """Whether something should be done about it; otherwise it is only worth knowing."""
+        """Whether this needs attention; otherwise it is only a remark."""
         return self.kind not in _REMARKS
 
 
-def look(content: bytes) -> NDArray[np.void]:
-    """Look at one picture.
+def measure(content: bytes) -> NDArray[np.void]:
+    """Measure one picture.
 
     Args:
-        content: of its file.
+        content: the bytes of its file.
 
     Returns:
-        A record of type `LOOK`, and `small`. `sha256` is of the file, `pixels` of the decoded
-        pixels and the picture's size; `small` is its brightness on a small square. `bright` and
-        `dark` are the 99th and the 5th percentile of brightness, `spread` its standard deviation, 0
-        to 255; `detail` the share of its variance that is in the finest details.
+        A record with the fields of `MEASUREMENTS`, and `small`, the greyscale thumbnail. `sha256`
+        is the hash of the file, `pixels` that of the decoded pixels and the picture's size.
+        `bright` and `dark` are the 99th and the 5th percentile of the brightness, `spread` is its
+        standard deviation, 0 to 255, and `detail` the fraction of its variance in the finest
+        details.
 
     Raises:
-        BadImage: it cannot be decoded.
+        BadImage: the picture cannot be decoded.
     """
-    found = images.decoded(content, SIDE, "stretch")
-    pixels = found.pixels
+    decoded = images.decoded(content, SIDE, "stretch")
+    pixels = decoded.pixels
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     record = np.zeros((), _MEASUREMENTS_AND_THUMBNAIL)
     record["sha256"] = np.void(hashlib.sha256(content).digest())
-    size = np.array([found.width, found.height], np.int64).tobytes()
+    size = np.array([decoded.width, decoded.height], np.int64).tobytes()
     record["pixels"] = np.void(hashlib.blake2b(pixels.tobytes() + size, digest_size=16).digest())
     record["small"] = cv2.resize(grey, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
-    record["width"], record["height"] = found.width, found.height
-    record["format"] = _FORMATS.index(found.format)
-    record["orientation"], record["animated"] = found.orientation, found.animated
+    record["width"], record["height"] = decoded.width, decoded.height
+    record["format"] = _FORMATS.index(decoded.format)
+    record["orientation"], record["animated"] = decoded.orientation, decoded.animated
     red, green, blue = cv2.split(pixels)
     record["grey"] = max(cv2.absdiff(red, green).max(), cv2.absdiff(green, blue).max()) <= 2
     record["dark"], record["bright"] = np.percentile(grey, (5, 99))
@@ -179,47 +180,47 @@ def look(content: bytes) -> NDArray[np.void]:
 def inspect(
     examples: Examples, on_progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> tuple[Examples, NDArray[np.void], Thumbnails]:
-    """Decode every picture.
+    """Decode and measure every usable picture.
 
     Args:
-        examples: to look at; what was set aside is left alone.
-        on_progress: called with the pictures done and their total, from several threads.
+        examples: to inspect; files set aside are skipped.
+        on_progress: called from several threads with the number of pictures done and the total.
 
     Returns:
-        The examples, those that cannot be decoded set aside; and for each usable one that is left,
-        in their order, a record of type `LOOK` and a small square.
+        The examples, with those that cannot be decoded set aside; and, for the remaining usable
+        ones in order, records of type `MEASUREMENTS` and thumbnails.
     """
     rows = [row for row in examples.rows if row.usable]
     measurements, thumbnails = np.zeros(len(rows), MEASUREMENTS), Thumbnails()
     failures: dict[Path, str] = {}
-    done = itertools.count(1)  # counts right in several threads
+    done = itertools.count(1)  # thread-safe
 
-    def place(i: int) -> None:
+    def measure_one(i: int) -> None:
         try:
-            seen = look(images.read(rows[i].path))
+            record = measure(images.read(rows[i].path))
             for name in MEASUREMENTS.names or ():
-                measurements[name][i] = seen[name]
-            thumbnails.put(i, seen["small"])
+                measurements[name][i] = record[name]
+            thumbnails.put(i, record["small"])
         except BadImage as error:
             failures[rows[i].path] = error.reason
         on_progress(next(done), len(rows))
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="look") as pool:
-        for start in range(0, len(rows), _AT_ONCE):
-            for _ in pool.map(place, range(start, min(start + _AT_ONCE, len(rows)))):
+        for start in range(0, len(rows), _BATCH):
+            for _ in pool.map(measure_one, range(start, min(start + _BATCH, len(rows)))):
                 pass
-    kept = [i for i, row in enumerate(rows) if row.path not in failures]
-    sums = {rows[i].path: measurements["sha256"][i].tobytes().hex() for i in kept}
-    thumbnails.choose(kept)
+    usable = [i for i, row in enumerate(rows) if row.path not in failures]
+    hashes = {rows[i].path: measurements["sha256"][i].tobytes().hex() for i in usable}
+    thumbnails.choose(usable)
     return (
-        examples.as_read(sums, failures),
-        measurements[kept] if failures else measurements,
+        examples.as_read(hashes, failures),
+        measurements[usable] if failures else measurements,
         thumbnails,
     )
 
 
 def unusable(examples: Examples) -> Iterator[Finding]:
-    """The files that were set aside, but for what the system leaves behind."""
+    """Findings about files that were set aside, except leftovers of operating systems."""
     for row in examples.set_aside:
         if row.reason not in LEFTOVERS:
             code = _CODES.get(row.reason, row.reason.split(",")[0].replace(" ", "-"))
@@ -230,76 +231,83 @@ def unusable(examples: Examples) -> Iterator[Finding]:
 
 
 def quality_findings(rows: Sequence[Example], measurements: NDArray[np.void]) -> Iterator[Finding]:
-    """What is odd about single pictures.
+    """Findings about the quality of individual pictures.
 
     Args:
         rows: usable pictures.
-        measurements: their records.
+        measurements: their records, from `inspect`.
     """
-    for row, seen in zip(rows, measurements, strict=True):
-        for kind, detail in _odd(row, seen):
+    for row, record in zip(rows, measurements, strict=True):
+        for kind, detail in _quality_problems(row, record):
             yield Finding(kind, row.name, detail, label=row.label, split=row.split)
 
 
-def _odd(row: Example, seen: NDArray[np.void]) -> Iterator[tuple[str, str]]:
-    form = _FORMATS[int(seen["format"])]
+def _quality_problems(row: Example, record: NDArray[np.void]) -> Iterator[tuple[str, str]]:
+    form = _FORMATS[int(record["format"])]
     suffix = row.path.suffix.lower()
     if suffix not in _SUFFIXES[form]:
-        yield "wrong-suffix", f"a {form} called {suffix or 'without a suffix'}"
-    width, height = int(seen["width"]), int(seen["height"])
+        ending = f"with the suffix {suffix}" if suffix else "without a suffix"
+        yield "wrong-suffix", f"a {form} file {ending}"
+    width, height = int(record["width"]), int(record["height"])
     if min(width, height) < _TINY:
         yield "tiny", f"{width} × {height} pixels"
     if max(width, height) > _LONG * min(width, height):
         yield "long", f"{width} × {height} pixels"
-    if seen["orientation"] != 1:
-        yield "rotated", f"EXIF orientation {seen['orientation']}, which is honoured"
-    if seen["animated"]:
+    if record["orientation"] != 1:
+        yield "rotated", f"EXIF orientation {record['orientation']}, which is applied"
+    if record["animated"]:
         yield "animated", "only the first frame is used"
-    if seen["grey"]:
-        yield "greyscale", "without colours"
-    if seen["bright"] < _DARK:
-        yield "dark", f"its brightest hundredth is at {seen['bright']:.0f} of 255"
-    if seen["dark"] > _BLOWN_OUT:
-        yield "blown-out", f"its darkest twentieth is at {seen['dark']:.0f} of 255"
-    if seen["spread"] < _UNIFORM:
-        yield "uniform", "hardly anything but one colour"
-    elif min(width, height) >= SIDE and seen["detail"] < _BLURRY:
-        yield "blurry", "hardly any fine details"
+    if record["grey"]:
+        yield "greyscale", "no colour"
+    if record["bright"] < _DARK:
+        yield (
+            "dark",
+            f"99 % of its pixels have a brightness of at most {record['bright']:.0f} of 255",
+        )
+    if record["dark"] > _BLOWN_OUT:
+        yield (
+            "blown-out",
+            f"95 % of its pixels have a brightness of at least {record['dark']:.0f} of 255",
+        )
+    if record["spread"] < _UNIFORM:
+        yield "uniform", "almost a single colour"
+    elif min(width, height) >= SIDE and record["detail"] < _BLURRY:
+        yield "blurry", "almost no fine details"
 
 
 def class_findings(examples: Examples) -> Iterator[Finding]:
-    """What is odd about classes: too small, imbalanced, missing in a split, of similar names."""
+    """Findings about classes: too small, imbalanced, missing from a split, similar names."""
     counts = Counter(row.label for row in examples.rows if row.usable)
-    trained = Counter(
+    train_counts = Counter(
         row.label for row in examples.rows if row.usable and row.split in ("", "train")
     )
-    # A class whose files are all broken is one, too.
-    named = {row.label for row in examples.rows if row.label and row.reason not in LEFTOVERS}
-    for name in sorted(named | counts.keys()):
-        if trained[name] < _FEW:
-            yield Finding("small-class", name, f"{trained[name]} pictures to train on")
+    # Includes classes without a usable file.
+    labelled = {row.label for row in examples.rows if row.label and row.reason not in LEFTOVERS}
+    for name in sorted(labelled | counts.keys()):
+        if train_counts[name] < _FEW:
+            yield Finding("small-class", name, f"{train_counts[name]} training pictures")
     if counts and max(counts.values()) > _IMBALANCE * min(counts.values()):
         (large, most), (small, least) = counts.most_common()[0], counts.most_common()[-1]
         detail = f"{most:,} pictures of {large}, {least:,} of {small}"
         yield Finding("imbalance", large, detail, other=small)
-    yield from _missing(examples, named | counts.keys())
+    yield from _missing_classes(examples, labelled | counts.keys())
     alike: dict[str, list[str]] = defaultdict(list)
     for name in sorted({row.label for row in examples.rows if row.label}):
         alike["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
     for first, *others in alike.values():
         for other in others:
-            yield Finding("similar-names", first, "different classes, or one?", other=other)
+            yield Finding("similar-names", first, "possibly the same class", other=other)
 
 
-def _missing(examples: Examples, names: Set[str]) -> Iterator[Finding]:
+def _missing_classes(examples: Examples, names: Set[str]) -> Iterator[Finding]:
     for split in SPLITS:
         present = {row.label for row in examples.of(split)}
         for name in sorted(names - present) if present else ():
-            yield Finding("missing-in-split", name, f"no picture in {split}", split=split)
+            yield Finding("missing-in-split", name, f"no picture in the {split} split", split=split)
 
 
 def described(examples: Examples, measurements: NDArray[np.void]) -> dict[str, Any]:
-    """Numbers about a source: pictures by class and split, sizes, formats."""
+    """Statistics of a source: pictures by class and split, sizes and formats."""
     rows = [row for row in examples.rows if row.usable]
     classes: dict[str, dict[str, int]] = {name: {} for name in examples.class_names}
     for row in rows:

@@ -1,9 +1,9 @@
-"""Copies of pictures: the same pixels, or nearly the same, and what follows from them.
+"""Detection of exact and near-duplicate pictures, and of the leaks they cause.
 
-Two pictures are copies if one comes from the other by resizing, encoding again, a change of
-brightness, a small crop, or mirroring. Candidates are alike in their coarsest waves, as perceptual
-hashes compare them, but by size and not by sign alone. Each is confirmed by laying one picture over
-the other: the details of copies fall on each other, those of mere lookalikes do not.
+Two pictures are copies if one results from the other by resizing, re-encoding, a brightness change,
+a small crop, or mirroring. Candidates have similar low-frequency DCT coefficients, as in perceptual
+hashing, but compared by value and not only by sign. Each candidate is verified by aligning the two
+pictures: fine details match after alignment in copies, but not in merely similar pictures.
 """
 
 from collections import defaultdict
@@ -25,27 +25,27 @@ from efftune.errors import BadImage
 from efftune.system.machine import usable_processors
 
 _ORDER: dict[str, int] = {name: i for i, name in enumerate(SPLITS)}
-_SMALLEST = 64  # pixels: smaller pictures are too alike to tell copies from lookalikes
-_WAVES = 10  # in each direction, that candidates are found by
-_INNER = 1  # pixels of the small squares: their edge, less which a crop is more alike
-_HARDLY = 0.5  # likeness of whole pictures below which their inner parts are not compared
-_ALIKE = 0.82  # likeness, of -1 to 1, of the waves of candidates
-_MOST = 16  # candidates of a picture among those after it, the likeliest ones
-_SIDE = 2 * SMALL  # of the squares on which candidates are confirmed
-_AT_FIRST = (0.9, 0.65)  # likeness of the small squares and of their details to go on with
-_LIKENESS = 0.9  # of the details of copies
-_FINEST, _COARSEST = 128, 24  # a side is this many times as long as details
-_LARGEST_CROP = 0.2  # share of a side
-_ROUNDS = 15  # of moving one over the other, at most
-_SMOOTHED = 3  # pixels over which pictures are smoothed meanwhile
-_BLOCK = 512  # pictures compared with as many at once: what comes of it fits a CPU's cache
-_AT_ONCE = 2**16  # pairs looked at more closely: bounds memory
-_KEPT = 4096  # squares kept in memory
+_MIN_SIDE = 64  # pixels: below, copies and similar pictures cannot be told apart
+_FREQUENCIES = 10  # DCT frequencies per direction, for finding candidates
+_BORDER = 1  # pixels removed from thumbnail edges, which makes crops more similar
+_MIN_WHOLE_SIMILARITY = 0.5  # of whole thumbnails, for comparing their inner parts
+_CANDIDATE_SIMILARITY = 0.82  # minimum, -1 to 1, of the DCT coefficients of candidates
+_MAX_CANDIDATES = 16  # most similar later pictures considered per picture
+_SIDE = 2 * SMALL  # of the pictures on which candidates are verified, in pixels
+_THUMBNAIL_SIMILARITY = (0.9, 0.65)  # minimum for verification: brightness, details
+_COPY_SIMILARITY = 0.9  # minimum of the details of copies
+_FINE, _COARSE = 128, 24  # scales of details: side divided by standard deviation of the blur
+_MAX_CROP = 0.2  # fraction of a side
+_MAX_ITERATIONS = 15  # of the alignment
+_FILTER_SIZE = 3  # pixels: Gaussian filter during alignment
+_BLOCK = 512  # pictures per block of the similarity matrix, which then fits a CPU cache
+_CHUNK = 2**16  # pairs whose inner parts are compared at once: bounds memory
+_CACHE_SIZE = 4096  # pictures of _SIDE pixels cached in memory
 
 _Floats = NDArray[np.float32]
 _Thumbnails = Thumbnails | Sequence[Pixels]
 _Numbers = NDArray[np.int64]
-_Waves = tuple[_Floats, _Floats]  # even from left to right, and odd
+_Coefficients = tuple[_Floats, _Floats]  # of even and of odd horizontal frequencies
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class DuplicatePair:
     """Two pictures that are copies of each other.
 
     Attributes:
-        first: its position.
-        second: likewise; larger.
-        exact: whether all pixels are the same.
-        mirrored: whether one is the other's mirror image.
-        similarity: correlation of their details, laid over each other; 1 if exact.
+        first: position of the first picture.
+        second: position of the second picture; larger than `first`.
+        exact: whether all pixels are identical.
+        mirrored: whether one is the mirror image of the other.
+        similarity: correlation of their details after alignment; 1 if exact.
     """
 
     first: int
@@ -73,78 +73,78 @@ def pairs(
     thumbnails: _Thumbnails,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[DuplicatePair]:
-    """All pairs of copies.
+    """Find all pairs of copies.
 
-    Of several pictures with the same pixels only the first is compared with others.
+    Of pictures with identical pixels, only the first is compared with the others.
 
     Args:
         rows: usable pictures.
         measurements: their records, from `inspection.inspect`.
-        thumbnails: their thumbnails, from there, too.
-        on_progress: called with the pictures compared with all after them, and their total.
+        thumbnails: their thumbnails, from `inspection.inspect`.
+        on_progress: called with the number of pictures compared with all later ones and the total.
     """
-    found: list[DuplicatePair] = []
+    duplicates: list[DuplicatePair] = []
     first: dict[object, int] = {}
     for i, key in enumerate(zip(measurements["pixels"].tolist(), strict=True)):
         if key in first:
-            found.append(DuplicatePair(first[key], i, exact=True))
+            duplicates.append(DuplicatePair(first[key], i, exact=True))
         else:
             first[key] = i
-    large = np.minimum(measurements["width"], measurements["height"]) >= _SMALLEST
-    alone = np.array([i for i in first.values() if large[i]], dtype=np.int64)
-    square = lru_cache(_KEPT)(_square)
+    large = np.minimum(measurements["width"], measurements["height"]) >= _MIN_SIDE
+    distinct = np.array([i for i in first.values() if large[i]], dtype=np.int64)
+    load = lru_cache(_CACHE_SIZE)(_grey_picture)
 
-    def confirmed(candidate: tuple[int, int, bool]) -> DuplicatePair | None:
+    def verified(candidate: tuple[int, int, bool]) -> DuplicatePair | None:
         i, j, mirrored = candidate
-        similarity = _likeness(
-            (thumbnails[i], _turned(thumbnails[j], mirrored)),
-            lambda: (square(rows[i].path), _turned(square(rows[j].path), mirrored)),
+        similarity = _detail_similarity(
+            (thumbnails[i], _flipped(thumbnails[j], mirrored)),
+            lambda: (load(rows[i].path), _flipped(load(rows[j].path), mirrored)),
         )
-        if similarity < _LIKENESS:
+        if similarity < _COPY_SIMILARITY:
             return None
         return DuplicatePair(i, j, exact=False, mirrored=mirrored, similarity=similarity)
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="compare") as pool:
-        for done, candidates in _candidates(thumbnails, alone):
-            found += [pair for pair in pool.map(confirmed, candidates) if pair]
-            on_progress(done, len(alone))
-    return sorted(found, key=lambda pair: (pair.first, pair.second))
+        for done, candidates in _candidates(thumbnails, distinct):
+            duplicates += [pair for pair in pool.map(verified, candidates) if pair]
+            on_progress(done, len(distinct))
+    return sorted(duplicates, key=lambda pair: (pair.first, pair.second))
 
 
 def groups(
-    count: int, found: Sequence[DuplicatePair], brought: Sequence[str] = ()
+    count: int, duplicates: Sequence[DuplicatePair], group_names: Sequence[str] = ()
 ) -> NDArray[np.int64]:
-    """Numbers of what belongs together.
+    """Group copies and pictures of the same named group: connected components.
 
     Args:
-        count: of the pictures.
-        found: copies.
-        brought: what the source says belongs together, a word a picture; empty words say nothing.
+        count: number of pictures.
+        duplicates: pairs of copies.
+        group_names: from the source, one per picture; empty if the picture has no group.
 
     Returns:
-        A number for each picture, the same for all of a group.
+        Group numbers, int64 (pictures,).
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    edges = [(pair.first, pair.second) for pair in found]
-    named: dict[str, int] = {}
-    for i, word in enumerate(brought):
-        if word:
-            edges.append((named.setdefault(word, i), i))
+    edges = [(pair.first, pair.second) for pair in duplicates]
+    representative: dict[str, int] = {}
+    for i, name in enumerate(group_names):
+        if name:
+            edges.append((representative.setdefault(name, i), i))
     ends = np.array(edges, dtype=np.int64).reshape(-1, 2)
     graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(count, count))
     _, numbers = connected_components(graph, directed=False)
     return np.asarray(numbers, np.int64)
 
 
-def findings(rows: Sequence[Example], found: Sequence[DuplicatePair]) -> Iterator[Finding]:
-    """What copies there are: within a class, of another label, across splits."""
-    for pair in found:
+def findings(rows: Sequence[Example], duplicates: Sequence[DuplicatePair]) -> Iterator[Finding]:
+    """Findings about copies: within a class, with different labels, across splits."""
+    for pair in duplicates:
         first, second = sorted(
             (rows[pair.first], rows[pair.second]), key=lambda row: _ORDER.get(row.split, 0)
         )
-        detail = "the same pixels" if pair.exact else f"similarity {pair.similarity:.3f}"
+        detail = "identical pixels" if pair.exact else f"similarity {pair.similarity:.3f}"
         if pair.mirrored:
             detail += ", mirrored"
         kind = "exact-copy" if pair.exact else "near-copy"
@@ -162,186 +162,188 @@ def findings(rows: Sequence[Example], found: Sequence[DuplicatePair]) -> Iterato
 def _candidates(
     thumbnails: _Thumbnails, chosen: NDArray[np.int64]
 ) -> Iterator[tuple[int, list[tuple[int, int, bool]]]]:
-    """Pairs of pictures that are alike in their waves, each once; and whether if mirrored.
+    """Pairs of pictures with similar DCT coefficients, and whether one is mirrored.
 
     Args:
-        thumbnails: of the pictures.
-        chosen: positions of those that are compared.
+        thumbnails: of all pictures.
+        chosen: positions of the pictures to compare.
 
     Yields:
-        How many of the chosen were compared with all after them, and the pairs since the last time.
+        The number of chosen pictures compared so far with all later ones, and the new pairs.
     """
-    whole, inner = _waves(thumbnails, chosen, 0), _waves(thumbnails, chosen, _INNER)
+    whole, inner = _dct(thumbnails, chosen, 0), _dct(thumbnails, chosen, _BORDER)
     for start in range(0, len(chosen), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(chosen)))
-        found = [
-            _alike(rows, np.arange(other, min(other + _BLOCK, len(chosen))), whole, inner)
-            for other in range(start, len(chosen), _BLOCK)
+        blocks = [
+            _similar_pairs(rows, np.arange(left, min(left + _BLOCK, len(chosen))), whole, inner)
+            for left in range(start, len(chosen), _BLOCK)
         ]
-        ones, others, similarity = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        order = np.lexsort((-similarity, ones))
-        ones, others = ones[order], others[order]
-        rank = np.arange(len(ones)) - np.searchsorted(ones, ones)  # among those of the same one
-        likeliest = rank < _MOST
+        first, second, similarity = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        order = np.lexsort((-similarity, first))
+        first, second = first[order], second[order]
+        rank = np.arange(len(first)) - np.searchsorted(first, first)  # among pairs of one `first`
+        best = rank < _MAX_CANDIDATES
         yield (
             int(rows[-1]) + 1,
             [
-                (int(chosen[one]), int(chosen[other]), bool(whole[1][one] @ whole[1][other] < 0))
-                for one, other in zip(ones[likeliest], others[likeliest], strict=True)
+                (int(chosen[i]), int(chosen[j]), bool(whole[1][i] @ whole[1][j] < 0))
+                for i, j in zip(first[best], second[best], strict=True)
             ],
         )
 
 
-def _alike(
-    rows: _Numbers, columns: _Numbers, whole: _Waves, inner: _Waves
+def _similar_pairs(
+    rows: _Numbers, columns: _Numbers, whole: _Coefficients, inner: _Coefficients
 ) -> tuple[_Numbers, _Numbers, _Floats]:
-    """Pairs of a row and a later column that are alike, and how much."""
+    """Pairs of a row and a later column that are similar, and their similarities."""
     similarity = whole[1][rows] @ whole[1][columns].T
-    np.abs(similarity, out=similarity)  # mirroring turns the odd waves around
+    np.abs(similarity, out=similarity)  # mirroring changes the sign of odd frequencies
     similarity += whole[0][rows] @ whole[0][columns].T
-    near, far = np.nonzero(similarity >= _HARDLY)
-    value = similarity[near, far]
-    ones, others = rows[near], columns[far]
-    open_ = np.flatnonzero((value < _ALIKE) & (ones < others))
-    for part in np.array_split(open_, len(open_) // _AT_ONCE + 1):
-        one, other = ones[part], others[part]
-        for first, second in ((whole, inner), (inner, whole)):  # one may be a part of the other
-            even = np.einsum("ij,ij->i", first[0][one], second[0][other])
-            odd = np.einsum("ij,ij->i", first[1][one], second[1][other])
+    row, column = np.nonzero(similarity >= _MIN_WHOLE_SIMILARITY)
+    value = similarity[row, column]
+    first, second = rows[row], columns[column]
+    uncertain = np.flatnonzero((value < _CANDIDATE_SIMILARITY) & (first < second))
+    for part in np.array_split(uncertain, len(uncertain) // _CHUNK + 1):
+        i, j = first[part], second[part]
+        for a, b in ((whole, inner), (inner, whole)):  # either picture may be a crop of the other
+            even = np.einsum("ij,ij->i", a[0][i], b[0][j])
+            odd = np.einsum("ij,ij->i", a[1][i], b[1][j])
             value[part] = np.maximum(value[part], even + np.abs(odd))
-    chosen = (value >= _ALIKE) & (ones < others)
-    return ones[chosen], others[chosen], value[chosen]
+    similar = (value >= _CANDIDATE_SIMILARITY) & (first < second)
+    return first[similar], second[similar], value[similar]
 
 
-def _waves(thumbnails: _Thumbnails, chosen: _Numbers, edge: int) -> _Waves:
-    """The coarsest waves of pictures: those even from left to right, and those odd.
+def _dct(thumbnails: _Thumbnails, chosen: _Numbers, border: int) -> _Coefficients:
+    """Low-frequency DCT coefficients of thumbnails, for even and odd horizontal frequencies.
 
-    Finer waves are weaker in all pictures and count for more; and the roots of all are taken, so
-    that not a few decide. A picture's waves have length 1, both kinds together.
+    Higher frequencies, which are weaker in all pictures, get larger weights, and square roots are
+    taken so that no few coefficients dominate. All coefficients of a picture have norm 1 together.
     """
-    side = SMALL - 2 * edge
-    order = np.arange(_WAVES)
+    side = SMALL - 2 * border
+    order = np.arange(_FREQUENCIES)
     basis = np.cos(np.pi * order[:, None] * (np.arange(side) + 0.5) / side).astype(np.float32)
-    weight = np.hypot(order[:, None], order).astype(np.float32) ** 0.7  # none for the mean
-    half = _WAVES * _WAVES // 2
+    weight = np.hypot(order[:, None], order).astype(np.float32) ** 0.7  # zero for the mean
+    half = _FREQUENCIES * _FREQUENCIES // 2
     even, odd = np.empty((2, len(chosen), half), np.float32)
-    inside = slice(edge, SMALL - edge)
+    inside = slice(border, SMALL - border)
     for start in range(0, len(chosen), _BLOCK):
         part = np.stack([thumbnails[i] for i in chosen[start : start + _BLOCK].tolist()])
-        waves = weight * (basis @ part[:, inside, inside].astype(np.float32) @ basis.T)
-        waves = np.sign(waves) * np.sqrt(np.abs(waves))
-        waves /= np.maximum(np.linalg.norm(waves, axis=(1, 2), keepdims=True), 1e-6)
-        even[start : start + _BLOCK] = waves[:, :, 0::2].reshape(-1, half)
-        odd[start : start + _BLOCK] = waves[:, :, 1::2].reshape(-1, half)
+        values = weight * (basis @ part[:, inside, inside].astype(np.float32) @ basis.T)
+        values = np.sign(values) * np.sqrt(np.abs(values))
+        values /= np.maximum(np.linalg.norm(values, axis=(1, 2), keepdims=True), 1e-6)
+        even[start : start + _BLOCK] = values[:, :, 0::2].reshape(-1, half)
+        odd[start : start + _BLOCK] = values[:, :, 1::2].reshape(-1, half)
     return even, odd
 
 
-def _square(path: Path) -> Pixels:
+def _grey_picture(path: Path) -> Pixels:
     try:
         pixels = images.decode(images.read(path), _SIDE, "stretch")
-    except BadImage:  # gone since it was looked at
+    except BadImage:  # the file was removed or changed after the inspection
         return np.zeros((_SIDE, _SIDE), np.uint8)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def _turned(square: Pixels, mirrored: bool) -> Pixels:
-    return np.ascontiguousarray(square[:, ::-1]) if mirrored else square
+def _flipped(pixels: Pixels, mirrored: bool) -> Pixels:
+    return np.ascontiguousarray(pixels[:, ::-1]) if mirrored else pixels
 
 
-def _likeness(small: tuple[Pixels, Pixels], large: Callable[[], tuple[Pixels, Pixels]]) -> float:
-    """The correlation of two pictures' details, laid over each other as well as can be.
+def _detail_similarity(
+    small: tuple[Pixels, Pixels], large: Callable[[], tuple[Pixels, Pixels]]
+) -> float:
+    """The correlation of the details of two pictures after alignment; 0 if they are no copies.
 
     Args:
-        small: their small squares.
-        large: gives their larger ones; called only if the small ones are alike.
+        small: their thumbnails.
+        large: loads them at _SIDE pixels; called only if the thumbnails are similar.
     """
-    still = np.eye(2, 3, dtype=np.float32)
-    ways = (_laid_over(*small, still), _laid_over(*small[::-1], still))
-    swapped = ways[1].similarity > ways[0].similarity
-    first = ways[swapped]
-    if first.similarity < _AT_FIRST[0] or first.details < _AT_FIRST[1]:
+    identity = np.eye(2, 3, dtype=np.float32)
+    both = (_align(*small, identity), _align(*small[::-1], identity))
+    swapped = both[1].similarity > both[0].similarity
+    coarse = both[swapped]
+    if coarse.similarity < _THUMBNAIL_SIMILARITY[0] or coarse.details < _THUMBNAIL_SIMILARITY[1]:
         return 0.0
-    turn, offset = first.move[:, :2], first.move[:, 2:]
-    # The middle of the first of two small pixels is a quarter of the first large one away from it.
-    move = np.hstack([turn, 2 * offset + 0.5 - 0.5 * turn.sum(axis=1, keepdims=True)])
-    if np.linalg.det(turn) > 1:  # what is moved must be the picture that shows more
-        swapped, move = not swapped, cv2.invertAffineTransform(move)
+    linear, offset = coarse.transform[:, :2], coarse.transform[:, 2:]
+    # Pixel centres are at integer coordinates, so doubling the size shifts them by half a pixel.
+    transform = np.hstack([linear, 2 * offset + 0.5 - 0.5 * linear.sum(axis=1, keepdims=True)])
+    if np.linalg.det(linear) > 1:  # the picture that is warped must be the one that shows more
+        swapped, transform = not swapped, cv2.invertAffineTransform(transform)
     part, whole = large()[::-1] if swapped else large()
-    found = _laid_over(part, whole, move)
-    return found.details if _is_crop(found.move) else 0.0
+    fine = _align(part, whole, transform)
+    return fine.details if _is_crop(fine.transform) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Overlay:
-    """One picture laid over another.
+class _Alignment:
+    """The result of aligning two pictures.
 
     Attributes:
-        move: from places in one to places in the other, (2, 3).
+        transform: affine matrix (2, 3) from coordinates in the first to those in the second.
         similarity: correlation of their brightness.
-        details: likewise, of what differs from its surroundings.
+        details: correlation of their differences of Gaussians.
     """
 
-    move: _Floats
+    transform: _Floats
     similarity: float = 0.0
     details: float = 0.0
 
 
-def _laid_over(part: Pixels, whole: Pixels, move: _Floats) -> _Overlay:
-    """Lay `whole` over `part`, starting with `move`."""
-    end = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ROUNDS, 1e-4)
+def _align(part: Pixels, whole: Pixels, transform: _Floats) -> _Alignment:
+    """Align `whole` to `part` by maximizing the ECC, starting from `transform`."""
+    end = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _MAX_ITERATIONS, 1e-4)
     try:
-        _, move = cv2.findTransformECC(
-            part, whole, move.copy(), cv2.MOTION_AFFINE, end, None, _SMOOTHED
+        _, transform = cv2.findTransformECC(
+            part, whole, transform.copy(), cv2.MOTION_AFFINE, end, None, _FILTER_SIZE
         )
-    except cv2.error:  # it does not converge
-        return _Overlay(move)
+    except cv2.error:  # no convergence
+        return _Alignment(transform)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(
-        whole, move, part.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE
+        whole, transform, part.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     edge = len(part) // 48
     inside = (slice(edge, -edge), slice(edge, -edge))
     similarity = _correlation(part[inside], moved[inside])
     details = _correlation(_details(part)[inside], _details(moved)[inside])
-    return _Overlay(np.asarray(move, np.float32), similarity, details)
+    return _Alignment(np.asarray(transform, np.float32), similarity, details)
 
 
-def _is_crop(move: _Floats) -> bool:
-    """Whether a move shows a part of a picture, neither turned nor skewed."""
-    turn, offset = move[:, :2], move[:, 2]
-    skewed = abs(turn[0, 1]) + abs(turn[1, 0])
-    if skewed > 0.02 or min(turn[0, 0], turn[1, 1]) < 1 - _LARGEST_CROP:
+def _is_crop(transform: _Floats) -> bool:
+    """Whether a transform is a crop, without rotation or skew."""
+    linear, offset = transform[:, :2], transform[:, 2]
+    skewed = abs(linear[0, 1]) + abs(linear[1, 0])
+    if skewed > 0.02 or min(linear[0, 0], linear[1, 1]) < 1 - _MAX_CROP:
         return False
-    return bool(min(offset) >= -2 and max(offset) <= _LARGEST_CROP * _SIDE)
+    return bool(min(offset) >= -2 and max(offset) <= _MAX_CROP * _SIDE)
 
 
-def _details(square: Pixels) -> _Floats:
-    side = len(square)
+def _details(pixels: Pixels) -> _Floats:
+    side = len(pixels)
     fine, coarse = (
-        cv2.GaussianBlur(square.astype(np.float32), (0, 0), side / share)
-        for share in (_FINEST, _COARSEST)
+        cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), side / share)
+        for share in (_FINE, _COARSE)
     )
     return np.asarray(fine - coarse, np.float32)
 
 
 def _correlation(first: NDArray[np.generic], second: NDArray[np.generic]) -> float:
-    one, other = first.ravel().astype(np.float64), second.ravel().astype(np.float64)
-    one, other = one - one.mean(), other - other.mean()
-    return float(one @ other / max(np.sqrt((one @ one) * (other @ other)), 1e-9))
+    x, y = first.ravel().astype(np.float64), second.ravel().astype(np.float64)
+    x, y = x - x.mean(), y - y.mean()
+    return float(x @ y / max(np.sqrt((x @ x) * (y @ y)), 1e-9))
 
 
-def leaks(rows: Sequence[Example], numbers: NDArray[np.int64]) -> list[int]:
-    """The positions of judged pictures that have a copy in a split that comes before theirs.
+def leaks(rows: Sequence[Example], group_ids: NDArray[np.int64]) -> list[int]:
+    """The positions of validation and test pictures with a copy in an earlier split.
 
     Args:
         rows: pictures with their splits.
-        numbers: from `groups`.
+        group_ids: from `groups`.
     """
-    lowest: dict[int, int] = defaultdict(lambda: len(_ORDER))
-    for row, number in zip(rows, numbers.tolist(), strict=True):
-        lowest[number] = min(lowest[number], _ORDER.get(row.split, len(_ORDER)))
+    first_split: dict[int, int] = defaultdict(lambda: len(_ORDER))
+    for row, group_id in zip(rows, group_ids.tolist(), strict=True):
+        first_split[group_id] = min(first_split[group_id], _ORDER.get(row.split, len(_ORDER)))
     return [
         i
-        for i, (row, number) in enumerate(zip(rows, numbers.tolist(), strict=True))
-        if _ORDER.get(row.split, 0) > lowest[number]
+        for i, (row, group_id) in enumerate(zip(rows, group_ids.tolist(), strict=True))
+        if _ORDER.get(row.split, 0) > first_split[group_id]
     ]

@@ -1,4 +1,4 @@
-"""Decisions about labels, made in a review and applied to a source without changing it."""
+"""Label decisions from a review, applied to the examples and not to the source files."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from efftune.system import files
 
 Choice = Literal["keep", "relabel", "drop"]
 COLUMNS = ("path", "label", "decision", "new_label")
-LABELS_FILE = "labels.csv"  # of a run folder
+LABELS_FILE = "labels.csv"  # in a run folder
 DROPPED = "dropped in review"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided about a picture.
+    """The decision about the label of one picture.
 
     Attributes:
-        label: the one it had then.
-        choice: `keep` it, `relabel` the picture, or `drop` the picture.
-        new_label: the one it gets if relabelled, else empty.
+        label: the label at the time of the review.
+        choice: `keep` the label, `relabel` the picture, or `drop` the picture.
+        new_label: the new label if relabelled, else empty.
     """
 
     label: str
@@ -32,30 +32,33 @@ class Decision:
 
 
 def read(path: str | Path) -> dict[str, Decision]:
-    """Read decisions by picture, as named in `examples.csv`.
+    """Read label decisions.
 
     Args:
-        path: a CSV file with the columns path, label, decision and new_label, as the page that
-            `efftune review` writes saves it.
+        path: a CSV file with the columns path, label, decision and new_label, as saved from the
+            review page that `efftune review` writes.
+
+    Returns:
+        Decisions by picture name, as in `examples.csv`.
 
     Raises:
-        UsageError: there is no such file.
-        DataError: it is not such a table; the message names the line.
+        UsageError: the file cannot be opened.
+        DataError: the table is invalid; the message gives the line.
     """
-    place = files.user_path(path)
+    file = files.user_path(path)
     try:
-        with place.open(encoding="utf-8-sig", newline="") as stream:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
             table = csv.DictReader(stream, strict=True)
-            _require_columns(place, table.fieldnames)
-            return {row["path"]: _decision(place, table.line_num, row) for row in table}
+            _require_columns(file, table.fieldnames)
+            return {row["path"]: _parse_decision(file, table.line_num, row) for row in table}
     except OSError as error:
-        raise UsageError(f"Cannot read the labels file {place}: {error.strerror}.") from None
+        raise UsageError(f"Cannot read the labels file {file}: {error.strerror}.") from None
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{place} is not a CSV table in UTF-8: {error}.") from None
+        raise DataError(f"{file} is not a CSV table in UTF-8: {error}.") from None
 
 
 def write(path: Path, decisions: Mapping[str, Decision]) -> None:
-    """Write decisions; `read` gives them back."""
+    """Write label decisions in the format that `read` expects."""
     with (
         files.written_whole(path) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
@@ -67,66 +70,74 @@ def write(path: Path, decisions: Mapping[str, Decision]) -> None:
 
 
 def relabelled(examples: Examples, decisions: Mapping[str, Decision]) -> Examples:
-    """The same examples with their labels as decided.
+    """Apply label decisions to examples.
 
-    What is to be dropped is still there; see `dropped`. Splits stay as they are, so that a run with
-    and a run without the decisions are judged on the same pictures.
+    Pictures to be dropped are not removed here; see `dropped`. Splits are unchanged, so that runs
+    with and without the decisions are evaluated on the same pictures.
 
     Raises:
-        DataError: there is no such picture, or its label is another one by now.
+        DataError: a picture does not exist, or its label has changed since the review.
     """
-    names = {_written(row.name) for row in examples.rows}
+    names = {_table_name(row.name) for row in examples.rows}
     for name in decisions:
         if name not in names:
             raise DataError(
                 f"The labels file has a decision about {name}, which is not in {examples.source}. "
-                "Take that line out, or use the file with the source it was made for."
+                "Remove that line, or use the file with the source it was made for."
             )
-    met = [(row, decisions.get(_written(row.name))) for row in examples.rows]
-    rows = tuple(row if each is None else _applied(row, each, examples.source) for row, each in met)
-    confirmed = {row.path for row, each in met if each is not None and each.choice != "drop"}
+    matched = [(row, decisions.get(_table_name(row.name))) for row in examples.rows]
+    rows = tuple(
+        row if decision is None else _apply(row, decision, examples.source)
+        for row, decision in matched
+    )
+    confirmed = {
+        row.path for row, decision in matched if decision is not None and decision.choice != "drop"
+    }
     return replace(examples, rows=rows, confirmed=frozenset(confirmed))
 
 
 def dropped(examples: Examples, decisions: Mapping[str, Decision]) -> Examples:
-    """The same examples without those that are to be dropped: they are set aside."""
+    """Set aside the examples whose decision is `drop`."""
     names = {name for name, each in decisions.items() if each.choice == "drop"}
-    paths = [row.path for row in examples.rows if row.usable and _written(row.name) in names]
+    paths = [row.path for row in examples.rows if row.usable and _table_name(row.name) in names]
     return examples.as_read({}, dict.fromkeys(paths, DROPPED))
 
 
-def _written(name: str) -> str:
-    """A name as it stands in a run's tables: file names may hold any bytes."""
+def _table_name(name: str) -> str:
+    """A name as written in the tables of a run; file names may contain any bytes."""
     return name.encode(errors="backslashreplace").decode()
 
 
-def _applied(row: Example, decision: Decision, source: str) -> Example:
+def _apply(row: Example, decision: Decision, source: str) -> Example:
     if row.label not in (decision.label, decision.new_label):
         raise DataError(
-            f"The labels file takes {row.name} for {decision.label!r}, but it is {row.label!r} in "
-            f"{source} by now. Take that line out, or review it again."
+            f"The labels file lists {row.name} as {decision.label!r}, but its label in {source} is "
+            f"now {row.label!r}. Remove that line, or review the picture again."
         )
     return replace(row, label=decision.new_label) if decision.choice == "relabel" else row
 
 
-def _require_columns(path: Path, found: Sequence[str] | None) -> None:
-    missing = [name for name in COLUMNS if name not in (found or ())]
+def _require_columns(path: Path, columns: Sequence[str] | None) -> None:
+    missing = [name for name in COLUMNS if name not in (columns or ())]
     if missing:
         raise DataError(
             f"{path} has no column {missing[0]!r}. A labels file has the columns "
-            f"{', '.join(COLUMNS)}; `efftune review RUN` makes one."
+            f"{', '.join(COLUMNS)}; `efftune review RUN` creates one."
         )
 
 
-def _decision(path: Path, line: int, row: Mapping[str, str | None]) -> Decision:
+def _parse_decision(path: Path, line: int, row: Mapping[str, str | None]) -> Decision:
     cells = {name: row[name] or "" for name in COLUMNS}
     choice = cells["decision"]
-    known = get_args(Choice)
-    if choice not in known:
+    choices = get_args(Choice)
+    if choice not in choices:
         raise DataError(
-            f"Line {line} of {path}: a decision is one of {', '.join(known)}. Received: {choice!r}."
+            f"Line {line} of {path}: a decision must be one of {', '.join(choices)}. "
+            f"Received: {choice!r}."
         )
     if choice == "relabel" and not cells["new_label"]:
-        raise DataError(f"Line {line} of {path}: relabel needs a new_label.")
+        raise DataError(
+            f"Line {line} of {path}: the decision relabel needs a new_label. Fill in that column."
+        )
     new_label = cells["new_label"] if choice == "relabel" else ""
-    return Decision(cells["label"], choice, new_label)  # type: ignore[arg-type]  # one of them
+    return Decision(cells["label"], choice, new_label)  # type: ignore[arg-type]  # checked above

@@ -1,4 +1,4 @@
-"""What the operating system gives: files that appear whole, processors, time.
+"""Operating-system services: atomic file writes, checksums, machine information and timing.
 
-May import errors only, and nothing that knows of pictures or networks.
+This package may import only `errors`, and must not depend on pictures or networks.
 """

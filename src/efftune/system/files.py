@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and say when they were altered since."""
+"""Atomic writes of files and folders, checksums, and the cache folder."""
 
 import hashlib
 import json
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 
 from efftune.errors import UsageError
 
-_SUMS = "sha256.json"
+_CHECKSUMS_FILE = "sha256.json"
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as the user means it: `~` is the home folder. Unknown users' `~name` stays."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path's own raises for unknown users)
+    """Expand `~` to the home folder; `~name` of an unknown user is left as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises for unknown users)
 
 
 def cache_folder() -> Path:
-    """Where efftune keeps what it can make again: `$EFFTUNE_CACHE`, or the user's cache folder.
+    """The folder for files that can be recreated: `$EFFTUNE_CACHE` or the user's cache folder.
 
     Raises:
-        UsageError: the folder cannot be made or written to.
+        UsageError: the folder cannot be created or is not writable.
     """
     folder = user_path(os.environ.get("EFFTUNE_CACHE") or platformdirs.user_cache_dir("efftune"))
     try:
@@ -38,18 +38,18 @@ def cache_folder() -> Path:
         writable = False
     if not writable:
         raise UsageError(
-            f"Cannot write to the cache folder {folder}. Set EFFTUNE_CACHE to a folder of yours."
+            f"Cannot write to the cache folder {folder}. Set EFFTUNE_CACHE to a writable folder."
         )
     return folder
 
 
 @contextmanager
 def written_whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
-    """Hand out a temporary path beside `path`; move what was written there into place at the end.
+    """Write a file atomically: yield a temporary path, then rename it to `path`.
 
-    If the block raises, `path` stays as it was and the temporary file is removed. The temporary
-    name keeps the suffix, since some writers choose their format by it. Without `flush` a power
-    cut may leave a file with holes.
+    If the block raises, `path` is unchanged and the temporary file is removed. The temporary name
+    has the same suffix, because some writers choose their format by it. Without `flush`, a power
+    failure may leave an incomplete file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
@@ -57,7 +57,7 @@ def written_whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        # mkstemp makes private files; a run should be as readable as any file its owner makes.
+        # mkstemp creates private files; a run gets the default permissions.
         partial.chmod(0o666 & ~_umask())
         if flush:
             _flush_to_disk(partial)
@@ -68,9 +68,9 @@ def written_whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
-    """Like `written_whole`, for a folder that does not exist yet; files in it are flushed.
+    """Like `written_whole`, for a folder that does not exist yet; its files are flushed.
 
-    If another process finishes the same folder first, that one is kept.
+    If another process creates the same folder first, that folder is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
@@ -90,36 +90,39 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def reserved_folder(candidates: Iterable[Path]) -> Iterator[Path]:
-    """Make the first of `candidates` that does not exist yet, and remove it if the block raises.
+    """Create the first of `candidates` that does not exist, and remove it if the block raises.
 
     Two processes never get the same folder.
 
     Raises:
-        UsageError: the folder cannot be made, or all candidates are taken.
+        UsageError: the folder cannot be created, or all candidates exist.
     """
-    folder = _made(candidates)
+    folder = _create_first_free(candidates)
     try:
         yield folder
-    except BaseException:  # Ctrl-C too leaves nothing half-written behind
+    except BaseException:  # including Ctrl-C: no incomplete folder is left
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _made(candidates: Iterable[Path]) -> Path:
-    taken = None
-    for taken in candidates:
+def _create_first_free(candidates: Iterable[Path]) -> Path:
+    candidate = None
+    for candidate in candidates:
         try:
-            taken.parent.mkdir(parents=True, exist_ok=True)
-            if _made_now(taken):
-                return taken
-        except OSError as error:  # the parent may be a file, closed, or on a full disk
+            candidate.parent.mkdir(parents=True, exist_ok=True)
+            if _create_folder(candidate):
+                return candidate
+        except OSError as error:  # the parent may be a file or read-only, or the disk full
             raise UsageError(
-                f"Cannot make the run folder {taken}: {error.strerror}. Name another with --run."
+                f"Cannot create the run folder {candidate}: {error.strerror}. "
+                "Choose another with --run."
             ) from None
-    raise UsageError(f"{taken} exists already, and runs are never overwritten. Name another.")
+    raise UsageError(
+        f"{candidate} already exists, and runs are never overwritten. Choose another name."
+    )
 
 
-def _made_now(folder: Path) -> bool:
+def _create_folder(folder: Path) -> bool:
     try:
         folder.mkdir()
     except FileExistsError:
@@ -128,22 +131,22 @@ def _made_now(folder: Path) -> bool:
 
 
 def write(path: Path, content: str | bytes, *, flush: bool = True) -> None:
-    """Write `content` to `path`, whole or not at all. Text is UTF-8 with plain newlines."""
+    """Write `content` to `path` atomically. Text is encoded as UTF-8, newlines unchanged."""
     if isinstance(content, str):
-        content = content.encode(errors="backslashreplace")  # file names may hold any bytes
+        content = content.encode(errors="backslashreplace")  # file names may contain any bytes
     with written_whole(path, flush=flush) as partial:
         partial.write_bytes(content)
 
 
 def temporary_array(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Zeros in a file without a name, which goes when the array goes: memory is not the limit."""
+    """An array of zeros, memory-mapped from an unnamed file that is deleted with the array."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize
     if not size:
         return np.zeros(shape, dtype)
     with tempfile.TemporaryFile(dir=cache_folder()) as stream:
         if hasattr(os, "posix_fallocate"):
-            # A full disk must be an error here, not a crash when the array is written to.
+            # Allocate now: on a full disk, writing to a sparse memory map would crash the process.
             os.posix_fallocate(stream.fileno(), 0, size)
         return np.memmap(stream, dtype, "w+", shape=shape)
 
@@ -155,17 +158,19 @@ def sha256(path: Path) -> str:
 
 
 def seal(folder: Path) -> None:
-    """Note the checksums of the files in a folder, for `is_intact`."""
-    inside = (path for path in folder.rglob("*") if path.is_file())
-    sums = {path.relative_to(folder).as_posix(): sha256(path) for path in inside}
-    write(folder / _SUMS, json.dumps(sums))
+    """Record the checksums of the files in a folder, for `is_intact`."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    checksums = {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+    write(folder / _CHECKSUMS_FILE, json.dumps(checksums))
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a sealed folder is there, whole and unaltered."""
+    """Whether a sealed folder exists and all its files match their checksums."""
     try:
-        sums = json.loads((folder / _SUMS).read_text())
-        return bool(sums) and all(sha256(folder / name) == sums[name] for name in sums)
+        checksums = json.loads((folder / _CHECKSUMS_FILE).read_text())
+        return bool(checksums) and all(
+            sha256(folder / name) == checksums[name] for name in checksums
+        )
     except (OSError, ValueError):
         return False
 

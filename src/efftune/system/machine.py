@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, command."""
+"""The environment of a run: package versions, machine and command line."""
 
 import os
 import platform
@@ -21,18 +21,18 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that shape a result, where installed."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages that affect results."""
+    installed = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def machine() -> dict[str, Any]:
-    """The machine: system, processor, number of usable processors."""
+    """Operating system, processor model and number of usable processors."""
     return {
         "system": platform.platform(),
         "processor": _processor(),
@@ -46,7 +46,7 @@ def command() -> str:
 
 
 def usable_processors() -> int:
-    """Processors this process may run on at once."""
+    """Number of logical processors available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,22 +1,22 @@
-"""How far a run is, and how long its phases took."""
+"""Progress and duration of the phases of a run."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Progress = Callable[[str, int, int], None]  # a phase, what is done of it, and its total
+Progress = Callable[[str, int, int], None]  # phase, items done, total items
 
 
 def silent(_phase: str, _done: int, _total: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 class Timer:
-    """Times the phases of a run and tells how far they are.
+    """Measures the duration of each phase of a run and reports progress.
 
     Attributes:
-        seconds: by phase; those that ended.
-        on_progress: called with a phase, what is done of it, and its total.
+        seconds: duration of each completed phase.
+        on_progress: called with the phase, the items done and the total.
     """
 
     def __init__(self, on_progress: Progress = silent):
@@ -26,14 +26,14 @@ class Timer:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """The block is this phase."""
+        """Time the block as the phase `name`; a repeated phase adds to its duration."""
         self._phase = name
         start = time.perf_counter()
         self.on_progress(name, 0, 0)
         yield
-        spent = time.perf_counter() - start
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+        elapsed = time.perf_counter() - start
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + elapsed, 3)
 
     def count(self, done: int, total: int) -> None:
-        """Tell how far the phase is; may be called from several threads."""
+        """Report progress of the current phase; may be called from several threads."""
         self.on_progress(self._phase, done, total)

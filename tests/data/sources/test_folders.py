@@ -267,7 +267,7 @@ def test_name_with_newline_can_be_given_with_nul(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\0"])
 def test_empty_standard_input_is_an_error(monkeypatch, content):
     tell(monkeypatch, content)
-    with pytest.raises(UsageError, match="nothing in standard input"):
+    with pytest.raises(UsageError, match="Standard input is empty"):
         image_paths.pictures(["-"])
 
 

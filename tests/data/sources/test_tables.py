@@ -161,7 +161,7 @@ def test_one_label_in_two_unicode_forms_is_one_class(folder):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", r"pictures\.csv is empty. Its first line must name its columns: path,label"),
+        ("", r"pictures\.csv is empty. Its first line must contain the column names: path,label"),
         ("\n\n", "is empty"),
         ("path,label\n", "has no rows"),
         ("path,label\na.png,a\nb.png\n", "line 3, has 1 cells, but there are 2 columns"),

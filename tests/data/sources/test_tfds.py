@@ -148,7 +148,7 @@ def test_example_validates_on_the_test_split_and_says_so(written, tmp_path):
 
 
 def test_unknown_set_is_refused(data_dir):
-    with pytest.raises(UsageError, match="knows no 'stanford_cats'"):
+    with pytest.raises(UsageError, match="has no data set 'stanford_cats'"):
         discovery.find("tfds:stanford_cats")
 
 

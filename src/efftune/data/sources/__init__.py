@@ -1,4 +1,4 @@
-"""One file for each kind of source, and `discovery.find`, which chooses among them.
+"""One module per kind of source, and `discovery.find`, which selects the module for a source.
 
-May import the other files of data, recipe, system and errors.
+These modules may import the other modules of `data`, and `recipe`, `system` and `errors`.
 """

@@ -1,8 +1,7 @@
-"""Archives of pictures: ZIP and tar files, unpacked once into the cache folder.
+"""ZIP and tar archives of pictures, unpacked once into the cache folder.
 
-An archive comes from anywhere, so nothing in it is believed. Members that would land elsewhere are
-refused. Links, devices and pipes are left out. What is counted is what is written, not what headers
-promise.
+Archives are untrusted input. Members with paths outside the target folder are refused; links,
+devices and pipes are skipped; size limits apply to the bytes written, not to the sizes in headers.
 """
 
 import gzip
@@ -20,34 +19,34 @@ from efftune.system.progress import Progress, silent
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
-MOST_BYTES = 50 * 10**9  # that an archive may unpack to
-MOST_TIMES = 200  # its own size; pictures hardly shrink
-ALWAYS_BYTES = 10**9  # may come of any archive
+MOST_BYTES = 50 * 10**9  # maximum unpacked size
+MOST_TIMES = 200  # maximum compression ratio; pictures hardly compress
+ALWAYS_BYTES = 10**9  # unpacked size allowed for every archive
 MOST_MEMBERS = 5_000_000
-MOST_DEPTH = 50  # folders in each other
-_ZIP = {b"PK\x03\x04", b"PK\x05\x06"}  # what a ZIP file begins with; the latter an empty one
+MOST_DEPTH = 50  # nested folders
+_ZIP = {b"PK\x03\x04", b"PK\x05\x06"}  # signatures of ZIP files; the second is that of an empty one
 _CHUNK = 2**20
-_LARGEST_READ = 2**24  # bytes at once; a tar header that asks for more is none
+_LARGEST_READ = 2**24  # bytes per read; a valid tar header never needs more
 
 _Member = tuple[str, IO[bytes] | None]  # a name and its content; None for a folder
 
 
 def unpacked(archive: Path, on_progress: Progress = silent) -> Path:
-    """The folder of what an archive holds.
+    """Unpack an archive and return its folder.
 
     Args:
-        archive: a `.zip`, `.tar`, `.tar.gz` or `.tgz` file. Its content says which of them it is.
-        on_progress: called with `unpack`, what is done and its total: members of a ZIP file, bytes
-            of a tar file.
+        archive: a `.zip`, `.tar`, `.tar.gz` or `.tgz` file. The content determines the format.
+        on_progress: called with `unpack`, the amount done and the total: members of a ZIP file,
+            bytes of a tar file.
 
     Raises:
-        DataError: the archive cannot be read, is damaged, encrypted or too large, or a member would
-            land outside of the folder.
+        DataError: the archive cannot be read, is damaged, encrypted or too large, or a member
+            would be written outside the folder.
     """
-    with _plain_words(archive):
+    with _readable_errors(archive):
         name = archive.name[: -len(_suffix(archive))][:80]
         folder = files.cache_folder() / "archives" / f"{name}-{files.sha256(archive)[:16]}"
-        if not folder.is_dir():  # it appears when it is whole
+        if not folder.is_dir():  # written atomically, so it is complete if it exists
             with archive.open("rb") as stream:
                 members = _zip_members if stream.read(4) in _ZIP else _tar_members
             with files.folder_written_whole(folder) as partial:
@@ -56,7 +55,7 @@ def unpacked(archive: Path, on_progress: Progress = silent) -> Path:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is called like an archive."""
+    """Whether a file has the suffix of an archive."""
     return bool(_suffix(path))
 
 
@@ -66,8 +65,8 @@ def _suffix(path: Path) -> str:
 
 
 @contextmanager
-def _plain_words(archive: Path) -> Iterator[None]:
-    """Turn all the ways in which archives cannot be read into one that a user understands."""
+def _readable_errors(archive: Path) -> Iterator[None]:
+    """Convert all exceptions for unreadable archives to `DataError`."""
     try:
         yield
     except EfftuneError:
@@ -77,23 +76,28 @@ def _plain_words(archive: Path) -> Iterator[None]:
             where = f" (at {error.filename})" if error.filename else ""
             raise DataError(f"Cannot unpack {archive}: {error.strerror}{where}.") from None
         raise DataError(_damaged(archive, error)) from None
-    # Readers of two formats and of several ways to compress fail in their own ways on damaged
-    # files: BadZipFile, TarError, zlib.error, EOFError, NotImplementedError, ValueError and more.
+    # The readers raise many exceptions for damaged files: BadZipFile, TarError, zlib.error,
+    # EOFError, NotImplementedError, ValueError and more.
     except Exception as error:  # noqa: BLE001
         raise DataError(_damaged(archive, error)) from None
 
 
 def _damaged(archive: Path, error: Exception) -> str:
     reason = str(error).strip().split("\n")[0] or type(error).__name__
-    return f"{archive} is damaged, cut off or no archive ({reason}). Copy or download it again."
+    return (
+        f"{archive} is damaged, truncated or not an archive ({reason}). Copy or download it again."
+    )
 
 
 def _write(members: Iterator[_Member], folder: Path, archive: Path) -> None:
-    most = min(MOST_BYTES, max(ALWAYS_BYTES, MOST_TIMES * archive.stat().st_size))
+    limit = min(MOST_BYTES, max(ALWAYS_BYTES, MOST_TIMES * archive.stat().st_size))
     written = 0
     for number, (name, content) in enumerate(members, start=1):
         if number > MOST_MEMBERS:
-            raise DataError(f"{archive} has more than {MOST_MEMBERS:,} members. Give a folder.")
+            raise DataError(
+                f"{archive} has more than {MOST_MEMBERS:,} members. Unpack it yourself and "
+                "give the folder."
+            )
         target = folder.joinpath(*_parts(name, archive))
         if content is None:
             target.mkdir(parents=True, exist_ok=True)
@@ -102,24 +106,28 @@ def _write(members: Iterator[_Member], folder: Path, archive: Path) -> None:
         with target.open("wb") as stream:
             while chunk := content.read(_CHUNK):
                 written += len(chunk)
-                if written > most:
+                if written > limit:
                     raise DataError(
-                        f"{archive} unpacks to more than {most / 1e9:,.3g} GB, which is more than "
-                        "pictures would. If you trust it, unpack it yourself and give the folder."
+                        f"{archive} unpacks to more than {limit / 1e9:,.3g} GB, which is unusual "
+                        "for pictures. If you trust it, unpack it yourself and give the folder."
                     )
                 stream.write(chunk)
 
 
 def _parts(name: str, archive: Path) -> list[str]:
-    """The folders and the file that a member's name means, all of them below one folder."""
+    """Split the name of a member into path components, and refuse unsafe names."""
     parts = [part for part in name.split("/") if part not in {"", "."}]
-    strange = "\0" in name or any(PureWindowsPath(part).anchor for part in parts)
-    if name.startswith("/") or ".." in parts or strange:
+    invalid = "\0" in name or any(PureWindowsPath(part).anchor for part in parts)
+    if name.startswith("/") or ".." in parts or invalid:
         raise DataError(
-            f"{archive} holds a member that would be written elsewhere: {name!r}. Do not trust it."
+            f"{archive} has a member that would be written outside its folder: {name!r}. Do not "
+            "trust it."
         )
     if len(parts) > MOST_DEPTH:
-        raise DataError(f"{archive} holds more than {MOST_DEPTH} folders in each other: {name!r}.")
+        raise DataError(
+            f"{archive} has more than {MOST_DEPTH} nested folders: {name!r}. "
+            "Unpack it yourself and give the folder."
+        )
     return parts
 
 
@@ -133,7 +141,7 @@ def _zip_members(archive: Path, on_progress: Progress) -> Iterator[_Member]:
                 raise DataError(f"{archive} is encrypted. Unpack it yourself and give the folder.")
             if name.endswith("/"):
                 yield name, None
-            elif kind in {0, stat.S_IFREG}:  # 0 where the archive does not say
+            elif kind in {0, stat.S_IFREG}:  # 0 if the archive does not record it
                 with file.open(member) as content:
                     yield name, content
             on_progress("unpack", done, len(members))
@@ -141,33 +149,33 @@ def _zip_members(archive: Path, on_progress: Progress) -> Iterator[_Member]:
 
 def _zip_name(member: zipfile.ZipInfo) -> str:
     name = member.filename
-    if not member.flag_bits & 0x800:  # macOS writes UTF-8 without saying so
+    if not member.flag_bits & 0x800:  # macOS writes UTF-8 without setting the flag
         with suppress(UnicodeError):
             name = name.encode("cp437").decode()
-    return name.replace("\\", "/")  # as some programs for Windows write it
+    return name.replace("\\", "/")  # written by some Windows programs
 
 
 def _tar_members(archive: Path, on_progress: Progress) -> Iterator[_Member]:
     size = archive.stat().st_size
     with archive.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
+        compressed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        stream = _Cautious(gzip.GzipFile(fileobj=raw) if packed else raw)
+        stream = _LimitedReader(gzip.GzipFile(fileobj=raw) if compressed else raw)
         with tarfile.open(fileobj=stream, mode="r:") as file:  # type: ignore[call-overload]
             while member := file.next():
-                file.members.clear()  # it would keep them all
+                file.members.clear()  # tarfile would keep all members in memory
                 if member.isdir():
                     yield member.name, None
                 elif member.isreg() and (content := file.extractfile(member)):
                     yield member.name, content
                 on_progress("unpack", raw.tell(), size)
-            if stream.last != bytes(tarfile.BLOCKSIZE):  # which marks the end
+            if stream.last != bytes(tarfile.BLOCKSIZE):  # the end marker
                 raise tarfile.ReadError("its end is missing")
     on_progress("unpack", size, size)
 
 
-class _Cautious:
-    """A stream that gives nobody very much at once: headers can ask for gigabytes."""
+class _LimitedReader:
+    """A stream that limits the size of each read: a forged header can request gigabytes."""
 
     def __init__(self, stream: IO[bytes] | gzip.GzipFile):
         self._stream = stream

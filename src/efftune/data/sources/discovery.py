@@ -1,12 +1,9 @@
-"""Where examples come from: folders of class folders, archives, tables and named data sets."""
+"""Selects the reader for a source: folder, archive, table or named data set."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from efftune.data.examples import (
-    Example,
-    Examples,
-)
+from efftune.data.examples import Example, Examples
 from efftune.data.sources import archives, hf, tables, tfds
 from efftune.data.sources.folders import SPLIT_FOLDERS, archive_rows, folder_rows
 from efftune.data.sources.samples import digits_folder
@@ -26,21 +23,22 @@ def find(
     Args:
         source: a folder with one folder per class; a folder with `train`, and perhaps `val` (or
             `valid`, `validation`) and `test`, folders of class folders; a `.zip`, `.tar`, `.tar.gz`
-            or `.tgz` archive of either, in which it may lie in a folder of its own; a `.csv`,
-            `.tsv` or `.parquet` table; `sample:NAME`; `tfds:NAME[/CONFIG][:VERSION]`, a set of
-            TensorFlow Datasets; or `hf:NAME[:CONFIG]` or `hf:FOLDER`, a set of Hugging Face.
-        on_progress: called with `unpack`, what is unpacked, be it pictures, members of an archive
-            or bytes, and its total.
-        columns: what those of a table are called, or of a set of Hugging Face.
+            or `.tgz` archive of either, possibly inside a single top-level folder; a `.csv`,
+            `.tsv` or `.parquet` table; `sample:NAME`; `tfds:NAME[/CONFIG][:VERSION]`, from
+            TensorFlow Datasets; or `hf:NAME[:CONFIG]` or `hf:FOLDER`, a Hugging Face data set.
+        on_progress: called with `unpack`, the number of pictures, archive members or bytes
+            unpacked, and the total; before a Hugging Face data set is loaded by name, also with
+            `download`.
+        columns: column names of a table or of a Hugging Face data set.
 
     Returns:
-        One row per file, sorted by name, or one per row of a table, in its order. Splits are set
-        where the source brings them.
+        One example per file, sorted by name, or one per row of a table, in its order. Splits are
+        set where the source defines them.
 
     Raises:
-        UsageError: there is no such source, or a package that it needs is not installed.
-        DataError: a folder, archive or table cannot be read, it is not clear which split is meant,
-            or a set cannot be downloaded.
+        UsageError: the source does not exist, or a package that it needs is not installed.
+        DataError: a folder, archive or table cannot be read, split folders are ambiguous, or a
+            data set cannot be downloaded.
     """
     name = str(source)
     if name.startswith(tfds.PREFIX):
@@ -55,7 +53,7 @@ def find(
         return Examples(name, tuple(_rows_of(name, root, on_progress, columns)))
     except PermissionError as error:
         raise DataError(
-            f"No permission to look at {error.filename}. Change its permissions, or move it out."
+            f"No permission to access {error.filename}. Change its permissions, or move it out."
         ) from None
 
 
@@ -69,8 +67,8 @@ def _rows_of(name: str, root: Path, on_progress: Progress, columns: Columns) -> 
         return archive_rows(archives.unpacked(root, on_progress))
     if root.exists():
         raise UsageError(
-            f"{name!r} is a file. Give a folder with one folder per class, an archive of one "
-            f"({', '.join(archives.SUFFIXES)}), or a table ({', '.join(tables.SUFFIXES)})."
+            f"{name!r} is a file. Give a folder with one folder per class, an archive of such a "
+            f"folder ({', '.join(archives.SUFFIXES)}), or a table ({', '.join(tables.SUFFIXES)})."
         )
     kind = "file" if is_table or archives.is_archive(root) else "folder"
     raise UsageError(f"There is no {kind} {name!r}. Give a folder with one folder per class.")

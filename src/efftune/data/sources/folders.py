@@ -1,7 +1,6 @@
-"""Where examples come from: folders of class folders, archives, tables and named sets.
+"""Reads folders of class folders, with or without split folders.
 
-Nothing is dropped in silence: each file met becomes a row, and what cannot be used carries the
-reason.
+No file is dropped silently: each becomes an example, and an unusable file has a reason.
 """
 
 import unicodedata
@@ -9,14 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from efftune.data import images
-from efftune.data.examples import (
-    HIDDEN,
-    MACOS,
-    WINDOWS,
-    Example,
-    Split,
-    Undecided,
-)
+from efftune.data.examples import HIDDEN, MACOS, WINDOWS, Example, Split, Undecided
 from efftune.errors import BadImage, DataError
 
 SPLIT_FOLDERS: dict[str, Split] = {
@@ -34,7 +26,7 @@ def _names(paths: Iterable[Path]) -> str:
 
 
 def folder_rows(root: Path) -> Iterator[Example]:
-    """Every file of a folder of class folders, or of split folders of those."""
+    """Examples for all files in class folders, which may be inside split folders."""
     splits = _split_folders(root)
     if not splits:
         yield from _class_folders(root, root, "")
@@ -48,27 +40,31 @@ def folder_rows(root: Path) -> Iterator[Example]:
 
 
 def archive_rows(root: Path) -> Iterator[Example]:
-    """The same for an unpacked archive, in which all may lie in a folder of its own."""
-    inner = _wrapped(root)
+    """Like `folder_rows`, for an unpacked archive that may have a single top-level folder."""
+    inner = _top_level_folder(root)
     while inner:
         for entry in _entries(root):
             if entry != inner:
                 yield _set_aside(entry, root, _leftover(entry) or "not in a class folder")
-        root, inner = inner, _wrapped(inner)
+        root, inner = inner, _top_level_folder(inner)
     yield from folder_rows(root)
 
 
-def _wrapped(root: Path) -> Path | None:
-    """The only folder in `root`, if it holds folders, and no picture beside them."""
+def _top_level_folder(root: Path) -> Path | None:
+    """The only folder in `root`, if it contains folders and no pictures."""
     folders = [entry for entry in _entries(root) if entry.is_dir() and not _leftover(entry)]
     if len(folders) != 1 or SPLIT_FOLDERS.get(folders[0].name.casefold()) == "train":
         return None
     entries = [entry for entry in _entries(folders[0]) if not _leftover(entry)]
-    beside = [entry for entry in entries if not entry.is_dir()]
-    return folders[0] if len(beside) < len(entries) and not any(map(_opens, beside)) else None
+    other_files = [entry for entry in entries if not entry.is_dir()]
+    return (
+        folders[0]
+        if len(other_files) < len(entries) and not any(map(_is_picture, other_files))
+        else None
+    )
 
 
-def _opens(path: Path) -> bool:
+def _is_picture(path: Path) -> bool:
     try:
         images.sniff(path)
     except BadImage:
@@ -77,30 +73,33 @@ def _opens(path: Path) -> bool:
 
 
 def _split_folders(root: Path) -> dict[Path, Split]:
-    """The split folders of `root`, if it is laid out by splits."""
-    found = {
+    """The split folders of `root` with their splits; empty if it has no split folders."""
+    splits_by_folder = {
         entry: SPLIT_FOLDERS[entry.name.casefold()]
         for entry in _entries(root)
         if entry.name.casefold() in SPLIT_FOLDERS and entry.is_dir()
     }
-    # A class may be called "test"; a source laid out by splits always has a train folder.
-    if "train" not in found.values():
+    # A class may be named "test", so split folders count only if there is a train folder.
+    if "train" not in splits_by_folder.values():
         return {}
     others = [
         entry.name
         for entry in _entries(root)
-        if entry.is_dir() and entry not in found and not _leftover(entry)
+        if entry.is_dir() and entry not in splits_by_folder and not _leftover(entry)
     ]
     if others:
         raise DataError(
-            f"{root} holds both split folders ({_names(found)}) and others ({', '.join(others)}). "
-            "Move the others out, or, if these are all classes, rename those called like splits."
+            f"{root} contains both split folders ({_names(splits_by_folder)}) and others "
+            f"({', '.join(others)}). "
+            "Move the others out, or, if all are classes, rename those named like splits."
         )
-    for split in set(found.values()):
-        same = [folder.name for folder, of in found.items() if of == split]
-        if len(same) > 1:
-            raise DataError(f"{root} has several {split} splits: {', '.join(same)}. Keep one.")
-    return found
+    for split in set(splits_by_folder.values()):
+        duplicates = [folder.name for folder, name in splits_by_folder.items() if name == split]
+        if len(duplicates) > 1:
+            raise DataError(
+                f"{root} has several {split} splits: {', '.join(duplicates)}. Keep one."
+            )
+    return splits_by_folder
 
 
 def _class_folders(folder: Path, root: Path, split: Split | Undecided) -> Iterator[Example]:
@@ -110,7 +109,7 @@ def _class_folders(folder: Path, root: Path, split: Split | Undecided) -> Iterat
         elif reason := _leftover(entry):
             yield _set_aside(entry, root, reason)
         else:
-            # macOS writes é as two characters, others as one: they are one class.
+            # macOS stores é as two characters, other systems as one; both mean the same class.
             label = unicodedata.normalize("NFC", entry.name)
             yield from files_below(entry, root, label, split)
 
@@ -118,7 +117,7 @@ def _class_folders(folder: Path, root: Path, split: Split | Undecided) -> Iterat
 def files_below(
     folder: Path, root: Path, label: str, split: Split | Undecided
 ) -> Iterator[Example]:
-    """Every file below a class folder, subfolders too."""
+    """Examples for all files in a class folder and its subfolders."""
     count = 0
     for path in _walk(folder, frozenset()):
         count += 1
@@ -133,19 +132,19 @@ def files_below(
         yield _set_aside(folder, root, "empty folder")
 
 
-def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """Files below `folder`, following links; leftovers and link loops are not entered."""
+def _walk(folder: Path, ancestors: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """Files below `folder`, following links, but not into leftovers or link loops."""
     status = folder.stat()
-    above = above | {(status.st_dev, status.st_ino)}
+    ancestors = ancestors | {(status.st_dev, status.st_ino)}
     for entry in _entries(folder):
         if not entry.is_dir() or _leftover(entry):
             yield entry
             continue
         inner = entry.stat()
-        if (inner.st_dev, inner.st_ino) in above:
+        if (inner.st_dev, inner.st_ino) in ancestors:
             yield entry
         else:
-            yield from _walk(entry, above)
+            yield from _walk(entry, ancestors)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -160,7 +159,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _leftover(path: Path) -> str:
-    """Why a file or folder is no user's picture, judged by its name; empty if it may be one."""
+    """The reason if the name is that of a hidden or operating-system file, else empty."""
     if path.name.startswith("."):
         return HIDDEN
     if path.name == "__MACOSX":

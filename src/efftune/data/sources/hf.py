@@ -1,7 +1,7 @@
-"""Data sets of Hugging Face, as folders of split and class folders.
+"""Hugging Face data sets, unpacked into split and class folders.
 
-A set is written out once, record by record, as the encoded pictures that its records hold. From
-then on it is a source like any other folder.
+The encoded pictures are written to the cache folder once. After that the data set is read like any
+other folder.
 """
 
 import hashlib
@@ -23,49 +23,50 @@ from efftune.system.progress import Progress, silent
 
 PREFIX = "hf:"
 _TIMEOUT_SECONDS = 5.0
-_WORDS = re.compile(r"(large_)?string|u?int\d+|bool")  # types of values that can name a class
+_CLASS_TYPES = re.compile(r"(large_)?string|u?int\d+|bool")  # data types for class columns
 
-_Parts = Sequence[tuple[str, Any]]  # splits and their data sets
+_Parts = Sequence[tuple[str, Any]]  # pairs of split and data set
 
 
 def unpacked(
     source: str, splits: Mapping[str, str], columns: Columns, on_progress: Progress = silent
 ) -> Path:
-    """The folder of a data set, with files such as `train/CLASS/000017.jpg`.
+    """Unpack a data set and return its folder, with files such as `train/CLASS/000017.jpg`.
 
     Args:
-        source: `hf:NAME[:CONFIG]`, or `hf:FOLDER` of a set saved by `save_to_disk` or readable by
-            `load_dataset`. The package datasets keeps its own files where it always does.
-        splits: what splits are called here, by what they may be called there; others are left out.
-            A set with one split of any name is all for training.
-        columns: path and label choose among several columns of pictures or classes.
-        on_progress: called with `unpack`, the pictures written and their total.
+        source: `hf:NAME[:CONFIG]`, or `hf:FOLDER` for a data set saved by `save_to_disk` or
+            readable by `load_dataset`. The package datasets stores its own files as usual.
+        splits: maps split names of the data set to ours; other splits are ignored. If the data set
+            has only one split, it is used for training, whatever its name.
+        columns: `path` and `label` choose among several picture or class columns.
+        on_progress: called with `download`, without counts, before a data set is loaded by name,
+            and with `unpack`, the number of records processed and the total.
 
     Raises:
-        UsageError: the package datasets is not installed, or there is no such set.
-        DataError: the set cannot be loaded, or does not consist of pictures with a class each.
+        UsageError: the package datasets is not installed, or there is no such data set.
+        DataError: the data set cannot be loaded, or is not one of pictures with one class each.
     """
-    parts = _wanted(source, _loaded(source, on_progress), splits)
-    image, label = _chosen_columns(source, parts, columns)
-    facts = [image, label, *(f"{split} {each._fingerprint}" for split, each in parts)]
-    key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-    folder = files.cache_folder() / "hf" / f"{_short(source)}-{key}"
-    if not folder.is_dir():  # it appears when it is whole
+    parts = _used_splits(source, _load(source, on_progress), splits)
+    image, label = _choose_columns(source, parts, columns)
+    key_parts = [image, label, *(f"{split} {each._fingerprint}" for split, each in parts)]
+    key = hashlib.sha256("\n".join(key_parts).encode()).hexdigest()[:16]
+    folder = files.cache_folder() / "hf" / f"{_folder_name(source)}-{key}"
+    if not folder.is_dir():  # written atomically, so it is complete if it exists
         with files.folder_written_whole(folder) as partial:
             _write(source, parts, (image, label), partial, on_progress)
     return folder
 
 
-def _short(source: str) -> str:
-    """A set's name, fit for a folder."""
+def _folder_name(source: str) -> str:
+    """The name of a data set, usable as a folder name."""
     name = source.removeprefix(PREFIX)
     folder = files.user_path(name)
-    told = folder.resolve().name if folder.is_dir() else name
-    return re.sub(r"[^\w.-]+", "-", told).strip("-.")[:80] or "set"
+    short = folder.resolve().name if folder.is_dir() else name
+    return re.sub(r"[^\w.-]+", "-", short).strip("-.")[:80] or "set"
 
 
-def _loaded(source: str, on_progress: Progress) -> Mapping[str, Any]:
-    """The data sets of all splits, by their names."""
+def _load(source: str, on_progress: Progress) -> Mapping[str, Any]:
+    """Load the data sets of all splits, by split name."""
     try:
         import datasets
     except ImportError:
@@ -75,24 +76,26 @@ def _loaded(source: str, on_progress: Progress) -> Mapping[str, Any]:
     name = source.removeprefix(PREFIX)
     folder = files.user_path(name)
     try:
-        with _without_bars():
+        with _no_progress_bars():
             if name and folder.is_dir():
-                found = _from_folder(folder)
+                data = _from_folder(folder)
             elif not name or name[0] in ".~" or folder.is_absolute():
-                raise UsageError(f"There is no folder {name!r}. Name one, or a set: hf:NAME.")
+                raise UsageError(
+                    f"There is no folder {name!r}. Give a folder, or a data set as hf:NAME."
+                )
             else:
                 on_progress("download", 0, 0)
-                found = _from_hub(name)
+                data = _from_hub(name)
     except EfftuneError:
         raise
     except datasets.exceptions.DatasetNotFoundError as error:
-        raise UsageError(f"Hugging Face has no set {name!r}: {_first_line(error)}") from None
-    except Exception as error:  # noqa: BLE001  (its errors have no common kind)
+        raise UsageError(f"Hugging Face has no data set {name!r}: {_first_line(error)}") from None
+    except Exception as error:  # noqa: BLE001  (its exceptions have no common base class)
         raise DataError(
-            f"{source} cannot be loaded: {_first_line(error)} A set is named hf:NAME or, if it has "
-            "several configs, hf:NAME:CONFIG."
+            f"{source} cannot be loaded: {_first_line(error)} Use hf:NAME or, for a data set with "
+            "several configurations, hf:NAME:CONFIG."
         ) from None
-    return found if isinstance(found, dict) else {"train": found}
+    return data if isinstance(data, dict) else {"train": data}
 
 
 def _from_folder(folder: Path) -> Any:
@@ -104,41 +107,41 @@ def _from_folder(folder: Path) -> Any:
 
 
 def _from_hub(name: str) -> Any:
-    """Load a set by name; without a network from what is kept of it, without trying for minutes."""
+    """Load a data set by name; offline from the cache, without minutes of retries."""
     import datasets
 
     name, _, config = name.partition(":")
     settings: Any = datasets.config
     offline = settings.HF_HUB_OFFLINE
-    trouble = "its offline mode is on" if offline else _trouble(settings.HF_ENDPOINT)
-    settings.HF_HUB_OFFLINE = bool(trouble)
+    problem = "its offline mode is on" if offline else _connection_problem(settings.HF_ENDPOINT)
+    settings.HF_HUB_OFFLINE = bool(problem)
     try:
         return datasets.load_dataset(name, config or None)
     except ConnectionError as error:
         raise DataError(
-            f"{PREFIX}{name} cannot be downloaded ({trouble or _first_line(error)}). With a "
-            "network it can; without one, name a folder of your own, or sample:digits."
+            f"{PREFIX}{name} cannot be downloaded ({problem or _first_line(error)}). Connect "
+            "to the network, or use a folder of your own, or sample:digits."
         ) from None
     finally:
         settings.HF_HUB_OFFLINE = offline
 
 
-def _trouble(url: str) -> str:
-    """Why a server cannot be reached; empty if it can."""
+def _connection_problem(url: str) -> str:
+    """The reason why a server cannot be reached; empty if it can."""
     try:
         urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS).close()  # noqa: S310
     except urllib.error.HTTPError:
-        pass  # somebody answered
+        pass  # the server responded
     except OSError as error:
         reason = getattr(error, "reason", error)
-        if not isinstance(reason, ssl.SSLError):  # others may trust other certificates
+        if not isinstance(reason, ssl.SSLError):  # the library may trust other certificates
             return f"{urlsplit(url).hostname} cannot be reached: {reason}"
     return ""
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep datasets from drawing its own progress bars."""
+def _no_progress_bars() -> Iterator[None]:
+    """Disable the progress bars of the package datasets."""
     from datasets.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -154,27 +157,27 @@ def _without_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _wanted(source: str, sets: Mapping[str, Any], splits: Mapping[str, str]) -> _Parts:
-    known = {name: splits.get(name.casefold(), "") for name in sets}
+def _used_splits(source: str, sets: Mapping[str, Any], splits: Mapping[str, str]) -> _Parts:
+    used = {name: splits.get(name.casefold(), "") for name in sets}
     if len(sets) == 1:
-        known = dict.fromkeys(sets, "train")
-    if "train" not in known.values():
+        used = dict.fromkeys(sets, "train")
+    if "train" not in used.values():
         raise DataError(f"{source} has no train split. Its splits: {', '.join(sets)}.")
-    return [(known[name], each) for name, each in sets.items() if known[name]]
+    return [(used[name], each) for name, each in sets.items() if used[name]]
 
 
-def _chosen_columns(source: str, parts: _Parts, columns: Columns) -> tuple[str, str]:
-    """What the picture and its class are called in a record."""
+def _choose_columns(source: str, parts: _Parts, columns: Columns) -> tuple[str, str]:
+    """The names of the picture and class columns."""
     import datasets
 
     features = parts[0][1].features
     pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     classes = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     kind = features.get(columns.label)
-    if isinstance(kind, datasets.Value) and _WORDS.fullmatch(kind.dtype):
+    if isinstance(kind, datasets.Value) and _CLASS_TYPES.fullmatch(kind.dtype):
         classes = [columns.label, *classes]
-    image = _chosen("path", pictures, features, columns, source)
-    label = _chosen("label", classes, features, columns, source)
+    image = _choose_column("path", pictures, features, columns, source)
+    label = _choose_column("label", classes, features, columns, source)
     for split, each in parts:
         if not {image, label} <= set(each.features):
             raise DataError(
@@ -183,27 +186,28 @@ def _chosen_columns(source: str, parts: _Parts, columns: Columns) -> tuple[str, 
     return image, label
 
 
-def _chosen(
-    role: str, fit: Sequence[str], features: Mapping[str, Any], columns: Columns, source: str
+def _choose_column(
+    role: str, candidates: Sequence[str], features: Mapping[str, Any], columns: Columns, source: str
 ) -> str:
-    """The column so called, or else the only one that can be it."""
-    named, usual = getattr(columns, role), getattr(Columns(), role)
-    if named in fit:
-        return str(named)
-    if named == usual and len(fit) == 1:
-        return fit[0]
+    """The column with the configured name, or else the only suitable one."""
+    name, default = getattr(columns, role), getattr(Columns(), role)
+    if name in candidates:
+        return str(name)
+    if name == default and len(candidates) == 1:
+        return candidates[0]
     what = "pictures" if role == "path" else "classes"
-    if named != usual:
-        found = f"no column {named!r} of {what}"
+    if name != default:
+        problem = f"no column {name!r} of {what}"
     else:
-        found = f"several columns of {what}: {', '.join(fit)}" if fit else f"no column of {what}"
-    told = ", ".join(f"{name} ({_told(kind)})" for name, kind in features.items())
+        several = f"several columns of {what}: {', '.join(candidates)}"
+        problem = several if candidates else f"no column of {what}"
+    listing = ", ".join(f"{key} ({_type_name(kind)})" for key, kind in features.items())
     raise DataError(
-        f"{source} has {found}. All its columns: {told}. Say which one it is with --{role}-column."
+        f"{source} has {problem}. All its columns: {listing}. Choose one with --{role}-column."
     )
 
 
-def _told(feature: Any) -> str:
+def _type_name(feature: Any) -> str:
     kind = type(feature).__name__
     return str(feature.dtype) if kind == "Value" else kind
 
@@ -219,29 +223,32 @@ def _write(
     total = sum(len(each) for _, each in parts)
     done = 0
     for split, each in parts:
-        class_of = _namer(each, label)
+        class_of = _class_name_of(each, label)
         plain = each.with_format(None).select_columns([image, label])
         for record in plain.cast_column(image, datasets.Image(decode=False)):
             name = class_of(record[label])
-            if name:  # some sets have pictures without a class among the others
+            if name:  # in some data sets, some pictures have no class
                 content = _content(record[image], f"Record {done} of {source}")
                 records.write(folder / split / folders[name], done, content)
             done += 1
             on_progress("unpack", done, total)
     if not (folder / "train").is_dir():
-        raise DataError(f"No record in the train split of {source} has a class in {label!r}.")
+        raise DataError(
+            f"No record in the train split of {source} has a class in the column {label!r}. "
+            "Choose another with --label-column."
+        )
 
 
 def _classes(dataset: Any, label: str) -> set[str]:
-    """The names of all classes that a data set has pictures of, and perhaps of others."""
+    """All class names of a data set, possibly including classes without pictures."""
     names = getattr(dataset.features[label], "names", None)
     if names is None:
-        names = map(_namer(dataset, label), dataset.unique(label))
+        names = map(_class_name_of(dataset, label), dataset.unique(label))
     return {name for name in names if name}
 
 
-def _namer(dataset: Any, label: str) -> Callable[[Any], str]:
-    """From what a record holds to the name of its class; empty if it has none."""
+def _class_name_of(dataset: Any, label: str) -> Callable[[Any], str]:
+    """A function from the label of a record to its class name; empty for no class."""
     names = getattr(dataset.features[label], "names", None)
     if names is None:
         return lambda value: "" if value is None else str(value).strip()
@@ -249,7 +256,7 @@ def _namer(dataset: Any, label: str) -> Callable[[Any], str]:
 
 
 def _content(picture: dict[str, Any] | None, record: str) -> bytes:
-    """The bytes of a picture; none where a record has none, which makes it an empty file."""
+    """The bytes of a picture; empty if the record has no picture."""
     if picture is None or (picture["bytes"] is None and picture["path"] is None):
         return b""
     if picture["bytes"] is not None:
@@ -258,8 +265,8 @@ def _content(picture: dict[str, Any] | None, record: str) -> bytes:
         return Path(picture["path"]).read_bytes()
     except OSError as error:
         raise DataError(
-            f"{record} names a file that cannot be read: {picture['path']} ({error.strerror}). Put "
-            "it back, or save the set with its pictures inside."
+            f"{record} refers to a file that cannot be read: {picture['path']} ({error.strerror}). "
+            "Restore it, or save the data set with embedded pictures."
         ) from None
 
 

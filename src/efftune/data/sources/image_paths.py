@@ -1,4 +1,4 @@
-"""The pictures meant by files, folders and glob patterns, for commands that take pictures."""
+"""Resolves files, folders and glob patterns to pictures, for commands that take pictures."""
 
 import glob
 import os
@@ -7,58 +7,56 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from efftune.data import images
-from efftune.data.examples import (
-    LEFTOVERS,
-)
+from efftune.data.examples import LEFTOVERS
 from efftune.data.sources.folders import files_below
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.system import files
 
 
 def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
-    """The pictures meant by files, folders and glob patterns.
+    """Resolve files, folders and glob patterns to pictures.
 
     Args:
-        names: paths or patterns. A folder means every picture below it. `-` means the paths in
-            standard input: one a line, or, if there is a NUL, with a NUL after each.
+        names: paths or patterns. A folder stands for all pictures below it. `-` reads paths from
+            standard input: one per line, or NUL-terminated if the input contains a NUL.
 
     Returns:
-        The pictures, in order, each once; and the reasons, by path, of files that cannot be used.
-        Files in a folder that are something else than pictures are not mentioned.
+        The pictures in order without duplicates, and reasons by path for files that cannot be read.
+        Files in a folder that are not pictures are ignored.
 
     Raises:
-        UsageError: a name means nothing that exists, or standard input is empty.
-        DataError: a folder cannot be read, or holds no picture.
+        UsageError: a name matches no file or folder, or standard input is empty.
+        DataError: a folder cannot be read, or contains no readable picture.
     """
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     failures: dict[Path, str] = {}
-    for name in _named(names):
-        for path in _meant(name):
+    for name in _expand_stdin(names):
+        for path in _matches(name):
             if path.is_dir():
-                _look_below(path, found, failures)
+                _add_folder(path, paths, failures)
                 continue
             try:
                 images.sniff(path)
-                found[path] = None
+                paths[path] = None
             except BadImage as error:
                 failures[path] = error.reason
-    return list(found), failures
+    return list(paths), failures
 
 
-def _named(names: Sequence[str | Path]) -> Iterator[str]:
-    """The names, with those in standard input where `-` is."""
+def _expand_stdin(names: Sequence[str | Path]) -> Iterator[str]:
+    """The names, with `-` replaced by the paths from standard input."""
     for name in dict.fromkeys(map(str, names)):
         if name != "-":
             yield name
             continue
-        told = sys.stdin.buffer.read()
-        lines = told.split(b"\0") if b"\0" in told else told.splitlines()
+        content = sys.stdin.buffer.read()
+        lines = content.split(b"\0") if b"\0" in content else content.splitlines()
         if not any(lines):
-            raise UsageError("There is nothing in standard input. Give a path on each line.")
+            raise UsageError("Standard input is empty. Give one path per line.")
         yield from map(os.fsdecode, filter(None, lines))
 
 
-def _meant(name: str) -> list[Path]:
+def _matches(name: str) -> list[Path]:
     path = files.user_path(name)
     if path.exists() or path.is_symlink():
         return [path]
@@ -68,12 +66,12 @@ def _meant(name: str) -> list[Path]:
     return matches
 
 
-def _look_below(folder: Path, found: dict[Path, None], failures: dict[Path, str]) -> None:
+def _add_folder(folder: Path, paths: dict[Path, None], failures: dict[Path, str]) -> None:
     rows = list(files_below(folder, folder, "", ""))
     if not any(row.usable for row in rows):
         raise DataError(f"{folder} holds no picture that can be read.")
     for row in rows:
         if row.usable:
-            found[row.path] = None
+            paths[row.path] = None
         elif row.reason not in LEFTOVERS | {images.NOT_AN_IMAGE}:
             failures[row.path] = row.reason

@@ -1,12 +1,12 @@
-"""What sets of records have in common: their pictures are written out into class folders."""
+"""Writes the pictures of a record-based data set into class folders."""
 
 import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-_WORDNET = re.compile(r"^n\d{8}-")  # before the names of ImageNet's classes
-_LONGEST = 200  # bytes of a folder's name; systems take 255
+_WORDNET = re.compile(r"^n\d{8}-")  # WordNet ID before ImageNet class names
+_MAX_BYTES = 200  # of a folder name; most file systems allow 255
 _SUFFIXES = {
     **{b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"},
     **{b"II": ".tif", b"MM": ".tif"},
@@ -14,10 +14,10 @@ _SUFFIXES = {
 
 
 def write(folder: Path, number: int, content: bytes) -> None:
-    """Write a record's picture as it is, for example to `000017.jpg`.
+    """Write the encoded picture of a record unchanged, for example to `000017.jpg`.
 
     Args:
-        folder: of its class.
+        folder: of the class.
         number: of the record.
         content: the encoded picture.
     """
@@ -27,15 +27,15 @@ def write(folder: Path, number: int, content: bytes) -> None:
 
 
 def class_folders(names: Sequence[str]) -> list[str]:
-    """Names as people say them, fit for folders, and still different from each other."""
-    for told in ([_WORDNET.sub("", name) for name in names], names):
-        fit = [_fit(name) for name in told]
-        if len(set(fit)) == len(names):
-            return fit
-    return [f"{name} {i}" for i, name in enumerate(fit)]
+    """Unique folder names for classes, without WordNet IDs where names stay unique."""
+    for candidates in ([_WORDNET.sub("", name) for name in names], names):
+        safe = [_safe_name(name) for name in candidates]
+        if len(set(safe)) == len(names):
+            return safe
+    return [f"{name} {i}" for i, name in enumerate(safe)]
 
 
-def _fit(name: str) -> str:
-    """A name that no file system reads as a path, hides or finds too long."""
+def _safe_name(name: str) -> str:
+    """Replace or remove what makes a name hidden, a path, or too long."""
     name = re.sub(r"^\.|[/\0]", "-", unicodedata.normalize("NFC", name))
-    return name.encode(errors="replace")[:_LONGEST].decode(errors="ignore") or "-"
+    return name.encode(errors="replace")[:_MAX_BYTES].decode(errors="ignore") or "-"

@@ -1,4 +1,4 @@
-"""The built-in sample."""
+"""The built-in sample data set."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from efftune.system import files
 
 
 def digits_folder() -> Path:
-    """The UCI digits that scikit-learn carries: 1,797 real scans of 8 by 8 pixels, as PNG files."""
+    """The UCI digits from scikit-learn as PNG files: 1,797 scans of 8 by 8 pixels."""
     import sklearn
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -1,7 +1,6 @@
-"""Tables of pictures: CSV, TSV and Parquet files with a row for each.
+"""Reads CSV, TSV and Parquet tables with one picture per row.
 
-Nothing is dropped in silence here either: each row becomes an example, and what cannot be used
-carries the reason.
+No row is dropped silently: each becomes an example, and an unusable one has a reason.
 """
 
 import csv
@@ -20,20 +19,20 @@ from efftune.recipe.recipe import Recipe
 from efftune.system import files
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
-_DELIMITERS = (",", ";", "\t")  # European Excel writes semicolons
+_DELIMITERS = (",", ";", "\t")  # Excel writes semicolons in many European locales
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_TOLD = 20  # columns that an error lists
+_MAX_LISTED = 20  # columns listed in an error message
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a table are called.
+    """The column names of a table.
 
     Attributes:
-        path: of the pictures' paths.
-        label: of their classes.
-        split: of their splits. The table may lack it, unless it was given another name.
-        group: of what belongs together: patient, video, session. It may be missing likewise.
+        path: column of the paths of pictures.
+        label: column of class names.
+        split: column of splits; may be missing from the table if this is the default name.
+        group: column of groups such as patient, video or session; may be missing likewise.
     """
 
     path: str = "path"
@@ -43,7 +42,7 @@ class Columns:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Columns":
-        """As a recipe has them."""
+        """The column names set in a recipe."""
         names = (
             recipe.data.path_column,
             recipe.data.label_column,
@@ -54,7 +53,7 @@ class Columns:
 
 
 class _Record(NamedTuple):
-    """A row, as it is written."""
+    """One row of a table, unprocessed."""
 
     line: int
     path: str
@@ -64,20 +63,20 @@ class _Record(NamedTuple):
 
 
 def rows(table: Path, columns: Columns, splits: Mapping[str, Split]) -> Iterator[Example]:
-    """The pictures that a table lists, in its order.
+    """Examples for the rows of a table, in its order.
 
     Args:
         table: a `.csv`, `.tsv` or `.parquet` file. Paths in it are relative to its folder.
-        columns: what its columns are called.
-        splits: what splits are called here, by what they may be called there, in small letters.
+        columns: names of its columns.
+        splits: maps split names in the table, in lower case, to ours.
 
     Yields:
-        An example for each row. `line` is its line in the file, or, in a Parquet file, the number
-        of the row plus 1: what the line would be in a CSV file.
+        One example per row. `line` is the line number in the file; in a Parquet file, the row
+        number plus 1, as in a CSV file with a header.
 
     Raises:
-        UsageError: a Parquet file, and pyarrow is not installed.
-        DataError: the file is no such table, or a split is none.
+        UsageError: the table is a Parquet file and pyarrow is not installed.
+        DataError: the table is invalid, or a split is unknown.
     """
     read = _parquet if table.suffix.casefold() == ".parquet" else _csv
     listed: dict[str, tuple[int, str]] = {}
@@ -85,7 +84,7 @@ def rows(table: Path, columns: Columns, splits: Mapping[str, Split]) -> Iterator
     for record in read(table, columns):
         yield _example(record, table, _split(record, table, splits), listed)
     if record is None:
-        raise DataError(f"{table} names its columns, but has no rows. Add one for each picture.")
+        raise DataError(f"{table} has a header but has no rows. Add one row per picture.")
 
 
 def _example(
@@ -102,24 +101,24 @@ def _example(
 
 
 def _reason(record: _Record, path: Path, label: str, listed: dict[str, tuple[int, str]]) -> str:
-    """Why a row cannot be used; empty if it can.
+    """The reason why a row is unusable; empty if it is usable.
 
     Args:
         record: the row.
         path: of its picture.
         label: of its picture.
-        listed: lines and labels of the pictures so far; this one is added.
+        listed: lines and labels of the pictures so far, by path; this one is added.
     """
     if not record.path.strip():
         return "no path"
     if not label:
         return "no label"
-    if "\0" in record.path:  # no file is called so
+    if "\0" in record.path:  # not allowed in file names
         return images.NO_SUCH_FILE
-    line, before = listed.setdefault(os.path.normpath(path), (record.line, label))
+    line, earlier_label = listed.setdefault(os.path.normpath(path), (record.line, label))
     if line != record.line:
-        other = "" if before == label else " with another label"
-        return f"listed before{other}, on line {line}"
+        conflict = "" if earlier_label == label else " with another label"
+        return f"listed before{conflict}, on line {line}"
     try:
         images.sniff(path)
     except BadImage as error:
@@ -134,51 +133,54 @@ def _split(record: _Record, table: Path, splits: Mapping[str, Split]) -> Split |
     if name not in splits:
         raise DataError(
             f"{table}, line {record.line}: there is no split {record.split.strip()!r}. Known: "
-            f"{', '.join(splits)}; empty means undecided."
+            f"{', '.join(splits)}; leave the cell empty to let efftune choose."
         )
     return splits[name]
 
 
 def _csv(table: Path, columns: Columns) -> Iterator[_Record]:
     delimiter = _delimiter(table, columns)
-    start = 1  # line on which a row begins: quoted cells may go over several
-    with _opened(table) as stream:
+    start = 1  # first line of the row: quoted cells may span several
+    with _open(table) as stream:
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
-        places: list[int] | None = None
+        positions: list[int] | None = None
         width = 0
         try:
             for cells in reader:
-                if cells and places is None:
-                    places, width = _places(table, columns, _stripped(cells)), len(cells)
-                elif cells and places is not None:
+                if cells and positions is None:
+                    positions, width = (
+                        _column_positions(table, columns, _stripped(cells)),
+                        len(cells),
+                    )
+                elif cells and positions is not None:
                     if len(cells) != width:
                         raise DataError(
                             f"{table}, line {start}, has {len(cells)} cells, but there are {width} "
-                            f"columns. Cells are parted by {delimiter!r}; quote those that hold it."
+                            f"columns. The delimiter is {delimiter!r}; quote cells that contain it."
                         )
-                    yield _Record(start, *(cells[i] if i >= 0 else "" for i in places))
+                    yield _Record(start, *(cells[i] if i >= 0 else "" for i in positions))
                 start = reader.line_num + 1
         except csv.Error as error:
             raise DataError(
-                f"{table}, line {start}, cannot be read: {error}. Put cells that hold quotation "
-                "marks between quotation marks, and write those inside twice."
+                f"{table}, line {start}, cannot be read: {error}. Quote cells that contain "
+                "quotation marks, and double the quotation marks inside."
             ) from None
 
 
 def _delimiter(table: Path, columns: Columns) -> str:
-    """What parts the cells: that which finds the columns in the first line, or else the most."""
+    """The delimiter that finds most required columns, then most columns, in the header."""
     headers = {delimiter: _header(table, delimiter) for delimiter in _DELIMITERS}
     if not any(headers.values()):
         raise DataError(
-            f"{table} is empty. Its first line must name its columns: path,label or, with splits, "
-            "path,label,split."
+            f"{table} is empty. Its first line must contain the column names: path,label or, with "
+            "splits, path,label,split."
         )
-    sought = {columns.path, columns.label}
-    return max(headers, key=lambda each: (len(sought & {*headers[each]}), len(headers[each])))
+    required = {columns.path, columns.label}
+    return max(headers, key=lambda each: (len(required & {*headers[each]}), len(headers[each])))
 
 
 def _header(table: Path, delimiter: str) -> list[str]:
-    with _opened(table) as stream:
+    with _open(table) as stream:
         try:
             return _stripped(next(filter(None, csv.reader(stream, delimiter=delimiter)), []))
         except csv.Error:
@@ -189,36 +191,38 @@ def _stripped(cells: Sequence[str]) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
-def _opened(table: Path) -> TextIO:
-    """A table as text; bytes that are no UTF-8 stay what they are, as in names of files."""
+def _open(table: Path) -> TextIO:
+    """Open a table as text; bytes that are not UTF-8 are preserved, as in file names."""
     try:
         with table.open("rb") as stream:
-            wide = stream.read(2) in _UTF16
-        if not wide:
+            is_utf16 = stream.read(2) in _UTF16
+        if not is_utf16:
             return table.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
     except OSError as error:
         raise DataError(f"Cannot read {table}: {error.strerror}.") from None
-    raise DataError(f"{table} is written in UTF-16. Save it as CSV in UTF-8.")
+    raise DataError(f"{table} is encoded in UTF-16. Save it as CSV in UTF-8.")
 
 
-def _places(table: Path, columns: Columns, names: Sequence[str]) -> list[int]:
-    """The positions of path, label, split and group; -1 for what a table need not have."""
-    places = []
-    usual = asdict(Columns())
+def _column_positions(table: Path, columns: Columns, names: Sequence[str]) -> list[int]:
+    """Positions of the path, label, split and group columns; -1 for a missing optional one."""
+    positions = []
+    defaults = asdict(Columns())
     for role, name in asdict(columns).items():
         if names.count(name) == 1:
-            places.append(names.index(name))
-        elif name not in names and role in {"split", "group"} and name == usual[role]:
-            places.append(-1)
+            positions.append(names.index(name))
+        elif name not in names and role in {"split", "group"} and name == defaults[role]:
+            positions.append(-1)
         else:
             number = "several columns" if name in names else "no column"
-            told = ", ".join(map(repr, names[:_TOLD])) + (" …" if len(names) > _TOLD else "")
-            only = f"; only {usual[role]!r} may be missing" if role in {"split", "group"} else ""
+            more = " …" if len(names) > _MAX_LISTED else ""
+            listing = ", ".join(map(repr, names[:_MAX_LISTED])) + more
+            is_optional = role in {"split", "group"}
+            optional = f"; only {defaults[role]!r} may be missing" if is_optional else ""
             raise DataError(
-                f"{table} has {number} {name!r}. Its columns: {told}. Say which one it is with "
-                f"--{role}-column{only}."
+                f"{table} has {number} {name!r}. Its columns: {listing}. Choose one with "
+                f"--{role}-column{optional}."
             )
-    return places
+    return positions
 
 
 def _parquet(table: Path, columns: Columns) -> Iterator[_Record]:
@@ -231,14 +235,14 @@ def _parquet(table: Path, columns: Columns) -> Iterator[_Record]:
     try:
         with parquet.ParquetFile(table) as file:
             schema = file.schema_arrow
-            places = _places(table, columns, schema.names)
-            wanted = [schema.names[i] for i in places if i >= 0]
+            positions = _column_positions(table, columns, schema.names)
+            wanted = [schema.names[i] for i in positions if i >= 0]
             for name in wanted:
                 _require_text(table, name, schema.field(name).type)
             for batch in file.iter_batches(columns=wanted):
                 read = {name: batch.column(name).to_pylist() for name in wanted}
                 missing = [None] * batch.num_rows
-                cells = (read[schema.names[i]] if i >= 0 else missing for i in places)
+                cells = (read[schema.names[i]] if i >= 0 else missing for i in positions)
                 for values in zip(*cells, strict=True):
                     yield _Record(next(line), *map(_text, values))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -257,4 +261,4 @@ def _require_text(table: Path, name: str, kind: Any) -> None:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None or value != value else str(value)  # noqa: PLR0124  (not a number)
+    return "" if value is None or value != value else str(value)  # noqa: PLR0124  (NaN)

@@ -1,7 +1,7 @@
-"""Data sets of TensorFlow Datasets, as folders of split and class folders.
+"""Data sets from TensorFlow Datasets, unpacked into split and class folders.
 
-A set is written out once, record by record, as the encoded pictures that its records hold. From
-then on it is a source like any other folder.
+The encoded pictures are written to the cache folder once. After that the data set is read like any
+other folder.
 """
 
 import io
@@ -25,32 +25,32 @@ _TIMEOUT_SECONDS = 20.0
 
 
 def unpacked(source: str, splits: Mapping[str, str], on_progress: Progress = silent) -> Path:
-    """The folder of a data set, with files such as `train/CLASS/000017.jpg`.
+    """Unpack a data set and return its folder, with files such as `train/CLASS/000017.jpg`.
 
     Args:
-        source: `tfds:NAME[/CONFIG][:VERSION]`. TensorFlow Datasets keeps its own files where it
-            always does: in `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
-        splits: what splits are called here, by what they may be called there; others are left out.
-        on_progress: called with `unpack`, the pictures written and their total.
+        source: `tfds:NAME[/CONFIG][:VERSION]`. TensorFlow Datasets stores its own files
+            as usual, in `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+        splits: maps split names of the data set to ours; other splits are ignored.
+        on_progress: called with `unpack`, the number of records processed and the total.
 
     Raises:
-        UsageError: TensorFlow Datasets is not installed, or knows no such set.
-        DataError: the set cannot be downloaded, or does not consist of pictures with a class each.
+        UsageError: TensorFlow Datasets is not installed or has no such data set.
+        DataError: the data set cannot be downloaded, or is not one of pictures with one class each.
     """
-    builder = _prepared(source)
+    builder = _prepare(source)
     info = builder.info
-    wanted = {name: splits[name] for name in info.splits if name in splits}
-    if "train" not in wanted.values():
+    used_splits = {name: splits[name] for name in info.splits if name in splits}
+    if "train" not in used_splits.values():
         raise DataError(f"{source} has no train split. Its splits: {', '.join(info.splits)}.")
     folder: Path = files.cache_folder() / "tfds" / info.full_name.replace("/", "-")
-    if not folder.is_dir():  # it appears when it is whole
+    if not folder.is_dir():  # written atomically, so it is complete if it exists
         with files.folder_written_whole(folder) as partial:
-            _write(builder, source, wanted, partial, on_progress)
+            _write(builder, source, used_splits, partial, on_progress)
     return folder
 
 
-def _prepared(source: str) -> Any:
-    """The data set's builder, with its records on this machine."""
+def _prepare(source: str) -> Any:
+    """The builder of the data set, downloaded and prepared if necessary."""
     try:
         import tensorflow_datasets as tfds
     except ImportError:
@@ -60,9 +60,9 @@ def _prepared(source: str) -> Any:
     name = source.removeprefix(PREFIX)
     try:
         builder = tfds.builder(name)
-    except Exception as error:  # noqa: BLE001  (its errors have no common kind)
+    except Exception as error:  # noqa: BLE001  (its exceptions have no common base class)
         reason = str(error).strip().split("\n")[0]
-        raise UsageError(f"TensorFlow Datasets knows no {name!r}: {reason}") from None
+        raise UsageError(f"TensorFlow Datasets has no data set {name!r}: {reason}") from None
     try:
         if not builder.is_prepared():
             _require_network(builder)
@@ -70,23 +70,23 @@ def _prepared(source: str) -> Any:
     except Exception as error:  # noqa: BLE001
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise DataError(
-            f"{source} cannot be downloaded ({reason}). With a network, `tfds build {name}` does "
-            "that; without one, name a folder of your own, or sample:digits."
+            f"{source} cannot be downloaded ({reason}). With a network connection, run "
+            f"`tfds build {name}`; without one, use a folder of your own, or sample:digits."
         ) from None
     return builder
 
 
 def _require_network(builder: Any) -> None:
-    """Fail at once where a download would try again for minutes.
+    """Fail immediately instead of after minutes of download retries.
 
     Raises:
-        OSError: the first file's server cannot be reached.
+        OSError: the server of the first file cannot be reached.
     """
     for url in [*builder.url_infos][:1]:
         try:
             urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS).close()  # noqa: S310
         except urllib.error.HTTPError:
-            pass  # somebody answered
+            pass  # the server responded
         except urllib.error.URLError as error:
             host = urlsplit(url).hostname
             raise OSError(f"{host} cannot be reached: {error.reason}") from None
@@ -111,14 +111,14 @@ def _write(
         )
         for record in tfds.as_numpy(data):
             number = int(record[label])
-            if number >= 0:  # some sets have pictures without a class among the others
-                records.write(folder / split / names[number], done, _encoded(record[image]))
+            if number >= 0:  # in some data sets, some pictures have no class
+                records.write(folder / split / names[number], done, _encode(record[image]))
             done += 1
             on_progress("unpack", done, total)
 
 
 def _keys(builder: Any, source: str) -> tuple[str, str]:
-    """What the picture and its class are called in a record."""
+    """The names of the picture and label features of a record."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -127,12 +127,13 @@ def _keys(builder: Any, source: str) -> tuple[str, str]:
     if all(key in features and isinstance(features[key], kind) for key, kind in kinds):
         return image, label
     raise DataError(
-        f"The records of {source} are not pictures with one class each, but: {', '.join(features)}."
+        f"The records of {source} are not pictures with one class each. Their features: "
+        f"{', '.join(features)}. Use a data set for image classification."
     )
 
 
-def _encoded(picture: Any) -> bytes:
-    """A record's picture as the bytes of a file; pixels become a PNG."""
+def _encode(picture: Any) -> bytes:
+    """The encoded picture of a record; decoded pixels are encoded as PNG."""
     if isinstance(picture, bytes):
         return picture
     pixels = np.asarray(picture)

@@ -3,8 +3,10 @@
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,11 +192,53 @@ def clothing() -> Path:
 
 
 @pytest.fixture
-def efftune_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in a process of its own, in an empty folder."""
+def efftune_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in an empty folder, in the tests' own process to save its start.
+
+    Keras is imported already; that commands avoid it is tested in processes of their own.
+    """
+    import keras
+
+    from efftune.cli.main import main
 
     def run(*arguments: object, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "efftune", *map(str, arguments)]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+        words = ["efftune", *map(str, arguments)]
+        sigterm = signal.getsignal(signal.SIGTERM)
+        capfd.readouterr()
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            warnings.resetwarnings()
+            patch.chdir(cwd)
+            patch.setenv("KERAS_BACKEND", keras.backend.backend())
+            patch.setattr(sys, "argv", words)
+            patch.setattr(sys, "stderr", sys.stderr)  # `main` puts a copy in its place
+            patch.setattr(warnings, "formatwarning", warnings.formatwarning)
+            try:
+                main()
+                code: object = 0
+            except SystemExit as stop:
+                code = stop.code or 0
+            finally:
+                signal.signal(signal.SIGTERM, sigterm)
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(words, code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def efftune_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a process of its own, in an empty folder."""
+
+    def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "efftune", *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            input=stdin,
+        )
 
     return run

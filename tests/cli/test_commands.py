@@ -9,7 +9,6 @@ import sys
 import time
 
 import pytest
-from typer.testing import CliRunner
 
 import efftune
 from conftest import fill
@@ -33,20 +32,6 @@ def modules_after(*arguments):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stderr.splitlines()[-1]
-
-
-@pytest.fixture
-def efftune_here(tmp_path, monkeypatch):
-    """Run a command in the tests' own process, which has Keras already, in an empty folder."""
-    import keras  # noqa: F401
-
-    from efftune.cli.commands import app
-
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        return CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
-
-    return run
 
 
 LIGHT = {  # what --help may load in addition to the standard library
@@ -94,8 +79,8 @@ def test_train_prints_the_score_and_where_the_run_is(efftune_command, source, tm
     assert (tmp_path / "runs" / "squares-lite0-1" / "run.json").exists()
 
 
-def test_train_json_ends_with_one_line(efftune_command, source):
-    done = efftune_command(
+def test_train_json_ends_with_one_line(efftune_process, source):
+    done = efftune_process(
         "train", source, "--recipe", "quick", "--image-size", 32, "--json", "--quiet"
     )
     (line,) = done.stdout.splitlines()
@@ -308,17 +293,14 @@ def test_table_with_other_columns_is_trained_on_and_evaluated(efftune_command, t
         (["predict", "RUN", "-"], "", 2),
     ],
 )
-def test_paths_are_read_from_standard_input(finished_run, source, command, stdin, code):
+def test_paths_are_read_from_standard_input(
+    efftune_process, finished_run, source, command, stdin, code
+):
     names = {"red": source / "red" / "01.png", "blue": source / "blue" / "01.png"}
     arguments = [
         str(finished_run.folder) if each == "RUN" else each.format(**names) for each in command
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "efftune", *arguments, "--json"],
-        input=stdin.format(**names),
-        capture_output=True,
-        text=True,
-    )
+    done = efftune_process(*arguments, "--json", stdin=stdin.format(**names))
     assert done.returncode == code, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["path"] for line in lines] == ([] if code else [str(names[n]) for n in names])
@@ -407,7 +389,10 @@ def test_altered_model_gets_a_clear_message(efftune_command, finished_run, sourc
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
+)
 def test_stopped_command_leaves_no_run(tmp_path, number, code):
     fill(tmp_path / "photos", count=400)
     process = subprocess.Popen(
@@ -431,24 +416,24 @@ def test_stopped_command_leaves_no_run(tmp_path, number, code):
 
 
 @pytest.mark.long
-def test_demo_reaches_the_accuracy_it_promises(efftune_command):
-    done = efftune_command("demo", "--json")
+def test_demo_reaches_the_accuracy_it_promises(efftune_process):
+    done = efftune_process("demo", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["test"]["accuracy"] >= 0.92
 
 
-def test_file_names_of_any_bytes_are_printed(efftune_command, finished_run, source, tmp_path):
+def test_file_names_of_any_bytes_are_printed(efftune_process, finished_run, source, tmp_path):
     odd = tmp_path / os.fsdecode(b"caf\xe9.png")
     odd.write_bytes((source / "red" / "01.png").read_bytes())
     for form in ("--json", "--csv", "--quiet"):
-        done = efftune_command("predict", finished_run.folder, odd, form)
+        done = efftune_process("predict", finished_run.folder, odd, form)
         assert done.returncode == 0, done.stderr
         assert "red" in done.stdout
 
 
 @pytest.mark.long
-def test_fine_tuning_ends_with_the_same_line_and_no_noise(efftune_command, source):
-    done = efftune_command("train", source, *FINE_TUNED, "--json", "--quiet")
+def test_fine_tuning_ends_with_the_same_line_and_no_noise(efftune_process, source):
+    done = efftune_process("train", source, *FINE_TUNED, "--json", "--quiet")
     assert done.stderr == ""
     output = json.loads(done.stdout)
     assert (output["recipe"], output["test"]["accuracy"]) == ("balanced", 1)
@@ -462,18 +447,18 @@ def test_fine_tuning_prints_its_phases(efftune_command, source, tmp_path):
     assert done.returncode == 0
 
 
-def test_dry_run_prints_the_plan_and_trains_nothing(efftune_here, source, tmp_path):
-    done = efftune_here("train", source, *FINE_TUNED, "--set", "views=1", "--dry-run", "--quiet")
-    assert done.exit_code == 0, done.stderr
+def test_dry_run_prints_the_plan_and_trains_nothing(efftune_command, source, tmp_path):
+    done = efftune_command("train", source, *FINE_TUNED, "--set", "views=1", "--dry-run", "--quiet")
+    assert done.returncode == 0, done.stderr
     assert "block7a and up" in done.stdout
     assert "Total: about" in done.stdout
-    output = json.loads(efftune_here("train", source, *FINE_TUNED, "--dry-run", "--json").stdout)
+    output = json.loads(efftune_command("train", source, *FINE_TUNED, "--dry-run", "--json").stdout)
     assert [stage["name"] for stage in output["stages"]] == ["head", "upper"]
     assert output["stages"][1]["epochs"] == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_of_fine_tuning_reach_the_recipe(efftune_here, source, tmp_path):
+def test_options_of_fine_tuning_reach_the_recipe(efftune_command, source, tmp_path):
     options = {
         "learning-rate": 0.002,
         "batch-size": 7,
@@ -485,8 +470,8 @@ def test_options_of_fine_tuning_reach_the_recipe(efftune_here, source, tmp_path)
     }
     pairs = [part for name, value in options.items() for part in (f"--{name}", value)]
     fine_tuned = ["--image-size", 32, "--unfreeze", "block7", "--epochs", 1]
-    done = efftune_here("train", source, *fine_tuned, *pairs, "--run", "run")
-    assert done.exit_code == 0, done.stderr
+    done = efftune_command("train", source, *fine_tuned, *pairs, "--run", "run")
+    assert done.returncode == 0, done.stderr
     recipe = efftune.Run.load(tmp_path / "run").recipe
     for name, value in options.items():
         assert recipe.settings[name.replace("-", "_")] == value

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -194,14 +194,11 @@ def command(
                 arguments["choices"] = gathered(config, assignments or [], options)
             function(**arguments, output=output)
 
-        parameters = _own_parameters(function)
-        for name, annotation in (setting_options | output_options).items():
-            unset = None if name in setting_options else False
-            parameters.append(
-                inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, default=unset, annotation=annotation
-                )
-            )
+        parameters = [
+            *_own_parameters(function),
+            *_new_parameters(setting_options, None),
+            *_new_parameters(output_options, False),
+        ]
         # Typer builds the options from these.
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -216,6 +213,15 @@ def _own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
         each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for each in inspect.signature(function).parameters.values()
         if each.name not in ("choices", "output")
+    ]
+
+
+def _new_parameters(annotations: Mapping[str, Any], default: Any) -> list[inspect.Parameter]:
+    return [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+        )
+        for name, annotation in annotations.items()
     ]
 
 

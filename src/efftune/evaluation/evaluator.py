@@ -83,16 +83,7 @@ def evaluate(
         for head in (plain, calibrated)
     )
     uncertainty, distances = _uncertainty(temperature, probabilities["val"], features, data, recipe)
-    predictions = [
-        SplitPredictions(
-            split,
-            examples.of(split),
-            probabilities[split],
-            probabilities[split].max(axis=1) < uncertainty.unsure_below,
-            distances[split] > uncertainty.unlike_above,
-        )
-        for split in HELD_OUT
-    ]
+    predictions = _predictions(probabilities, distances, uncertainty, examples)
     missing = cross_fitting.why_unavailable(recipe)
     suspect_rows, curve = (
         ((), None) if missing else _cross_fit(training.head, data, examples, recipe, timer)
@@ -105,9 +96,7 @@ def evaluate(
         learning_curve=curve,
     )
     why = dict.fromkeys(("suspects", "learning_curve"), missing) if missing else {}
-    return EvaluationResult(
-        calibrated, uncertainty, tuple(predictions), evaluation, suspect_rows, why
-    )
+    return EvaluationResult(calibrated, uncertainty, predictions, evaluation, suspect_rows, why)
 
 
 def _features(
@@ -160,6 +149,25 @@ def _uncertainty(
     distances = {split: detector.distances(features[split]) for split in HELD_OUT}
     threshold = float(np.quantile(distances["val"], _IN_DISTRIBUTION, method="higher"))
     return Uncertainty(temperature, unsure, threshold, detector), distances
+
+
+def _predictions(
+    probabilities: Mapping[Split, Matrix],
+    distances: Mapping[Split, Matrix],
+    uncertainty: Uncertainty,
+    examples: Examples,
+) -> tuple[SplitPredictions, ...]:
+    """The predictions on validation and test, with their flags."""
+    return tuple(
+        SplitPredictions(
+            split,
+            examples.of(split),
+            probabilities[split],
+            probabilities[split].max(axis=1) < uncertainty.unsure_below,
+            distances[split] > uncertainty.unlike_above,
+        )
+        for split in HELD_OUT
+    )
 
 
 def _cross_fit(

@@ -193,20 +193,14 @@ class _Attempt:
             validated = (loss, accuracy, rate, calibrated_loss)
             epochs.append(Epoch(self.stage.name, number, seconds, *trained, *validated))
             if self.trend > DIVERGED * self.reference_loss and accuracy < start.val_accuracy:
-                message = f"the loss was {self.trend:.3g} after epoch {number}, worse than guessing"
-                if self.stage.name == "scratch" or not any(_AT_RATE in each for each in failures):
-                    raise _Diverged(message)
-                # The initial weights, or those of an earlier epoch, are still good.
-                failures = (*failures, f"{message}; the stage was stopped")
+                failures = (*failures, self._why_stopped(number, failures))
                 break
             top = max(top, epochs[-1].val_accuracy)
             if is_better(epochs[-1], best, top, len(self.val.labels)):
                 best, weights = epochs[-1], self.network.inference_model.get_weights()
             self.network.hide_averages()
-            if (
-                self.recipe.optimization.patience
-                and number - best.number >= self.recipe.optimization.patience
-            ):
+            patience = self.recipe.optimization.patience
+            if patience and number - best.number >= patience:
                 break
         self.network.inference_model.set_weights(weights)
         self.initial.backbone.tuned |= best.number > 0
@@ -215,6 +209,19 @@ class _Attempt:
             self.stage, start, tuple(epochs), best.number, self.batch_size, failures
         )
         return NetworkState(self.initial.backbone, kernel, bias), result
+
+    def _why_stopped(self, epoch: int, failures: tuple[str, ...]) -> str:
+        """Why the stage stops after an epoch with a high loss, if a lower rate was tried before.
+
+        The initial weights, or those of an earlier epoch, are still good then.
+
+        Raises:
+            _Diverged: a lower learning rate may help, or there are no good weights to go back to.
+        """
+        message = f"the loss was {self.trend:.3g} after epoch {epoch}, worse than guessing"
+        if self.stage.name == "scratch" or not any(_AT_RATE in each for each in failures):
+            raise _Diverged(message)
+        return f"{message}; the stage was stopped"
 
     def _train(self, epoch: int, on_step: Callable[[int, int], None]) -> tuple[float, float]:
         """Train one epoch, shuffled and without the last partial batch.

@@ -13,6 +13,7 @@ from efftune.errors import DataError
 from efftune.features import extraction
 from efftune.features.extraction import Features
 from efftune.model.backbone import FEATURES, Backbone
+from efftune.recipe.recipe import Recipe
 from efftune.training import planning
 from efftune.training.planning import Plan
 
@@ -67,20 +68,7 @@ def compute(
     Raises:
         DataError: too few readable pictures are left to train on.
     """
-    recipe = plan.recipe
-    upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
-    pooled = [FEATURES] if "head" in recipe.phases else []
-    # Whether an epoch may use the unaugmented pictures; with `auto`, this is not decided yet.
-    plain = (
-        recipe.augmentation.plain_view
-        or recipe.augmentation.augment == "auto"
-        or not recipe.augmentation.views
-    )
-    outputs = {
-        "train": [*(upper if plain else []), *([] if recipe.head.epochs else pooled)],
-        "val": [*upper, *pooled],
-        "test": pooled,
-    }
+    outputs = _outputs(plan.recipe, backbone)
     total = sum(examples.counts.values())
     done = itertools.count(1)
     features = {}
@@ -94,7 +82,7 @@ def compute(
         )
     for part in features.values():
         examples = examples.as_read(part.sha256s, part.failures)
-    examples.require_trainable(allow_missing=recipe.data.missing_classes == "allow")
+    examples.require_trainable(allow_missing=plan.recipe.data.missing_classes == "allow")
     rows = {split: examples.of(split) for split in SPLITS}
     data = TrainingData(
         {split: [row.path for row in rows[split]] for split in SPLITS},
@@ -103,6 +91,23 @@ def compute(
         features,
     )
     return examples, data
+
+
+def _outputs(recipe: Recipe, backbone: Backbone) -> dict[Split, list[str]]:
+    """The outputs for unaugmented pictures that training or evaluation needs, by split."""
+    upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
+    pooled = [FEATURES] if "head" in recipe.phases else []
+    # Whether an epoch may use the unaugmented pictures; with `auto`, this is not decided yet.
+    plain = (
+        recipe.augmentation.plain_view
+        or recipe.augmentation.augment == "auto"
+        or not recipe.augmentation.views
+    )
+    return {
+        "train": [*(upper if plain else []), *([] if recipe.head.epochs else pooled)],
+        "val": [*upper, *pooled],
+        "test": pooled,
+    }
 
 
 def require_unchanged(features: Features) -> None:

@@ -205,3 +205,6 @@ class _Requests(Generic[Item]):
     def wait(self) -> None:
         if self.queue is not None:
             self.queue.wait_all()
+            # The queue holds its callback and this object holds the queue, a cycle that Python's
+            # garbage collector cannot see: the compiled network would never be released.
+            self.queue = None

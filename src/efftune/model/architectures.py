@@ -62,7 +62,7 @@ def backbone(name: str, image_size: int, drop_connect_rate: float = 0.0) -> kera
 def pretrained(
     entry: catalogue.Model,
     image_size: int,
-    found: download.Found,
+    found: download.WeightsFile,
     drop_connect_rate: float = 0.0,
 ) -> tuple[keras.Model, readers.Head | None]:
     """As `backbone`, with weights; and the head that lies beside them, if there is one.
@@ -132,7 +132,7 @@ def build(name: str, num_classes: int = 1000, **options: Unpack[BuildOptions]) -
     chosen = SimpleNamespace(**(_BUILD_DEFAULTS | dict(options)))
     _require_valid(num_classes, chosen)
     source = "none" if chosen.weights is None else chosen.weights
-    located = download.located(entry, source, chosen.on_progress)
+    located = download.locate(entry, source, chosen.on_progress)
     image_size = chosen.image_size or entry.resolution
     model, head = pretrained(entry, image_size, located, chosen.drop_connect_rate)
     if not chosen.include_top:

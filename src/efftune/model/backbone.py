@@ -37,7 +37,7 @@ class Backbone:
     Attributes:
         entry: its row in the catalogue.
         image_size: side of the input square, in pixels.
-        tuned: whether its Keras weights are no longer those of that file.
+        weights_changed: whether its Keras weights are no longer those of that file.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Backbone:
         """
         self.entry = catalogue.model(name)
         self.image_size = image_size or self.entry.resolution
-        self.tuned = weights == "none"
-        self._found = download.located(self.entry, weights, on_progress)
+        self.weights_changed = weights == "none"
+        self._weights_file = download.locate(self.entry, weights, on_progress)
         self._drop_connect_rate = drop_connect_rate
         self._converted: dict[tuple[str, ...], ov.Model] = {}
 
@@ -81,7 +81,7 @@ class Backbone:
     @property
     def weights(self) -> str:
         """A checksum of the file its weights come from, or `none` for random ones."""
-        return self._found.checksum
+        return self._weights_file.checksum
 
     @cached_property
     def published_head(self) -> "Head | None":
@@ -93,7 +93,7 @@ class Backbone:
         from efftune.model import architectures
 
         return architectures.pretrained(
-            self.entry, self.image_size, self._found, self._drop_connect_rate
+            self.entry, self.image_size, self._weights_file, self._drop_connect_rate
         )
 
     @cached_property
@@ -156,7 +156,7 @@ class Backbone:
                 tensors[id(layer.output)] = apply(layer, [tensors[id(each)] for each in inputs])
         return keras.Model(entry, tensors[id(self.keras_model.output)], name="upper")
 
-    def untrained(self, seed: int) -> "Backbone":
+    def randomly_initialized(self, seed: int) -> "Backbone":
         """The same network with random weights.
 
         Kernels are drawn as EfficientNet's authors do: normal, with twice the variance that keeps
@@ -167,10 +167,10 @@ class Backbone:
         """
         rate = self._drop_connect_rate
         other = Backbone(self.entry.name, self.image_size, weights="none", drop_connect_rate=rate)
-        other._draw(seed)
+        other._initialize(seed)
         return other
 
-    def _draw(self, seed: int) -> None:
+    def _initialize(self, seed: int) -> None:
         import keras
 
         for i, layer in enumerate(self.keras_model.layers):
@@ -194,14 +194,14 @@ class Backbone:
         """
         key = tuple(outputs)
         if key not in self._converted:
-            self._converted[key] = self._kept_conversion(key)
+            self._converted[key] = self._cached_conversion(key)
         return self._converted[key]
 
     def openvino_classifier(
         self, kernel: NDArray[np.float32], bias: NDArray[np.float32], *, mirrored: bool = False
     ) -> "ov.Model":
         """As `keras_classifier`, for OpenVINO."""
-        if not self.tuned and not mirrored:
+        if not self.weights_changed and not mirrored:
             return openvino_engine.with_head(self.openvino_model(), kernel, bias)
         from efftune.model.engines.conversion import convert
 
@@ -241,7 +241,7 @@ class Backbone:
         (first, *_) = (x for x in self.keras_model.layers if x.name.startswith(f"{name}_"))
         return first.input
 
-    def _kept_conversion(self, outputs: tuple[str, ...]) -> "ov.Model":
+    def _cached_conversion(self, outputs: tuple[str, ...]) -> "ov.Model":
         folder = files.cache_folder() / "backbones" / self._conversion_key(outputs)
         if files.is_intact(folder):
             return openvino_engine.read(folder / "model.xml")

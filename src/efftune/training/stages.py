@@ -55,15 +55,18 @@ class StageResult:
             "epochs": len(self.epochs),
             "best_epoch": self.best,
             "rolled_back": self.best == 0,
-            "val_accuracy": {"before": self.start.val_accuracy, "after": self.kept.val_accuracy},
-            "val_loss": {"before": self.start.val_loss, "after": self.kept.val_loss},
+            "val_accuracy": {
+                "before": self.start.val_accuracy,
+                "after": self.selected.val_accuracy,
+            },
+            "val_loss": {"before": self.start.val_loss, "after": self.selected.val_loss},
             "learning_rate": self.stage.learning_rate,
             "batch_size": self.batch_size,
             "failures": list(self.failures),
         }
 
     @property
-    def kept(self) -> Epoch:
+    def selected(self) -> Epoch:
         """The epoch whose weights were kept; `start` if the stage was rolled back."""
         return (self.start, *self.epochs)[self.best]
 
@@ -209,7 +212,7 @@ class _Attempt:
             ):
                 break
         self.network.inference_model.set_weights(weights)
-        self.initial.backbone.tuned |= best.number > 0
+        self.initial.backbone.weights_changed |= best.number > 0
         kernel, bias = self.network.head
         result = StageResult(
             self.stage, start, tuple(epochs), best.number, self.batch_size, failures

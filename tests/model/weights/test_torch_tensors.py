@@ -13,7 +13,7 @@ from efftune.model import catalogue
 from efftune.model.weights import download, torch_tensors
 
 HEADERS = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
-PATH = download.ready(catalogue.model("efficientnet-lite0"))
+PATH = download.ensure_downloaded(catalogue.model("efficientnet-lite0"))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ def with_activations(model: Any) -> tuple[Any, Array]:
     """A classifier's graph taken apart.
 
     Args:
-        model: an OpenVINO classifier, as `inference.with_head` makes it.
+        model: an OpenVINO classifier, as `openvino_engine.with_head` makes it.
 
     Returns:
         A model that gives probabilities (pictures, classes) and the activations before global
@@ -28,14 +28,14 @@ def with_activations(model: Any) -> tuple[Any, Array]:
     activations = pooling.input_value(0)
     followers = (each.get_node() for each in pooling.output(0).get_target_inputs())
     if any(node.get_type_name() == "Split" for node in followers):
-        activations = _turned_back(activations)
+        activations = _flipped_back(activations)
     probabilities = model.output(0).get_node().input_value(0)
     kernel = np.array(head.input_value(1).get_node().data, np.float32)
     whole = ov.Model([probabilities, activations], model.get_parameters(), "explainer")
     return whole, kernel - kernel.mean(axis=1, keepdims=True)
 
 
-def _turned_back(activations: Any) -> Any:
+def _flipped_back(activations: Any) -> Any:
     """The mean activations of pictures and, after them, as many mirror images, turned back."""
     plain, mirror = ops.split(activations, 0, 2).outputs()
     width = activations.get_partial_shape()[3].get_length()

@@ -23,7 +23,7 @@ Precision = Literal["f32", "bf16"]
 Item = TypeVar("Item")
 
 _TYPES = {"float32": ov.Type.f32, "float16": ov.Type.f16, "bfloat16": ov.Type.bf16}
-_FASTEST_BATCH: dict[Precision, int] = {"bf16": 4, "f32": 1}  # measured; larger ones lose
+_BATCH_SIZES: dict[Precision, int] = {"bf16": 4, "f32": 1}  # measured; larger ones lose
 WINDOW_BYTES = 256 * 2**20  # decoded pictures waiting for the network, at most
 
 
@@ -76,12 +76,12 @@ class Network:
     Attributes:
         size: side of the input square, in pixels.
         precision: in which it computes; weights are float32 either way.
-        together: views run in one request.
+        batch_size: views run in one request.
     """
 
     def __init__(
         self,
-        make: Callable[[], ov.Model],
+        load_model: Callable[[], ov.Model],
         *,
         size: int,
         precision: Precision = "f32",
@@ -90,26 +90,26 @@ class Network:
         """Describe a network.
 
         Args:
-            make: gives the model, whose input is a batch of float32 squares.
+            load_model: gives the model, whose input is a batch of float32 squares.
             size: side of the input square, in pixels.
             precision: in which it computes.
             dtypes: of its outputs; bfloat16 comes as uint16.
         """
         self.size = size
         self.precision = precision
-        self.together = _FASTEST_BATCH[precision]
-        self._make = make
+        self.batch_size = _BATCH_SIZES[precision]
+        self._load_model = load_model
         self._dtypes = dtypes
 
     @cached_property
     def compiled(self) -> ov.CompiledModel:
         """The compiled model."""
-        steps = PrePostProcessor(self._make().clone())
+        steps = PrePostProcessor(self._load_model().clone())
         steps.input().tensor().set_element_type(ov.Type.u8)
         for i, dtype in enumerate(self._dtypes):
             steps.output(i).tensor().set_element_type(_TYPES[dtype])
         model = steps.build()
-        model.reshape([self.together, self.size, self.size, 3])
+        model.reshape([self.batch_size, self.size, self.size, 3])
         return ov.Core().compile_model(
             model,
             "CPU",
@@ -164,32 +164,32 @@ class _Requests(Generic[Item]):
         self.deliver = deliver
         self.queue: Any = None
         self.failure: Exception | None = None
-        self.gathered: list[tuple[Item, int, Pixels]] = []
+        self.pending: list[tuple[Item, int, Pixels]] = []
 
     def add(self, item: Item, loaded: "Future[Pixels | None]") -> None:
         pixels = loaded.result()
         if pixels is None:
             return
         for number, view in enumerate(pixels):
-            self.gathered.append((item, number, view))
-            if len(self.gathered) == self.network.together:
+            self.pending.append((item, number, view))
+            if len(self.pending) == self.network.batch_size:
                 self.start()
 
     def start(self) -> None:
-        """Start a request with what is gathered, padded with its last view if need be."""
-        if not self.gathered:
+        """Start a request with what is pending, padded with its last view if need be."""
+        if not self.pending:
             return
         if self.queue is None:
             self.queue = ov.AsyncInferQueue(self.network.compiled, 2 * usable_processors())
-            self.queue.set_callback(self.finished)
-        places = [(item, number) for item, number, _ in self.gathered]
-        views = [view for _, _, view in self.gathered]
-        views += views[-1:] * (self.network.together - len(views))
-        self.gathered = []
+            self.queue.set_callback(self.on_finished)
+        places = [(item, number) for item, number, _ in self.pending]
+        views = [view for _, _, view in self.pending]
+        views += views[-1:] * (self.network.batch_size - len(views))
+        self.pending = []
         self.queue.start_async({0: np.stack(views)}, places)
         self.raise_failure()
 
-    def finished(self, request: Any, places: list[tuple[Item, int]]) -> None:
+    def on_finished(self, request: Any, places: list[tuple[Item, int]]) -> None:
         outputs = [tensor.data for tensor in request.output_tensors]
         # An exception that leaves this callback would end the process: it is raised later.
         try:

@@ -23,7 +23,7 @@ _PIECE = 2**18  # bytes
 
 
 @dataclass(frozen=True)
-class Found:
+class WeightsFile:
     """Weights on this machine.
 
     Attributes:
@@ -35,7 +35,9 @@ class Found:
     checksum: str
 
 
-def located(entry: catalogue.Model, weights: str | Path, on_progress: Progress = silent) -> Found:
+def locate(
+    entry: catalogue.Model, weights: str | Path, on_progress: Progress = silent
+) -> WeightsFile:
     """Where a model's weights are; those of ImageNet are downloaded if need be.
 
     Args:
@@ -48,16 +50,16 @@ def located(entry: catalogue.Model, weights: str | Path, on_progress: Progress =
         DataError: they cannot be downloaded; the message says why and what to do.
     """
     if weights == "none":
-        return Found(None, "none")
+        return WeightsFile(None, "none")
     if weights == "imagenet":
-        return Found(ready(entry, on_progress), entry.weights.checksum)
+        return WeightsFile(ensure_downloaded(entry, on_progress), entry.weights.checksum)
     path = files.user_path(weights)
     if not path.is_file():
         raise UsageError(f"There is no weights file {path}. Name a file, or imagenet, or none.")
-    return Found(path, f"sha256:{files.sha256(path)}")
+    return WeightsFile(path, f"sha256:{files.sha256(path)}")
 
 
-def ready(entry: catalogue.Model, on_progress: Progress = silent) -> Path:
+def ensure_downloaded(entry: catalogue.Model, on_progress: Progress = silent) -> Path:
     """The file of a model's ImageNet weights, downloaded if it is not here yet.
 
     Args:
@@ -86,14 +88,14 @@ def fetch(entry: catalogue.Model, path: Path, on_progress: Progress = silent) ->
     What came before a cut stays beside it, and the next call goes on from there.
 
     Raises:
-        DataError: see `ready`.
+        DataError: see `ensure_downloaded`.
     """
     partial = path.with_name(f"{path.name}.partial")
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1))
         try:
-            _continue(entry.weights.url, partial, on_progress)
+            _resume_download(entry.weights.url, partial, on_progress)
             break
         except urllib.error.HTTPError as error:
             if error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -126,14 +128,14 @@ def fetch(entry: catalogue.Model, path: Path, on_progress: Progress = silent) ->
     partial.replace(path)
 
 
-def _continue(url: str, partial: Path, on_progress: Progress) -> None:
+def _resume_download(url: str, partial: Path, on_progress: Progress) -> None:
     """Add to `partial` what it lacks.
 
     Raises:
         OSError: the connection was cut, or too little came.
     """
-    here = partial.stat().st_size if partial.exists() else 0
-    headers = {"Range": f"bytes={here}-"} if here else {}
+    received = partial.stat().st_size if partial.exists() else 0
+    headers = {"Range": f"bytes={received}-"} if received else {}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310  (from our own table)
     try:
         answer = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)  # noqa: S310
@@ -143,16 +145,16 @@ def _continue(url: str, partial: Path, on_progress: Progress) -> None:
         return  # all of it is here; whether it is right, the checksum tells
     with answer, partial.open("ab") as stream:
         if answer.status != HTTPStatus.PARTIAL_CONTENT:
-            here = 0
+            received = 0
             stream.truncate(0)  # the server begins at the beginning
-        total = here + int(answer.headers.get("Content-Length") or 0)
+        total = received + int(answer.headers.get("Content-Length") or 0)
         while piece := answer.read(_PIECE):
             stream.write(piece)
-            here += len(piece)
-            on_progress("download", here, max(here, total))
-    if here < total:
-        raise OSError(f"{here:,} of {total:,} bytes came")
+            received += len(piece)
+            on_progress("download", received, max(received, total))
+    if received < total:
+        raise OSError(f"{received:,} of {total:,} bytes came")
 
 
 def _other_ways() -> str:
-    return f"Name a file with --weights, or a model whose weights are here: {catalogue.here()}."
+    return f"Name a file with --weights, or a model whose weights are here: {catalogue.installed_models()}."

@@ -78,14 +78,16 @@ def normalize(
 
 def save_npz(model: keras.Model, path: Path) -> None:
     """Write a model's weights as a NumPy archive of arrays called LAYER/VARIABLE."""
-    np.savez(path, **{f"{layer.name}/{each.name}": each.numpy() for layer, each in _named(model)})
+    np.savez(
+        path, **{f"{layer.name}/{each.name}": each.numpy() for layer, each in _named_weights(model)}
+    )
 
 
-def _named(model: keras.Model) -> Iterator[tuple[layers.Layer, keras.Variable]]:
+def _named_weights(model: keras.Model) -> Iterator[tuple[layers.Layer, keras.Variable]]:
     return ((layer, weight) for layer in model.layers for weight in layer.weights)
 
 
-def _set(layer: layers.Layer, values: list[Array]) -> None:
+def _set_weights(layer: layers.Layer, values: list[Array]) -> None:
     expected = [tuple(weight.shape) for weight in layer.weights]
     found = [value.shape for value in values]
     if expected != found:
@@ -118,7 +120,7 @@ def _h5(model: keras.Model, path: Path) -> Head | None:
     if len(filled) - len(own) not in (0, 1):
         raise DataError(f"it has {len(filled)} layers with weights, the model {len(own)}.")
     for layer, values in zip(own, filled, strict=False):
-        _set(layer, values)
+        _set_weights(layer, values)
     if len(filled) == len(own):
         return None
     kernel, bias = filled[-1]
@@ -142,7 +144,7 @@ def _keras3(model: keras.Model, path: Path) -> Head | None:
         head = _as_head(*dense.get_weights())
     for layer in model.layers:
         if isinstance(layer, layers.Normalization) and layer.input_mean is None:
-            _set(layer, layer.get_weights())
+            _set_weights(layer, layer.get_weights())
     return head
 
 
@@ -153,7 +155,7 @@ def _keras_model(model: keras.Model, path: Path) -> Head | None:
         if layer.weights:
             if layer.name not in stored:
                 raise DataError(f"it has no layer {layer.name}.")
-            _set(layer, stored[layer.name].get_weights())
+            _set_weights(layer, stored[layer.name].get_weights())
     head = next((stored[name].get_weights() for name in _HEADS if name in stored), None)
     return head and _as_head(*head)
 
@@ -171,14 +173,16 @@ def _npz(model: keras.Model, path: Path) -> Head | None:
         arrays = dict(file)
     for layer in model.layers:
         if layer.weights:
-            _set(layer, [_found(arrays, f"{layer.name}/{each.name}") for each in layer.weights])
+            _set_weights(
+                layer, [_array(arrays, f"{layer.name}/{each.name}") for each in layer.weights]
+            )
     for name in _HEADS:
         if f"{name}/kernel" in arrays:
-            return _as_head(arrays[f"{name}/kernel"], _found(arrays, f"{name}/bias"))
+            return _as_head(arrays[f"{name}/kernel"], _array(arrays, f"{name}/bias"))
     return None
 
 
-def _found(arrays: Mapping[str, Array], name: str) -> Array:
+def _array(arrays: Mapping[str, Array], name: str) -> Array:
     if name not in arrays:
         raise DataError(f"it has no array {name}.")
     return arrays[name]
@@ -189,23 +193,23 @@ def _torch(model: keras.Model, path: Path) -> Head | None:
     names = _timm_names(model) if "conv_stem.weight" in tensors else _plain_names(model)
     for layer in model.layers:
         if layer.weights and not isinstance(layer, layers.Normalization):
-            _set(layer, _turned(layer, tensors, names[layer.name]))
+            _set_weights(layer, _transposed(layer, tensors, names[layer.name]))
     weight = tensors.get(f"{names['predictions']}.weight")
     if weight is None:
         return None
-    return _as_head(weight.T, _found(tensors, f"{names['predictions']}.bias"))
+    return _as_head(weight.T, _array(tensors, f"{names['predictions']}.bias"))
 
 
-def _turned(layer: layers.Layer, tensors: Mapping[str, Array], prefix: str) -> list[Array]:
+def _transposed(layer: layers.Layer, tensors: Mapping[str, Array], prefix: str) -> list[Array]:
     """A layer's tensors, with their axes as Keras has them."""
     if isinstance(layer, layers.BatchNormalization):
         parts = ("weight", "bias", "running_mean", "running_var")
-        return [_found(tensors, f"{prefix}.{part}") for part in parts]
+        return [_array(tensors, f"{prefix}.{part}") for part in parts]
     axes = (2, 3, 0, 1) if isinstance(layer, layers.DepthwiseConv2D) else (2, 3, 1, 0)
-    kernel = _found(tensors, f"{prefix}.weight")
+    kernel = _array(tensors, f"{prefix}.weight")
     if kernel.ndim != len(axes):
         raise DataError(f"{prefix}.weight is not a convolution's.")
-    biases = [_found(tensors, f"{prefix}.bias")] if layer.use_bias else []
+    biases = [_array(tensors, f"{prefix}.bias")] if layer.use_bias else []
     return [kernel.transpose(axes), *biases]
 
 

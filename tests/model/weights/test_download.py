@@ -105,7 +105,7 @@ def test_cut_connection_is_taken_up_again(server, entry):
 
 def test_what_came_is_kept_for_the_next_run(server, entry, own_cache):
     server.cut_after = [100_000] * 4
-    with pytest.raises(DataError, match=r"cut off 4 times.*goes on where it stopped"):
+    with pytest.raises(DataError, match=r"failed 4 times.*Run again to resume it"):
         download.ensure_downloaded(entry)
     assert beside(own_cache) == ["efficientnetb0.h5.partial"]
     assert entry.weights.path is None
@@ -137,14 +137,14 @@ def test_wrong_bytes_are_deleted(server, entry, own_cache):
 
 def test_missing_file_is_told_at_once(server, entry):
     server.refusal = 404
-    with pytest.raises(DataError, match=r"answers 404.*weights are here: efficientnet-lite0"):
+    with pytest.raises(DataError, match=r"returned 404.*weights are installed: efficientnet-lite0"):
         download.ensure_downloaded(entry)
     assert len(server.asked) == 1
 
 
 def test_busy_server_is_asked_again(server, entry):
     server.refusal = 503
-    with pytest.raises(DataError, match="it answers 503"):
+    with pytest.raises(DataError, match="the server returned 503"):
         download.ensure_downloaded(entry)
     assert len(server.asked) == 4
 

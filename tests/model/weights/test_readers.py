@@ -85,7 +85,7 @@ def test_file_of_another_kind_is_refused(kind, content, tmp_path):
 def test_unknown_suffix_is_refused(tmp_path):
     path = tmp_path / "weights.tflite"
     path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"tflite is.*\.h5, \.keras, \.npz, \.pth"):
+    with pytest.raises(DataError, match=r"tflite is unknown.*\.h5, \.keras, \.npz, \.pth"):
         readers.load(fresh("efficientnet-lite0"), path)
 
 

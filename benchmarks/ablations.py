@@ -118,7 +118,7 @@ def measure(name: str, change: Change, source: str, seed: int) -> list[str]:
     head = fine_tuning.fit_head(data, backbone, recipe)
     plan, _ = view_selection.choose_views(plan, backbone, head, data)
     stage = fine_tuning.fine_tune(backbone, head, data, plan, Timer()).stages[-1]
-    best = stage.kept
+    best = stage.selected
     metrics = (f"{best.val_accuracy:.4f}", f"{best.val_loss:.4f}")
     epochs = (str(len(stage.epochs)), str(stage.best))
     return [*key(change, source, seed), *metrics, *epochs]

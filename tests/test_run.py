@@ -302,7 +302,7 @@ def test_plan_describes_training_and_writes_nothing(source, tmp_path, monkeypatc
     plan = efftune.plan(source, **TUNED)
     assert [stage.name for stage in plan.recipe.stages] == ["head", "upper"]
     assert plan.pictures == {"train": 18, "val": 6, "test": 6}
-    assert plan.kept_bytes == (18 * 3 + 6) * 192 * 2
+    assert plan.activation_bytes == (18 * 3 + 6) * 192 * 2
     assert set(plan.seconds) == {"inspect", "features", "head", "views", "upper", "evaluate"}
     assert list(tmp_path.iterdir()) == []
 

@@ -50,7 +50,7 @@ def picture(tmp_path):
 
 def made(folder, name="efficientnet-lite0", classes=3, **choices):
     """A classifier of random weights, and its backbone and head."""
-    backbone = Backbone(name, SIDE, weights="none").untrained(0)
+    backbone = Backbone(name, SIDE, weights="none").randomly_initialized(0)
     random = np.random.default_rng(1)
     head = random.normal(size=(backbone.entry.features, classes)).astype(np.float32)
     bias = random.normal(size=classes).astype(np.float32)
@@ -152,7 +152,7 @@ def test_mirror_image_is_explained_by_the_mirror_image(tmp_path, picture):
 
 def test_of_two_classes_both_are_explained(tmp_path, picture):
     """The first column of the head that is fitted for two classes is zero."""
-    backbone = Backbone("efficientnet-lite0", SIDE, weights="none").untrained(0)
+    backbone = Backbone("efficientnet-lite0", SIDE, weights="none").randomly_initialized(0)
     weights = np.random.default_rng(0).normal(size=(1280, 1)).astype(np.float32)
     heats = {}
     for sign in (1, -1):

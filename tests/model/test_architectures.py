@@ -183,6 +183,11 @@ def test_numbers_out_of_range_are_refused(choices):
         efftune.build("efficientnet-lite0", **choices)
 
 
+def test_unknown_option_is_refused():
+    with pytest.raises(UsageError, match=r"Unknown option of build 'droput'.*Did you mean"):
+        efftune.build("efficientnet-lite0", droput=0.1)
+
+
 def test_altered_published_weights_are_refused(own_cache, monkeypatch):
     entry = catalogue.model("efficientnet-b0")
     path = own_cache / "weights" / entry.weights.file

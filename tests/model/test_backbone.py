@@ -71,7 +71,7 @@ def test_untrained_weights_are_random_and_repeatable():
     kernels = []
     pretrained = Backbone("efficientnet-lite0", 32)
     for seed in (0, 0, 1):
-        backbone = pretrained.untrained(seed)
+        backbone = pretrained.randomly_initialized(seed)
         kernels.append(backbone.keras_model.get_layer("block4b_expand_conv").get_weights()[0])
         before = pretrained.keras_model.get_layer("block4b_expand_conv").get_weights()[0]
         assert (kernels[-1] != before).any()
@@ -80,11 +80,11 @@ def test_untrained_weights_are_random_and_repeatable():
     assert (kernels[0] == kernels[1]).all()
     assert (kernels[0] != kernels[2]).any()
     assert kernels[0].std() == pytest.approx(np.sqrt(2 / 480), rel=0.1)
-    assert backbone.tuned
+    assert backbone.weights_changed
 
 
 def test_untrained_biases_are_zero_and_pixels_still_normalised():
-    backbone = Backbone("efficientnet-b0", 32, weights="none").untrained(0)
+    backbone = Backbone("efficientnet-b0", 32, weights="none").randomly_initialized(0)
     squeeze = backbone.keras_model.get_layer("block4b_se_reduce")
     assert (squeeze.bias.numpy() == 0).all()
     assert squeeze.kernel.numpy().std() > 0.01

@@ -53,7 +53,7 @@ def test_unknown_recipe_is_named():
 def test_choice_made_in_vain_is_named(choices):
     Recipe.named("quick", seed=3, fit="pad", class_weights="balanced").require_effect()
     Recipe.named("quick", unfreeze="block7", **choices).require_effect()
-    with pytest.raises(UsageError, match=f"{next(iter(choices))} would change nothing"):
+    with pytest.raises(UsageError, match=f"{next(iter(choices))} would have no effect"):
         Recipe.named("quick", **choices).require_effect()
 
 
@@ -117,8 +117,8 @@ def test_few_pictures_are_seen_more_often(pictures, epochs, views):
     ("choices", "told"),
     [
         ({"phases": ["tune"]}, "add head to --phases"),
-        ({"weights": "none"}, "take --recipe scratch"),
-        ({"phases": ["head"], "epochs": 3}, "epochs would change nothing"),
+        ({"weights": "none"}, "use --recipe scratch"),
+        ({"phases": ["head"], "epochs": 3}, "epochs would have no effect"),
     ],
 )
 def test_phases_that_cannot_be_are_refused(choices, told):
@@ -150,5 +150,5 @@ def test_public_example_has_its_own_numbers():
 
 
 def test_block_that_is_none_is_told_in_plain_words():
-    with pytest.raises(UsageError, match=r"unfreeze = .blok5.: .*name a block, such as block5"):
+    with pytest.raises(UsageError, match=r"unfreeze = .blok5.: .*expected a block, such as block5"):
         Recipe.named("balanced", unfreeze="blok5")

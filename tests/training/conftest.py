@@ -67,7 +67,7 @@ def backbone(pretrained):
     """A backbone as it was before any training: building a new one takes a second."""
     backbone, before = pretrained
     backbone.keras_model.set_weights(before)
-    backbone.tuned = False
+    backbone.weights_changed = False
     return backbone
 
 

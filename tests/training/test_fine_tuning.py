@@ -71,7 +71,7 @@ def test_views_that_are_something_else_are_not(leaning):
     assert accuracy["plain"] > max(accuracy["standard"], accuracy["light"]) + 0.1
     assert (plan.recipe.augmentation.augment, plan.recipe.augmentation.views) == ("none", 0)
     asked, _ = decided(leaning, augment="none")
-    assert plan.kept_bytes == asked.kept_bytes > 0
+    assert plan.activation_bytes == asked.activation_bytes > 0
 
 
 @pytest.mark.parametrize("choices", [{"flip": "yes"}, {"flip": "no"}, {"flip": "both"}])

@@ -46,7 +46,7 @@ def test_batchnorm_is_in_the_head(fitted):
     head, outcome, *_ = fitted
     features, labels = clouds(spread=0.3)
     likelihoods = head.probabilities(features)[np.arange(len(labels)), labels]
-    assert -np.log(likelihoods).mean() == pytest.approx(outcome.kept.val_loss, rel=1e-3)
+    assert -np.log(likelihoods).mean() == pytest.approx(outcome.selected.val_loss, rel=1e-3)
 
 
 def test_epochs_tell_the_mean_of_their_steps():

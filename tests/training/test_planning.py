@@ -40,7 +40,7 @@ def test_what_fits_into_a_quarter_of_the_free_memory_stays_there(backbone, room)
     kept = (1000 * 4 + 100) * ROW
     room(memory=4 * kept)
     found = plan(backbone)
-    assert (found.kept_bytes, found.mapped_bytes, found.place) == (kept, kept, "memory")
+    assert (found.activation_bytes, found.mapped_bytes, found.place) == (kept, kept, "memory")
     assert found.notes == ()
 
 
@@ -48,7 +48,7 @@ def test_what_does_not_is_read_from_disk(backbone, room):
     kept = (1000 * 4 + 100) * ROW
     room(memory=4 * kept - 8)
     found = plan(backbone)
-    assert (found.kept_bytes, found.mapped_bytes, found.place) == (kept, kept - 2, "disk")
+    assert (found.activation_bytes, found.mapped_bytes, found.place) == (kept, kept - 2, "disk")
     assert found.recipe.augmentation.views == 3
 
 
@@ -127,7 +127,7 @@ def test_unknown_block_is_named(backbone):
 @pytest.mark.parametrize("choices", [{"unfreeze": "none"}, {"unfreeze": "all", "whole_epochs": 1}])
 def test_nothing_is_kept_where_nothing_trains_from_it(backbone, choices):
     found = plan(backbone, **choices)
-    assert (found.kept_bytes, found.place) == (0, "")
+    assert (found.activation_bytes, found.place) == (0, "")
 
 
 def test_estimate_covers_every_phase(backbone, tmp_path, own_cache):

@@ -29,14 +29,14 @@ def blank(given):
 def test_stage_learns_from_where_it_starts(given):
     tuned, outcome = fit(blank(given))
     assert outcome.start.val_accuracy < 0.7
-    assert outcome.kept.val_accuracy == 1
-    assert tuned.backbone.tuned
+    assert outcome.selected.val_accuracy == 1
+    assert tuned.backbone.weights_changed
 
 
 def test_next_stage_starts_from_the_best_of_the_last(given):
     tuned, outcome = fit(blank(given))
     _, later = fit(replace(given, tuned=tuned))
-    assert later.start.val_loss == pytest.approx(outcome.kept.val_loss, rel=1e-3)
+    assert later.start.val_loss == pytest.approx(outcome.selected.val_loss, rel=1e-3)
 
 
 def test_stage_that_makes_it_worse_is_rolled_back(given):
@@ -45,9 +45,9 @@ def test_stage_that_makes_it_worse_is_rolled_back(given):
     tuned, outcome = fit(replace(given, train=wrong))
     assert outcome.best == 0
     assert outcome.to_dict()["rolled_back"]
-    assert outcome.kept == outcome.start
+    assert outcome.selected == outcome.start
     assert (tuned.kernel == given.tuned.kernel).all()
-    assert not tuned.backbone.tuned
+    assert not tuned.backbone.weights_changed
     assert all((value == before[name]).all() for name, value in weights(given.backbone).items())
 
 
@@ -154,7 +154,7 @@ def test_batch_that_does_not_fit_is_halved_and_gradients_gathered(given):
     _, outcome = fit(replace(blank(given), train=greedy))
     assert outcome.batch_size == 2
     assert outcome.failures == tuple(f"out of memory at a batch size of {size}" for size in (8, 4))
-    assert outcome.kept.val_accuracy > outcome.start.val_accuracy
+    assert outcome.selected.val_accuracy > outcome.start.val_accuracy
 
 
 def test_picture_that_does_not_fit_is_an_error_with_advice(given, monkeypatch):
@@ -175,13 +175,13 @@ def test_other_errors_come_out_as_they_are(given):
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 def test_mixing_still_learns(given, mix):
     _, outcome = fit(blank(given), Stage("upper", BLOCK, 20, 1e-3), mix=mix)
-    assert outcome.kept.val_accuracy >= outcome.start.val_accuracy + 0.3
+    assert outcome.selected.val_accuracy >= outcome.start.val_accuracy + 0.3
 
 
 def test_averaged_weights_are_judged_and_kept(given):
     tuned, outcome = fit(blank(given), ema=0.5)
     _, later = fit(replace(given, tuned=tuned), Stage("upper", BLOCK, 1, 1e-9))
-    assert later.start.val_loss == pytest.approx(outcome.kept.val_loss, rel=1e-3)
+    assert later.start.val_loss == pytest.approx(outcome.selected.val_loss, rel=1e-3)
 
 
 def test_same_seed_gives_the_same_to_the_last_digit(folder):

@@ -274,5 +274,5 @@ def models(output: Output, fetch: options.Fetch = None) -> None:
 
     if fetch is not None:
         with progress_bars.progress(quiet=output.quiet) as on_progress:
-            download.ready(catalogue.model(fetch), on_progress)
+            download.ensure_downloaded(catalogue.model(fetch), on_progress)
     tables.show_models(efftune.models(), as_json=output.json)

@@ -117,10 +117,10 @@ def show_plan(plan: Plan) -> None:
         left=("trains",),
     )
     echo()
-    if plan.kept_bytes:
+    if plan.activation_bytes:
         echo(
             f"Caches activations, {int(recipe.augmentation.views) + 1} per training picture: "
-            f"{plan.kept_bytes / 2**30:.2f} GiB on disk, of which at most "
+            f"{plan.activation_bytes / 2**30:.2f} GiB on disk, of which at most "
             f"{plan.mapped_bytes / 2**30:.2f} GiB in memory"
         )
     others = set(plan.seconds) - {stage.name for stage in recipe.stages}

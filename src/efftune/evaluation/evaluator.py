@@ -108,7 +108,7 @@ def _features(
     paths = {split: data.paths[split] for split in HELD_OUT}
     paths["train"] = [data.paths["train"][i] for i in references]
     features: dict[Split, Matrix] = {}
-    if not network.backbone.tuned and not mirrored:  # the cached features are the same
+    if not network.backbone.weights_changed and not mirrored:  # the cached features are the same
         features = {split: data.features[split].pooled() for split in HELD_OUT}
         if (FEATURES, 0) in data.features["train"].rows:
             features["train"] = data.features["train"].pooled()[references]

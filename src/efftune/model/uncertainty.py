@@ -1,4 +1,4 @@
-"""Uncertainty of predictions: calibration, low confidence, out-of-distribution pictures."""
+"""Uncertainty of predictions: calibration, low confidence and out-of-distribution pictures."""
 
 import zipfile
 from collections.abc import Sequence
@@ -16,28 +16,29 @@ from efftune.system import files
 Kind = Literal["neighbours", "mahalanobis"]
 Array = NDArray[np.float32]
 
-REFERENCES = 1000  # training pictures that distances are measured to, at most
-_NEIGHBOUR = 5  # the fifth nearest, so that a single odd training picture does not count
-_BLOCK = 1024  # rows compared at a time
-_PRIOR = 0.5  # of a temperature's logarithm: 95 % of temperatures between 0.37 and 2.7
+REFERENCES = 1000  # maximum number of training pictures that distances are measured to
+_NEIGHBOUR = 5  # the fifth nearest neighbour, for robustness to single odd training pictures
+_BLOCK_ROWS = 1024  # compared at a time
+_PRIOR_DEVIATION = 0.5  # of the temperature's logarithm: 95 % between 0.37 and 2.7
 
 
 @dataclass(frozen=True)
 class OutOfDistributionDetector:
-    """Measures how far pictures are from the training pictures, in feature space.
+    """Measures the distance of pictures from the training pictures, in feature space.
 
-    `neighbours`: features are scaled to length 1; the distance is that to the k-th nearest training
+    `neighbours`: features are scaled to norm 1; the distance is that to the k-th nearest training
     picture. Source: Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors" (2022),
     https://arxiv.org/abs/2204.06507.
 
-    `mahalanobis`: features are whitened by the covariance within classes; the distance is that to
-    the nearest class mean. Source: Lee et al., "A Simple Unified Framework for Detecting
+    `mahalanobis`: features are whitened by the within-class covariance; the distance is that to the
+    nearest class mean. Source: Lee et al., "A Simple Unified Framework for Detecting
     Out-of-Distribution Samples and Adversarial Attacks" (2018), https://arxiv.org/abs/1807.03888.
 
     Attributes:
-        kind: which of the two.
-        references: training pictures, or class means, float16 or float32 (references, dimensions).
-        whitening: float32 (features, dimensions) for `mahalanobis`, else empty.
+        kind: the distance measure.
+        references: embedded training pictures or class means, float16 or float32 (references,
+            dimensions).
+        whitening: float32 (features, dimensions) for `mahalanobis`, otherwise empty.
     """
 
     kind: Kind
@@ -45,7 +46,7 @@ class OutOfDistributionDetector:
     whitening: Array
 
     def distances(self, features: Array) -> Array:
-        """Distances of pictures.
+        """Distances of pictures from the training pictures.
 
         Args:
             features: float32, shape (pictures, features).
@@ -54,25 +55,25 @@ class OutOfDistributionDetector:
             float32, shape (pictures,); 0 or more.
         """
         nearest = min(_NEIGHBOUR if self.kind == "neighbours" else 1, len(self.references)) - 1
-        references, lengths = self._prepared
+        references, squared_norms = self._prepared_references
         distances = np.empty(len(features), np.float32)
-        for start in range(0, len(features), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            rows = self._embedded(features[block])
-            squares = (rows**2).sum(axis=1)[:, None] - 2 * rows @ references.T + lengths
-            distances[block] = np.partition(squares, nearest, axis=1)[:, nearest]
+        for start in range(0, len(features), _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            rows = self._embed(features[block])
+            squared = (rows**2).sum(axis=1)[:, None] - 2 * rows @ references.T + squared_norms
+            distances[block] = np.partition(squared, nearest, axis=1)[:, nearest]
         return np.asarray(np.sqrt(distances.clip(0)))
 
     @cached_property
-    def _prepared(self) -> tuple[Array, Array]:
-        """The references and their squared lengths: pictures may come one at a time."""
+    def _prepared_references(self) -> tuple[Array, Array]:
+        """The references in float32 and their squared norms, computed once for many calls."""
         references = self.references.astype(np.float32)
         return references, (references**2).sum(axis=1)
 
-    def _embedded(self, features: Array) -> Array:
+    def _embed(self, features: Array) -> Array:
         if self.kind == "mahalanobis":
             return np.asarray(features @ self.whitening)
-        return _unit(features)
+        return _normalized(features)
 
 
 def fit_detector(
@@ -81,41 +82,43 @@ def fit_detector(
     """Fit a detector to the features of training pictures.
 
     Args:
-        features: of training pictures, float32 (pictures, features); `REFERENCES` are enough.
-        labels: their class numbers.
-        kind: how distances are measured; see `OutOfDistributionDetector`.
+        features: of training pictures, float32 (pictures, features); `REFERENCES` pictures are
+            enough.
+        labels: their class numbers, int64 (pictures,).
+        kind: the distance measure; see `OutOfDistributionDetector`.
     """
     if kind == "neighbours":
         return OutOfDistributionDetector(
-            kind, _unit(features).astype(np.float16), np.zeros((0, 0), np.float32)
+            kind, _normalized(features).astype(np.float16), np.zeros((0, 0), np.float32)
         )
     from sklearn.covariance import ledoit_wolf
 
-    numbers = np.unique(labels)
-    means = np.stack([features[labels == number].mean(axis=0) for number in numbers])
-    within = features - means[np.searchsorted(numbers, labels)]
-    covariance, _ = ledoit_wolf(within.astype(np.float64), assume_centered=True)
-    values, vectors = np.linalg.eigh(covariance)
-    whitening = (vectors / np.sqrt(values.clip(1e-12))).astype(np.float32)
+    classes = np.unique(labels)
+    means = np.stack([features[labels == number].mean(axis=0) for number in classes])
+    centred = features - means[np.searchsorted(classes, labels)]
+    covariance, _ = ledoit_wolf(centred.astype(np.float64), assume_centered=True)
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    whitening = (eigenvectors / np.sqrt(eigenvalues.clip(1e-12))).astype(np.float32)
     return OutOfDistributionDetector(kind, (means @ whitening).astype(np.float32), whitening)
 
 
-def _unit(rows: Array) -> Array:
-    lengths = np.sqrt((rows**2).sum(axis=1, keepdims=True))
-    return np.asarray(rows / lengths.clip(1e-12))
+def _normalized(rows: Array) -> Array:
+    """Rows scaled to norm 1."""
+    norms = np.sqrt((rows**2).sum(axis=1, keepdims=True))
+    return np.asarray(rows / norms.clip(1e-12))
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Temperature and thresholds: when a prediction is not to be relied on.
+    """Temperature and thresholds: when a prediction should not be relied on.
 
     Attributes:
-        temperature: by which the logits were divided to calibrate the probabilities; above 0.
-        unsure_below: the confidence below which a prediction is flagged unsure, 0 to 1, or above 1
-            if all are.
-        unlike_above: the distance above which a picture is flagged as unlike the training pictures
+        temperature: divisor of the logits that calibrates the probabilities; above 0.
+        unsure_below: predictions with a lower confidence are flagged unsure; 0 to 1, or above 1
+            to flag all.
+        unlike_above: pictures at a larger distance are flagged as unlike the training pictures
             (out-of-distribution).
-        detector: tells distances; None where nothing is known of the training pictures' features.
+        detector: measures the distances; None if there are no features of training pictures.
     """
 
     temperature: float
@@ -124,13 +127,13 @@ class Uncertainty:
     detector: OutOfDistributionDetector | None = None
 
     def raw(self, probabilities: Array) -> Array:
-        """The probabilities as they were before calibration, of calibrated ones (rows, classes)."""
+        """Uncalibrated probabilities, computed from calibrated ones, shape (rows, classes)."""
         logits = self.temperature * np.log(probabilities.clip(np.finfo(np.float32).tiny))
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), np.float32)
 
     def write(self, path: Path) -> None:
-        """Write them to a file; `read` gives them back."""
+        """Write the values to a file for `read`."""
         values = {
             "numbers": np.array([self.temperature, self.unsure_below, self.unlike_above]),
             "kind": np.array("" if self.detector is None else self.detector.kind),
@@ -139,11 +142,11 @@ class Uncertainty:
             values["references"] = self.detector.references
             values["whitening"] = self.detector.whitening
         with files.written_whole(path) as partial, partial.open("wb") as stream:
-            np.savez(stream, **values)  # type: ignore[arg-type]  # NumPy's types want one keyword
+            np.savez(stream, **values)  # type: ignore[arg-type]  # NumPy's stub expects allow_pickle
 
     @classmethod
     def read(cls, path: Path) -> "Uncertainty":
-        """Read what `write` has written; nothing in the file is executed.
+        """Read a file written by `write`; nothing in the file is executed.
 
         Raises:
             DataError: the file is missing or damaged.
@@ -165,10 +168,10 @@ class Uncertainty:
 
 
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """The temperature that calibrates the probabilities.
+    """Temperature scaling: fit the temperature that calibrates the probabilities.
 
-    It minimises the cross-entropy, regularised by a normal prior on its logarithm: with a handful
-    of pictures, all correct, every prediction would otherwise become certain.
+    It minimises the cross-entropy with a normal prior on the logarithm of the temperature. Without
+    the prior, a handful of correct predictions would all become certain.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (2017),
     https://arxiv.org/abs/1706.04599; the prior is ours.
@@ -178,7 +181,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
         labels: class numbers, shape (pictures,).
 
     Returns:
-        A number from 1/20 to 20.
+        The temperature, 1/20 to 20.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
@@ -186,33 +189,33 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     logits = logits.astype(np.float64)
     rows = np.arange(len(labels))
 
-    def cost(power: float) -> float:
-        likelihoods = log_softmax(logits * np.exp(-power), axis=1)[rows, labels]
-        return float(-likelihoods.sum() + 0.5 * (power / _PRIOR) ** 2)
+    def loss(log_temperature: float) -> float:
+        log_likelihoods = log_softmax(logits * np.exp(-log_temperature), axis=1)[rows, labels]
+        return float(-log_likelihoods.sum() + 0.5 * (log_temperature / _PRIOR_DEVIATION) ** 2)
 
-    furthest = float(np.log(20))
-    result = minimize_scalar(cost, bounds=(-furthest, furthest), method="bounded")
+    limit = float(np.log(20))
+    result = minimize_scalar(loss, bounds=(-limit, limit), method="bounded")
     return float(np.exp(result.x))
 
 
 def confidence_threshold(
     confidences: NDArray[np.floating], correct: Sequence[bool] | NDArray[np.bool_], max_error: float
 ) -> float:
-    """The lowest confidence at which at most a share of the predictions is wrong.
+    """The confidence threshold above which at most a given share of the predictions is wrong.
 
     Args:
-        confidences: of the likeliest class, shape (pictures,).
-        correct: whether it is the true class.
-        max_error: the share, 0 to 1.
+        confidences: probability of the predicted class, shape (pictures,).
+        correct: whether each prediction is correct.
+        max_error: the largest share of errors, 0 to 1.
 
     Returns:
-        A number just below the lowest such confidence: 0 if all predictions qualify, above 1 if
-        none does.
+        The lowest such threshold, halfway between two confidences: 0 if all predictions qualify,
+        above 1 if none does.
     """
     order = np.argsort(-confidences, kind="stable")
     ranked = confidences[order].astype(np.float64)
     wrong = np.cumsum(~np.asarray(correct, bool)[order])
-    # Equal confidences are given together or not at all.
+    # A threshold cannot separate equal confidences.
     ends = np.append(ranked[1:] < ranked[:-1], True)
     qualifying = np.flatnonzero(ends & (wrong <= max_error * np.arange(1, len(ranked) + 1)))
     if not len(qualifying):

@@ -1,4 +1,5 @@
-"""Every setting of a run, written once, and the named recipes.
+"""Every setting of a run, defined once, and the named recipes.
 
-Imports nothing of efftune but `errors`, and nothing heavy: `efftune --help` reads the fields.
+May import only `errors`, and nothing that is slow to import, because `efftune --help` reads the
+fields.
 """

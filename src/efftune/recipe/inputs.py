@@ -1,8 +1,8 @@
-"""Settings of the run as a whole, of the backbone and of the data; see `setting.Setting`.
+"""General settings and settings of the backbone and the data; see `setting.Setting`.
 
-The command line, its help and documentation, `recipe.toml`, `--set` and error messages follow from
-these fields and those in `training.py`. Nothing heavy is imported, since `efftune --help` reads
-them.
+The command line, its help and documentation, `recipe.toml`, `--set` and error messages are derived
+from these fields and those in `training.py`. Imports are light, since `efftune --help` reads the
+fields.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ _SplitShare = Annotated[float, Ge(0.01), Le(0.5)]
 
 
 def _phases(value: Any) -> Any:
-    """Phases in their order, of a sequence or of text with commas."""
+    """Phases in order, from a sequence or comma-separated text."""
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or any(not isinstance(name, str) for name in names):
         return names
     if len(set(names)) < len(names):
-        raise ValueError("name each phase once")
+        raise ValueError("each phase may appear only once")
     order = get_args(Phase)
     known = [name for name in order if name in names]
     return tuple(known) if len(known) == len(names) else tuple(names)
@@ -32,7 +32,7 @@ def _phases(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class General:
-    """What is neither data nor training."""
+    """Settings of the run as a whole."""
 
     name: Annotated[
         RecipeName,
@@ -42,15 +42,15 @@ class General:
         int,
         Ge(0),
         Lt(2**32),
-        Setting("Makes splits, views, folds and training repeatable.", "--seed", head_only=True),
+        Setting("Random seed of splits, views, folds and training.", "--seed", head_only=True),
     ] = 0
     phases: Annotated[
         tuple[Phase, ...],
         Len(1),
         Setting(
-            "The parts of training, with commas. scratch trains everything from random weights, "
-            "and its result is kept if it is the only part; head fits a head; tune trains from "
-            "--unfreeze up.",
+            "The phases of training, separated by commas. scratch trains everything from random "
+            "weights, and its network is used only if it is the only phase; head fits a head; tune "
+            "fine-tunes from --unfreeze up.",
             "--phases",
             parse=_phases,
             head_only=True,
@@ -60,7 +60,7 @@ class General:
 
 @dataclass(frozen=True)
 class BackboneSettings:
-    """The pretrained network and the pixels that it sees."""
+    """The pretrained network and its input."""
 
     model: Annotated[
         str, Setting("A model, as `efftune models` lists it.", "--model", head_only=True)
@@ -69,8 +69,8 @@ class BackboneSettings:
         str,
         Len(1),
         Setting(
-            "imagenet, a weights file of the same model, or none for random weights, which only "
-            "--recipe scratch can train.",
+            "imagenet, a weights file of the same model, or none for random weights, which "
+            "require --recipe scratch.",
             "--weights",
             head_only=True,
         ),
@@ -80,17 +80,17 @@ class BackboneSettings:
         Ge(0),
         Le(1024),
         Setting(
-            "Side of the square that the model sees, in pixels.",
+            "Side of the model's input square, in pixels.",
             "--image-size",
-            "the model's own",
+            "the model's native size",
             head_only=True,
         ),
     ] = 0
     fit: Annotated[
         Fit,
         Setting(
-            "How pictures become squares: stretch ignores proportions, crop keeps the central "
-            "square, pad adds grey bars.",
+            "How pictures are resized to squares: stretch ignores the aspect ratio, crop keeps the "
+            "central square, pad adds grey bars.",
             "--fit",
             head_only=True,
         ),
@@ -104,23 +104,23 @@ class DataSettings:
     path_column: Annotated[
         str,
         Setting(
-            "The column of paths, or of pictures, if SOURCE has columns.",
+            "The column with the paths or the pictures, if SOURCE has columns.",
             "--path-column",
             head_only=True,
         ),
     ] = "path"
     label_column: Annotated[
-        str, Setting("The column of classes.", "--label-column", head_only=True)
+        str, Setting("The column with the classes.", "--label-column", head_only=True)
     ] = "label"
     split_column: Annotated[
         str,
-        Setting("The column of splits, which may be missing.", "--split-column", head_only=True),
+        Setting("The column with the splits (optional).", "--split-column", head_only=True),
     ] = "split"
     group_column: Annotated[
         str,
         Setting(
-            "The column of groups, such as patients or videos, which may be missing. A group is "
-            "never divided between splits.",
+            "The column with the groups (optional), such as patients or videos. A group is never "
+            "divided between splits.",
             "--group-column",
             head_only=True,
         ),
@@ -128,25 +128,33 @@ class DataSettings:
     val_from: Annotated[
         Literal["train", "test"],
         Setting(
-            "Where validation pictures come from if SOURCE has no val split: cut from train; or, "
-            "as in the public example, all of test, whose score is then that of the epoch that did "
-            "best on it.",
+            "Where validation pictures come from if SOURCE has no val split: a part of train; or, "
+            "as in the public Keras example, all of test, which makes the test score optimistic, "
+            "because the best epoch is selected on it.",
             head_only=True,
         ),
     ] = "train"
     val_fraction: Annotated[
         _SplitShare,
-        Setting("Share to validate on, if SOURCE has no val split.", "--val", head_only=True),
+        Setting(
+            "Share of the pictures for validation, if SOURCE has no val split.",
+            "--val",
+            head_only=True,
+        ),
     ] = 0.15
     test_fraction: Annotated[
         _SplitShare,
-        Setting("Share to test on, if SOURCE has no test split.", "--test", head_only=True),
+        Setting(
+            "Share of the pictures for testing, if SOURCE has no test split.",
+            "--test",
+            head_only=True,
+        ),
     ] = 0.15
     leaks: Annotated[
         Literal["report", "drop", "keep"],
         Setting(
             "What to do with val and test pictures that have a copy in an earlier split: report "
-            "scores with and without them, drop them, or keep them like any other.",
+            "scores with and without them, drop them, or keep them as normal pictures.",
             "--leaks",
             head_only=True,
         ),
@@ -154,7 +162,7 @@ class DataSettings:
     labels: Annotated[
         str,
         Setting(
-            "A labels.csv of decisions from `efftune review`. SOURCE stays as it is.",
+            "A labels.csv with decisions from `efftune review`. SOURCE itself is not changed.",
             "--labels",
             "none",
             head_only=True,
@@ -163,8 +171,8 @@ class DataSettings:
     missing_classes: Annotated[
         Literal["refuse", "allow"],
         Setting(
-            "Whether to stop when a class is missing from a split, or to go on as long as every "
-            "class can be trained.",
+            "Whether to stop if a class is missing from a split, or to continue as long as every "
+            "class has training pictures.",
             head_only=True,
         ),
     ] = "refuse"

@@ -1,4 +1,4 @@
-"""Every choice of a run as one frozen value, TOML in and out."""
+"""All settings of a run as one immutable value, and its conversion from and to TOML."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 StageName = Literal["head", "upper", "whole", "scratch"]
 
-LEAST_EPOCHS = 3  # of fine-tuning, however many pictures there are
-MOST_EPOCHS = 30  # however few
-MOST_VIEWS = 15  # cached of a picture, unless more are asked for
+LEAST_EPOCHS = 3  # minimum of automatic epochs of fine-tuning, for large datasets
+MOST_EPOCHS = 30  # maximum, for small ones
+MOST_VIEWS = 15  # maximum of automatic cached views per picture
 
 SECTIONS: dict[str, type[Any]] = {
     "": General,
@@ -43,7 +43,7 @@ SECTIONS: dict[str, type[Any]] = {
 
 
 class Place(NamedTuple):
-    """Where a setting is in a recipe, and what it is."""
+    """The definition of a setting and its position in a recipe."""
 
     section: str  # empty for the top level
     name: str
@@ -66,15 +66,15 @@ SETTINGS: dict[str, Place] = dict(_places())
 
 @dataclass(frozen=True)
 class Stage:
-    """One leg of training; it starts from the best state of the stage before it.
+    """A stage of training; it starts from the best state of the previous stage.
 
     Attributes:
         name: `head` fits the head on cached features. `upper` trains from a block up, on cached
-            activations. `whole` trains all blocks on pictures. `scratch` does that from random
-            weights.
-        block: the first block that is trained; `pixels` for all of them, empty for none.
+            activations. `whole` trains all blocks on pictures. `scratch` trains all blocks from
+            random weights.
+        block: the first block that is trained; `pixels` for all blocks, empty for none.
         epochs: passes over the training pictures.
-        learning_rate: the highest of the schedule.
+        learning_rate: the peak learning rate of the schedule.
     """
 
     name: StageName
@@ -87,8 +87,8 @@ class Stage:
 class Recipe:
     """All settings of a training run, in sections.
 
-    Settings are given by name (`Recipe(unfreeze="block6", head_epochs=5)`) or by section
-    (`Recipe(head={"epochs": 5})`), and read by section (`recipe.head.epochs`). Text is converted as
+    Settings are passed by name (`Recipe(unfreeze="block6", head_epochs=5)`) or by section
+    (`Recipe(head={"epochs": 5})`), and read by section (`recipe.head.epochs`). Text is converted if
     needed (`"3"` to 3).
 
     Raises:
@@ -127,7 +127,7 @@ class Recipe:
 
         Args:
             name: one of `RECIPES`.
-            **choices: as for `Recipe`.
+            **choices: the changed settings, as for `Recipe`.
 
         Raises:
             UsageError: an unknown recipe or setting, or a value out of its range.
@@ -149,7 +149,7 @@ class Recipe:
         }
 
     def to_toml(self) -> str:
-        """The recipe as TOML, a table per section; `Recipe(**values)` takes its values back."""
+        """The recipe as TOML with a table per section; `Recipe(**values)` accepts the values."""
         import tomli_w
 
         return tomli_w.dumps(asdict(self))
@@ -173,7 +173,7 @@ class Recipe:
         return (*stages, *(stage for stage in wanted if stage.epochs))
 
     def decided(self, pictures: int) -> "Recipe":
-        """The same recipe with `epochs` and `views` as numbers.
+        """The same recipe with automatic `epochs` and `views` replaced by numbers.
 
         Args:
             pictures: number of training pictures.
@@ -197,9 +197,9 @@ class Recipe:
 
     @property
     def views_shown(self) -> tuple[Strength, Flip]:
-        """Strength and flip of the views; the defaults as long as they are `auto`.
+        """Strength and flip of the augmented views; defaults where they are still `auto`.
 
-        What is `auto` is decided before a network is trained.
+        `auto` is resolved before a network is trained.
         """
         flip = "yes" if self.augmentation.flip == "auto" else self.augmentation.flip
         match self.augmentation.augment:
@@ -210,29 +210,25 @@ class Recipe:
 
     @property
     def tunes(self) -> bool:
-        """Whether anything is trained by gradient descent, and not the head alone by regression."""
+        """Whether anything is trained by gradient descent, not only the head by regression."""
         return self.head.epochs > 0 or self.stages[-1].name != "head"
 
     @property
     def draws(self) -> bool:
-        """Whether the run shows what the public example shows, in pictures."""
+        """Whether the run also writes the plots of the public Keras example."""
         return "scratch" in self.phases or self.head.epochs > 0
 
     def require_effect(self) -> None:
-        """Make sure that no setting was changed in vain.
+        """Check that every changed setting has an effect.
 
         Raises:
-            UsageError: a setting of fine-tuning, where only the head is to be trained; random
-                weights, where not all of them are; or a phase that another one must precede.
+            UsageError: a setting of fine-tuning was changed but only the head is trained; the
+                weights are random but not all of them are trained; or a required phase is missing.
         """
         if self.backbone.weights == "none" and self.phases != ("scratch",):
-            raise UsageError(
-                "Random weights have to be trained from the ground up: take --recipe scratch."
-            )
+            raise UsageError("Random weights must be trained from scratch: use --recipe scratch.")
         if "tune" in self.phases and "head" not in self.phases:
-            raise UsageError(
-                "Phase tune needs the head that phase head fits: add head to --phases."
-            )
+            raise UsageError("Phase tune requires the head from phase head: add head to --phases.")
         usual, mine = Recipe.named(self.name).settings, self.settings
         idle = sorted(
             key
@@ -241,8 +237,8 @@ class Recipe:
         )
         if idle and not self.tunes:
             raise UsageError(
-                f"{idle[0]} would change nothing: only the head is to be trained. Leave it out, "
-                "or train more, for example with --unfreeze block5."
+                f"{idle[0]} would have no effect: only the head is trained. Omit it, or fine-tune "
+                "more, for example with --unfreeze block5."
             )
 
 
@@ -273,10 +269,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def flat(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Choices by the names of settings.
+    """Settings by name, without sections.
 
     Args:
-        choices: by name, by section (a mapping each), or as `section.name`; the later win.
+        choices: settings by name, by section (a mapping each), or as `section.name`; later ones
+            take precedence.
 
     Raises:
         UsageError: there is no such setting.
@@ -301,25 +298,25 @@ def flat(choices: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _validated(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Choices converted to the types of their settings.
+    """Settings converted to their types.
 
     Raises:
-        UsageError: one is of another type, or out of its range; the message names all of them.
+        UsageError: a value has the wrong type or is out of range; the message lists all of them.
     """
     values, problems = {}, []
     for key, value in choices.items():
         place = SETTINGS[key]
         if value == place.default and type(value) is type(place.default):
-            values[key] = value  # needs no validation, and so not the time to import pydantic
+            values[key] = value  # valid as it is; importing pydantic is slow
             continue
         try:
             parsed = place.setting.parse(value) if place.setting.parse else value
             values[key] = _adapter(key).validate_python(parsed)
-        except ValueError as error:  # pydantic's errors are ValueErrors, too
+        except ValueError as error:  # includes pydantic's ValidationError
             told = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
             problems.append(f"{key} = {value!r}: {told}")
     if problems:
-        raise UsageError("This recipe cannot be used. " + "; ".join(problems) + ".")
+        raise UsageError("The recipe is invalid. " + "; ".join(problems) + ".")
     return values
 
 

@@ -1,4 +1,4 @@
-"""What a field of a recipe says about itself, beside its type, range and default."""
+"""Metadata of a recipe's field, in addition to its type, range and default."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Setting:
-    """What is said about a field beside its type and range.
+    """Metadata of a field, in addition to its type and range.
 
     Attributes:
-        help: what it sets, in a sentence or two.
-        flag: its option on the command line; without one it is set with `--set` only.
-        default: what the default means, where the value itself does not tell.
-        key: its name outside of its section, where that is another: for Python's keyword
+        help: a description in one or two sentences.
+        flag: the command-line option; settings without one can only be set with `--set`.
+        default: description of the default, where the value is not self-explanatory.
+        key: name of the setting without its section, if different from the field: for keyword
             arguments, `--set`, and settings files without sections.
-        parse: turns what a user may write into a value; raises ValueError with a remedy.
-        head_only: whether it matters even if only the head is fitted.
+        parse: converts user input to a value; raises ValueError with a remedy.
+        head_only: whether the setting has an effect even if only the head is fitted.
     """
 
     help: str

@@ -1,4 +1,4 @@
-"""Choices of a recipe from TOML files and from KEY=VALUE texts."""
+"""Settings from TOML files and from KEY=VALUE arguments."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from efftune.recipe.recipe import flat
 
 
 def choices_in(path: Path) -> Mapping[str, Any]:
-    """The choices written in a TOML file.
+    """The settings in a TOML file.
 
     Raises:
         UsageError: the file cannot be read or is not TOML.
@@ -26,16 +26,16 @@ def choices_in(path: Path) -> Mapping[str, Any]:
 def gathered(
     config: Path | None, settings: Sequence[str], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Choices from a settings file, `KEY=VALUE` texts and options; the later win.
+    """Merge settings from a file, `KEY=VALUE` arguments and options; later sources take precedence.
 
     Args:
         config: a TOML file, or None.
-        settings: texts such as `views=2` or `head_strengths=[0.01, 0.1]`.
-        options: choices by name; those that are None are left out.
+        settings: arguments such as `views=2` or `head_strengths=[0.01, 0.1]`.
+        options: values by name of the setting; None means not given.
 
     Raises:
-        UsageError: the file cannot be used, a text is not of that form, or there is no such
-            setting.
+        UsageError: the file is invalid, an argument does not have that form, or a setting does not
+            exist.
     """
     choices = flat(choices_in(config)) if config else {}
     for setting in settings:
@@ -47,7 +47,7 @@ def gathered(
 
 
 def _value(text: str) -> Any:
-    """A TOML value, or the text itself: quotes around words are not asked for."""
+    """A TOML value, or the text itself, so that strings need no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -17,20 +17,20 @@ _Epochs = Annotated[int, Ge(0), Le(10_000)]
 
 
 def _share(value: Any) -> Any:
-    """Text such as `2%` or `0.02` as a number."""
+    """Convert text such as `2%` or `0.02` to a number."""
     if not isinstance(value, str):
         return value
     number = value.strip()
     try:
         return float(number[:-1]) / 100 if number.endswith("%") else float(number)
     except ValueError:
-        raise ValueError("give a share, such as 2% or 0.02") from None
+        raise ValueError("expected a share, such as 2% or 0.02") from None
 
 
 def _block(name: Any) -> Any:
     if not isinstance(name, str) or re.fullmatch(r"none|all|last|block\d+[a-z]?", name):
         return name
-    raise ValueError("name a block, such as block5 or block6b, or last, all or none")
+    raise ValueError("expected a block, such as block5 or block6b, or last, all or none")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class HeadSettings:
         tuple[Annotated[float, Gt(0)], ...],
         Len(1, 20),
         Setting(
-            "Strengths of the L2 penalty to choose from, as scikit-learn's C: larger is weaker.",
+            "Candidate strengths of the L2 penalty, as scikit-learn's C: larger is weaker.",
             key="head_strengths",
             head_only=True,
         ),
@@ -51,7 +51,7 @@ class HeadSettings:
         Ge(2),
         Le(20),
         Setting(
-            "Folds of the cross-validation that chooses among them.",
+            "Folds of the cross-validation that selects among them.",
             key="head_folds",
             head_only=True,
         ),
@@ -59,8 +59,8 @@ class HeadSettings:
     epochs: Annotated[
         _Epochs,
         Setting(
-            "Epochs of training the head by gradient descent, each on another view of every "
-            "picture; 0 fits a logistic regression instead, which is better and quicker.",
+            "Epochs of training the head by gradient descent, each on a different view of every "
+            "picture; 0 fits a logistic regression instead, which is better and faster.",
             "--head-epochs",
             key="head_epochs",
             head_only=True,
@@ -69,14 +69,14 @@ class HeadSettings:
     learning_rate: Annotated[
         _Rate,
         Setting(
-            "Learning rate of gradient descent.",
+            "Learning rate of the head's gradient descent.",
             key="head_learning_rate",
             head_only=True,
         ),
     ] = 1e-2
     start: Annotated[
         Literal["regression", "random"],
-        Setting("Where the first stage after it starts its head from.", key="head_start"),
+        Setting("Head that the following stage starts from.", key="head_start"),
     ] = "regression"
 
 
@@ -87,50 +87,49 @@ class AugmentationSettings:
     views: Annotated[
         Literal["auto"] | Annotated[int, Ge(0), Le(64)],
         Setting(
-            "Augmented views of each training picture to cache, beside the picture itself. An "
-            "epoch sees one of them; auto caches one less than there are epochs."
+            "Augmented views to cache per training picture, in addition to the picture itself. "
+            "Each epoch uses one of them; auto caches one less than the number of epochs."
         ),
     ] = "auto"
     plain_view: Annotated[
-        bool, Setting("Whether an epoch may also see the unaugmented picture.")
+        bool, Setting("Whether the unaugmented picture is also used as a view.")
     ] = True
     augment: Annotated[
         Literal["auto"] | Augment,
         Setting(
-            "How far views go from the picture.",
+            "Strength of the augmentation.",
             "--augment",
-            "the furthest, up to standard, that the head still recognises",
+            "the strongest, up to standard, that the head still recognises",
         ),
     ] = "auto"
     flip: Annotated[
         Literal["auto"] | Flip,
         Setting(
-            "Whether half the views are mirrored. auto asks the head whether it recognises "
-            "mirrored pictures; if not, as with letters, nothing is. both also swaps top and "
-            "bottom."
+            "Whether half the views are mirrored. auto tests whether the head recognises mirrored "
+            "pictures; if not, as with letters, none are. both also flips vertically."
         ),
     ] = "auto"
     mix: Annotated[
         Literal["none", "mixup", "cutmix"],
-        Setting("Blends pairs of pictures (mixup), or pastes a part of one into the other."),
+        Setting("Blends pairs of pictures (mixup), or pastes a part of one into another (cutmix)."),
     ] = "none"
     mix_alpha: Annotated[
         float,
         Gt(0),
         Le(10),
-        Setting("Parameter of the Beta distribution of the mixing ratio; small mixes little."),
+        Setting("Parameter of the Beta distribution of the mixing ratio; smaller mixes less."),
     ] = 0.2
 
 
 @dataclass(frozen=True)
 class TuningSettings:
-    """The stages of fine-tuning, and the cached activations that they start from."""
+    """The stages of fine-tuning, and the cached activations that they train on."""
 
     unfreeze: Annotated[
         str,
         Setting(
-            "First block to train beside the head, such as block6; or last (where the last stage "
-            "of blocks begins), all or none.",
+            "First block to train in addition to the head, such as block6; or last (the first "
+            "block of the last stage), all or none.",
             "--unfreeze",
             parse=_block,
             head_only=True,
@@ -141,19 +140,19 @@ class TuningSettings:
         Setting("Epochs of fine-tuning from that block.", "--epochs", "enough for 180 steps"),
     ] = "auto"
     steps: Annotated[
-        int, Ge(1), Setting("Steps of that stage, at least, where its epochs are auto.")
+        int, Ge(1), Setting("Minimum number of steps of that stage, if its epochs are auto.")
     ] = 180
     learning_rate: Annotated[
-        _Rate, Setting("Highest learning rate of fine-tuning.", "--learning-rate")
+        _Rate, Setting("Peak learning rate of fine-tuning.", "--learning-rate")
     ] = 1e-3
     whole_epochs: Annotated[
         _Epochs,
         Setting(
-            "Epochs of training all blocks after that; 0 leaves it out, or, with --unfreeze all, "
-            "takes --epochs."
+            "Epochs of training all blocks after that; 0 skips it or, with --unfreeze all, means "
+            "--epochs."
         ),
     ] = 0
-    whole_learning_rate: Annotated[_Rate, Setting("Highest learning rate of that stage.")] = 3e-5
+    whole_learning_rate: Annotated[_Rate, Setting("Peak learning rate of that stage.")] = 3e-5
     train_depthwise: Annotated[
         bool, Setting("Whether depthwise kernels are trained with their blocks.")
     ] = False
@@ -161,10 +160,10 @@ class TuningSettings:
         float,
         Gt(0),
         Le(1),
-        Setting("Factor of the learning rate from one block to the next lower one."),
+        Setting("Factor of the learning rate from each block to the one below."),
     ] = 1.0
     activations: Annotated[
-        Literal["float16", "bfloat16"], Setting("Type of the cached activations.")
+        Literal["float16", "bfloat16"], Setting("Data type of the cached activations.")
     ] = "float16"
     memory: Annotated[
         float,
@@ -185,7 +184,7 @@ class ScratchSettings:
     ] = 40
     learning_rate: Annotated[
         _Rate,
-        Setting("Highest learning rate of it.", key="scratch_learning_rate", head_only=True),
+        Setting("Peak learning rate of that stage.", key="scratch_learning_rate", head_only=True),
     ] = 2e-3
 
 
@@ -193,9 +192,7 @@ class ScratchSettings:
 class OptimizationSettings:
     """Gradient descent, in every stage."""
 
-    batch_size: Annotated[
-        int, Ge(1), Le(4096), Setting("Pictures in one step.", "--batch-size")
-    ] = 64
+    batch_size: Annotated[int, Ge(1), Le(4096), Setting("Pictures per step.", "--batch-size")] = 64
     optimizer: Annotated[
         Literal["adamw", "adam", "rmsprop"],
         Setting("The optimizer; adam is adamw without weight decay.", "--optimizer"),
@@ -204,31 +201,27 @@ class OptimizationSettings:
         Literal["cosine", "constant"],
         Setting("Schedule of the learning rate: warm-up and cosine decay, or constant."),
     ] = "cosine"
-    warmup: Annotated[
-        _Share, Setting("Share of a stage's steps in which the learning rate rises.")
-    ] = 0.1
+    warmup: Annotated[_Share, Setting("Share of a stage's steps for learning-rate warm-up.")] = 0.1
     weight_decay: Annotated[
         float, Ge(0), Le(10), Setting("Decoupled weight decay of kernels; adamw only.")
     ] = 0.02
     label_smoothing: Annotated[
         _Share,
-        Setting("Share of each label that is spread over all classes.", "--label-smoothing"),
+        Setting("Label smoothing: the share spread over all classes.", "--label-smoothing"),
     ] = 0.1
-    dropout: Annotated[
-        _Share, Setting("Share of features that the head does not see in a step.", "--dropout")
-    ] = 0.2
+    dropout: Annotated[_Share, Setting("Dropout rate of the head's input.", "--dropout")] = 0.2
     drop_connect_rate: Annotated[
         _Share,
         Setting(
-            "How often the last residual block is left out in a step; lower blocks less, in "
-            "proportion to their depth.",
+            "Probability of skipping a residual block in a step (stochastic depth), for the top "
+            "block; lower blocks in proportion to their depth.",
             "--drop-connect-rate",
         ),
     ] = 0.0
     class_weights: Annotated[
         Literal["none", "balanced"],
         Setting(
-            "Weights of the classes in the loss; balanced gives all the same total.",
+            "Class weights in the loss; balanced gives all classes the same total weight.",
             "--class-weights",
             head_only=True,
         ),
@@ -238,25 +231,27 @@ class OptimizationSettings:
         Ge(0),
         Lt(1),
         Setting(
-            "Decay per step of the weights' moving average, which is kept; 0 for none.", "--ema"
+            "Decay per step of an exponential moving average of the weights, which replaces them; "
+            "0 for none.",
+            "--ema",
         ),
     ] = 0.0
     patience: Annotated[
         int,
         Ge(0),
-        Setting("Epochs without progress on validation after which a stage stops; 0 for never."),
+        Setting("Epochs without improvement on validation before a stage stops; 0 for never."),
     ] = 0
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How the classifier predicts, and what is said of its predictions."""
+    """How the classifier predicts, and when predictions are flagged."""
 
     test_flip: Annotated[
         bool,
         Setting(
-            "Whether to predict by the mean over a picture and its mirror image, where mirroring "
-            "changes nothing; predictions take twice as long."
+            "Whether to average predictions over each picture and its mirror image, if mirroring "
+            "does not change the classes; predictions take twice as long."
         ),
     ] = False
     max_error: Annotated[
@@ -264,8 +259,8 @@ class EvaluationSettings:
         Ge(0),
         Le(0.5),
         Setting(
-            "Share of the predictions given that may be wrong, such as 2%; the least confident "
-            "others are flagged unsure.",
+            "Largest share of errors among the predictions not flagged, such as 2%; the least "
+            "confident ones are flagged unsure.",
             "--max-error",
             parse=_share,
             head_only=True,

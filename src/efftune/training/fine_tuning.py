@@ -76,7 +76,9 @@ def _run_stages(
         if stage.name == "scratch":
             untrained_head = heads.random(len(head.kernel), len(head.bias), recipe.seed)
             start = NetworkState(
-                backbone.untrained(recipe.seed), untrained_head.kernel, untrained_head.bias
+                backbone.randomly_initialized(recipe.seed),
+                untrained_head.kernel,
+                untrained_head.bias,
             )
         else:
             start = network

@@ -40,7 +40,7 @@ class Plan:
     Attributes:
         recipe: all settings; every `auto` that can be resolved before training is a number.
         pictures: number of pictures by split.
-        kept_bytes: size of the cached activations.
+        activation_bytes: size of the cached activations.
         mapped_bytes: how many of these bytes may be in memory at the same time.
         place: `memory` if all cached activations fit there, else `disk`; empty if none are cached.
         decoded_bytes: disk space for the decoded pictures while all blocks are trained.
@@ -50,7 +50,7 @@ class Plan:
 
     recipe: Recipe
     pictures: Mapping[Split, int]
-    kept_bytes: int = 0
+    activation_bytes: int = 0
     mapped_bytes: int = 0
     place: str = ""
     decoded_bytes: int = 0
@@ -66,7 +66,7 @@ class Plan:
             "views": recipe.augmentation.views,
             "activations": {
                 "type": recipe.tuning.activations,
-                "bytes": self.kept_bytes,
+                "bytes": self.activation_bytes,
                 "place": self.place,
                 "in_memory_at_most": self.mapped_bytes,
             },
@@ -134,11 +134,11 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
 def with_views(plan: Plan, backbone: Backbone, augment: Augment, flip: Flip) -> Plan:
     """The same plan with these augmentation settings; without cached views if `augment` is none."""
     recipe = plan.recipe.changed(augment=augment, flip=flip)
-    if augment != "none" or not plan.kept_bytes:
+    if augment != "none" or not plan.activation_bytes:
         return replace(plan, recipe=recipe)
     block = backbone.block(recipe.tuning.unfreeze)
     cached_bytes = _activation_bytes(backbone, block, plan.pictures, 0)
-    return replace(plan, recipe=recipe.changed(views=0), kept_bytes=cached_bytes)
+    return replace(plan, recipe=recipe.changed(views=0), activation_bytes=cached_bytes)
 
 
 def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str, float]:

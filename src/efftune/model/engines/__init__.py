@@ -1,10 +1,10 @@
-"""Engines that run a frozen network over pictures, and the conversion of Keras models for them.
+"""Inference of frozen networks with OpenVINO, and the conversion of Keras models to it.
 
 May import data, system and errors, and OpenVINO, which no other folder imports.
 """
 
 import sys
 
-# OpenVINO reports its use over the network when it is imported, which a tool for people's own
-# pictures should not do; without this package it falls back to a silent stub of its own.
+# OpenVINO sends usage statistics when it is imported, which a tool for private pictures should not
+# do. Without this package it uses a stub that sends nothing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

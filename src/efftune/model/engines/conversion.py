@@ -1,9 +1,9 @@
-"""Keras models as OpenVINO models, layer by layer.
+"""Conversion of Keras models to OpenVINO, layer by layer.
 
-Keras can export to OpenVINO itself, but only by way of TensorFlow: importing that, tracing the
-model and converting the trace takes 8 to 15 seconds. The few kinds of layer that an EfficientNet
-is made of have direct counterparts, and this takes 0.2 seconds under any Keras backend.
-Convolutions run channels-first inside, as OpenVINO likes it; pixels still come channels-last.
+Keras can export to OpenVINO itself, but only through TensorFlow: importing it, tracing the model
+and converting the trace takes 8 to 15 seconds. The few types of layer in an EfficientNet have
+direct counterparts, and this conversion takes 0.2 seconds with any Keras backend. Convolutions run
+channels-first, as OpenVINO prefers; inputs and outputs are channels-last.
 """
 
 from collections.abc import Callable
@@ -20,31 +20,31 @@ Node = Any  # OpenVINO's nodes have no useful static type
 
 
 def convert(model: keras.Model, *, mirrored: bool = False) -> ov.Model:
-    """Convert a functional model of one input; weights stay in float32.
+    """Convert a functional model with one input; weights stay in float32.
 
     Args:
-        model: made of the layers in `_COUNTERPARTS`, each used once. Its input is a batch of
+        model: made of the layers in `_CONVERTERS`, each used once. Its input is a batch of
             channels-last pictures.
-        mirrored: put out the mean over each picture and its mirror image.
+        mirrored: output the mean over each picture and its mirror image.
 
     Returns:
-        The same function, for any batch size; activations come channels-last.
+        An equivalent model for any batch size; its activations are channels-last.
 
     Raises:
-        TypeError: the model has a layer of another kind.
+        TypeError: the model has a layer of another type.
     """
     height, width, channels = model.input.shape[1:]
     pixels = ops.parameter([-1, height, width, channels], np.float32, "pixels")
-    entry = pixels
+    batch = pixels
     if mirrored:
         mirror = ops.gather(pixels, np.arange(width)[::-1].copy(), np.int64(2))
-        entry = ops.concat([pixels, mirror], 0)
-    nodes: dict[int, Node] = {id(model.input): ops.transpose(entry, [0, 3, 1, 2])}
+        batch = ops.concat([pixels, mirror], 0)
+    nodes: dict[int, Node] = {id(model.input): ops.transpose(batch, [0, 3, 1, 2])}
     for layer in model.layers:
         if not isinstance(layer, layers.InputLayer):
-            entries = layer.input if isinstance(layer.input, list) else [layer.input]
-            inputs = [nodes[id(entry)] for entry in entries]
-            nodes[id(layer.output)] = _counterpart(layer)(layer, *inputs)
+            tensors = layer.input if isinstance(layer.input, list) else [layer.input]
+            inputs = [nodes[id(tensor)] for tensor in tensors]
+            nodes[id(layer.output)] = _converter(layer)(layer, *inputs)
     results = [_result(nodes[id(output)], output, mirrored) for output in model.outputs]
     pixels.output(0).tensor.set_names({"pixels"})
     return ov.Model(results, [pixels], model.name)
@@ -60,11 +60,13 @@ def _result(node: Node, output: keras.KerasTensor, mirrored: bool) -> Node:
     return node
 
 
-def _counterpart(layer: layers.Layer) -> Callable[..., Node]:
-    for kind, counterpart in _COUNTERPARTS.items():
-        if type(layer) is kind:
-            return counterpart
-    raise TypeError(f"{type(layer).__name__} ({layer.name}) has no OpenVINO counterpart here.")
+def _converter(layer: layers.Layer) -> Callable[..., Node]:
+    converter = _CONVERTERS.get(type(layer))
+    if converter is None:
+        raise TypeError(
+            f"Layers of type {type(layer).__name__} ({layer.name}) cannot be converted."
+        )
+    return converter
 
 
 def _rescaling(layer: layers.Rescaling, x: Node) -> Node:
@@ -76,19 +78,21 @@ def _convolution(layer: layers.Conv2D, x: Node) -> Node:
     x = ops.convolution(x, np.ascontiguousarray(kernel), **_geometry(layer))
     if layer.use_bias:
         x = ops.add(x, _array(layer.bias)[:, None, None])
-    return _activated(layer, x)
+    return _activation(layer, x)
 
 
 def _depthwise(layer: layers.DepthwiseConv2D, x: Node) -> Node:
     if layer.use_bias or layer.activation is not keras.activations.linear:
-        raise TypeError(f"{layer.name}: a depthwise layer with bias has no counterpart here.")
+        raise TypeError(
+            f"{layer.name}: depthwise layers with bias or activation cannot be converted."
+        )
     kernel = _array(layer.kernel).transpose(2, 3, 0, 1)[:, None]
     return ops.group_convolution(x, np.ascontiguousarray(kernel), **_geometry(layer))
 
 
 def _geometry(layer: layers.Layer) -> dict[str, Any]:
     if set(layer.dilation_rate) != {1} or getattr(layer, "groups", 1) != 1:
-        raise TypeError(f"{layer.name}: only plain convolutions have a counterpart here.")
+        raise TypeError(f"{layer.name}: dilated or grouped convolutions cannot be converted.")
     return {
         "strides": list(layer.strides),
         "pads_begin": [0, 0],
@@ -103,10 +107,10 @@ def _norm(layer: layers.BatchNormalization, x: Node) -> Node:
     return ops.batch_norm_inference(x, *map(_array, statistics), layer.epsilon)
 
 
-def _activated(layer: layers.Layer, x: Node) -> Node:
+def _activation(layer: layers.Layer, x: Node) -> Node:
     activation = keras.activations.serialize(layer.activation)
     if activation not in _ACTIVATIONS:
-        raise TypeError(f"{layer.name}: {activation} has no OpenVINO counterpart here.")
+        raise TypeError(f"{layer.name}: activation {activation} cannot be converted.")
     return _ACTIVATIONS[activation](x)
 
 
@@ -128,14 +132,14 @@ def _padding(layer: layers.ZeroPadding2D, x: Node) -> Node:
     return ops.pad(x, [0, 0, top, left], [0, 0, bottom, right], "constant", np.float32(0))
 
 
-def _squeezed(layer: layers.Reshape, x: Node) -> Node:
-    """The excitation's (channels) as (1, 1, channels), which is (channels, 1, 1) here."""
+def _reshape(layer: layers.Reshape, x: Node) -> Node:
+    """Squeeze-and-excitation reshapes (channels,) to (1, 1, channels): (channels, 1, 1) here."""
     if layer.target_shape[:2] != (1, 1):
-        raise TypeError(f"{layer.name}: {layer.target_shape} has no OpenVINO counterpart here.")
+        raise TypeError(f"{layer.name}: target shape {layer.target_shape} cannot be converted.")
     return ops.unsqueeze(x, np.array([2, 3]))
 
 
-def _same(_layer: layers.Dropout, x: Node) -> Node:
+def _identity(_layer: layers.Dropout, x: Node) -> Node:
     return x
 
 
@@ -156,7 +160,7 @@ _ACTIVATIONS: dict[str, Callable[[Node], Node]] = {
     "silu": ops.swish,
     "sigmoid": ops.sigmoid,
 }
-_COUNTERPARTS: dict[type[layers.Layer], Callable[..., Node]] = {
+_CONVERTERS: dict[type[layers.Layer], Callable[..., Node]] = {
     layers.Rescaling: _rescaling,
     layers.Normalization: _normalization,
     layers.ZeroPadding2D: _padding,
@@ -164,9 +168,9 @@ _COUNTERPARTS: dict[type[layers.Layer], Callable[..., Node]] = {
     layers.DepthwiseConv2D: _depthwise,
     layers.BatchNormalization: _norm,
     layers.ReLU: _relu,
-    layers.Activation: _activated,
-    layers.Dropout: _same,
-    layers.Reshape: _squeezed,
+    layers.Activation: _activation,
+    layers.Dropout: _identity,
+    layers.Reshape: _reshape,
     layers.Multiply: _multiply,
     layers.Add: _add,
     layers.GlobalAveragePooling2D: _average,

@@ -1,6 +1,6 @@
-"""Fast forward passes on the CPU: OpenVINO networks, fed by decoding threads.
+"""Fast inference on the CPU with OpenVINO, while threads decode the next pictures.
 
-Needs no training framework.
+Does not need a training framework.
 """
 
 from collections import deque
@@ -23,31 +23,31 @@ Precision = Literal["f32", "bf16"]
 Item = TypeVar("Item")
 
 _TYPES = {"float32": ov.Type.f32, "float16": ov.Type.f16, "bfloat16": ov.Type.bf16}
-_FASTEST_BATCH: dict[Precision, int] = {"bf16": 4, "f32": 1}  # measured; larger ones lose
-WINDOW_BYTES = 256 * 2**20  # decoded pictures waiting for the network, at most
+_BATCH_SIZES: dict[Precision, int] = {"bf16": 4, "f32": 1}  # fastest as measured
+WINDOW_BYTES = 256 * 2**20  # maximum size of the decoded pictures that wait for the network
 
 
 def fastest_precision() -> Precision:
-    """The precision in which this machine's CPU computes fastest: bf16 where it has it."""
+    """The fastest inference precision of this machine's CPU: bf16 where it is supported."""
     return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
 def read(path: Path) -> ov.Model:
-    """Read an OpenVINO model, weights and all: its files may change or go afterwards."""
+    """Read an OpenVINO model into memory, so that its files may be changed or deleted later."""
     core = ov.Core()
     core.set_property({"ENABLE_MMAP": False})
     return core.read_model(path)
 
 
 def write(model: ov.Model, path: Path) -> None:
-    """Write a model as `path` (.xml) and its weights, in float32, beside it (.bin)."""
+    """Write a model to `path` (.xml) and its weights, in float32, to the same name with .bin."""
     ov.save_model(model, path, compress_to_fp16=False)
 
 
 def with_head(
     backbone: ov.Model, kernel: NDArray[np.float32], bias: NDArray[np.float32]
 ) -> ov.Model:
-    """The backbone carried on to probabilities, as `backbone.classifier` does for Keras.
+    """Add a softmax head to a backbone, like `Backbone.keras_classifier` for Keras.
 
     Args:
         backbone: from `conversion.convert`, with features (batch, features) as its output.
@@ -68,20 +68,20 @@ def with_head(
 
 
 class Network:
-    """An OpenVINO model compiled for this machine's CPU, taking uint8 pixels.
+    """An OpenVINO model compiled for this machine's CPU, with uint8 pixels as input.
 
-    The model is made and compiled when the first picture is there to be run, while threads go on
-    decoding the next ones: a run that finds everything on disk never needs it.
+    The model is loaded and compiled when the first picture has been decoded, so a run whose
+    features are all cached skips that.
 
     Attributes:
         size: side of the input square, in pixels.
-        precision: in which it computes; weights are float32 either way.
-        together: views run in one request.
+        precision: inference precision; weights are float32 in either case.
+        batch_size: number of views per request.
     """
 
     def __init__(
         self,
-        make: Callable[[], ov.Model],
+        load_model: Callable[[], ov.Model],
         *,
         size: int,
         precision: Precision = "f32",
@@ -90,26 +90,26 @@ class Network:
         """Describe a network.
 
         Args:
-            make: gives the model, whose input is a batch of float32 squares.
+            load_model: returns the model; its input is float32 pixels (batch, size, size, 3).
             size: side of the input square, in pixels.
-            precision: in which it computes.
-            dtypes: of its outputs; bfloat16 comes as uint16.
+            precision: inference precision.
+            dtypes: of the outputs; bfloat16 is returned as uint16.
         """
         self.size = size
         self.precision = precision
-        self.together = _FASTEST_BATCH[precision]
-        self._make = make
+        self.batch_size = _BATCH_SIZES[precision]
+        self._load_model = load_model
         self._dtypes = dtypes
 
     @cached_property
     def compiled(self) -> ov.CompiledModel:
         """The compiled model."""
-        steps = PrePostProcessor(self._make().clone())
-        steps.input().tensor().set_element_type(ov.Type.u8)
+        processor = PrePostProcessor(self._load_model().clone())
+        processor.input().tensor().set_element_type(ov.Type.u8)
         for i, dtype in enumerate(self._dtypes):
-            steps.output(i).tensor().set_element_type(_TYPES[dtype])
-        model = steps.build()
-        model.reshape([self.together, self.size, self.size, 3])
+            processor.output(i).tensor().set_element_type(_TYPES[dtype])
+        model = processor.build()
+        model.reshape([self.batch_size, self.size, self.size, 3])
         return ov.Core().compile_model(
             model,
             "CPU",
@@ -124,31 +124,31 @@ class Network:
         *,
         views: int = 1,
     ) -> None:
-        """Run the network over many items while threads load the next ones.
+        """Run the network on many items while threads load the next ones.
 
         Args:
-            items: what to run over.
-            load: gives an item's pixels, uint8 (views, size, size, 3), or None to leave it out.
-                Called in several threads at once.
-            deliver: takes an item, the number of its view, and the network's outputs for it, arrays
-                without batch axis, valid during the call only. Called in any order and in several
-                threads.
-            views: how many views an item has at most; bounds what waits in memory.
+            items: the items, such as paths.
+            load: returns an item's pixels, uint8 (views, size, size, 3), or None to skip it.
+                Called from several threads.
+            deliver: receives an item, the index of the view, and the network's outputs for it:
+                arrays without batch axis, valid only during the call. Called in any order, from
+                several threads.
+            views: maximum number of views per item, for the memory limit of decoded pictures.
 
         Raises:
-            Exception: whatever `load` or `deliver` raises; no item is started after that.
+            Exception: any exception of `load` or `deliver`; no further item is started.
         """
-        ahead = max(2 * usable_processors(), WINDOW_BYTES // (views * self.size**2 * 3))
-        waiting: deque[tuple[Item, Future[Pixels | None]]] = deque()
+        window = max(2 * usable_processors(), WINDOW_BYTES // (views * self.size**2 * 3))
+        queued: deque[tuple[Item, Future[Pixels | None]]] = deque()
         pool = ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode")
         requests = _Requests(self, deliver)
         try:
             for item in items:
-                waiting.append((item, pool.submit(load, item)))
-                if len(waiting) >= ahead:
-                    requests.add(*waiting.popleft())
-            while waiting:
-                requests.add(*waiting.popleft())
+                queued.append((item, pool.submit(load, item)))
+                if len(queued) >= window:
+                    requests.add(*queued.popleft())
+            while queued:
+                requests.add(*queued.popleft())
             requests.start()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -157,43 +157,43 @@ class Network:
 
 
 class _Requests(Generic[Item]):
-    """Inference requests under way; the network is compiled when the first one starts."""
+    """Asynchronous inference requests; the network is compiled when the first one starts."""
 
     def __init__(self, network: Network, deliver: Callable[[Item, int, list[Any]], None]):
         self.network = network
         self.deliver = deliver
         self.queue: Any = None
         self.failure: Exception | None = None
-        self.gathered: list[tuple[Item, int, Pixels]] = []
+        self.pending: list[tuple[Item, int, Pixels]] = []
 
     def add(self, item: Item, loaded: "Future[Pixels | None]") -> None:
         pixels = loaded.result()
         if pixels is None:
             return
         for number, view in enumerate(pixels):
-            self.gathered.append((item, number, view))
-            if len(self.gathered) == self.network.together:
+            self.pending.append((item, number, view))
+            if len(self.pending) == self.network.batch_size:
                 self.start()
 
     def start(self) -> None:
-        """Start a request with what is gathered, padded with its last view if need be."""
-        if not self.gathered:
+        """Start a request with the pending views, padded to a full batch with the last one."""
+        if not self.pending:
             return
         if self.queue is None:
             self.queue = ov.AsyncInferQueue(self.network.compiled, 2 * usable_processors())
-            self.queue.set_callback(self.finished)
-        places = [(item, number) for item, number, _ in self.gathered]
-        views = [view for _, _, view in self.gathered]
-        views += views[-1:] * (self.network.together - len(views))
-        self.gathered = []
-        self.queue.start_async({0: np.stack(views)}, places)
+            self.queue.set_callback(self.on_finished)
+        keys = [(item, number) for item, number, _ in self.pending]
+        views = [view for _, _, view in self.pending]
+        views += views[-1:] * (self.network.batch_size - len(views))
+        self.pending = []
+        self.queue.start_async({0: np.stack(views)}, keys)
         self.raise_failure()
 
-    def finished(self, request: Any, places: list[tuple[Item, int]]) -> None:
+    def on_finished(self, request: Any, keys: list[tuple[Item, int]]) -> None:
         outputs = [tensor.data for tensor in request.output_tensors]
-        # An exception that leaves this callback would end the process: it is raised later.
+        # An exception in this callback would end the process, so it is raised later.
         try:
-            for i, (item, number) in enumerate(places):
+            for i, (item, number) in enumerate(keys):
                 self.deliver(item, number, [output[i] for output in outputs])
         except Exception as error:  # noqa: BLE001
             self.failure = self.failure or error

@@ -1,4 +1,4 @@
-"""Pretrained weights: downloading and verifying them, and reading the files that people have.
+"""Pretrained weights: downloading and verifying published files, and reading users' own files.
 
 May import the catalogue, system and errors; the readers import Keras.
 """

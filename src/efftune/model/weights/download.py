@@ -1,4 +1,4 @@
-"""Weights that are downloaded: once, whole, verified, and going on where it was cut off."""
+"""Downloads of weights: verified, shared between processes, and resumed after interruptions."""
 
 import http.client
 import time
@@ -17,52 +17,54 @@ from efftune.system import files
 from efftune.system.progress import Progress, silent
 
 _ATTEMPTS = 4
-_PAUSE_SECONDS = 1.0  # before the second attempt; then twice that, and so on
-_TIMEOUT_SECONDS = 20.0  # without a byte
-_PIECE = 2**18  # bytes
+_PAUSE_SECONDS = 1.0  # before the second attempt; doubled for each further one
+_TIMEOUT_SECONDS = 20.0  # without receiving data
+_CHUNK_BYTES = 2**18
 
 
 @dataclass(frozen=True)
-class Found:
-    """Weights on this machine.
+class WeightsFile:
+    """A weights file on this machine.
 
     Attributes:
-        path: of the file; None for random weights.
-        checksum: of its bytes, with its kind before a colon; `none` for random weights.
+        path: the file; None for random weights.
+        checksum: algorithm and digits, such as `sha256:…`; `none` for random weights.
     """
 
     path: Path | None
     checksum: str
 
 
-def located(entry: catalogue.Model, weights: str | Path, on_progress: Progress = silent) -> Found:
-    """Where a model's weights are; those of ImageNet are downloaded if need be.
+def locate(
+    entry: catalogue.Model, weights: str | Path, on_progress: Progress = silent
+) -> WeightsFile:
+    """Locate a model's weights; the ImageNet weights are downloaded if needed.
 
     Args:
         entry: the model.
         weights: `imagenet`, `none` or a file.
-        on_progress: called with `download`, the bytes that are here and their total.
+        on_progress: called with `download`, the bytes received and the total.
 
     Raises:
         UsageError: there is no such file, or the weights' package is not installed.
         DataError: they cannot be downloaded; the message says why and what to do.
     """
     if weights == "none":
-        return Found(None, "none")
+        return WeightsFile(None, "none")
     if weights == "imagenet":
-        return Found(ready(entry, on_progress), entry.weights.checksum)
+        return WeightsFile(ensure_downloaded(entry, on_progress), entry.weights.checksum)
     path = files.user_path(weights)
     if not path.is_file():
-        raise UsageError(f"There is no weights file {path}. Name a file, or imagenet, or none.")
-    return Found(path, f"sha256:{files.sha256(path)}")
+        raise UsageError(f"There is no weights file {path}. Pass a file, imagenet or none.")
+    return WeightsFile(path, f"sha256:{files.sha256(path)}")
 
 
-def ready(entry: catalogue.Model, on_progress: Progress = silent) -> Path:
-    """The file of a model's ImageNet weights, downloaded if it is not here yet.
+def ensure_downloaded(entry: catalogue.Model, on_progress: Progress = silent) -> Path:
+    """The file of a model's ImageNet weights, downloaded if it is missing.
 
     Args:
         entry: the model.
-        on_progress: called with `download`, the bytes that are here and their total.
+        on_progress: called with `download`, the bytes received and the total.
 
     Raises:
         UsageError: its package is not installed; the message says how to install it.
@@ -74,85 +76,88 @@ def ready(entry: catalogue.Model, on_progress: Progress = silent) -> Path:
         path = files.cache_folder() / "weights" / entry.weights.file
         path.parent.mkdir(parents=True, exist_ok=True)
         on_progress("download", 0, 0)
-        with FileLock(f"{path}.lock"):  # a second process waits for the first, and then has it too
+        with FileLock(f"{path}.lock"):  # a second process waits for the first
             if entry.weights.path is None:
                 fetch(entry, path, on_progress)
     return path
 
 
 def fetch(entry: catalogue.Model, path: Path, on_progress: Progress = silent) -> None:
-    """Download a model's weights to `path`, which appears when it is whole and verified.
+    """Download a model's weights to `path`, which is created once they are complete and verified.
 
-    What came before a cut stays beside it, and the next call goes on from there.
+    After an interruption, the partial file stays in the same folder and the next call resumes it.
 
     Raises:
-        DataError: see `ready`.
+        DataError: see `ensure_downloaded`.
     """
     partial = path.with_name(f"{path.name}.partial")
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1))
         try:
-            _continue(entry.weights.url, partial, on_progress)
+            _resume_download(entry.weights.url, partial, on_progress)
             break
         except urllib.error.HTTPError as error:
             if error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise DataError(
-                    f"The weights of {entry.name} are not to be had: {entry.weights.url} answers "
-                    f"{error.code} {error.reason}. {_other_ways()}"
+                    f"The weights of {entry.name} are not available: {entry.weights.url} returned "
+                    f"{error.code} {error.reason}. {_alternatives()}"
                 ) from None
-            problem = f"it answers {error.code} {error.reason}"
+            problem = f"the server returned {error.code} {error.reason}"
         except urllib.error.URLError as error:
-            # Nobody answers: more attempts would only make the user wait.
+            # The host is unreachable: further attempts would only make the user wait.
             raise DataError(
                 f"The weights of {entry.name} cannot be downloaded, because "
                 f"{urlsplit(entry.weights.url).hostname} cannot be reached ({error.reason}). "
-                f"{_other_ways()}"
+                f"{_alternatives()}"
             ) from None
         except (OSError, http.client.HTTPException) as error:
             problem = str(error) or type(error).__name__
     else:
         raise DataError(
-            f"The download of {entry.weights.url} was cut off {_ATTEMPTS} times ({problem}). "
-            "Run again: it goes on where it stopped."
+            f"The download of {entry.weights.url} failed {_ATTEMPTS} times ({problem}). "
+            "Run again to resume it."
         )
     if not entry.weights.is_published(partial):
         partial.unlink()
         raise DataError(
-            f"What {entry.weights.url} sent is not the published file ({entry.weights.checksum} "
-            "was expected), and was deleted. Run again; if that does not help, something between "
-            f"here and there changes it. {_other_ways()}"
+            f"The file from {entry.weights.url} is not the published file (expected "
+            f"{entry.weights.checksum}) and was deleted. Run again; if that does not help, a proxy "
+            f"may be altering downloads. {_alternatives()}"
         )
     partial.replace(path)
 
 
-def _continue(url: str, partial: Path, on_progress: Progress) -> None:
-    """Add to `partial` what it lacks.
+def _resume_download(url: str, partial: Path, on_progress: Progress) -> None:
+    """Append the missing bytes to `partial`.
 
     Raises:
-        OSError: the connection was cut, or too little came.
+        OSError: the connection was lost, or the response was incomplete.
     """
-    here = partial.stat().st_size if partial.exists() else 0
-    headers = {"Range": f"bytes={here}-"} if here else {}
+    received = partial.stat().st_size if partial.exists() else 0
+    headers = {"Range": f"bytes={received}-"} if received else {}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310  (from our own table)
     try:
-        answer = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)  # noqa: S310
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)  # noqa: S310
     except urllib.error.HTTPError as error:
         if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        return  # all of it is here; whether it is right, the checksum tells
-    with answer, partial.open("ab") as stream:
-        if answer.status != HTTPStatus.PARTIAL_CONTENT:
-            here = 0
-            stream.truncate(0)  # the server begins at the beginning
-        total = here + int(answer.headers.get("Content-Length") or 0)
-        while piece := answer.read(_PIECE):
-            stream.write(piece)
-            here += len(piece)
-            on_progress("download", here, max(here, total))
-    if here < total:
-        raise OSError(f"{here:,} of {total:,} bytes came")
+        return  # the file is already complete; the caller verifies its checksum
+    with response, partial.open("ab") as stream:
+        if response.status != HTTPStatus.PARTIAL_CONTENT:
+            received = 0
+            stream.truncate(0)  # the server ignored the range and sends the whole file
+        total = received + int(response.headers.get("Content-Length") or 0)
+        while chunk := response.read(_CHUNK_BYTES):
+            stream.write(chunk)
+            received += len(chunk)
+            on_progress("download", received, max(received, total))
+    if received < total:
+        raise OSError(f"received {received:,} of {total:,} bytes")
 
 
-def _other_ways() -> str:
-    return f"Name a file with --weights, or a model whose weights are here: {catalogue.here()}."
+def _alternatives() -> str:
+    return (
+        "Pass a file with --weights, or choose a model whose weights are installed: "
+        f"{catalogue.installed_models()}."
+    )

@@ -1,4 +1,4 @@
-"""Weights files, of Keras, NumPy or PyTorch, loaded into the family's Keras models."""
+"""Loading weights files of Keras, NumPy or PyTorch into the family's Keras models."""
 
 import re
 import warnings
@@ -18,9 +18,9 @@ from efftune.model.weights import torch_tensors
 Array = NDArray[Any]
 Head = tuple[NDArray[np.float32], NDArray[np.float32]]  # kernel (features, classes), bias (classes)
 
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's pixels, from 0 to 1
-_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
-_HEADS = ("predictions", "logits")  # what heads are called in Keras' models and in our runs
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's pixels, scaled to 0 to 1
+_STANDARD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+_HEADS = ("predictions", "logits")  # names of the head's layer, in Keras' models and in our runs
 
 
 def load(model: keras.Model, path: Path) -> Head | None:
@@ -28,68 +28,72 @@ def load(model: keras.Model, path: Path) -> Head | None:
 
     Args:
         model: from `architectures.backbone`.
-        path: a file of one of these kinds. `.h5`: weights as Keras 2 and `keras.applications` write
-            them. `.weights.h5`, `.keras`: as Keras 3 does. `.npz`: arrays called LAYER/VARIABLE, as
-            `save_npz` writes them. `.pth`, `.pt`, `.bin`: PyTorch tensors under the names of
+        path: a file in one of these formats. `.h5`: weights of Keras 2 and `keras.applications`.
+            `.weights.h5`, `.keras`: files of Keras 3. `.npz`: arrays named LAYER/VARIABLE, as
+            written by `save_npz`. `.pth`, `.pt`, `.bin`: PyTorch tensors with the names of
             `efficientnet-pytorch` or of timm's `tf_` models, whose padding is the same as ours.
 
     Returns:
-        The head that the file holds beside the backbone; None where it holds none.
+        The head in the file; None if it contains only a backbone.
 
     Raises:
-        DataError: not such a file, damaged, or the weights of another model. The model may then
-            hold a part of them.
+        DataError: the format is unknown, the file is damaged, or it belongs to another model. Some
+            layers may have been loaded by then.
     """
     read = next((r for suffix, r in _READERS.items() if path.name.lower().endswith(suffix)), None)
     if read is None:
-        raise DataError(f"Cannot tell what {path} is. Weights files end in {', '.join(_READERS)}.")
+        raise DataError(
+            f"The format of {path} is unknown. Weights files end in {', '.join(_READERS)}."
+        )
     try:
         with warnings.catch_warnings():
-            # Keras warns of what it did not find in a file, and goes on.
+            # Keras only warns about variables that are missing from a file.
             warnings.simplefilter("error", UserWarning)
             return read(model, path)
     except DataError as error:
         raise DataError(f"{path} does not fit {model.name}: {error}") from None
-    # Every format has errors of its own for files that are cut off, altered or of another kind.
+    # Each format raises its own exceptions for files that are truncated, altered or invalid.
     except Exception as error:  # noqa: BLE001
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise DataError(f"The weights file {path} cannot be read: {reason}") from None
 
 
 def normalize(
-    layer: layers.Normalization, mean: Array = _MEAN, variance: Array = _DEVIATION**2
+    layer: layers.Normalization, mean: Array = _MEAN, variance: Array = _STANDARD_DEVIATION**2
 ) -> None:
-    """Set what a layer takes for the mean and the variance of the channels.
+    """Set the channel means and variances of a Normalization layer.
 
-    The published weights hold the standard deviation where the variance belongs
-    (https://github.com/tensorflow/tensorflow/issues/49930). `keras.applications` mends that with
-    another layer, if asked for those weights by name; we mend the number.
+    The published weights contain the standard deviation in place of the variance
+    (https://github.com/tensorflow/tensorflow/issues/49930). `keras.applications` corrects that with
+    an additional layer, but only when it loads those weights itself; here the value is squared.
 
     Args:
-        layer: of a B variant.
-        mean: of the channels, float (3,), pixels going from 0 to 1; ImageNet's by default.
-        variance: likewise.
+        layer: the layer of a B variant.
+        mean: mean per channel, float (3,), for pixels scaled to 0 to 1; ImageNet's by default.
+        variance: variance per channel, likewise.
     """
-    if np.allclose(variance, _DEVIATION, atol=1e-4):
+    if np.allclose(variance, _STANDARD_DEVIATION, atol=1e-4):
         variance = np.square(variance)
     layer.set_weights([mean, variance, np.zeros(())])
     layer.finalize_state()
 
 
 def save_npz(model: keras.Model, path: Path) -> None:
-    """Write a model's weights as a NumPy archive of arrays called LAYER/VARIABLE."""
-    np.savez(path, **{f"{layer.name}/{each.name}": each.numpy() for layer, each in _named(model)})
+    """Write a model's weights as a NumPy archive of arrays named LAYER/VARIABLE."""
+    np.savez(
+        path, **{f"{layer.name}/{each.name}": each.numpy() for layer, each in _named_weights(model)}
+    )
 
 
-def _named(model: keras.Model) -> Iterator[tuple[layers.Layer, keras.Variable]]:
+def _named_weights(model: keras.Model) -> Iterator[tuple[layers.Layer, keras.Variable]]:
     return ((layer, weight) for layer in model.layers for weight in layer.weights)
 
 
-def _set(layer: layers.Layer, values: list[Array]) -> None:
+def _set_weights(layer: layers.Layer, values: list[Array]) -> None:
     expected = [tuple(weight.shape) for weight in layer.weights]
-    found = [value.shape for value in values]
-    if expected != found:
-        raise DataError(f"layer {layer.name} takes arrays of shapes {expected}, not {found}.")
+    shapes = [value.shape for value in values]
+    if expected != shapes:
+        raise DataError(f"layer {layer.name} expects arrays of shapes {expected}, not {shapes}.")
     if isinstance(layer, layers.Normalization):
         normalize(layer, *values[:2])
     else:
@@ -101,27 +105,29 @@ def _as_head(kernel: Array, bias: Array) -> Head:
 
 
 def _h5(model: keras.Model, path: Path) -> Head | None:
-    """Layers in the order of the graph, which is the same here and there; names may differ."""
+    """Keras 2 files, matched by the order of layers in the graph, because names may differ."""
     with h5py.File(path) as file:
         if "layers" in file or "_layer_checkpoint_dependencies" in file:
             return _keras3(model, path)
         group = file.get("model_weights", file)
         if "layer_names" not in group.attrs:
-            raise DataError("it holds no Keras weights.")
-        stored = [group[_text(name)] for name in group.attrs["layer_names"]]
-        filled = [
+            raise DataError("it contains no Keras weights.")
+        groups = [group[_text(name)] for name in group.attrs["layer_names"]]
+        stored = [
             [np.asarray(each[_text(name)]) for name in each.attrs["weight_names"]]
-            for each in stored
+            for each in groups
         ]
-    filled = [values for values in filled if values]
-    own = [layer for layer in model.layers if layer.weights]
-    if len(filled) - len(own) not in (0, 1):
-        raise DataError(f"it has {len(filled)} layers with weights, the model {len(own)}.")
-    for layer, values in zip(own, filled, strict=False):
-        _set(layer, values)
-    if len(filled) == len(own):
+    stored = [values for values in stored if values]
+    weighted = [layer for layer in model.layers if layer.weights]
+    if len(stored) - len(weighted) not in (0, 1):
+        raise DataError(
+            f"it has {len(stored)} layers with weights, but the model has {len(weighted)}."
+        )
+    for layer, values in zip(weighted, stored, strict=False):
+        _set_weights(layer, values)
+    if len(stored) == len(weighted):
         return None
-    kernel, bias = filled[-1]
+    kernel, bias = stored[-1]
     return _as_head(kernel, bias)
 
 
@@ -142,26 +148,27 @@ def _keras3(model: keras.Model, path: Path) -> Head | None:
         head = _as_head(*dense.get_weights())
     for layer in model.layers:
         if isinstance(layer, layers.Normalization) and layer.input_mean is None:
-            _set(layer, layer.get_weights())
+            _set_weights(layer, layer.get_weights())
     return head
 
 
 def _keras_model(model: keras.Model, path: Path) -> Head | None:
-    other = keras.saving.load_model(path, compile=False, safe_mode=True)
-    stored = {layer.name: layer for layer in _leaves(other)}
+    saved = keras.saving.load_model(path, compile=False, safe_mode=True)
+    stored = {layer.name: layer for layer in _flattened(saved)}
     for layer in model.layers:
         if layer.weights:
             if layer.name not in stored:
                 raise DataError(f"it has no layer {layer.name}.")
-            _set(layer, stored[layer.name].get_weights())
+            _set_weights(layer, stored[layer.name].get_weights())
     head = next((stored[name].get_weights() for name in _HEADS if name in stored), None)
     return head and _as_head(*head)
 
 
-def _leaves(model: keras.Model) -> Iterator[layers.Layer]:
+def _flattened(model: keras.Model) -> Iterator[layers.Layer]:
+    """The layers of a model and of the models nested in it."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
+            yield from _flattened(layer)
         else:
             yield layer
 
@@ -171,14 +178,16 @@ def _npz(model: keras.Model, path: Path) -> Head | None:
         arrays = dict(file)
     for layer in model.layers:
         if layer.weights:
-            _set(layer, [_found(arrays, f"{layer.name}/{each.name}") for each in layer.weights])
+            _set_weights(
+                layer, [_array(arrays, f"{layer.name}/{each.name}") for each in layer.weights]
+            )
     for name in _HEADS:
         if f"{name}/kernel" in arrays:
-            return _as_head(arrays[f"{name}/kernel"], _found(arrays, f"{name}/bias"))
+            return _as_head(arrays[f"{name}/kernel"], _array(arrays, f"{name}/bias"))
     return None
 
 
-def _found(arrays: Mapping[str, Array], name: str) -> Array:
+def _array(arrays: Mapping[str, Array], name: str) -> Array:
     if name not in arrays:
         raise DataError(f"it has no array {name}.")
     return arrays[name]
@@ -189,34 +198,34 @@ def _torch(model: keras.Model, path: Path) -> Head | None:
     names = _timm_names(model) if "conv_stem.weight" in tensors else _plain_names(model)
     for layer in model.layers:
         if layer.weights and not isinstance(layer, layers.Normalization):
-            _set(layer, _turned(layer, tensors, names[layer.name]))
+            _set_weights(layer, _transposed(layer, tensors, names[layer.name]))
     weight = tensors.get(f"{names['predictions']}.weight")
     if weight is None:
         return None
-    return _as_head(weight.T, _found(tensors, f"{names['predictions']}.bias"))
+    return _as_head(weight.T, _array(tensors, f"{names['predictions']}.bias"))
 
 
-def _turned(layer: layers.Layer, tensors: Mapping[str, Array], prefix: str) -> list[Array]:
-    """A layer's tensors, with their axes as Keras has them."""
+def _transposed(layer: layers.Layer, tensors: Mapping[str, Array], prefix: str) -> list[Array]:
+    """A layer's tensors, with their axes in Keras' order."""
     if isinstance(layer, layers.BatchNormalization):
         parts = ("weight", "bias", "running_mean", "running_var")
-        return [_found(tensors, f"{prefix}.{part}") for part in parts]
+        return [_array(tensors, f"{prefix}.{part}") for part in parts]
     axes = (2, 3, 0, 1) if isinstance(layer, layers.DepthwiseConv2D) else (2, 3, 1, 0)
-    kernel = _found(tensors, f"{prefix}.weight")
+    kernel = _array(tensors, f"{prefix}.weight")
     if kernel.ndim != len(axes):
-        raise DataError(f"{prefix}.weight is not a convolution's.")
-    biases = [_found(tensors, f"{prefix}.bias")] if layer.use_bias else []
+        raise DataError(f"{prefix}.weight is not the kernel of a convolution.")
+    biases = [_array(tensors, f"{prefix}.bias")] if layer.use_bias else []
     return [kernel.transpose(axes), *biases]
 
 
-_PLAIN_OUTSIDE = {
+_PLAIN_STEM_AND_TOP = {
     "stem_conv": "_conv_stem",
     "stem_bn": "_bn0",
     "top_conv": "_conv_head",
     "top_bn": "_bn1",
     "predictions": "_fc",
 }
-_PLAIN_INSIDE = {
+_PLAIN_BLOCK = {
     "expand_conv": "_expand_conv",
     "expand_bn": "_bn0",
     "dwconv": "_depthwise_conv",
@@ -229,22 +238,22 @@ _PLAIN_INSIDE = {
 
 
 def _plain_names(model: keras.Model) -> dict[str, str]:
-    """What `efficientnet-pytorch` and `efficientnet-lite-pytorch` call our layers."""
-    names = dict(_PLAIN_OUTSIDE)
+    """Names of our layers in `efficientnet-pytorch` and `efficientnet-lite-pytorch`."""
+    names = dict(_PLAIN_STEM_AND_TOP)
     for i, (block, parts) in enumerate(_blocks(model).items()):
-        names |= {f"{block}_{part}": f"_blocks.{i}.{_PLAIN_INSIDE.get(part)}" for part in parts}
+        names |= {f"{block}_{part}": f"_blocks.{i}.{_PLAIN_BLOCK.get(part)}" for part in parts}
     return names
 
 
-_TIMM_OUTSIDE = {
+_TIMM_STEM_AND_TOP = {
     "stem_conv": "conv_stem",
     "stem_bn": "bn1",
     "top_conv": "conv_head",
     "top_bn": "bn2",
     "predictions": "classifier",
 }
-_TIMM_EXCITATION = {"se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
-_TIMM_KINDS = {  # of block, by whether it expands and whether it filters each channel by itself
+_TIMM_SQUEEZE_EXCITE = {"se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
+_TIMM_BLOCKS = {  # by whether the block has an expansion and whether it has a depthwise convolution
     (True, True): {
         "expand_conv": "conv_pw",
         "expand_bn": "bn1",
@@ -264,24 +273,26 @@ _TIMM_KINDS = {  # of block, by whether it expands and whether it filters each c
 
 
 def _timm_names(model: keras.Model) -> dict[str, str]:
-    """What timm calls our layers."""
-    names = dict(_TIMM_OUTSIDE)
+    """Names of our layers in timm."""
+    names = dict(_TIMM_STEM_AND_TOP)
     for block, parts in _blocks(model).items():
         depthwise = parts & {"dwconv", "dwconv2"}
-        inside = _TIMM_EXCITATION | dict.fromkeys(depthwise, "conv_dw")
-        inside |= _TIMM_KINDS["expand_conv" in parts, bool(depthwise)]
+        block_names = _TIMM_SQUEEZE_EXCITE | dict.fromkeys(depthwise, "conv_dw")
+        block_names |= _TIMM_BLOCKS["expand_conv" in parts, bool(depthwise)]
         stage, letter = int(block[5:-1]) - 1, ord(block[-1]) - ord("a")
-        names |= {f"{block}_{part}": f"blocks.{stage}.{letter}.{inside[part]}" for part in parts}
+        names |= {
+            f"{block}_{part}": f"blocks.{stage}.{letter}.{block_names[part]}" for part in parts
+        }
     return names
 
 
 def _blocks(model: keras.Model) -> dict[str, set[str]]:
-    """The layers with weights of each block, without their prefix; lowest block first."""
+    """Names of each block's layers with weights, without the block's prefix; lowest block first."""
     blocks: dict[str, set[str]] = {}
     for layer in model.layers:
-        found = re.fullmatch(r"(block\d+[a-z])_(.+)", layer.name)
-        if found and layer.weights:
-            blocks.setdefault(found[1], set()).add(found[2])
+        match = re.fullmatch(r"(block\d+[a-z])_(.+)", layer.name)
+        if match and layer.weights:
+            blocks.setdefault(match[1], set()).add(match[2])
     return blocks
 
 

@@ -1,7 +1,7 @@
-"""PyTorch weights files, without PyTorch.
+"""Reading PyTorch weights files without PyTorch.
 
-They are pickles, and unpickling runs code. The reader here can build tensors and nothing else: a
-file that asks for anything more is refused.
+They are pickles, and unpickling can execute code. This reader builds tensors and dictionaries only;
+a file that refers to anything else is rejected.
 """
 
 import io
@@ -19,7 +19,7 @@ from efftune.errors import DataError
 
 Tensors = Mapping[str, NDArray[Any]]
 
-_MAGIC = 0x1950A86A20F9469CFC6C
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _STORAGES = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
@@ -30,20 +30,20 @@ _STORAGES = {
 
 
 def read(content: bytes) -> Tensors:
-    """Read the tensors of a PyTorch file, of today's format or of that before PyTorch 1.6.
+    """Read the tensors of a PyTorch file, in the current format or that before PyTorch 1.6.
 
     Args:
-        content: the file's bytes: a dictionary of tensors, or one that holds such a dictionary as
+        content: the file's bytes: a dictionary of tensors, or one with such a dictionary under
             `state_dict`, `model` or `state_dict_ema`.
 
     Returns:
         Arrays by name, in the file's order.
 
     Raises:
-        DataError: not such a file, truncated, or one that holds more than tensors.
+        DataError: it is not a PyTorch file, is truncated, or contains other objects than tensors.
     """
     try:
-        entries, storage = _zipped(content) if content[:2] == b"PK" else _sequential(content)
+        entries, storage = _from_zip(content) if content[:2] == b"PK" else _from_pickles(content)
         for key in ("state_dict_ema", "state_dict", "model"):
             if isinstance(entries.get(key), Mapping):
                 entries = entries[key]
@@ -51,14 +51,14 @@ def read(content: bytes) -> Tensors:
         return {str(name): each.array(storage(each)) for name, each in tensors.items()}
     except DataError:
         raise
-    # A damaged pickle fails in as many ways as it has opcodes.
+    # A damaged pickle can raise almost any exception.
     except Exception as error:  # noqa: BLE001
         raise DataError(f"The PyTorch weights file is damaged: {error}.") from None
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor of which only the description was read yet."""
+    """A tensor whose description has been read, but not its values."""
 
     key: str
     dtype: np.dtype[Any]
@@ -67,11 +67,11 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def array(self, storage: NDArray[Any]) -> NDArray[Any]:
-        steps = zip(self.shape, self.strides, strict=True)
-        last = self.offset + sum((length - 1) * stride for length, stride in steps)
+        axes = zip(self.shape, self.strides, strict=True)
+        last = self.offset + sum((length - 1) * stride for length, stride in axes)
         if self.offset < 0 or min(self.shape + self.strides, default=0) < 0 or last >= len(storage):
             raise DataError(
-                "The PyTorch weights file is damaged: a tensor reaches beyond its data."
+                "The PyTorch weights file is damaged: a tensor extends beyond its data."
             )
         view = np.lib.stride_tricks.as_strided(
             storage[self.offset :],
@@ -84,20 +84,20 @@ class _Tensor:
 _Storage = Callable[[_Tensor], NDArray[Any]]
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler that knows tensors, dictionaries, and nothing else."""
+class _Unpickler(pickle.Unpickler):
+    """An unpickler that supports tensors and dictionaries only."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild
+            return _rebuilt_tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *_: tensor
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         raise DataError(
-            f"The PyTorch weights file asks for {module}.{name}, which is not a tensor."
+            f"The PyTorch weights file refers to {module}.{name}, which is not a tensor."
         )
 
     def persistent_load(self, reference: Any) -> tuple[str, np.dtype[Any]]:
@@ -105,7 +105,7 @@ class _Reader(pickle.Unpickler):
         return key, dtype
 
 
-def _rebuild(
+def _rebuilt_tensor(
     storage: tuple[str, np.dtype[Any]],
     offset: int,
     shape: tuple[int, ...],
@@ -116,31 +116,31 @@ def _rebuild(
     return _Tensor(key, dtype, offset, shape, strides)
 
 
-def _zipped(content: bytes) -> tuple[Mapping[str, Any], _Storage]:
-    """An archive with a pickle, `data.pkl`, and a file of raw numbers for each storage."""
+def _from_zip(content: bytes) -> tuple[Mapping[str, Any], _Storage]:
+    """A ZIP archive with a pickle, `data.pkl`, and a file of raw values for each storage."""
     archive = zipfile.ZipFile(io.BytesIO(content))
-    (pickled,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
-    folder = pickled.removesuffix("data.pkl")
+    (pickle_name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
+    folder = pickle_name.removesuffix("data.pkl")
 
     def storage(tensor: _Tensor) -> NDArray[Any]:
         return np.frombuffer(archive.read(f"{folder}data/{tensor.key}"), tensor.dtype)
 
-    return _Reader(io.BytesIO(archive.read(pickled))).load(), storage
+    return _Unpickler(io.BytesIO(archive.read(pickle_name))).load(), storage
 
 
-def _sequential(content: bytes) -> tuple[Mapping[str, Any], _Storage]:
-    """Pickles one after the other, then for each storage a count and as many numbers."""
+def _from_pickles(content: bytes) -> tuple[Mapping[str, Any], _Storage]:
+    """Consecutive pickles, followed by the number of values and the values of each storage."""
     stream = io.BytesIO(content)
-    if _Reader(stream).load() != _MAGIC:
+    if _Unpickler(stream).load() != _MAGIC_NUMBER:
         raise DataError("Not a PyTorch weights file.")
-    _protocol, _system = _Reader(stream).load(), _Reader(stream).load()
-    entries = _Reader(stream).load()
-    storages = _storages(stream, _Reader(stream).load(), _dtypes(entries))
+    _protocol, _system = _Unpickler(stream).load(), _Unpickler(stream).load()
+    entries = _Unpickler(stream).load()
+    storages = _storages(stream, _Unpickler(stream).load(), _dtypes(entries))
     return entries, lambda tensor: storages[tensor.key]
 
 
 def _dtypes(entries: Any) -> dict[str, np.dtype[Any]]:
-    """The type of each storage's numbers, wherever in nested dictionaries its tensors are."""
+    """The dtype of each storage, from the tensors in (nested) dictionaries."""
     if isinstance(entries, _Tensor):
         return {entries.key: entries.dtype}
     dtypes: dict[str, np.dtype[Any]] = {}
@@ -156,8 +156,8 @@ def _storages(
     for key in keys:
         count = int.from_bytes(stream.read(8), "little", signed=True)
         size = count * dtypes[key].itemsize
-        numbers = stream.read(size)
-        if count < 0 or len(numbers) != size:
+        values = stream.read(size)
+        if count < 0 or len(values) != size:
             raise DataError("The PyTorch weights file is truncated.")
-        storages[key] = np.frombuffer(numbers, dtypes[key])
+        storages[key] = np.frombuffer(values, dtypes[key])
     return storages

@@ -1,12 +1,16 @@
+import itertools
+from functools import cache
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from efftune.model import catalogue
+from efftune.model import architectures, catalogue
 
 # Big enough for everything that depends on a network's depth, and quick.
 SIZE = 64
+_seeds = itertools.count(1)
 LARGE = ("b5", "b6", "b7", "v2-m", "v2-l")
 
 
@@ -50,6 +54,16 @@ def shaken(model: keras.Model, seed: int = 0) -> keras.Model:
             kernel = random.normal(0, 1 / np.sqrt(fan_in), kernel.shape)
             layer.set_weights([kernel, *(random.normal(0, 0.3, each.shape) for each in biases)])
     return model
+
+
+@cache
+def _graph(name: str, copy: int) -> keras.Model:
+    return architectures.backbone(name, SIZE)
+
+
+def fresh(name: str, copy: int = 0) -> keras.Model:
+    """A backbone with random weights, other ones each time; only its graph is built once."""
+    return shaken(_graph(name, copy), seed=next(_seeds))
 
 
 def noise(count: int = 2, size: int = SIZE) -> np.ndarray:

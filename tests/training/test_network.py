@@ -12,6 +12,22 @@ from .conftest import weights
 CLASSES = 3
 
 
+@pytest.fixture(autouse=True)
+def eager():
+    """Run steps without tracing, which takes far longer than a step of a small network.
+
+    That they are traced right is tested with the stages.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 def network(backbone, *, block="block7a", name="upper", rate=0.01, steps=(20, 1), **choices):
     random = np.random.default_rng(0)
     head = (random.normal(0, 0.1, (1280, CLASSES)).astype(np.float32), np.zeros(3, np.float32))

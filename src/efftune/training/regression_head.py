@@ -94,7 +94,9 @@ def fit_components(features: Matrix) -> PrincipalComponents:
     """Fit at most `COMPONENTS` principal components to features, float32 (pictures, features)."""
     from sklearn.decomposition import PCA
 
-    pca = PCA(min(COMPONENTS, *features.shape), svd_solver="covariance_eigh").fit(features)
+    # The cost of the first depends on the number of features alone.
+    solver = "covariance_eigh" if len(features) > features.shape[1] // 4 else "full"
+    pca = PCA(min(COMPONENTS, *features.shape), svd_solver=solver).fit(features)
     scale = 1 / np.sqrt(max(pca.explained_variance_.sum() / features.shape[1], 1e-12))
     return PrincipalComponents(
         pca.mean_.astype(np.float32), (pca.components_.T * scale).astype(np.float32)

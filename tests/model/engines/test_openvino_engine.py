@@ -1,6 +1,8 @@
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import openvino as ov
@@ -21,6 +23,16 @@ def mean_network(precision="f32", made=None):
         return ov.Model([ops.reduce_mean(pixels, np.array([1, 2]))], [pixels])
 
     return Network(make, size=8, precision=precision)
+
+
+def test_network_is_released_after_its_runs():
+    network = mean_network()
+    for _ in range(2):
+        network.run(range(3), grey, lambda *_: None)
+    released = weakref.ref(network)
+    del network
+    gc.collect()
+    assert released() is None
 
 
 def grey(value, views=1):

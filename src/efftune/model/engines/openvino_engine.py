@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -150,20 +151,27 @@ class Network:
             while queued:
                 requests.add(*queued.popleft())
             requests.start()
+            requests.finish()
         finally:
             pool.shutdown(cancel_futures=True)
-            requests.wait()
-        requests.raise_failure()
+            requests.close()
 
 
 class _Requests(Generic[Item]):
-    """Asynchronous inference requests; the network is compiled when the first one starts."""
+    """Inference requests under way; the network is compiled when the first one starts.
+
+    Each runs in a thread that waits for it. `AsyncInferQueue` would need no threads, but it holds
+    its callback for good: each run would leak its compiled network.
+    """
 
     def __init__(self, network: Network, deliver: Callable[[Item, int, list[Any]], None]):
         self.network = network
         self.deliver = deliver
-        self.queue: Any = None
-        self.failure: Exception | None = None
+        # Twice as many requests as streams: while one is delivered, another is computed.
+        self.count = 2 * usable_processors()
+        self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="infer")
+        self.running: deque[Future[None]] = deque()
+        self.idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
         self.pending: list[tuple[Item, int, Pixels]] = []
 
     def add(self, item: Item, loaded: "Future[Pixels | None]") -> None:
@@ -179,32 +187,32 @@ class _Requests(Generic[Item]):
         """Start a request with the pending views, padded to a full batch with the last one."""
         if not self.pending:
             return
-        if self.queue is None:
-            self.queue = ov.AsyncInferQueue(self.network.compiled, 2 * usable_processors())
-            self.queue.set_callback(self.on_finished)
-        keys = [(item, number) for item, number, _ in self.pending]
-        views = [view for _, _, view in self.pending]
-        views += views[-1:] * (self.network.batch_size - len(views))
+        if not self.running:
+            compiled = self.network.compiled
+            for _ in range(self.count):
+                self.idle.put(compiled.create_infer_request())
+        if len(self.running) >= 2 * self.count:
+            self.running.popleft().result()
+        self.running.append(self.pool.submit(self.infer, self.pending))
         self.pending = []
-        self.queue.start_async({0: np.stack(views)}, keys)
-        self.raise_failure()
 
-    def on_finished(self, request: Any, keys: list[tuple[Item, int]]) -> None:
-        outputs = [tensor.data for tensor in request.output_tensors]
-        # An exception in this callback would end the process, so it is raised later.
+    def infer(self, pending: list[tuple[Item, int, Pixels]]) -> None:
+        views = [view for _, _, view in pending]
+        views += views[-1:] * (self.network.batch_size - len(views))
+        request = self.idle.get()
         try:
-            for i, (item, number) in enumerate(keys):
+            request.infer({0: np.stack(views)})
+            outputs = [tensor.data for tensor in request.output_tensors]
+            for i, (item, number, _) in enumerate(pending):
                 self.deliver(item, number, [output[i] for output in outputs])
-        except Exception as error:  # noqa: BLE001
-            self.failure = self.failure or error
+        finally:
+            self.idle.put(request)
 
-    def raise_failure(self) -> None:
-        if self.failure:
-            raise self.failure
+    def finish(self) -> None:
+        """Wait for all requests; raises the first exception of one."""
+        while self.running:
+            self.running.popleft().result()
 
-    def wait(self) -> None:
-        if self.queue is not None:
-            self.queue.wait_all()
-            # The queue holds its callback and this object holds the queue, a cycle that Python's
-            # garbage collector cannot see: the compiled network would never be released.
-            self.queue = None
+    def close(self) -> None:
+        """Wait for the requests under way; those that have not started are dropped."""
+        self.pool.shutdown(cancel_futures=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import keras
 import pytest
 from keras import ops
 
@@ -80,6 +81,22 @@ def looked_at(folder, pretrained):
 def given(looked_at, backbone):
     """What a stage is given, with the backbone as it was before any training."""
     return looked_at
+
+
+@pytest.fixture
+def eager():
+    """Run steps without tracing, which takes far longer than a step of a small network.
+
+    That they are traced right is tested with the stages.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def weights(backbone):

@@ -11,21 +11,7 @@ from .conftest import weights
 
 CLASSES = 3
 
-
-@pytest.fixture(autouse=True)
-def eager():
-    """Run steps without tracing, which takes far longer than a step of a small network.
-
-    That they are traced right is tested with the stages.
-    """
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 def network(backbone, *, block="block7a", name="upper", rate=0.01, steps=(20, 1), **choices):

@@ -130,7 +130,7 @@ def test_nothing_is_kept_where_nothing_trains_from_it(backbone, choices):
     assert (found.activation_bytes, found.place) == (0, "")
 
 
-def test_estimate_covers_every_phase(backbone, tmp_path, own_cache):
+def test_estimate_covers_every_phase(backbone, eager, tmp_path, own_cache):
     paths = sorted(fill(tmp_path / "photos", count=12).rglob("*.*g"))
     recipe = Recipe(image_size=32, unfreeze="block7", views=2, whole_epochs=1, batch_size=8)
     before = backbone.keras_model.get_weights()

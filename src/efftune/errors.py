@@ -9,6 +9,8 @@ EfftuneError
 import difflib
 from collections.abc import Iterable
 
+_MAX_LISTED = 40  # valid names in a message that suggests one of them
+
 
 class EfftuneError(Exception):
     """A mistake that the user can fix. The message says what is wrong and what to do."""
@@ -35,8 +37,9 @@ class BadImage(DataError):
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
-    """A UsageError for an unknown name, with the valid names and the closest match."""
+    """A UsageError for an unknown name, with the closest match, and the valid names if few."""
     names = list(valid)
     matches = difflib.get_close_matches(name, names, n=1)
     suggestion = f" Did you mean {matches[0]!r}?" if matches else ""
-    return UsageError(f"Unknown {kind} {name!r}.{suggestion} Choose from: {', '.join(names)}.")
+    listed = "" if matches and len(names) > _MAX_LISTED else f" Choose from: {', '.join(names)}."
+    return UsageError(f"Unknown {kind} {name!r}.{suggestion}{listed}")

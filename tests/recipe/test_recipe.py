@@ -1,3 +1,6 @@
+import copy
+import dataclasses
+import pickle
 import tomllib
 
 import pytest
@@ -42,6 +45,36 @@ def test_recipe_survives_toml(recipe):
 def test_impossible_choice_is_named(choices, words):
     with pytest.raises(UsageError, match=words):
         Recipe.named("quick", **choices)
+
+
+@pytest.mark.parametrize(
+    "choices", [{"head": {"epochs": 4}}, {"head.epochs": 4}, {"head_epochs": 4}, {"head": "…"}]
+)
+def test_setting_is_taken_by_name_or_section(choices):
+    if choices == {"head": "…"}:
+        choices = {"head": Recipe(head_epochs=4).head}
+    assert Recipe(**choices) == Recipe(head_epochs=4)
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"tunning": {"epochs": 3}}, "Unknown recipe setting 'tunning'. Did you mean 'tuning'"),
+        ({"tuning": {"epoch": 3}}, "Did you mean 'tuning.epochs'"),
+        ({"tuning": 3}, "Unknown recipe setting 'tuning'"),
+        ({"": {"seed": 3}}, "Unknown recipe setting ''"),
+    ],
+)
+def test_unknown_section_is_named_without_all_settings(choices, words):
+    with pytest.raises(UsageError, match=words) as error:
+        Recipe(**choices)
+    assert len(str(error.value)) < 100 or "Did you mean" not in str(error.value)
+
+
+def test_recipe_can_be_copied_replaced_and_pickled():
+    recipe = Recipe.named("thorough", unfreeze="block6", seed=3)
+    assert pickle.loads(pickle.dumps(recipe)) == copy.deepcopy(recipe) == recipe
+    assert dataclasses.replace(recipe, seed=4) == recipe.changed(seed=4)
 
 
 def test_unknown_recipe_is_named():
@@ -98,7 +131,7 @@ def test_share_of_errors_out_of_range_is_refused(given):
 def test_stages_follow_from_the_choices(choices, stages):
     recipe = Recipe(**choices)
     assert [stage.name for stage in recipe.stages] == stages
-    assert recipe.tunes == (stages != ["head"])
+    assert recipe.trains_by_gradient_descent == (stages != ["head"])
     if choices.get("epochs") == 7:
         assert recipe.stages[-1].epochs == 7
 
@@ -107,10 +140,10 @@ def test_stages_follow_from_the_choices(choices, stages):
     ("pictures", "epochs", "views"), [(10, 30, 15), (1259, 10, 9), (3068, 4, 3), (100_000, 3, 2)]
 )
 def test_few_pictures_are_seen_more_often(pictures, epochs, views):
-    decided = Recipe().decided(pictures)
+    decided = Recipe().resolved(pictures)
     assert (decided.tuning.epochs, decided.augmentation.views) == (epochs, views)
-    assert Recipe(epochs=2, views=7).decided(pictures).augmentation.views == 7
-    assert Recipe(augment="none").decided(pictures).augmentation.views == 0
+    assert Recipe(epochs=2, views=7).resolved(pictures).augmentation.views == 7
+    assert Recipe(augment="none").resolved(pictures).augmentation.views == 0
 
 
 @pytest.mark.parametrize(
@@ -134,12 +167,12 @@ def test_phases_that_are_none_are_refused(phases):
 
 def test_head_alone_by_gradient_descent_trains_something():
     recipe = Recipe.named("keras-example", phases=("head",), learning_rate=1e-3)
-    assert recipe.tunes
+    assert recipe.trains_by_gradient_descent
     recipe.require_effect()
 
 
 def test_public_example_has_its_own_numbers():
-    recipe = Recipe.named("keras-example").decided(12_000)
+    recipe = Recipe.named("keras-example").resolved(12_000)
     stages = [(stage.name, stage.epochs, stage.learning_rate) for stage in recipe.stages]
     assert stages == [("scratch", 40, 1e-3), ("head", 25, 1e-2), ("upper", 4, 1e-5)]
     assert (

@@ -88,8 +88,8 @@ def test_answers_are_mirrored_only_if_mirrored_pictures_are_known(lit, source):
     for folder, known in ((lit, False), (source, True)):
         plan, accuracy = decided(folder, augment="none", test_flip=True)
         assert "mirrored" in accuracy
-        assert plan.recipe.mirrors_answers is known
-        assert not decided(folder)[0].recipe.mirrors_answers
+        assert plan.recipe.averages_mirror_images is known
+        assert not decided(folder)[0].recipe.averages_mirror_images
 
 
 def test_views_cost_nothing_where_there_are_none(lit):

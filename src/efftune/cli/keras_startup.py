@@ -21,7 +21,7 @@ def importing_keras(recipe: Recipe, report: Progress) -> Progress:
     Returns:
         A progress callback that calls `report` and imports Keras in the phase `start`.
     """
-    if not recipe.tunes:
+    if not recipe.trains_by_gradient_descent:
         avoid_tensorflow()
         return report
 

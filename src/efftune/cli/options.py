@@ -12,7 +12,7 @@ import typer
 from annotated_types import Ge, Gt, Le, Lt
 
 from efftune.recipe.recipe import SETTINGS, Place
-from efftune.recipe.settings import gathered
+from efftune.recipe.settings import merged_choices
 
 Source = Annotated[
     str,
@@ -149,6 +149,7 @@ _PANELS = {
     "head": "Head",
     "augmentation": "Augmentation",
     "tuning": "Fine-tuning",
+    "scratch": "Training from scratch",
     "optimization": "Gradient descent",
     "evaluation": "Evaluation",
 }
@@ -191,7 +192,7 @@ def command(
             if settings:
                 config, assignments = arguments.pop("config"), arguments.pop("settings", None)
                 options = {key: arguments.pop(key) for key in settings}
-                arguments["choices"] = gathered(config, assignments or [], options)
+                arguments["choices"] = merged_choices(config, assignments or [], options)
             function(**arguments, output=output)
 
         parameters = [

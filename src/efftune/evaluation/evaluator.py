@@ -103,7 +103,7 @@ def _features(
     network: NetworkState, data: TrainingData, recipe: Recipe, timer: Timer
 ) -> dict[Split, Matrix]:
     """Features from the trained network for validation, test and the reference pictures."""
-    mirrored = recipe.mirrors_answers
+    mirrored = recipe.averages_mirror_images
     references = _references(data, recipe)
     paths = {split: data.paths[split] for split in HELD_OUT}
     paths["train"] = [data.paths["train"][i] for i in references]

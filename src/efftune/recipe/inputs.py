@@ -36,13 +36,13 @@ class General:
 
     name: Annotated[
         RecipeName,
-        Setting("The named recipe that all other settings start from.", "--recipe", head_only=True),
+        Setting("The named recipe that all other settings start from.", "--recipe"),
     ] = "balanced"
     seed: Annotated[
         int,
         Ge(0),
         Lt(2**32),
-        Setting("Random seed of splits, views, folds and training.", "--seed", head_only=True),
+        Setting("Random seed of splits, views, folds and training.", "--seed"),
     ] = 0
     phases: Annotated[
         tuple[Phase, ...],
@@ -53,7 +53,6 @@ class General:
             "fine-tunes from --unfreeze up.",
             "--phases",
             parse=_phases,
-            head_only=True,
         ),
     ] = ("head", "tune")
 
@@ -62,9 +61,9 @@ class General:
 class BackboneSettings:
     """The pretrained network and its input."""
 
-    model: Annotated[
-        str, Setting("A model, as `efftune models` lists it.", "--model", head_only=True)
-    ] = "efficientnet-lite0"
+    model: Annotated[str, Setting("A model, as `efftune models` lists it.", "--model")] = (
+        "efficientnet-lite0"
+    )
     weights: Annotated[
         str,
         Len(1),
@@ -72,7 +71,6 @@ class BackboneSettings:
             "imagenet, a weights file of the same model, or none for random weights, which "
             "require --recipe scratch.",
             "--weights",
-            head_only=True,
         ),
     ] = "imagenet"
     image_size: Annotated[
@@ -83,7 +81,6 @@ class BackboneSettings:
             "Side of the model's input square, in pixels.",
             "--image-size",
             "the model's native size",
-            head_only=True,
         ),
     ] = 0
     fit: Annotated[
@@ -92,7 +89,6 @@ class BackboneSettings:
             "How pictures are resized to squares: stretch ignores the aspect ratio, crop keeps the "
             "central square, pad adds grey bars.",
             "--fit",
-            head_only=True,
         ),
     ] = "crop"
 
@@ -104,17 +100,15 @@ class DataSettings:
     path_column: Annotated[
         str,
         Setting(
-            "The column with the paths or the pictures, if SOURCE has columns.",
-            "--path-column",
-            head_only=True,
+            "The column with the paths or the pictures, if SOURCE has columns.", "--path-column"
         ),
     ] = "path"
-    label_column: Annotated[
-        str, Setting("The column with the classes.", "--label-column", head_only=True)
-    ] = "label"
+    label_column: Annotated[str, Setting("The column with the classes.", "--label-column")] = (
+        "label"
+    )
     split_column: Annotated[
         str,
-        Setting("The column with the splits (optional).", "--split-column", head_only=True),
+        Setting("The column with the splits (optional).", "--split-column"),
     ] = "split"
     group_column: Annotated[
         str,
@@ -122,7 +116,6 @@ class DataSettings:
             "The column with the groups (optional), such as patients or videos. A group is never "
             "divided between splits.",
             "--group-column",
-            head_only=True,
         ),
     ] = "group"
     val_from: Annotated[
@@ -130,25 +123,16 @@ class DataSettings:
         Setting(
             "Where validation pictures come from if SOURCE has no val split: a part of train; or, "
             "as in the public Keras example, all of test, which makes the test score optimistic, "
-            "because the best epoch is selected on it.",
-            head_only=True,
+            "because the best epoch is selected on it."
         ),
     ] = "train"
     val_fraction: Annotated[
         _SplitShare,
-        Setting(
-            "Share of the pictures for validation, if SOURCE has no val split.",
-            "--val",
-            head_only=True,
-        ),
+        Setting("Share of the pictures for validation, if SOURCE has no val split.", "--val"),
     ] = 0.15
     test_fraction: Annotated[
         _SplitShare,
-        Setting(
-            "Share of the pictures for testing, if SOURCE has no test split.",
-            "--test",
-            head_only=True,
-        ),
+        Setting("Share of the pictures for testing, if SOURCE has no test split.", "--test"),
     ] = 0.15
     leaks: Annotated[
         Literal["report", "drop", "keep"],
@@ -156,7 +140,6 @@ class DataSettings:
             "What to do with val and test pictures that have a copy in an earlier split: report "
             "scores with and without them, drop them, or keep them as normal pictures.",
             "--leaks",
-            head_only=True,
         ),
     ] = "report"
     labels: Annotated[
@@ -165,14 +148,12 @@ class DataSettings:
             "A labels.csv with decisions from `efftune review`. SOURCE itself is not changed.",
             "--labels",
             "none",
-            head_only=True,
         ),
     ] = ""
     missing_classes: Annotated[
         Literal["refuse", "allow"],
         Setting(
             "Whether to stop if a class is missing from a split, or to continue as long as every "
-            "class has training pictures.",
-            head_only=True,
+            "class has training pictures."
         ),
     ] = "refuse"

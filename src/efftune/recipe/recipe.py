@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_type_hints
 
@@ -30,7 +30,6 @@ MOST_EPOCHS = 30  # maximum, for small ones
 MOST_VIEWS = 15  # maximum of automatic cached views per picture
 
 SECTIONS: dict[str, type[Any]] = {
-    "": General,
     "backbone": BackboneSettings,
     "data": DataSettings,
     "head": HeadSettings,
@@ -53,7 +52,7 @@ class Place(NamedTuple):
 
 
 def _places() -> Iterator[tuple[str, Place]]:
-    for section, kind in SECTIONS.items():
+    for section, kind in [("", General), *SECTIONS.items()]:
         hints = get_type_hints(kind, include_extras=True)
         for each in fields(kind):
             (setting,) = (x for x in hints[each.name].__metadata__ if isinstance(x, Setting))
@@ -62,6 +61,15 @@ def _places() -> Iterator[tuple[str, Place]]:
 
 
 SETTINGS: dict[str, Place] = dict(_places())
+_KEYS = {key: key for key in SETTINGS} | {
+    f"{place.section}.{place.name}": key for key, place in SETTINGS.items() if place.section
+}
+# Settings that have no effect if only the head is fitted.
+_FINE_TUNING = {
+    key
+    for key, place in SETTINGS.items()
+    if place.section in ("augmentation", "tuning", "optimization")
+} - {"unfreeze", "class_weights"} | {"head_start", "test_flip"}
 
 
 @dataclass(frozen=True)
@@ -109,17 +117,12 @@ class Recipe:
 
     def __init__(self, **choices: Any):
         values = _validated(flat(choices))
-        for section, kind in SECTIONS.items():
-            made = kind(
-                **{
-                    place.name: values[key]
-                    for key, place in SETTINGS.items()
-                    if place.section == section and key in values
-                }
-            )
-            parts = {section: made} if section else vars(made)
-            for name, value in parts.items():
-                object.__setattr__(self, name, value)
+        parts: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
+        for key, value in values.items():
+            parts[SETTINGS[key].section][SETTINGS[key].name] = value
+        sections = {section: kind(**parts[section]) for section, kind in SECTIONS.items()}
+        for name, value in (vars(General(**parts[""])) | sections).items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def named(cls, name: str, /, **choices: Any) -> "Recipe":
@@ -172,13 +175,13 @@ class Recipe:
         wanted = {"none": (), "all": (whole,)}.get(tuning.unfreeze, (upper, whole))
         return (*stages, *(stage for stage in wanted if stage.epochs))
 
-    def decided(self, pictures: int) -> "Recipe":
+    def resolved(self, pictures: int) -> "Recipe":
         """The same recipe with automatic `epochs` and `views` replaced by numbers.
 
         Args:
             pictures: number of training pictures.
         """
-        if not self.tunes:
+        if not self.trains_by_gradient_descent:
             return self
         tuning, augmentation = self.tuning, self.augmentation
         enough = math.ceil(tuning.steps / max(1, pictures // self.optimization.batch_size))
@@ -189,14 +192,16 @@ class Recipe:
         return self.changed(epochs=epochs, views=0 if augmentation.augment == "none" else views)
 
     @property
-    def mirrors_answers(self) -> bool:
+    def averages_mirror_images(self) -> bool:
         """Whether predictions are the mean over a picture and its mirror image."""
         return (
-            self.evaluation.test_flip and self.tunes and self.augmentation.flip in {"yes", "both"}
+            self.evaluation.test_flip
+            and self.trains_by_gradient_descent
+            and self.augmentation.flip in {"yes", "both"}
         )
 
     @property
-    def views_shown(self) -> tuple[Strength, Flip]:
+    def view_settings(self) -> tuple[Strength, Flip]:
         """Strength and flip of the augmented views; defaults where they are still `auto`.
 
         `auto` is resolved before a network is trained.
@@ -209,12 +214,12 @@ class Recipe:
                 return strength, flip
 
     @property
-    def tunes(self) -> bool:
+    def trains_by_gradient_descent(self) -> bool:
         """Whether anything is trained by gradient descent, not only the head by regression."""
         return self.head.epochs > 0 or self.stages[-1].name != "head"
 
     @property
-    def draws(self) -> bool:
+    def draws_example_plots(self) -> bool:
         """Whether the run also writes the plots of the public Keras example."""
         return "scratch" in self.phases or self.head.epochs > 0
 
@@ -229,13 +234,9 @@ class Recipe:
             raise UsageError("Random weights must be trained from scratch: use --recipe scratch.")
         if "tune" in self.phases and "head" not in self.phases:
             raise UsageError("Phase tune requires the head from phase head: add head to --phases.")
-        usual, mine = Recipe.named(self.name).settings, self.settings
-        idle = sorted(
-            key
-            for key, place in SETTINGS.items()
-            if not place.setting.head_only and mine[key] != usual[key]
-        )
-        if idle and not self.tunes:
+        defaults, settings = Recipe.named(self.name).settings, self.settings
+        idle = sorted(key for key in _FINE_TUNING if settings[key] != defaults[key])
+        if idle and not self.trains_by_gradient_descent:
             raise UsageError(
                 f"{idle[0]} would have no effect: only the head is trained. Omit it, or fine-tune "
                 "more, for example with --unfreeze block5."
@@ -272,28 +273,21 @@ def flat(choices: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by name, without sections.
 
     Args:
-        choices: settings by name, by section (a mapping each), or as `section.name`; later ones
-            take precedence.
+        choices: settings by name, by section (a mapping or the section itself), or as
+            `section.name`; later ones take precedence.
 
     Raises:
         UsageError: there is no such setting.
     """
-    by_place = {(place.section, place.name): key for key, place in SETTINGS.items()}
     found: dict[str, Any] = {}
     for name, value in choices.items():
-        section, _, rest = name.rpartition(".")
-        if name in SECTIONS and isinstance(value, Mapping):
-            parts = {(name, key): each for key, each in value.items()}
-        elif section or name not in SETTINGS:
-            parts = {(section, rest): value}
-        else:
-            found[name] = value
-            continue
-        for (of, key), each in parts.items():
-            if (of, key) not in by_place:
-                known = [*SETTINGS, *(f"{a}.{b}" for a, b in by_place if a)]
-                raise unknown_name("recipe setting", f"{of}.{key}" if of else key, known)
-            found[by_place[of, key]] = each
+        fields = vars(value) if name in SECTIONS and is_dataclass(value) else value
+        inside = name in SECTIONS and isinstance(fields, Mapping)
+        parts = {f"{name}.{key}": each for key, each in fields.items()} if inside else {name: value}
+        for part, each in parts.items():
+            if part not in _KEYS:
+                raise unknown_name("recipe setting", part, [*_KEYS, *SECTIONS])
+            found[_KEYS[part]] = each
     return found
 
 
@@ -313,8 +307,8 @@ def _validated(choices: Mapping[str, Any]) -> dict[str, Any]:
             parsed = place.setting.parse(value) if place.setting.parse else value
             values[key] = _adapter(key).validate_python(parsed)
         except ValueError as error:  # includes pydantic's ValidationError
-            told = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
-            problems.append(f"{key} = {value!r}: {told}")
+            reason = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
+            problems.append(f"{key} = {value!r}: {reason}")
     if problems:
         raise UsageError("The recipe is invalid. " + "; ".join(problems) + ".")
     return values

@@ -16,7 +16,6 @@ class Setting:
         key: name of the setting without its section, if different from the field: for keyword
             arguments, `--set`, and settings files without sections.
         parse: converts user input to a value; raises ValueError with a remedy.
-        head_only: whether the setting has an effect even if only the head is fitted.
     """
 
     help: str
@@ -24,4 +23,3 @@ class Setting:
     default: str = ""
     key: str = ""
     parse: Callable[[Any], Any] | None = None
-    head_only: bool = False

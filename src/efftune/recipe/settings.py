@@ -9,7 +9,7 @@ from efftune.errors import UsageError
 from efftune.recipe.recipe import flat
 
 
-def choices_in(path: Path) -> Mapping[str, Any]:
+def read_choices(path: Path) -> Mapping[str, Any]:
     """The settings in a TOML file.
 
     Raises:
@@ -23,7 +23,7 @@ def choices_in(path: Path) -> Mapping[str, Any]:
         raise UsageError(f"{path} is not a TOML file: {error}.") from None
 
 
-def gathered(
+def merged_choices(
     config: Path | None, settings: Sequence[str], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Merge settings from a file, `KEY=VALUE` arguments and options; later sources take precedence.
@@ -37,7 +37,7 @@ def gathered(
         UsageError: the file is invalid, an argument does not have that form, or a setting does not
             exist.
     """
-    choices = flat(choices_in(config)) if config else {}
+    choices = flat(read_choices(config)) if config else {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():

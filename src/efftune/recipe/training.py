@@ -43,18 +43,13 @@ class HeadSettings:
         Setting(
             "Candidate strengths of the L2 penalty, as scikit-learn's C: larger is weaker.",
             key="head_strengths",
-            head_only=True,
         ),
     ] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     folds: Annotated[
         int,
         Ge(2),
         Le(20),
-        Setting(
-            "Folds of the cross-validation that selects among them.",
-            key="head_folds",
-            head_only=True,
-        ),
+        Setting("Folds of the cross-validation that selects among them.", key="head_folds"),
     ] = 3
     epochs: Annotated[
         _Epochs,
@@ -63,16 +58,11 @@ class HeadSettings:
             "picture; 0 fits a logistic regression instead, which is better and faster.",
             "--head-epochs",
             key="head_epochs",
-            head_only=True,
         ),
     ] = 0
     learning_rate: Annotated[
         _Rate,
-        Setting(
-            "Learning rate of the head's gradient descent.",
-            key="head_learning_rate",
-            head_only=True,
-        ),
+        Setting("Learning rate of the head's gradient descent.", key="head_learning_rate"),
     ] = 1e-2
     start: Annotated[
         Literal["regression", "random"],
@@ -132,7 +122,6 @@ class TuningSettings:
             "block of the last stage), all or none.",
             "--unfreeze",
             parse=_block,
-            head_only=True,
         ),
     ] = "block5"
     epochs: Annotated[
@@ -180,11 +169,11 @@ class ScratchSettings:
         int,
         Ge(1),
         Le(10_000),
-        Setting("Epochs of training from random weights.", key="scratch_epochs", head_only=True),
+        Setting("Epochs of training from random weights.", key="scratch_epochs"),
     ] = 40
     learning_rate: Annotated[
         _Rate,
-        Setting("Peak learning rate of that stage.", key="scratch_learning_rate", head_only=True),
+        Setting("Peak learning rate of that stage.", key="scratch_learning_rate"),
     ] = 2e-3
 
 
@@ -223,7 +212,6 @@ class OptimizationSettings:
         Setting(
             "Class weights in the loss; balanced gives all classes the same total weight.",
             "--class-weights",
-            head_only=True,
         ),
     ] = "none"
     ema: Annotated[
@@ -263,6 +251,5 @@ class EvaluationSettings:
             "confident ones are flagged unsure.",
             "--max-error",
             parse=_share,
-            head_only=True,
         ),
     ] = 0.02

@@ -56,7 +56,7 @@ def draw(
     _grid(folder / "plots" / "samples.png", samples, titles)
     digest = hashlib.sha256(contents[0]).digest()
     views = [
-        augmentation.plan(recipe.seed, digest, number, *recipe.views_shown)
+        augmentation.plan(recipe.seed, digest, number, *recipe.view_settings)
         for number in range(1, _SAMPLES + 1)
     ]
     augmented = [augmentation.apply(samples[0], view) for view in views]

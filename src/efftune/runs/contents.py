@@ -73,7 +73,7 @@ class RunContents:
             (self.result.head.kernel, self.result.head.bias),
             self.examples.class_names,
             self.result.uncertainty,
-            mirrored=self._recipe.mirrors_answers,
+            mirrored=self._recipe.averages_mirror_images,
         )
 
     def _write_tables(self, folder: Path) -> None:
@@ -97,7 +97,7 @@ class RunContents:
         test = next(each for each in self.result.predictions if each.split == "test")
         thumbnails.write(folder, classifier, test, self.result.suspects, timer.count)
         plots.draw_evaluation(folder, self.result.evaluation)
-        if recipe.draws:
+        if recipe.draws_example_plots:
             titles = [names[i] for i in self.data.labels["train"]]
             plots.draw(folder, self.data.paths["train"], titles, recipe, size)
             files.write(folder / "model.txt", classifiers.summary(folder))
@@ -115,7 +115,7 @@ class RunContents:
                 "name": backbone.entry.name,
                 "image_size": backbone.image_size,
                 "fit": recipe.backbone.fit,
-                "test_flip": recipe.mirrors_answers,
+                "test_flip": recipe.averages_mirror_images,
                 "weights": backbone.weights,
             },
             "recipe": recipe.name,

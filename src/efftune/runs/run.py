@@ -22,7 +22,7 @@ from efftune.model import uncertainty as uncertainties
 from efftune.model.classifier import Classifier
 from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.recipe import Recipe
-from efftune.recipe.settings import choices_in
+from efftune.recipe.settings import read_choices
 from efftune.report import comparison_plot, explanation_images, report, review
 from efftune.report.explanation_images import ExplanationFile
 from efftune.system import files
@@ -58,7 +58,7 @@ class Run:
         folder = files.user_path(folder)
         record = _record(folder)
         try:
-            recipe = Recipe().changed(**choices_in(folder / "recipe.toml"))
+            recipe = Recipe().changed(**read_choices(folder / "recipe.toml"))
             metrics_json = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
             evaluation = Evaluation.from_dict(metrics_json)
         except (OSError, ValueError, KeyError, TypeError, UsageError) as error:

@@ -102,7 +102,7 @@ class DecodedImages:
                 # Numbered after the cached views, so that the network has not seen these yet.
                 number = recipe.head.epochs + int(recipe.augmentation.views) + epoch
                 digest = self._digests[picture]
-                plan = augmentation.plan(recipe.seed, digest, number, *recipe.views_shown)
+                plan = augmentation.plan(recipe.seed, digest, number, *recipe.view_settings)
                 batch[i] = augmentation.apply(batch[i], plan)
 
 

@@ -58,7 +58,7 @@ def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
             "so these pictures differ a lot from ImageNet's: --recipe thorough or a lower "
             "--unfreeze may gain more"
         )
-    if last.stage == "head" and not recipe.tunes and frozen < 1 - _LARGE_GAIN:
+    if last.stage == "head" and not recipe.trains_by_gradient_descent and frozen < 1 - _LARGE_GAIN:
         sentences.append(
             "only the head was trained; --recipe balanced also trains blocks of the network"
         )

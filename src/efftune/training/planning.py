@@ -92,7 +92,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
         UsageError: the backbone has no such block, or the disk has no space for the decoded
             pictures, the features or the activations of any block.
     """
-    recipe = recipe.decided(pictures["train"])
+    recipe = recipe.resolved(pictures["train"])
     decoded_bytes = 0
     if any(stage.block == "pixels" for stage in recipe.stages):
         decoded_bytes = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
@@ -174,7 +174,7 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
             seconds["decode"] = (train + plan.pictures["val"]) * _decode_seconds(paths, backbone)
         if stage.name != "head":
             seconds[stage.name] = _stage_seconds(stage, backbone, plan)
-    if recipe.tunes:
+    if recipe.trains_by_gradient_descent:
         seconds["evaluate"] = (held_out + min(train, REFERENCES)) * exact
     return {phase: round(elapsed, 1) for phase, elapsed in seconds.items()}
 
@@ -190,7 +190,7 @@ def _view_count(stage: Stage, recipe: Recipe) -> int:
 def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
     """Extraction settings of a plan: float32 if `exact`, else the CPU's fastest precision."""
     recipe = plan.recipe
-    strength, flip = recipe.views_shown
+    strength, flip = recipe.view_settings
     return ExtractionSettings(
         fit=recipe.backbone.fit,
         precision="f32" if exact else fastest_precision(),
@@ -270,7 +270,7 @@ def _optimization_notes(recipe: Recipe, pictures: int) -> list[str]:
         )
     batch_size = recipe.optimization.batch_size
     steps = pictures // batch_size
-    if recipe.tunes and steps < _FEW_STEPS < pictures:
+    if recipe.trains_by_gradient_descent and steps < _FEW_STEPS < pictures:
         notes.append(
             f"a batch size of {batch_size} leaves {max(1, steps)} step(s) per epoch; with so few "
             "pictures a smaller one, such as --batch-size 16, trains better"

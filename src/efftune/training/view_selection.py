@@ -40,10 +40,10 @@ def choose_views(
         pictures (`plain`) and on each kind of view tried (`standard`, `light`, `mirrored`).
     """
     recipe = plan.recipe
-    if not recipe.tunes:
+    if not recipe.trains_by_gradient_descent:
         return plan, {}
     accuracy = {}
-    strength, flip = recipe.views_shown
+    strength, flip = recipe.view_settings
     augment: Augment = "none" if recipe.augmentation.augment == "none" else strength
     if head.strength is not None:
         check = _RecognitionCheck(plan, backbone, head, data)

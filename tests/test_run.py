@@ -4,7 +4,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import partial
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,7 +109,12 @@ def test_loaded_classifier_predicts_the_stored_probabilities(finished_run, sourc
     assert np.abs(probabilities - stored).max() <= 1e-4
 
 
-def keras_alone(model, pixels, tmp_path):
+def by_keras_here(model, pixels):
+    """Probabilities by the Keras model."""
+    return keras.ops.convert_to_numpy(keras.saving.load_model(model)(pixels.astype(np.float32)))
+
+
+def keras_alone(tmp_path, model, pixels):
     """Probabilities by plain Keras in a new process that does not import efftune."""
     np.save(tmp_path / "pixels.npy", pixels)
     script = (
@@ -128,7 +135,7 @@ def test_plain_keras_predicts_the_stored_probabilities(finished_run, source, tmp
     names = json.loads((finished_run.folder / "classes.json").read_text())
     paths = [source / row["path"] for row in rows]
     pixels = np.stack([images.decode(images.read(path), 32, "crop") for path in paths])
-    by_keras = keras_alone(finished_run.folder / "model.keras", pixels, tmp_path)
+    by_keras = keras_alone(tmp_path, finished_run.folder / "model.keras", pixels)
     stored = [[float(row[f"p_{name}"]) for name in names] for row in rows]
     assert np.abs(by_keras - stored).max() <= 1e-4
 
@@ -154,8 +161,11 @@ def test_fine_tuning_is_recorded_stage_by_stage(tuned_run):
     assert tuned_run.evaluation.test.accuracy == 1
 
 
-def assert_same_predictions(run, source, place):
-    """Stored, Keras and OpenVINO probabilities agree; returns paths and stored probabilities."""
+def assert_same_predictions(run, source, by_keras):
+    """Stored, Keras and OpenVINO probabilities agree; returns paths and stored probabilities.
+
+    `by_keras` gives Keras' probabilities, from a model file and pixels.
+    """
     rows = table(run.folder / "predictions.csv")
     names = json.loads((run.folder / "classes.json").read_text())
     paths = [source / row["path"] for row in rows]
@@ -163,16 +173,15 @@ def assert_same_predictions(run, source, place):
     pixels = np.stack(
         [images.decode(images.read(path), 32, run.recipe.backbone.fit) for path in paths]
     )
-    by_keras = keras_alone(run.folder / "model.keras", pixels, place)
-    assert np.abs(by_keras - stored).max() <= 1e-4
+    assert np.abs(by_keras(run.folder / "model.keras", pixels) - stored).max() <= 1e-4
     by_openvino, _ = efftune.load(run.folder).probabilities(paths)
     assert np.abs(by_openvino - stored).max() <= 1e-6
     return paths, stored
 
 
-def test_fine_tuned_model_predicts_the_same_everywhere(tuned_run, finished_run, source, tmp_path):
+def test_fine_tuned_model_predicts_the_same_everywhere(tuned_run, finished_run, source):
     """All formats hold the trained weights."""
-    paths, stored = assert_same_predictions(tuned_run, source, tmp_path)
+    paths, stored = assert_same_predictions(tuned_run, source, by_keras_here)
     assert np.abs(finished_run.classifier.probabilities(paths)[0] - stored).max() > 1e-3
 
 
@@ -208,7 +217,7 @@ def test_averaging_over_mirror_images_is_the_same_everywhere(source, tmp_path):
     choices = {**TUNED, "epochs": 2, "test_flip": True}
     run = efftune.train(source, run=tmp_path / "run", **choices)
     assert run.record["model"]["test_flip"]
-    paths, stored = assert_same_predictions(run, source, tmp_path)
+    paths, stored = assert_same_predictions(run, source, partial(keras_alone, tmp_path))
     (tmp_path / "mirrored").mkdir()
     mirrored = [tmp_path / "mirrored" / f"{i}.png" for i in range(len(paths))]
     for path, mirror in zip(paths, mirrored, strict=True):
@@ -250,7 +259,7 @@ def test_public_example_runs_step_for_step(source, tmp_path):
         with Image.open(run.folder / "plots" / f"{name}.png") as drawn:
             assert min(drawn.size) > 300
     assert "block7a_project_conv" in (run.folder / "model.txt").read_text()
-    assert_same_predictions(run, source, tmp_path)
+    assert_same_predictions(run, source, partial(keras_alone, tmp_path))
     # The weights from scratch are discarded if pretrained weights are fine-tuned afterwards.
     assert run.record["model"]["weights"].startswith("sha256:")
     pretrained = Backbone("efficientnet-lite0", 32).keras_model.get_layer("stem_conv")
@@ -273,7 +282,7 @@ def test_other_families_train_from_a_weights_file(name, source, tmp_path):
     )
     assert run.record["model"]["weights"] == f"sha256:{files.sha256(tmp_path / 'mine.weights.h5')}"
     assert [stage["name"] for stage in run.record["stages"]] == ["upper"]
-    assert_same_predictions(run, source, tmp_path)
+    assert_same_predictions(run, source, partial(keras_alone, tmp_path))
 
 
 @pytest.mark.long
@@ -282,7 +291,7 @@ def test_phases_of_the_public_example_can_be_picked(source, tmp_path):
     run = efftune.train(source, recipe="keras-example", run=tmp_path / "run", **choices)
     assert [row["stage"] for row in table(run.folder / "history.csv")] == ["head"] * 2
     assert run.record["stages"][0]["rolled_back"] is False
-    assert_same_predictions(run, source, tmp_path)
+    assert_same_predictions(run, source, partial(keras_alone, tmp_path))
 
 
 def test_picture_that_vanishes_during_training_is_named(tmp_path):
@@ -436,7 +445,7 @@ def test_quick_reaches_its_documented_accuracy_on_real_photos(clothing, tmp_path
     pixels = np.stack(
         [images.decode(images.read(path), 224, run.recipe.backbone.fit) for path in paths]
     )
-    by_keras = keras_alone(run.folder / "model.keras", pixels, tmp_path)
+    by_keras = keras_alone(tmp_path, run.folder / "model.keras", pixels)
     stored = [[float(row[f"p_{name}"]) for name in names] for row in rows]
     assert np.abs(by_keras - stored).max() <= 1e-4
     outputs = run.classifier.outputs(paths)

@@ -17,11 +17,11 @@ LARGE = ("b5", "b6", "b7", "v2-m", "v2-l")
 SMALLEST = ("-lite0", "efficientnet-b0", "v2-b0")  # of each family
 
 
-def each(names):
+def each(names, smallest=SMALLEST):
     """Names as parameters of a test; all but the smallest marked, and the largest as slow."""
 
     def marks(name):
-        if name.endswith(SMALLEST):
+        if name.endswith(smallest):
             return []
         slow = [pytest.mark.slow] if name.endswith(LARGE) else []
         return [pytest.mark.variant, *slow]

@@ -3,10 +3,11 @@ import pytest
 from keras import ops
 
 from efftune.errors import UsageError
+from efftune.model import catalogue
 from efftune.model.backbone import Backbone
 from efftune.model.engines.openvino_engine import Network
 
-from .conftest import distance, every_variant, shaken
+from .conftest import distance, each, shaken
 
 
 def output(backbone):
@@ -33,7 +34,7 @@ def test_kept_conversion_needs_no_keras_model(own_cache):
     assert "keras_model" not in vars(again)
 
 
-@every_variant
+@pytest.mark.parametrize("name", each((row.name for row in catalogue.MODELS), ("-lite0",)))
 def test_lower_and_upper_part_are_the_whole_at_every_block(name):
     backbone = Backbone(name, 40, weights="none")
     shaken(backbone.keras_model)

@@ -18,14 +18,13 @@ from efftune.model.classifier import Classifier
 from efftune.model.engines import openvino_engine
 from efftune.recipe.recipe import Recipe
 from efftune.report import plots, thumbnails
+from efftune.runs.run import RECORD
 from efftune.system import files, machine
 from efftune.system.progress import Timer
 from efftune.training import history, validation
 from efftune.training.fine_tuning import TrainingResult
 from efftune.training.planning import Plan
 from efftune.training.training_data import TrainingData
-
-RECORD = "run.json"
 
 
 @dataclass(frozen=True)

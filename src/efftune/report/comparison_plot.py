@@ -45,7 +45,7 @@ def draw(comparison: Comparison, path: Path) -> None:
     try:
         plots.save(figure, path)
     except OSError as error:
-        raise UsageError(f"Cannot write {path}: {error.strerror}. Name another file.") from None
+        raise UsageError(f"Cannot write {path}: {error.strerror}. Choose another file.") from None
 
 
 def _name(run: ComparedRun) -> str:

@@ -140,7 +140,7 @@ def write(explanation: Explanation, path: Path) -> None:
             plots.save(figure, path)
         except OSError as error:
             raise UsageError(
-                f"Cannot write {path}: {error.strerror}. Name another folder."
+                f"Cannot write {path}: {error.strerror}. Choose another folder."
             ) from None
 
 

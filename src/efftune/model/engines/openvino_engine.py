@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -78,6 +78,7 @@ class Network:
         size: side of the input square, in pixels.
         precision: inference precision; weights are float32 in either case.
         batch_size: number of views per request.
+        idle: requests that are not under way; later runs use them again.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Network:
         self.batch_size = _BATCH_SIZES[precision]
         self._load_model = load_model
         self._dtypes = dtypes
+        self.idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
 
     @cached_property
     def compiled(self) -> ov.CompiledModel:
@@ -171,7 +173,6 @@ class _Requests(Generic[Item]):
         self.count = 2 * usable_processors()
         self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="infer")
         self.running: deque[Future[None]] = deque()
-        self.idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
         self.pending: list[tuple[Item, int, Pixels]] = []
 
     def add(self, item: Item, loaded: "Future[Pixels | None]") -> None:
@@ -187,10 +188,7 @@ class _Requests(Generic[Item]):
         """Start a request with the pending views, padded to a full batch with the last one."""
         if not self.pending:
             return
-        if not self.running:
-            compiled = self.network.compiled
-            for _ in range(self.count):
-                self.idle.put(compiled.create_infer_request())
+        self.network.compiled  # noqa: B018  (compiled here, not in several threads at once)
         if len(self.running) >= 2 * self.count:
             self.running.popleft().result()
         self.running.append(self.pool.submit(self.infer, self.pending))
@@ -199,14 +197,17 @@ class _Requests(Generic[Item]):
     def infer(self, pending: list[tuple[Item, int, Pixels]]) -> None:
         views = [view for _, _, view in pending]
         views += views[-1:] * (self.network.batch_size - len(views))
-        request = self.idle.get()
+        try:
+            request = self.network.idle.get_nowait()
+        except Empty:
+            request = self.network.compiled.create_infer_request()
         try:
             request.infer({0: np.stack(views)})
             outputs = [tensor.data for tensor in request.output_tensors]
             for i, (item, number, _) in enumerate(pending):
                 self.deliver(item, number, [output[i] for output in outputs])
         finally:
-            self.idle.put(request)
+            self.network.idle.put(request)
 
     def finish(self) -> None:
         """Wait for all requests; raises the first exception of one."""

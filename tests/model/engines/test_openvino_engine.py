@@ -35,6 +35,30 @@ def test_network_is_released_after_its_runs():
     assert released() is None
 
 
+def test_later_runs_use_the_same_request():
+    network = mean_network()
+    for _ in range(3):
+        network.run([1], grey, lambda *_: None)
+    assert network.idle.qsize() == 1
+
+
+def test_network_can_run_in_several_threads_at_once():
+    network, results = mean_network(), {}
+
+    def run(first):
+        def deliver(i, _number, outputs):
+            results[i] = outputs[0][0].item()
+
+        network.run(range(first, first + 20), grey, deliver)
+
+    threads = [threading.Thread(target=run, args=(first,)) for first in (0, 20, 40, 60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {i: i for i in range(80)}
+
+
 def grey(value, views=1):
     return np.full((views, 8, 8, 3), value, np.uint8)
 

@@ -34,11 +34,12 @@ def disc_run(shared_place, cache):
     """A run on pictures whose class is the colour of a small thing in them."""
     folder = shared_place / "discs"
     with made_once(folder) as missing:
-        for number, (name, colour) in enumerate(DISCS.items() if missing else ()):
-            (folder / name).mkdir(parents=True)
-            for i in range(14):
-                picture, _ = disc(colour, 100 * number + i)
-                picture.save(folder / name / f"{i}.png")
+        if missing:
+            for number, (name, colour) in enumerate(DISCS.items()):
+                (folder / name).mkdir(parents=True)
+                for i in range(14):
+                    picture, _ = disc(colour, 100 * number + i)
+                    picture.save(folder / name / f"{i}.png")
     run = shared_place / "disc run"
     return trained_once(folder, run, cache, recipe="quick", image_size=SIDE)
 

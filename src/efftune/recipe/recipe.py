@@ -285,6 +285,11 @@ def flat(choices: Mapping[str, Any]) -> dict[str, Any]:
         inside = name in SECTIONS and isinstance(fields, Mapping)
         parts = {f"{name}.{key}": each for key, each in fields.items()} if inside else {name: value}
         for part, each in parts.items():
+            if part in SECTIONS:
+                raise UsageError(
+                    f"{part} is a section of settings, not a setting: set one of it, such as "
+                    f"{next(key for key in _KEYS if key.startswith(f'{part}.'))}."
+                )
             if part not in _KEYS:
                 raise unknown_name("recipe setting", part, [*_KEYS, *SECTIONS])
             found[_KEYS[part]] = each

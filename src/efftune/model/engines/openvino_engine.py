@@ -156,7 +156,7 @@ class Network:
             requests.finish()
         finally:
             pool.shutdown(cancel_futures=True)
-            requests.close()
+            requests.pool.shutdown(cancel_futures=True)
 
 
 class _Requests(Generic[Item]):
@@ -213,7 +213,3 @@ class _Requests(Generic[Item]):
         """Wait for all requests; raises the first exception of one."""
         while self.running:
             self.running.popleft().result()
-
-    def close(self) -> None:
-        """Wait for the requests under way; those that have not started are dropped."""
-        self.pool.shutdown(cancel_futures=True)

@@ -135,6 +135,42 @@ def test_loading_goes_on_in_several_threads():
     assert threading.get_ident() not in threads
 
 
+def test_outputs_are_delivered_in_order_by_the_thread_that_runs_the_network():
+    delivered = []
+    mean_network().run(
+        range(20), grey, lambda i, _n, _out: delivered.append((i, threading.get_ident()))
+    )
+    assert delivered == [(i, threading.get_ident()) for i in range(20)]
+
+
+FIRST_ARRAY = """
+import builtins, sys
+from pathlib import Path
+import numpy as np
+from efftune.model.engines.openvino_engine import Network, read
+
+network = Network(lambda: read(Path(sys.argv[1])), size=8)
+network.compiled  # converts no array
+original = builtins.__import__
+
+def recorded(name, *arguments):
+    if name.startswith("numpy"):
+        print(name)
+    return original(name, *arguments)
+
+builtins.__import__ = recorded
+network.run([0], lambda _i: np.zeros((1, 8, 8, 3), np.uint8), lambda *_: None)
+"""
+
+
+def test_running_does_not_look_numpy_up(tmp_path):
+    """Threads that did so at the same time would wait for each other for ever."""
+    openvino_engine.write(mean_network()._load_model(), tmp_path / "mean.xml")
+    script = [sys.executable, "-c", FIRST_ARRAY, str(tmp_path / "mean.xml")]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
 def test_few_pictures_wait_at_a_time(monkeypatch):
     monkeypatch.setattr(openvino_engine, "WINDOW_BYTES", 0)
     loaded, most = [], []

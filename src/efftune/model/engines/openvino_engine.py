@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import Lock
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -25,6 +26,10 @@ Item = TypeVar("Item")
 
 _TYPES = {"float32": ov.Type.f32, "float16": ov.Type.f16, "bfloat16": ov.Type.bf16}
 _BATCH_SIZES: dict[Precision, int] = {"bf16": 4, "f32": 1}  # fastest as measured
+# OpenVINO looks NumPy up when it first sees an array, behind a lock of its own. Two threads that
+# are first at the same time wait for each other for ever, so this is done here, on import.
+ov.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018
+
 WINDOW_BYTES = 256 * 2**20  # maximum size of the decoded pictures that wait for the network
 
 
@@ -103,6 +108,15 @@ class Network:
         self._load_model = load_model
         self._dtypes = dtypes
         self.idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
+        self._compiling = Lock()
+
+    def idle_request(self) -> ov.InferRequest:
+        """A request that is not under way: one used before, or a new one."""
+        try:
+            return self.idle.get_nowait()
+        except Empty:
+            with self._compiling:
+                return self.compiled.create_infer_request()
 
     @cached_property
     def compiled(self) -> ov.CompiledModel:
@@ -134,8 +148,8 @@ class Network:
             load: returns an item's pixels, uint8 (views, size, size, 3), or None to skip it.
                 Called from several threads.
             deliver: receives an item, the index of the view, and the network's outputs for it:
-                arrays without batch axis, valid only during the call. Called in any order, from
-                several threads.
+                arrays without batch axis, valid only during the call. Called in the order of
+                the items, from the caller's thread.
             views: maximum number of views per item, for the memory limit of decoded pictures.
 
         Raises:
@@ -152,27 +166,26 @@ class Network:
                     requests.add(*queued.popleft())
             while queued:
                 requests.add(*queued.popleft())
-            requests.start()
             requests.finish()
         finally:
             pool.shutdown(cancel_futures=True)
-            requests.pool.shutdown(cancel_futures=True)
+            requests.release()
 
 
 class _Requests(Generic[Item]):
     """Inference requests under way; the network is compiled when the first one starts.
 
-    Each runs in a thread that waits for it. `AsyncInferQueue` would need no threads, but it holds
-    its callback for good: each run would leak its compiled network.
+    OpenVINO computes them in its own threads. All calls of it are made from the caller's thread:
+    `AsyncInferQueue` calls back from others, and holds its callback for good, so that each run
+    would leak its compiled network.
     """
 
     def __init__(self, network: Network, deliver: Callable[[Item, int, list[Any]], None]):
         self.network = network
         self.deliver = deliver
-        # Twice as many requests as streams: while one is delivered, another is computed.
+        # Twice as many requests as streams: while one is delivered, others are computed.
         self.count = 2 * usable_processors()
-        self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="infer")
-        self.running: deque[Future[None]] = deque()
+        self.running: deque[tuple[ov.InferRequest, list[tuple[Item, int, Pixels]]]] = deque()
         self.pending: list[tuple[Item, int, Pixels]] = []
 
     def add(self, item: Item, loaded: "Future[Pixels | None]") -> None:
@@ -186,30 +199,35 @@ class _Requests(Generic[Item]):
 
     def start(self) -> None:
         """Start a request with the pending views, padded to a full batch with the last one."""
-        if not self.pending:
-            return
-        self.network.compiled  # noqa: B018  (compiled here, not in several threads at once)
-        if len(self.running) >= 2 * self.count:
-            self.running.popleft().result()
-        self.running.append(self.pool.submit(self.infer, self.pending))
+        views = [view for _, _, view in self.pending]
+        views += views[-1:] * (self.network.batch_size - len(views))
+        if len(self.running) == self.count:
+            self.deliver_oldest()
+        request = self.network.idle_request()
+        request.start_async({0: np.stack(views)})
+        self.running.append((request, self.pending))
         self.pending = []
 
-    def infer(self, pending: list[tuple[Item, int, Pixels]]) -> None:
-        views = [view for _, _, view in pending]
-        views += views[-1:] * (self.network.batch_size - len(views))
-        try:
-            request = self.network.idle.get_nowait()
-        except Empty:
-            request = self.network.compiled.create_infer_request()
-        try:
-            request.infer({0: np.stack(views)})
-            outputs = [tensor.data for tensor in request.output_tensors]
-            for i, (item, number, _) in enumerate(pending):
-                self.deliver(item, number, [output[i] for output in outputs])
-        finally:
-            self.network.idle.put(request)
+    def deliver_oldest(self) -> None:
+        """Wait for the request that was started first, and deliver its outputs."""
+        request, views = self.running[0]
+        request.wait()
+        outputs = [tensor.data for tensor in request.output_tensors]
+        for i, (item, number, _) in enumerate(views):
+            self.deliver(item, number, [output[i] for output in outputs])
+        self.running.popleft()
+        self.network.idle.put(request)
 
     def finish(self) -> None:
-        """Wait for all requests; raises the first exception of one."""
+        """Start a request with what is pending, and deliver all that are under way."""
+        if self.pending:
+            self.start()
         while self.running:
-            self.running.popleft().result()
+            self.deliver_oldest()
+
+    def release(self) -> None:
+        """Wait for what is still under way after an exception, without delivering it."""
+        for request, _ in self.running:
+            request.wait()
+            self.network.idle.put(request)
+        self.running.clear()

@@ -12,6 +12,8 @@ from efftune.errors import DataError, UsageError
 
 datasets = pytest.importorskip("datasets", reason='pip install "efftune[hf]"')
 
+huggingface_hub = pytest.importorskip("huggingface_hub")  # which datasets brings
+
 CLASSES = datasets.ClassLabel(names=list(COLOURS))
 TEXT = datasets.Value("string")
 
@@ -240,6 +242,7 @@ def test_no_network_is_told_at_once(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    huggingface_hub.close_session()  # one that was opened before knows nothing of these
     start = time.monotonic()
     with pytest.raises(DataError, match=r"cannot be reached: .*refused.*sample:digits"):
         discovery.find("hf:beans")

@@ -194,6 +194,7 @@ def test_same_seed_gives_the_same_evaluation_to_the_last_digit(tuned_run, source
     ).read_bytes()
 
 
+@pytest.mark.long
 def test_another_learning_rate_computes_no_view_again(tuned_run, cache, source, tmp_path):
     before = cached_features(cache)
     again = efftune.train(source, run=tmp_path / "run", **(TUNED | {"learning_rate": 1e-3}))

@@ -187,6 +187,7 @@ def test_explain_draws_and_names_unreadable_pictures(
     assert (done.returncode, "Did you mean 'red'" in done.stderr) == (2, True)
 
 
+@pytest.mark.long
 def test_compare_prints_runs_side_by_side(efftune_command, finished_run, tuned_run, tmp_path):
     folders = (finished_run.folder, tuned_run.folder)
     done = efftune_command("compare", *folders, "--out", "drawn.png")
@@ -422,6 +423,7 @@ def test_demo_reaches_the_accuracy_it_promises(efftune_process):
     assert json.loads(done.stdout)["test"]["accuracy"] >= 0.92
 
 
+@pytest.mark.long
 def test_file_names_of_any_bytes_are_printed(efftune_process, finished_run, source, tmp_path):
     odd = tmp_path / os.fsdecode(b"caf\xe9.png")
     odd.write_bytes((source / "red" / "01.png").read_bytes())
@@ -458,6 +460,7 @@ def test_dry_run_prints_the_plan_and_trains_nothing(efftune_command, source, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_options_of_fine_tuning_reach_the_recipe(efftune_command, source, tmp_path):
     options = {
         "learning-rate": 0.002,

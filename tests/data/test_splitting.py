@@ -73,6 +73,7 @@ def test_leaks_can_be_dropped_or_kept(leaky):
     assert not kept.leaked
 
 
+@pytest.mark.long
 def test_run_is_judged_with_and_without_leaks(leaky, tmp_path):
     run = efftune.train(leaky, recipe="quick", image_size=32, run=tmp_path / "run")
     assert run.evaluation.test.pictures == 18

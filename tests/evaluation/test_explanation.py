@@ -112,7 +112,7 @@ def test_heat_is_what_gradients_give(disc_run, picture):
     ("name", "mirrored"),
     [
         ("efficientnet-lite0", True),
-        ("efficientnet-b0", False),
+        pytest.param("efficientnet-b0", False, marks=pytest.mark.variant),
         pytest.param("efficientnet-lite0", False, marks=pytest.mark.variant),
         pytest.param("efficientnet-b0", True, marks=pytest.mark.variant),
     ],
@@ -160,6 +160,7 @@ def test_mirror_image_is_explained_by_the_mirror_image(tmp_path, picture):
     assert one.heat == pytest.approx(other.heat[:, ::-1], abs=1e-3)
 
 
+@pytest.mark.long
 def test_of_two_classes_both_are_explained(tmp_path, picture):
     """The first column of the head that is fitted for two classes is zero."""
     backbone = Backbone("efficientnet-lite0", SIDE, weights="none").randomly_initialized(0)

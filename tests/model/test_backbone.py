@@ -68,6 +68,7 @@ def test_block_can_be_named_by_its_number():
         backbone.block("block6e")
 
 
+@pytest.mark.long
 def test_untrained_weights_are_random_and_repeatable():
     kernels = []
     pretrained = Backbone("efficientnet-lite0", 32)

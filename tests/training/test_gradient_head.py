@@ -69,12 +69,14 @@ def test_last_partial_batch_is_left_out(fitted):
     assert steps[-1] == (2 * SHORT.epochs, 2 * SHORT.epochs)
 
 
+@pytest.mark.long
 def test_same_seed_gives_the_same_head():
     first, second, other = (fit(stage=SHORT, seed=seed)[0] for seed in (0, 0, 1))
     assert np.array_equal(first.kernel, second.kernel)
     assert not np.array_equal(first.kernel, other.kernel)
 
 
+@pytest.mark.long
 def test_head_that_ends_worse_than_guessing_starts_again_with_a_lower_rate():
     _, outcome = fit(stage=Stage("head", "", 4, 5.0), dropout=0.9)
     assert outcome.failures[0].startswith("the final loss was ")

@@ -120,6 +120,7 @@ def test_optimizer_can_be_chosen(backbone, optimizer, kind, decay):
     assert changed(backbone, before)
 
 
+@pytest.mark.long
 def test_blocks_are_left_out_at_random_and_repeatably():
     kernels = []
     for seed in (0, 0, 1):
@@ -191,6 +192,7 @@ def test_mixing_is_for_training_only(backbone):
     assert len(made.training_model.inputs) == 3
 
 
+@pytest.mark.long
 def test_dropout_is_seeded():
     heads = []
     for _ in range(2):

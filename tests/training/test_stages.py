@@ -112,6 +112,7 @@ def test_exploding_loss_starts_again_with_a_lower_rate(given, monkeypatch):
     assert outcome.stage.learning_rate == pytest.approx(0.01)
 
 
+@pytest.mark.long
 def test_loss_worse_than_guessing_after_an_epoch_starts_again(given, monkeypatch):
     monkeypatch.setattr(stages, "_EXPLODED", np.inf)
     _, outcome = fit(given, Stage("upper", BLOCK, 3, 3e-3))
@@ -120,6 +121,7 @@ def test_loss_worse_than_guessing_after_an_epoch_starts_again(given, monkeypatch
     assert outcome.stage.learning_rate == pytest.approx(3e-4)
 
 
+@pytest.mark.long
 def test_stage_that_is_worse_than_guessing_twice_ends_and_what_was_good_is_kept(given, monkeypatch):
     monkeypatch.setattr(stages, "_EXPLODED", np.inf)
     before = weights(given.backbone)
@@ -129,6 +131,7 @@ def test_stage_that_is_worse_than_guessing_twice_ends_and_what_was_good_is_kept(
     assert all((value == before[name]).all() for name, value in weights(given.backbone).items())
 
 
+@pytest.mark.long
 def test_loss_that_explodes_twice_is_an_error_with_advice(given):
     before = weights(given.backbone)
     with pytest.raises(
@@ -178,12 +181,14 @@ def test_mixing_still_learns(given, mix):
     assert outcome.selected.val_accuracy >= outcome.start.val_accuracy + 0.3
 
 
+@pytest.mark.long
 def test_averaged_weights_are_judged_and_kept(given):
     tuned, outcome = fit(blank(given), ema=0.5)
     _, later = fit(replace(given, tuned=tuned), Stage("upper", BLOCK, 1, 1e-9))
     assert later.start.val_loss == pytest.approx(outcome.selected.val_loss, rel=1e-3)
 
 
+@pytest.mark.long
 def test_same_seed_gives_the_same_to_the_last_digit(folder):
     short = Stage("upper", BLOCK, 3, 1e-3)
     losses = [

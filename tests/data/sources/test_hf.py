@@ -212,6 +212,7 @@ def test_splits_of_other_columns_are_refused(tmp_path):
         discovery.find(f"hf:{tmp_path}")
 
 
+@pytest.mark.long
 def test_set_can_be_trained_on(tmp_path):
     source = saved(
         datasets.DatasetDict({"train": made(6), "test": made(2, seed=50)}), tmp_path / "s"

@@ -120,6 +120,7 @@ def test_public_sets_are_unpacked(name, data_dir, own_cache):
         assert np.asarray(picture.convert("RGB")).shape[2] == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [
@@ -136,6 +137,7 @@ def test_public_sets_are_trained_on(name, data_dir, tmp_path):
     assert run.record["data"]["pictures"]["train"] > 0
 
 
+@pytest.mark.long
 def test_example_validates_on_the_test_split_and_says_so(written, tmp_path):
     choices = {"image_size": 32, "phases": ("head",), "head_epochs": 2, "batch_size": 8}
     run = efftune.train("tfds:squares", recipe="keras-example", run=tmp_path / "run", **choices)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+SAMPLES = Path(__file__).parent / "samples"
 CLASSES = ("coat", "shirt")  # those that are in order
 CUTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)  # share of a file that is left
 Write = Callable[[Path], object]
@@ -128,14 +129,18 @@ def _no_pictures() -> Iterator[Oddity]:
     yield _odd("train/coat/text.jpg", b"This is no picture.\n" * 50, no)
     yield _odd("train/coat/page.png", b"<!doctype html><title>404 Not Found</title>", no)
     yield _odd("train/coat/paper.jpg", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", no)
-    yield _odd("train/coat/drawing.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "other-file")
+    drawing = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+    yield _odd("train/coat/drawing.svg", drawing, "unsupported")
+    yield _odd("train/coat/layers.psd", b"8BPS\0\1" + bytes(40), "unsupported")
+    yield _odd("train/coat/manual.pdf", b"%PDF-1.7\n", "other-file")
+    yield _odd("train/coat/live.mov", b"\0\0\0\x14ftypqt  \0\0\0\0", "other-file")
     yield _odd("train/coat/zeros.jpg", bytes(5000), no)
-    yield _odd("train/coat/start.png", b"\x89PNG\r\n\x1a\n" + bytes(100), no)
+    yield _odd("train/coat/start.png", b"\x89PNG\r\n\x1a\n" + bytes(100), "damaged")
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500)
-    yield _odd("train/coat/phone.heic", heic, "unsupported")
-    yield _odd("train/coat/phone.jpg", heic, "unsupported")
+    yield _odd("train/coat/phone.heic", heic, "damaged")
+    yield _odd("train/coat/phone.jpg", heic, "damaged")
     avif = b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(500)
-    yield _odd("train/coat/modern.avif", avif, "unsupported")
+    yield _odd("train/coat/modern.avif", avif, "damaged")
 
 
 def png(width: int, height: int, data: bytes, *extra: bytes, depth: int = 8) -> bytes:
@@ -197,7 +202,14 @@ def _formats(pictures: Pictures) -> Iterator[Oddity]:
         content = encoded(picture, form, **frames)
         yield _odd(f"train/coat/moving.{form.lower()}", content, "animated")
     pages = encoded(next(pictures), "TIFF", save_all=True, append_images=[next(pictures)])
-    yield _odd("train/coat/pages.tiff", pages)
+    yield _odd("train/coat/pages.tiff", pages, "pages")
+    views = encoded(next(pictures), "MPO", save_all=True, append_images=[next(pictures)])
+    yield _odd("train/coat/portrait.jpg", views)
+    for form, suffix in (("AVIF", "avif"), ("JPEG2000", "jp2"), ("PPM", "ppm"), ("TGA", "tga")):
+        yield _odd(f"train/coat/whole.{suffix}", encoded(next(pictures), form))
+    yield _odd("train/coat/icon.ico", encoded(next(pictures).resize((200, 180)), "ICO"))
+    for name in ("halves", "turned"):
+        yield _odd(f"train/coat/{name}.heic", (SAMPLES / f"{name}.heic").read_bytes())
     yield _odd("train/coat/progressive.jpg", encoded(next(pictures), progressive=True))
     yield _odd("train/coat/print.jpg", encoded(next(pictures).convert("CMYK")))
     yield _odd("train/coat/lossless.webp", encoded(next(pictures), "WEBP", lossless=True))

@@ -1,17 +1,22 @@
 import io
+import itertools
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from efftune.data import images
 from efftune.errors import BadImage
 
-FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+SAMPLES = Path(__file__).parent / "samples"
+FORMATS = [  # those that Pillow writes
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA"),
+]
 
 
 def encoded(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -60,6 +65,53 @@ def test_exif_orientation_is_honoured(form, orientation, red_at):
     assert is_red(images.decode(content, 32, "stretch")[red_at])
 
 
+def test_photo_with_further_views_is_decoded_as_its_first():
+    content = encoded(halves(), "MPO", save_all=True, append_images=[Image.new("RGB", (64, 64))])
+    decoded = images.decoded(content, 32, "stretch")
+    assert (decoded.format, decoded.several) == ("JPEG", False)
+    assert is_red(decoded.pixels[4, 16])
+
+
+@pytest.mark.parametrize(
+    ("name", "red_at"), [("halves", (4, 16)), ("several", (4, 16)), ("turned", (16, 28))]
+)
+def test_heic_is_decoded_upright(name, red_at):
+    path = SAMPLES / f"{name}.heic"
+    decoded = images.decoded(path.read_bytes(), 32, "stretch")
+    assert (images.sniff(path), decoded.format, decoded.several) == ("HEIC", "HEIC", False)
+    assert is_red(decoded.pixels[red_at])
+    assert not is_red(decoded.pixels[28, 4])
+
+
+MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I", "F"]
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "MPO", "DIB"])
+def test_whatever_pillow_writes_is_decoded(form):
+    """In every mode that the format has, with and without EXIF data, profile and more frames."""
+    written = 0
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    extras = ({}, {"exif": exif}, {"icc_profile": profile}, {"save_all": True})
+    for mode, extra in itertools.product(MODES, extras):
+        try:
+            picture = halves().convert(mode)
+            frames = {"append_images": [picture.copy()]} if "save_all" in extra else {}
+            content = encoded(picture, form, **extra, **frames)
+        except (ValueError, OSError, KeyError, TypeError, SystemError):
+            continue  # Pillow does not convert to this mode, or the format does not have it
+        written += 1
+        if form == "DIB":
+            with pytest.raises(BadImage, match="not an image"):
+                images.decode(content, 16, "crop")
+            continue
+        decoded = images.decoded(content, 16, "crop")
+        assert decoded.pixels.shape == (16, 16, 3), (mode, extra)
+        assert decoded.format == ("JPEG" if form == "MPO" else form)
+    assert written
+
+
 def test_damaged_exif_does_not_spoil_the_picture():
     content = encoded(halves(), "JPEG", exif=b"Exif\x00\x00MM\x00*garbage")
     assert is_red(images.decode(content, 32, "stretch")[4, 16])
@@ -99,6 +151,60 @@ def test_transparent_palette_colour_is_laid_on_white():
 def test_cmyk_becomes_rgb():
     content = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95)
     assert is_red(images.decode(content, 16, "stretch")[8, 8])
+
+
+DISPLAY_P3 = np.array(  # linear, to XYZ under the white that profiles refer to
+    [[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]]
+)
+SRGB = np.array(
+    [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
+)
+
+
+def xyz(values: np.ndarray) -> bytes:
+    return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65536) for value in values))
+
+
+def profile(space: bytes, gamma: float, to_xyz: np.ndarray | None = None) -> bytes:
+    """An ICC profile of a display whose channels all have the same gamma."""
+    curve = b"curv" + struct.pack(">IIH", 0, 1, round(gamma * 256)) + b"\0\0"
+    tags = {b"wtpt": xyz((0.9642, 1, 0.8249))}
+    if to_xyz is None:
+        tags[b"kTRC"] = curve
+    else:
+        for name, column in zip((b"r", b"g", b"b"), to_xyz.T, strict=True):
+            tags |= {name + b"XYZ": xyz(column), name + b"TRC": curve}
+    table, data = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        at = 128 + 4 + 12 * len(tags) + len(data)
+        table, data = table + name + struct.pack(">II", at, len(content)), data + content
+    kinds = (b"mntr", space, b"XYZ ")
+    header = struct.pack(">I4sI4s4s4s", 128 + len(table) + len(data), b"", 0x02400000, *kinds)
+    header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + table + data
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "MPO"])
+def test_colours_of_another_profile_become_srgb(form):
+    colour = np.array([200, 120, 60])
+    linear = np.linalg.solve(SRGB, DISPLAY_P3 @ (colour / 255) ** 2.2)
+    srgb = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    picture = Image.new("RGB", (16, 16), tuple(colour))
+    content = encoded(picture, form, quality=100, icc_profile=profile(b"RGB ", 2.2, DISPLAY_P3))
+    expected = 255 * srgb
+    assert abs(expected[0] - colour[0]) > 8  # or nothing would be tested
+    assert images.decode(content, 16, "stretch")[8, 8] == pytest.approx(expected, abs=3)
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(200), profile(b"RGB ", 2.2, DISPLAY_P3)[:150]])
+def test_damaged_profiles_change_nothing(damage):
+    content = encoded(halves(), icc_profile=damage)
+    assert is_red(images.decode(content, 32, "stretch")[4, 16])
+
+
+def test_greyscale_profile_is_applied():
+    content = encoded(Image.new("L", (8, 8), 55), icc_profile=profile(b"GRAY", 1.0))
+    assert images.decode(content, 8, "stretch") == pytest.approx(128, abs=2)
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
@@ -196,9 +302,10 @@ def _recording(sizes, module):
     [
         (b"", "empty file"),
         (b"hello, this is text", "not an image"),
-        (b"%PDF-1.7", "not an image"),
+        (b"%PDF-1.7", "not an image: a PDF document"),
+        (b"8BPS\0\1", "unsupported format: Photoshop (PSD); save it as PNG or JPEG"),
         (encoded(halves(), "JPEG")[:500], "truncated"),
-        (b"\x89PNG\r\n\x1a\n" + b"\x00" * 40, "not an image"),
+        (b"\x89PNG\r\n\x1a\n" + b"\x00" * 40, "damaged"),
     ],
 )
 def test_useless_content_has_a_reason(content, reason):
@@ -222,8 +329,8 @@ def test_bomb_is_refused():
         (lambda path: path.touch(), "empty file"),
         (lambda path: path.write_text("text"), "not an image"),
         (
-            lambda path: path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0"),
-            "HEIC or AVIF, which is not supported",
+            lambda path: path.write_bytes(b"\xff\x0a\xfa\x1f"),
+            "unsupported format: JPEG XL; convert it with djxl",
         ),
     ],
 )

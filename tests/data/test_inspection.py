@@ -42,6 +42,22 @@ ODD = {
 }
 
 
+def test_whatever_a_measurement_raises_is_a_finding(source, monkeypatch):
+    measure = inspection.measure
+
+    def measured(content):
+        if content == (source / "red" / "01.png").read_bytes():
+            raise ZeroDivisionError
+        return measure(content)
+
+    monkeypatch.setattr(inspection, "measure", measured)
+    examples, measurements, _ = inspection.inspect(discovery.find(source))
+    (finding,) = inspection.unusable(examples)
+    assert (finding.kind, finding.name) == ("damaged", "red/01.png")
+    assert finding.detail == "damaged (ZeroDivisionError)"
+    assert len(measurements) == 29
+
+
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_picture_is_told(kind, tmp_path):
     make, saving = ODD[kind]

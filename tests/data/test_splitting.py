@@ -4,8 +4,10 @@ from collections import Counter
 import pytest
 
 import efftune
+from conftest import fill
 from efftune.data import splitting
 from efftune.data.sources import discovery
+from efftune.errors import DataError
 from efftune.recipe.recipe import Recipe
 
 from .scenes import COPIES, scene
@@ -53,6 +55,20 @@ def test_copies_come_into_one_split(photos):
         ]
         groups = examples.groups("train").tolist()
         assert len(set(names)) == len(set(groups)) == len(set(zip(names, groups, strict=True)))
+
+
+def test_class_with_many_damaged_files_is_refused_unless_allowed(tmp_path):
+    fill(tmp_path / "photos", count=40)
+    reds = sorted((tmp_path / "photos" / "red").iterdir())
+    for path in reds[:2]:
+        path.write_bytes(path.read_bytes()[:1500])
+    splitting.split(discovery.find(tmp_path / "photos"), Recipe())  # 5 %, not more
+    reds[2].write_bytes(reds[2].read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"3 of the 40 files of class 'red' are damaged, .*red/00"):
+        splitting.split(discovery.find(tmp_path / "photos"), Recipe())
+    allowed = Recipe(damaged_files="allow")
+    examples, _ = splitting.split(discovery.find(tmp_path / "photos"), allowed)
+    assert sum(examples.counts.values()) == 117
 
 
 def test_leaks_of_the_sources_own_splits_are_told(leaky):

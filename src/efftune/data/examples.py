@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import itertools
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -269,10 +270,10 @@ def labels(rows: Sequence[Example], class_names: Sequence[str]) -> NDArray[np.in
 
 
 def _summary(reasons: Counter[str]) -> str:
-    """Reasons with their counts, most frequent first; without line numbers."""
+    """Reasons with their counts, most frequent first; without line numbers and exceptions."""
     merged: Counter[str] = Counter()
     for reason, count in reasons.items():
-        merged[reason.partition(", on line ")[0]] += count
+        merged[re.split(r", on line | \(", reason)[0]] += count
     return ", ".join(f"{count:,} {reason}" for reason, count in merged.most_common())
 
 

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from efftune.data import colour, formats
+from efftune.data.formats import FORMATS
 from efftune.errors import BadImage
 from efftune.recipe.inputs import Fit
 from efftune.system import files
@@ -25,37 +27,19 @@ from efftune.system.machine import usable_processors
 
 Pixels = NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-VERSION = 1  # part of every cache key: increase it when the output of `decode` changes
-
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-    (b"II+\x00", "TIFF"),
-    (b"MM\x00+", "TIFF"),
-)
-_HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis"}
-_ANIMATED = {"GIF", "WEBP", "PNG"}
-_ORIENTATION = 0x0112  # EXIF tag number
+VERSION = 2  # part of every cache key: increase it when the output of `decode` changes
 MOST_PIXELS = 89_000_000  # larger pictures would need more than 350 MB to decode
 
-# Reasons why a file is set aside; they appear in messages and tables.
-NOT_AN_IMAGE = "not an image"
-EMPTY = "empty file"
+# Reasons why a file is set aside, beside those of `formats`; they appear in messages and tables.
 TRUNCATED = "truncated"
 DAMAGED = "damaged"
 TOO_LARGE = "too large"
-UNSUPPORTED = "HEIC or AVIF, which is not supported"
 NOT_REGULAR = "not a regular file"
 FOLDER = "a folder, not a picture"
 NO_PERMISSION = "no permission to read"
 BROKEN_LINK = "broken link"
 NO_SUCH_FILE = "no such file"
+_ORIENTATION = 0x0112  # EXIF tag number
 _GREY = 127  # mapped to zero by the models' preprocessing
 
 
@@ -63,26 +47,16 @@ def sniff(path: Path) -> str:
     """Detect the format from the first bytes of a file, without decoding it.
 
     Returns:
-        One of `FORMATS`.
+        A key of `FORMATS`.
 
     Raises:
-        BadImage: the file cannot be read, is empty, or has no known signature.
+        BadImage: the file cannot be read, is empty, or has none of these formats.
     """
     with _readable(path):
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             raise BadImage(NOT_REGULAR)  # opening a pipe would block
         with path.open("rb") as stream:
-            head = stream.read(16)
-    if not head:
-        raise BadImage(EMPTY)
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    for signature, name in _SIGNATURES:
-        if head.startswith(signature):
-            return name
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        raise BadImage(UNSUPPORTED)
-    raise BadImage(NOT_AN_IMAGE)
+            return formats.detect(stream.read(formats.HEAD))
 
 
 def read(path: Path) -> bytes:
@@ -101,11 +75,11 @@ class Decoded:
 
     Attributes:
         pixels: uint8 array of shape (size, size, 3): red, green, blue, 0 to 255.
-        format: one of `FORMATS`.
+        format: a key of `FORMATS`.
         width: of the original picture, in pixels, after EXIF orientation.
         height: of the original picture, in pixels, after EXIF orientation.
         mode: Pillow's name for the pixel format: `RGB`, `L`, `P`, `CMYK` and so on.
-        animated: whether the file has more than one frame.
+        several: whether the file has more frames or pages, which are not used.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
     """
 
@@ -114,7 +88,7 @@ class Decoded:
     width: int
     height: int
     mode: str
-    animated: bool
+    several: bool
     orientation: int
 
 
@@ -126,12 +100,13 @@ def decode(content: bytes, size: int, fit: Fit) -> Pixels:
 def decoded(content: bytes, size: int, fit: Fit) -> Decoded:
     """Decode a picture to the square model input.
 
-    EXIF orientation is applied; only the first frame of an animation is used; transparent areas
-    become white; 16-bit values are scaled to 8 bits. A JPEG much larger than `size` is decoded at
-    a reduced scale, which is several times faster.
+    EXIF orientation is applied; only the first frame or page is used; transparent areas become
+    white; 16-bit values are scaled to 8 bits; colours are converted to sRGB from the profile that
+    the file carries. A JPEG much larger than `size` is decoded at a reduced scale, which is several
+    times faster.
 
     Args:
-        content: the bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.
+        content: the bytes of a file in one of `FORMATS`.
         size: side of the output, in pixels.
         fit: `stretch`, `crop` or `pad`; see `Recipe`.
 
@@ -139,31 +114,44 @@ def decoded(content: bytes, size: int, fit: Fit) -> Decoded:
         BadImage: the content has another format, or is damaged, truncated or too large.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            original_size, mode, form = image.size, image.mode, str(image.format)
-            animated = form in _ANIMATED and bool(getattr(image, "is_animated", False))
+        form = formats.detect(content[: formats.HEAD])
+        with _opened(content, form) as image:
+            original_size, mode = image.size, image.mode
+            several = bool(FORMATS[form].several and getattr(image, "is_animated", False))
             # Affects JPEG only. Both sides stay at least `size`, so that the final
             # resampling never enlarges.
             image.draft("RGB", (size, size))
             if image.width * image.height > MOST_PIXELS:
                 raise BadImage(TOO_LARGE)
             orientation = _orientation(image)
+            profile = image.info.get("icc_profile", b"")
             image.load()
             _apply_orientation(image)
             swapped = orientation >= 5 and form != "TIFF"  # Pillow reports its rotated size
             width, height = original_size[::-1] if swapped else original_size
-            pixels = _fitted(_rgb(image), size, fit)
-            return Decoded(pixels, form, width, height, mode, animated, orientation)
+            pixels = colour.to_srgb(_fitted(_rgb(image, profile), size, fit), profile)
+            return Decoded(pixels, form, width, height, mode, several, orientation)
     except BadImage:
         raise
     except UnidentifiedImageError:
-        raise BadImage(EMPTY if not content else NOT_AN_IMAGE) from None
+        raise BadImage(DAMAGED) from None  # its first bytes are those of the format
     except Image.DecompressionBombError:
         raise BadImage(TOO_LARGE) from None
     # The decoders raise many exceptions for damaged files: OSError, SyntaxError, struct.error,
     # ValueError, EOFError, IndexError and more. All mean the same to the user.
     except Exception as error:  # noqa: BLE001
-        raise BadImage(_damage_reason(error)) from None
+        raise BadImage(damage(error)) from None
+
+
+def _opened(content: bytes, form: str) -> Image.Image:
+    """The picture in a file, not decoded yet."""
+    stream = io.BytesIO(content)
+    if form == "HEIC":
+        from pi_heif import HeifImageFile
+
+        image: Image.Image = HeifImageFile(stream)
+        return image
+    return Image.open(stream, formats=FORMATS[form].plugins or (form,))
 
 
 def decode_all(
@@ -213,9 +201,11 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, profile: bytes) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_to_8_bits(image)).convert("RGB")
+    if image.mode == "CMYK":
+        return colour.cmyk_to_srgb(image, profile)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
@@ -268,13 +258,13 @@ def _resized(image: Image.Image, box: tuple[int, int, int, int], to: tuple[int, 
     return np.asarray(cv2.resize(part, to, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
-def _damage_reason(error: Exception) -> str:
-    message = str(error).lower()
-    if "truncated" in message:
+def damage(error: Exception) -> str:
+    """The reason why a picture that raised an exception is set aside."""
+    if "truncated" in str(error).lower():
         return TRUNCATED
     if isinstance(error, MemoryError):
         return TOO_LARGE
-    return DAMAGED
+    return f"{DAMAGED} ({type(error).__name__})"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import itertools
+import re
 import tempfile
 import threading
 import unicodedata
@@ -26,8 +27,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import images
+from efftune.data import formats, images
 from efftune.data.examples import LEFTOVERS, SPLITS, Example, Examples
+from efftune.data.formats import FORMATS, SUFFIXES
 from efftune.data.images import Pixels
 from efftune.errors import BadImage
 from efftune.system import files
@@ -37,31 +39,20 @@ SIDE = 128  # of the decoded pictures that are measured, in pixels
 SMALL = 48  # side of the greyscale thumbnails, used for finding copies, in pixels
 
 _CODES = {  # kinds of findings, by the reason why a file is set aside
-    images.EMPTY: "empty",
-    images.TRUNCATED: "truncated",
-    images.DAMAGED: "damaged",
-    images.NOT_AN_IMAGE: "not-an-image",
-    images.UNSUPPORTED: "unsupported",
-    images.TOO_LARGE: "too-large",
-    images.NO_PERMISSION: "no-permission",
-    images.BROKEN_LINK: "broken-link",
+    formats.EMPTY: "empty",
+    formats.NOT_AN_IMAGE: "not-an-image",
+    formats.UNSUPPORTED: "unsupported",
     images.NOT_REGULAR: "not-a-file",
-    images.FOLDER: "not-a-file",
+    images.FOLDER.split(",")[0]: "not-a-file",
+    images.NO_PERMISSION: "no-permission",
     images.NO_SUCH_FILE: "missing",
     "folder links back to itself": "link-loop",
-    "empty folder": "empty-folder",
 }
+_DETAILS = re.compile("[:,(]")  # after the kind of a reason come its details
 _STRAY = {"not-an-image", "not-in-a-class-folder", "not-in-a-split-folder"}
-_REMARKS = {"other-file", "empty-folder", "rotated", "animated", "greyscale", "tiny", "long"}
-_SUFFIXES = {
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
-    "PNG": {".png"},
-    "WEBP": {".webp"},
-    "GIF": {".gif"},
-    "BMP": {".bmp", ".dib"},
-    "TIFF": {".tif", ".tiff"},
-}
-_FORMATS = tuple(_SUFFIXES)
+_REMARKS = {"other-file", "empty-folder", "rotated", "animated", "pages"}
+_REMARKS |= {"greyscale", "tiny", "long"}
+_FORMATS = tuple(FORMATS)
 
 _BATCH = 4096  # pictures queued for the threads at once: each needs a kilobyte of memory
 _TINY = 32  # pixels: pictures with a shorter side contain little information
@@ -77,7 +68,7 @@ MEASUREMENTS = np.dtype(
     [
         *(("sha256", "V32"), ("pixels", "V16")),
         *(("width", np.int32), ("height", np.int32), ("format", np.int8)),
-        *(("orientation", np.int8), ("animated", np.bool_), ("grey", np.bool_)),
+        *(("orientation", np.int8), ("several", np.bool_), ("grey", np.bool_)),
         *(("bright", np.float32), ("dark", np.float32)),
         *(("spread", np.float32), ("detail", np.float32)),
     ]
@@ -167,7 +158,7 @@ def measure(content: bytes) -> NDArray[np.void]:
     record["small"] = cv2.resize(grey, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
     record["width"], record["height"] = decoded.width, decoded.height
     record["format"] = _FORMATS.index(decoded.format)
-    record["orientation"], record["animated"] = decoded.orientation, decoded.animated
+    record["orientation"], record["several"] = decoded.orientation, decoded.several
     red, green, blue = cv2.split(pixels)
     record["grey"] = max(cv2.absdiff(red, green).max(), cv2.absdiff(green, blue).max()) <= 2
     record["dark"], record["bright"] = np.percentile(grey, (5, 99))
@@ -203,6 +194,8 @@ def inspect(
             thumbnails.put(i, record["small"])
         except BadImage as error:
             failures[rows[i].path] = error.reason
+        except Exception as error:  # noqa: BLE001  (one picture must not end a run)
+            failures[rows[i].path] = images.damage(error)
         on_progress(next(done), len(rows))
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="look") as pool:
@@ -223,8 +216,9 @@ def unusable(examples: Examples) -> Iterator[Finding]:
     """Findings about files that were set aside, except leftovers of operating systems."""
     for row in examples.set_aside:
         if row.reason not in LEFTOVERS:
-            code = _CODES.get(row.reason, row.reason.split(",")[0].replace(" ", "-"))
-            if code in _STRAY and row.path.suffix.lower() not in set().union(*_SUFFIXES.values()):
+            kind = _DETAILS.split(row.reason)[0].strip()
+            code = _CODES.get(kind, kind.replace(" ", "-"))
+            if code in _STRAY and row.path.suffix.lower() not in SUFFIXES:
                 code = "other-file"
             where = f" (line {row.line})" if row.line else ""
             yield Finding(code, row.name, row.reason + where, label=row.label, split=row.split)
@@ -245,7 +239,7 @@ def quality_findings(rows: Sequence[Example], measurements: NDArray[np.void]) ->
 def _quality_problems(row: Example, record: NDArray[np.void]) -> Iterator[tuple[str, str]]:
     form = _FORMATS[int(record["format"])]
     suffix = row.path.suffix.lower()
-    if suffix not in _SUFFIXES[form]:
+    if suffix not in FORMATS[form].suffixes:
         ending = f"with the suffix {suffix}" if suffix else "without a suffix"
         yield "wrong-suffix", f"a {form} file {ending}"
     width, height = int(record["width"]), int(record["height"])
@@ -255,8 +249,9 @@ def _quality_problems(row: Example, record: NDArray[np.void]) -> Iterator[tuple[
         yield "long", f"{width} × {height} pixels"
     if record["orientation"] != 1:
         yield "rotated", f"EXIF orientation {record['orientation']}, which is applied"
-    if record["animated"]:
-        yield "animated", "only the first frame is used"
+    if record["several"]:
+        part = FORMATS[form].several
+        yield "animated" if part == "frame" else "pages", f"only the first {part} is used"
     if record["grey"]:
         yield "greyscale", "no colour"
     if record["bright"] < _DARK:

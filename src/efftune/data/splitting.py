@@ -1,17 +1,20 @@
 """Inspect the pictures of a source and split them without leaks between splits."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import inspection, near_duplicates, relabelling
-from efftune.data.examples import Examples
+from efftune.data import images, inspection, near_duplicates, relabelling
+from efftune.data.examples import LEFTOVERS, Examples
 from efftune.data.inspection import Finding
 from efftune.data.near_duplicates import DuplicatePair
+from efftune.errors import DataError
 from efftune.recipe.recipe import Recipe
 
+_MOST_DAMAGED = 0.05  # of the files of a class
 _LEAKED = "an earlier split contains a copy"
 
 
@@ -36,7 +39,7 @@ def split(
         The examples, each with its split, and the findings.
 
     Raises:
-        DataError: the source is not suitable for training.
+        DataError: the source is not suitable for training, or many files of a class are damaged.
     """
     allow_missing = recipe.data.missing_classes == "allow"
     decisions = relabelling.read(recipe.data.labels) if recipe.data.labels else {}
@@ -45,6 +48,8 @@ def split(
     examples.require_splittable(allow_missing=allow_missing)
     examples, measurements, thumbnails = inspection.inspect(examples, on_progress)
     examples.require_splittable(allow_missing=allow_missing)
+    if recipe.data.damaged_files == "refuse":
+        _require_intact(examples)
     rows = [row for row in examples.rows if row.usable]
     pairs = near_duplicates.pairs(rows, measurements, thumbnails)
     group_ids = near_duplicates.groups(len(rows), pairs, [row.group for row in rows])
@@ -63,6 +68,21 @@ def split(
     examples = relabelling.dropped(examples, decisions)
     examples.require_trainable(allow_missing=allow_missing)
     return examples, all_findings
+
+
+def _require_intact(examples: Examples) -> None:
+    """Check that few files of each class are damaged: the rest may not represent the class."""
+    rows = [row for row in examples.rows if row.label and row.reason not in LEFTOVERS]
+    files = Counter(row.label for row in rows)
+    damaged = [row for row in rows if row.reason.startswith((images.DAMAGED, images.TRUNCATED))]
+    for label, count in Counter(row.label for row in damaged).items():
+        if count > max(1, _MOST_DAMAGED * files[label]):
+            first = next(row.name for row in damaged if row.label == label)
+            raise DataError(
+                f"{count:,} of the {files[label]:,} files of class {label!r} are damaged, for "
+                f"example {first}. `efftune check` lists them: replace or remove them, or pass "
+                "--set damaged_files=allow to continue without them."
+            )
 
 
 def findings(

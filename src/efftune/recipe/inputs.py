@@ -157,3 +157,10 @@ class DataSettings:
             "class has training pictures."
         ),
     ] = "refuse"
+    damaged_files: Annotated[
+        Literal["refuse", "allow"],
+        Setting(
+            "Whether to stop if more than one file and more than 5 % of the files of a class are "
+            "damaged or truncated, or to continue without them."
+        ),
+    ] = "refuse"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from efftune.data import images
+from efftune.data import formats, images
 from efftune.data.examples import LEFTOVERS
 from efftune.data.sources.folders import files_below
 from efftune.errors import BadImage, DataError, UsageError
@@ -73,5 +73,5 @@ def _add_folder(folder: Path, paths: dict[Path, None], failures: dict[Path, str]
     for row in rows:
         if row.usable:
             paths[row.path] = None
-        elif row.reason not in LEFTOVERS | {images.NOT_AN_IMAGE}:
+        elif row.reason not in LEFTOVERS and not row.reason.startswith(formats.NOT_AN_IMAGE):
             failures[row.path] = row.reason

@@ -5,12 +5,12 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from efftune.data import formats
+from efftune.data.formats import FORMATS
+from efftune.errors import BadImage
+
 _WORDNET = re.compile(r"^n\d{8}-")  # WordNet ID before ImageNet class names
 _MAX_BYTES = 200  # of a folder name; most file systems allow 255
-_SUFFIXES = {
-    **{b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"},
-    **{b"II": ".tif", b"MM": ".tif"},
-}
 
 
 def write(folder: Path, number: int, content: bytes) -> None:
@@ -22,8 +22,11 @@ def write(folder: Path, number: int, content: bytes) -> None:
         content: the encoded picture.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"{number:06}{_SUFFIXES.get(content[:2], '')}"
-    (folder / name).write_bytes(content)
+    try:
+        suffix = FORMATS[formats.detect(content[: formats.HEAD])].suffixes[0]
+    except BadImage:
+        suffix = ""  # it is set aside when the folder is read
+    (folder / f"{number:06}{suffix}").write_bytes(content)
 
 
 def class_folders(names: Sequence[str]) -> list[str]:

@@ -1,0 +1,134 @@
+"""The image formats that can be read, and the names of those that cannot: the only list of either.
+
+A format is recognised by the first bytes of a file, never by its name.
+"""
+
+import re
+from dataclasses import dataclass
+
+from efftune.errors import BadImage
+
+HEAD = 4096  # bytes of a file that `detect` needs at most
+NOT_AN_IMAGE = "not an image"
+EMPTY = "empty file"
+UNSUPPORTED = "unsupported format"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format that can be read.
+
+    Attributes:
+        suffixes: of its files, in lower case, the usual one first.
+        starts: how its files start, as a regular expression.
+        several: what further pictures in a file are, of which only the first is used: frames or
+            pages. Empty where they are other views of the same, as in phones' photos.
+        plugins: of Pillow, that read it, if not the one of the same name.
+    """
+
+    suffixes: tuple[str, ...]
+    starts: bytes
+    several: str = ""
+    plugins: tuple[str, ...] = ()
+
+
+def _format(suffixes: str, starts: bytes, *plugins: str, several: str = "") -> Format:
+    return Format(tuple(suffixes.split()), starts, several, plugins)
+
+
+_TIFF = rb"(?:II\*\x00|MM\x00\*)(?!.{4}CR)|II\+\x00|MM\x00\+"  # but for camera raw
+_FTYP = rb".{4}ftyp"
+# A header of Targa has no signature: colour map, kind, its entries, origin, size, depth and flags
+# must fit each other.
+_TARGA = (
+    rb".(?:\x00[\x02\x03\x0a\x0b]\x00{5}|\x01[\x01\x09].{4}[\x0f\x10\x18\x20])"
+    rb".{4}(?!\x00\x00)..(?!\x00\x00)..[\x01\x08\x10\x18\x20][\x00-\x3f]"
+)
+FORMATS = {
+    "JPEG": _format(".jpg .jpeg .jpe .jfif .mpo", rb"\xff\xd8\xff", "JPEG", "MPO"),
+    "PNG": _format(".png .apng", rb"\x89PNG\r\n\x1a\n", several="frame"),
+    "WEBP": _format(".webp", rb"RIFF.{4}WEBP", several="frame"),
+    "GIF": _format(".gif", rb"GIF8[79]a", several="frame"),
+    "HEIC": _format(".heic .heif .hif", _FTYP + rb"(?:hei[cxms]|hev[cx]|mif1|msf1)"),
+    "AVIF": _format(".avif .avifs", _FTYP + rb"avi[fs]", several="frame"),
+    "TIFF": _format(".tif .tiff", _TIFF, several="page"),
+    "BMP": _format(".bmp .dib", rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\x00{3}"),
+    "JPEG2000": _format(
+        ".jp2 .j2k .jpx .jpf .jpc .j2c", rb"\x00{3}\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"
+    ),
+    "PPM": _format(".ppm .pgm .pbm .pnm .pfm", rb"P[1-6f][\s#]"),
+    "ICO": _format(".ico", rb"\x00\x00\x01\x00[^\x00]\x00"),
+    "DICOM": _format(".dcm .dicom", rb".{128}DICM"),
+    "TGA": _format(".tga .tpic .icb .vda .vst", _TARGA),
+}
+SUFFIXES = frozenset(suffix for each in FORMATS.values() for suffix in each.suffixes)
+
+_SAVE = "save it as PNG or JPEG"
+_RAW = "camera raw; export it as JPEG or TIFF"
+_UNREADABLE = (  # pictures, and how to convert them
+    (rb"8BPS", f"Photoshop (PSD); {_SAVE}"),
+    (rb"\xff\x0a|\x00{3}\x0cJXL \r\n\x87\n", "JPEG XL; convert it with djxl"),
+    (rb"(?:II\*\x00|MM\x00\*).{4}CR", _RAW),
+    (_FTYP + rb"crx ", _RAW),
+    (rb"FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\x00", _RAW),
+    (rb"gimp xcf", f"GIMP (XCF); {_SAVE}"),
+    (rb"v/1\x01", "OpenEXR; convert it to PNG or float TIFF"),
+    (rb"#\?R", "Radiance HDR; convert it to PNG or float TIFF"),
+    (rb"II\xbc\x01", f"JPEG XR; {_SAVE}"),
+    (rb"DDS ", f"DirectDraw (DDS); {_SAVE}"),
+    (rb"qoif", f"QOI; {_SAVE}"),
+    (rb"BPG\xfb", f"BPG; {_SAVE}"),
+    (rb"icns", f"Apple icon (ICNS); {_SAVE}"),
+    (rb"SIMPLE  =", "FITS; convert it to float TIFF"),
+    (rb"\x93NUMPY", "NumPy array; write it as PNG or TIFF"),
+    (rb"\x01\xda[\x00\x01]", f"Silicon Graphics (SGI); {_SAVE}"),
+    (rb"\x59\xa6\x6a\x95", f"Sun raster; {_SAVE}"),
+    (rb"\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]", f"PCX; {_SAVE}"),
+    (rb"P7\n|PF\n", f"PAM or colour PFM; {_SAVE}"),
+    (rb"\xd7\xcd\xc6\x9a|\x01\x00\x00\x00.{36} EMF", f"Windows metafile; {_SAVE}"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", f"PostScript; {_SAVE}"),
+    (rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?|<!--.*?)?<(?i:!DOCTYPE )?svg", f"SVG; {_SAVE}"),
+)
+_OTHER = (  # files that are no pictures
+    (rb"%PDF", "a PDF document"),
+    (_FTYP, "a video"),
+    (rb"\x1aE\xdf\xa3|RIFF.{4}AVI |\x00\x00\x01[\xba\xb3]|.{4}(?:moov|mdat)", "a video"),
+    (rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b", "an archive"),
+    (rb"\s*<(?i:!doctype html|html)", "a web page"),
+)
+_KNOWN = [(name, re.compile(each.starts, re.DOTALL)) for name, each in FORMATS.items()]
+_NAMED = [
+    (f"{reason}: {name}", re.compile(start, re.DOTALL))
+    for reason, table in ((UNSUPPORTED, _UNREADABLE), (NOT_AN_IMAGE, _OTHER))
+    for start, name in table
+]
+
+
+def detect(head: bytes) -> str:
+    """The format of a file.
+
+    Args:
+        head: its first bytes, `HEAD` or all of them.
+
+    Returns:
+        A key of `FORMATS`.
+
+    Raises:
+        BadImage: the file is empty, or is not a picture in one of `FORMATS`; its reason names
+            other formats that are known.
+    """
+    if not head:
+        raise BadImage(EMPTY)
+    for name, start in _KNOWN:
+        if start.match(head):
+            return "AVIF" if name == "HEIC" and _is_avif(head) else name
+    for reason, start in _NAMED:
+        if start.match(head):
+            raise BadImage(reason)
+    raise BadImage(NOT_AN_IMAGE)
+
+
+def _is_avif(head: bytes) -> bool:
+    """Whether a file of a common brand, such as `mif1`, names AVIF among its other brands."""
+    brands = head[8 : max(16, int.from_bytes(head[:4], "big"))]
+    return head[8:12] in (b"mif1", b"msf1") and b"avif" in brands and b"heic" not in brands

@@ -76,7 +76,7 @@ def each_with_its_length(commands):
         yield pytest.param(command, marks=[pytest.mark.long] if trains else [])
 
 
-@pytest.mark.parametrize("command", each_with_its_length(tutorial_commands()))
+@pytest.mark.parametrize("command", list(each_with_its_length(tutorial_commands())))
 def test_every_command_of_the_tutorial_runs(command, efftune_command, tmp_path):
     """As written, but on a few squares in the place of dogs, with epochs few and pictures small."""
     fill(tmp_path / "photos")

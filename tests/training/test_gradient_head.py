@@ -78,10 +78,10 @@ def test_same_seed_gives_the_same_head():
 
 @pytest.mark.long
 def test_head_that_ends_worse_than_guessing_starts_again_with_a_lower_rate():
-    _, outcome = fit(stage=Stage("head", "", 4, 5.0), dropout=0.9)
+    _, outcome = fit(stage=Stage("head", "", 4, 2.0), dropout=0.9)
     assert outcome.failures[0].startswith("the final loss was ")
-    assert outcome.failures[0].endswith(" at a learning rate of 5")
-    assert outcome.stage.learning_rate == pytest.approx(0.5)
+    assert outcome.failures[0].endswith(" at a learning rate of 2")
+    assert outcome.stage.learning_rate == pytest.approx(0.2)
 
 
 def test_head_that_cannot_be_trained_is_an_error_with_advice():

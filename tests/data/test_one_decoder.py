@@ -113,7 +113,7 @@ def listening(patch: pytest.MonkeyPatch) -> list[tuple[int, np.ndarray]]:
         def loaded(item):
             pixels = load(item)
             with lock:
-                given.append((item, pixels.copy()))
+                given.append((item[0] if isinstance(item, tuple) else item, pixels.copy()))
             return pixels
 
         return run(self, items, loaded, deliver, views=views)

@@ -1,5 +1,6 @@
 """Progress on stderr: bars in a terminal, plain lines otherwise."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from efftune.cli.console import warn
+from efftune.cli.console import escape_control, warn
 
 Report = Callable[[str, int, int], None]
 
@@ -33,10 +34,30 @@ def progress(*, quiet: bool) -> Iterator[Report]:
     if quiet:
         yield lambda _phase, _done, _total: None
     elif sys.stderr.isatty():
-        with _bars() as bars:
+        with _bars() as bars, _messages(lambda text: bars.console.print(text, markup=False)):
             yield _on_bars(bars)
     else:
-        yield _PlainLines().report
+        with _messages(warn):
+            yield _PlainLines().report
+
+
+@contextmanager
+def _messages(show: Callable[[str], object]) -> Iterator[None]:
+    """Show what the package logs, such as how a source was read."""
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            show(escape_control(record.getMessage()))
+
+    logger, handler = logging.getLogger("efftune"), Shown()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _bars() -> Progress:

@@ -209,10 +209,7 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
     """
     if form == "json":
         for each in predictions:
-            top = [{"label": label, "confidence": value} for label, value in each.top]
-            line = {"path": str(each.path), "label": each.label, "confidence": each.confidence}
-            line |= {"unsure": each.unsure, "unlike": each.unlike, "top": top}
-            print(json.dumps(line, ensure_ascii=False))
+            print(json.dumps(each.to_dict(), ensure_ascii=False))
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike"])

@@ -21,6 +21,7 @@ Split = Literal["train", "val", "test"]
 Undecided = Literal[""]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HIDDEN, MACOS, WINDOWS = "hidden", "left over from a macOS archive", "left over from Windows"
+NO_CLASS_FOLDER = "not in a class folder"
 LEFTOVERS = frozenset({HIDDEN, MACOS, WINDOWS})  # reasons for files that belong to no class
 
 
@@ -178,12 +179,17 @@ class Examples:
             DataError: there is no picture, only one class, or a class with too few pictures.
         """
         if not any(row.usable for row in self.rows):
-            contents = (
-                f"Found: {self.reasons_summary}."
-                if self.rows
-                else "It is empty: add one folder per class."
-            )
-            raise DataError(f"{self.source} holds no picture that can be read. {contents}")
+            if not self.rows:
+                problem = "that can be read. It is empty: add one folder per class."
+            elif any(row.reason == NO_CLASS_FOLDER for row in self.rows):
+                problem = (
+                    f"in a class folder. Found: {self.reasons_summary}. Put the pictures of each "
+                    "class into a folder of its own, or list them in a table with the columns "
+                    "path and label."
+                )
+            else:
+                problem = f"that can be read. Found: {self.reasons_summary}."
+            raise DataError(f"{self.source} holds no picture {problem}")
         if not allow_missing:
             self._require_no_class_lost()
         if len(self.class_names) < 2:

@@ -113,24 +113,41 @@ def decoded(content: bytes, size: int, fit: Fit) -> Decoded:
     Raises:
         BadImage: the content has another format, or is damaged, truncated or too large.
     """
-    try:
+    with _errors_of_decoders():
         form = formats.detect(content[: formats.HEAD])
         with _opened(content, form) as image:
-            original_size, mode = image.size, image.mode
             several = bool(FORMATS[form].several and getattr(image, "is_animated", False))
-            # Affects JPEG only. Both sides stay at least `size`, so that the final
-            # resampling never enlarges.
-            image.draft("RGB", (size, size))
-            if image.width * image.height > MOST_PIXELS:
-                raise BadImage(TOO_LARGE)
+            original_size, mode = image.size, image.mode
             orientation = _orientation(image)
-            profile = image.info.get("icc_profile", b"")
-            image.load()
-            _apply_orientation(image)
+            pixels = _pixels(image, size, fit)
             swapped = orientation >= 5 and form != "TIFF"  # Pillow reports its rotated size
             width, height = original_size[::-1] if swapped else original_size
-            pixels = colour.to_srgb(_fitted(_rgb(image, profile), size, fit), profile)
             return Decoded(pixels, form, width, height, mode, several, orientation)
+
+
+def of_image(image: Image.Image, size: int, fit: Fit) -> Pixels:
+    """Like `decode`, for a Pillow picture, which is not changed."""
+    with _errors_of_decoders():
+        return _pixels(image.copy(), size, fit)
+
+
+def _pixels(image: Image.Image, size: int, fit: Fit) -> Pixels:
+    # Affects JPEG only. Both sides stay at least `size`, so that the final resampling never
+    # enlarges.
+    image.draft("RGB", (size, size))
+    if image.width * image.height > MOST_PIXELS:
+        raise BadImage(TOO_LARGE)
+    profile = image.info.get("icc_profile", b"")
+    image.load()
+    _apply_orientation(image)
+    return colour.to_srgb(_fitted(_rgb(image, profile), size, fit), profile)
+
+
+@contextmanager
+def _errors_of_decoders() -> Iterator[None]:
+    """Convert whatever a decoder raises to `BadImage`."""
+    try:
+        yield
     except BadImage:
         raise
     except UnidentifiedImageError:

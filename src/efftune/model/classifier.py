@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import images
 from efftune.data.images import Pixels
+from efftune.data.pictures import Picture, decode, listed, path_of
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.model.backbone import Backbone
 from efftune.model.engines import openvino_engine
@@ -31,25 +31,44 @@ UNCERTAINTY_FILE_BEFORE = "doubts.npz"  # its name in runs of earlier versions
 FILES = (KERAS_FILE, OPENVINO_FILE, "openvino/model.bin", CLASSES_FILE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The prediction for one picture.
 
     Attributes:
-        path: the picture.
+        path: the picture; None if it was not given as a path.
         label: the most probable class.
         confidence: its probability, 0 to 1.
         top: the most probable classes with their probabilities, in descending order.
         unsure: whether the confidence is too low to rely on.
         unlike: whether the picture is out-of-distribution: unlike the training pictures.
+        class_index: position of the class in `Classifier.class_names`.
+        index: position of the picture among those given.
     """
 
-    path: Path
+    path: Path | None
     label: str
     confidence: float
     top: tuple[tuple[str, float], ...]
     unsure: bool = False
     unlike: bool = False
+    class_index: int = 0
+    index: int = 0
+
+    def __repr__(self) -> str:
+        """The class, its probability and the flags."""
+        flags = "".join(f", {flag}" for flag in ("unsure", "unlike") if getattr(self, flag))
+        where = f"{str(self.path)!r}: " if self.path else ""
+        return f"Prediction({where}{self.label!r}, {self.confidence:.3f}{flags})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The prediction as values for JSON; `path` is None if there is none."""
+        return {
+            **{"path": None if self.path is None else str(self.path), "label": self.label},
+            **{"confidence": self.confidence, "class_index": self.class_index},
+            **{"unsure": self.unsure, "unlike": self.unlike},
+            "top": [{"label": label, "confidence": value} for label, value in self.top],
+        }
 
 
 @dataclass(frozen=True)
@@ -59,12 +78,12 @@ class ModelOutputs:
     Attributes:
         probabilities: float32 (pictures, classes), zero where a picture cannot be decoded.
         distances: distance to the training pictures, float32 (pictures,); 0 without a detector.
-        failures: the reason, by path, for each picture that cannot be decoded.
+        failures: the reason, by position, for each picture that cannot be decoded.
     """
 
     probabilities: NDArray[np.float32]
     distances: NDArray[np.float32]
-    failures: dict[Path, str]
+    failures: dict[int, str]
 
 
 class Classifier:
@@ -94,6 +113,16 @@ class Classifier:
         self.image_size = image_size
         self.fit = fit
         self.uncertainty = uncertainty
+        self._network = openvino_engine.Network(
+            lambda: openvino_engine.read(self.folder / OPENVINO_FILE),
+            size=image_size,
+            dtypes=["float32"] * (1 if uncertainty is None else 2),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings: the network is read from `folder` again when it is needed."""
+        settings = (self.class_names, self.image_size, self.fit, self.uncertainty)
+        return Classifier, (self.folder, *settings)
 
     @cached_property
     def model(self) -> "keras.Model":
@@ -102,56 +131,47 @@ class Classifier:
 
         return keras.saving.load_model(self.folder / KERAS_FILE)
 
-    @cached_property
-    def _network(self) -> openvino_engine.Network:
-        def load_model() -> Any:
-            return openvino_engine.read(self.folder / OPENVINO_FILE)
-
-        outputs = 1 if self.uncertainty is None else 2
-        return openvino_engine.Network(
-            load_model, size=self.image_size, dtypes=["float32"] * outputs
-        )
-
     def predict(
         self,
-        pictures: Sequence[str | Path] | str | Path,
+        pictures: Picture | Iterable[Picture],
         top: int = 1,
         *,
         raw: bool = False,
-        on_unreadable: Callable[[Path, str], None] | None = None,
+        on_unreadable: Callable[[Any, str], None] | None = None,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> list[Prediction]:
         """Predict the classes of pictures.
 
         Args:
-            pictures: paths, or one path.
+            pictures: one picture or several, each a path, bytes, a file object, a Pillow picture or
+                an array; see `pictures.decode`. An iterator is advanced as pictures are needed.
             top: number of most probable classes to return, 1 or more.
             raw: return uncalibrated probabilities.
             on_unreadable: called with the path and the reason for each picture that cannot be
-                decoded, which is then skipped. Without it such a picture is an error.
-            on_progress: called with the number of pictures done and the total.
+                decoded, which is then skipped. Without it such a picture is an error. Instead of
+                the path of a picture that is not given as one, it gets the position.
+            on_progress: called with the number of pictures done and the total, which is 0 if
+                `pictures` is an iterator.
 
         Returns:
             One prediction per readable picture, in order.
 
         Raises:
-            UsageError: `top` is below 1.
+            UsageError: `top` is below 1, or a picture is of another kind.
             DataError: a picture cannot be decoded and `on_unreadable` is not given.
         """
         if top < 1:
             raise UsageError(f"top must be 1 or more. Received: {top}.")
-        pictures = [pictures] if isinstance(pictures, str | Path) else pictures
-        paths = list(map(files.user_path, pictures))
-        outputs = self.outputs(paths, on_progress)
-        for path, reason in outputs.failures.items():
+        paths: list[Path | None] = []
+        outputs = self.outputs(_noting_paths(listed(pictures), paths), on_progress)
+        for i, reason in outputs.failures.items():
             if on_unreadable is None:
-                raise DataError(f"Cannot predict {path}: {reason}.")
-            on_unreadable(path, reason)
-        rows = zip(paths, outputs.probabilities, outputs.distances, strict=True)
+                raise DataError(f"Cannot predict {paths[i] or f'picture {i}'}: {reason}.")
+            on_unreadable(i if paths[i] is None else paths[i], reason)
         return [
-            self._prediction(path, row, float(distance), top, raw=raw)
-            for path, row, distance in rows
-            if path not in outputs.failures
+            self._prediction(outputs, i, top, path=paths[i], raw=raw)
+            for i in range(len(paths))
+            if i not in outputs.failures
         ]
 
     def probabilities(
@@ -171,55 +191,70 @@ class Classifier:
             and the reasons for those that cannot, by path.
         """
         outputs = self.outputs(paths, on_progress)
-        return outputs.probabilities, outputs.failures
+        return outputs.probabilities, {paths[i]: why for i, why in outputs.failures.items()}
 
     def outputs(
         self,
-        paths: Sequence[Path],
+        pictures: Iterable[Picture],
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> ModelOutputs:
-        """Probabilities and distances of pictures; see `probabilities` for the arguments."""
-        probabilities = np.zeros((len(paths), len(self.class_names)), np.float32)
-        distances = np.zeros(len(paths), np.float32)
+        """Probabilities and distances of pictures; see `predict` for the arguments."""
+        total = len(pictures) if isinstance(pictures, Sized) else 0
         detector = None if self.uncertainty is None else self.uncertainty.detector
-        failures: dict[Path, str] = {}
+        rows: dict[int, tuple[NDArray[np.float32], float]] = {}
+        failures: dict[int, str] = {}
         done = itertools.count(1)  # safe to use from several threads
 
-        def load(i: int) -> Pixels | None:
+        def load(item: tuple[int, Picture]) -> Pixels | None:
             try:
-                return images.decode(images.read(paths[i]), self.image_size, self.fit)[None]
+                return decode(item[1], self.image_size, self.fit)[None]
             except BadImage as error:
-                failures[paths[i]] = error.reason
-                on_progress(next(done), len(paths))
+                failures[item[0]] = error.reason
+                on_progress(next(done), total)
                 return None
 
-        def deliver(i: int, _view: int, values: list[NDArray[np.float32]]) -> None:
-            probabilities[i] = values[0]
-            if detector is not None:
-                distances[i] = detector.distances(values[1][None])[0]
-            on_progress(next(done), len(paths))
+        def deliver(item: tuple[int, Picture], _: int, values: list[NDArray[np.float32]]) -> None:
+            distance = 0.0 if detector is None else detector.distances(values[1][None])[0]
+            rows[item[0]] = values[0].copy(), distance
+            on_progress(next(done), total)
 
-        self._network.run(range(len(paths)), load, deliver)
-        ordered = {path: failures[path] for path in paths if path in failures}
-        return ModelOutputs(probabilities, distances, ordered)
+        self._network.run(enumerate(pictures), load, deliver)
+        count = len(rows) + len(failures)
+        nothing = np.zeros(len(self.class_names), np.float32), 0.0
+        found = [rows.get(i, nothing) for i in range(count)]
+        probabilities = np.array([row for row, _ in found], np.float32)
+        return ModelOutputs(
+            probabilities.reshape(count, len(self.class_names)),
+            np.array([distance for _, distance in found], np.float32),
+            dict(sorted(failures.items())),
+        )
 
     def _prediction(
-        self,
-        path: Path,
-        probabilities: NDArray[np.float32],
-        distance: float,
-        top: int,
-        *,
-        raw: bool,
+        self, outputs: ModelOutputs, index: int, top: int, *, path: Path | None, raw: bool
     ) -> Prediction:
+        probabilities, distance = outputs.probabilities[index], float(outputs.distances[index])
         unsure = unlike = False
         if self.uncertainty is not None:
             unsure = bool(probabilities.max() < self.uncertainty.unsure_below)
             unlike = distance > self.uncertainty.unlike_above
             probabilities = self.uncertainty.raw(probabilities) if raw else probabilities
-        order = np.argsort(-probabilities, kind="stable")[:top]
+        order = np.argsort(-probabilities, kind="stable")[:top].tolist()
         ranked = tuple((self.class_names[i], float(probabilities[i])) for i in order)
-        return Prediction(path, *ranked[0], ranked, unsure, unlike)
+        return Prediction(path, *ranked[0], ranked, unsure, unlike, order[0], index)
+
+
+def _noting_paths(pictures: Iterable[Picture], paths: list[Path | None]) -> Iterable[Picture]:
+    """The pictures; their paths are appended to `paths`. A list stays a list."""
+    if isinstance(pictures, Sized):
+        paths += map(path_of, pictures)
+        return pictures
+
+    def noted() -> Iterator[Picture]:
+        for picture in pictures:
+            paths.append(path_of(picture))
+            yield picture
+
+    return noted()
 
 
 def save(

@@ -2,11 +2,12 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from importlib import resources
 from importlib.metadata import version
-from pathlib import Path
+from typing import Any
 
+from efftune.data.pictures import Picture
 from efftune.errors import DataError
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
 from efftune.model.backbone import Backbone
@@ -16,17 +17,17 @@ from efftune.system.progress import Progress, silent
 
 
 def classify(
-    pictures: Sequence[str | Path] | str | Path,
+    pictures: Picture | Iterable[Picture],
     model: str = "efficientnet-lite0",
     top: int = 5,
     *,
-    on_unreadable: Callable[[Path, str], None] | None = None,
+    on_unreadable: Callable[[Any, str], None] | None = None,
     on_progress: Progress = silent,
 ) -> list[Prediction]:
     """Classify pictures into ImageNet's 1000 classes, with a published model.
 
     Args:
-        pictures: paths, or one path.
+        pictures: one picture or several, as for `Classifier.predict`.
         model: as `efftune models` lists it; its weights are downloaded if needed.
         top: number of most probable classes to return, 1 or more.
         on_unreadable: as for `Classifier.predict`.

@@ -118,6 +118,13 @@ class DataSettings:
             "--group-column",
         ),
     ] = "group"
+    splits: Annotated[
+        Literal["auto", "none"],
+        Setting(
+            "Whether folders called like splits, such as train and test, are splits if there is "
+            "one for training; with none, they are classes like any others."
+        ),
+    ] = "auto"
     val_from: Annotated[
         Literal["train", "test"],
         Setting(

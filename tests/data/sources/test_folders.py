@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import sys
 from contextlib import contextmanager
 
@@ -7,6 +8,7 @@ import pytest
 
 from conftest import COLOURS, fill, square
 from efftune.data.sources import discovery, image_paths
+from efftune.data.sources.tables import Columns
 from efftune.errors import DataError, UsageError
 
 
@@ -72,6 +74,118 @@ def test_splits_beside_classes_are_refused(tmp_path):
     (tmp_path / "red").rename(tmp_path / "train")
     with pytest.raises(DataError, match=r"split folders \(train\) and others \(blue, green\)"):
         discovery.find(tmp_path)
+
+
+LAYOUTS = {  # folders, each with class folders inside; what is said of them
+    "photos": (["photos"], "class folders in photos/"),
+    "two folders down": (["a/b"], "class folders in a/b/"),
+    "medical": (
+        ["Training", "Testing"],
+        "split folders Testing (as test), Training (as train) with class folders",
+    ),
+    "inside another": (
+        ["chest/Train", "chest/Val", "chest/Test"],
+        "split folders Test (as test), Train (as train), Val (as val) with class folders in chest/",
+    ),
+    "pictures below splits": (
+        ["train/images", "dev/images", "eval/images"],
+        "split folders dev (as val), eval (as test), train with class folders",
+    ),
+}
+SPLIT_WORDS = {"tra": "train", "val": "val", "dev": "val", "tes": "test", "eva": "test"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_usual_layouts_are_recognised_and_told(tmp_path, layout, caplog):
+    folders, told = LAYOUTS[layout]
+    for folder in folders:
+        fill(tmp_path / folder, count=3)
+    (tmp_path / "README.md").write_text("about these pictures")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    with caplog.at_level("INFO", logger="efftune"):
+        found = discovery.find(tmp_path)
+    assert found.class_names == tuple(COLOURS)
+    assert len(found.rows) - len(found.set_aside) == 9 * len(folders)
+    named = (name[:3] for name in "/".join(folders).casefold().split("/"))
+    splits = {SPLIT_WORDS[name] for name in named if name in SPLIT_WORDS}
+    assert {row.split for row in found.rows if row.usable} == (splits or {""})
+    assert reasons(found).keys() == {"README.md", ".DS_Store"}
+    assert caplog.messages == [f"{tmp_path}: {told}"]
+
+
+def test_class_of_one_split_with_subfolders_is_not_looked_through(tmp_path):
+    fill(tmp_path / "train", count=3)
+    fill(tmp_path / "test" / "red", count=3)  # subfolders of the class
+    found = discovery.find(tmp_path)
+    assert found.class_names == tuple(COLOURS)
+    assert {row.label for row in found.of("test")} == {"red"}
+
+
+def test_classes_named_like_splits_must_be_asked_for(tmp_path):
+    fill(tmp_path, count=3)
+    (tmp_path / "red").rename(tmp_path / "Training")
+    (tmp_path / "blue").rename(tmp_path / "Testing")
+    with pytest.raises(DataError, match=r"others \(green\)\. .* --set splits=none"):
+        discovery.find(tmp_path)
+    found = discovery.find(tmp_path, columns=Columns(splits="none"))
+    assert found.class_names == ("Testing", "Training", "green")
+
+
+@pytest.mark.parametrize("pattern", ["{}.{}.png", "{}_{:03}.png", "{} ({}).png", "{}-{}.png"])
+@pytest.mark.parametrize("below", ["", "photos"])
+def test_classes_are_read_from_names_where_there_are_no_folders(tmp_path, pattern, below, caplog):
+    folder = tmp_path / below
+    folder.mkdir(exist_ok=True)
+    for name, colour in {"cat": COLOURS["red"], "great_dane": COLOURS["blue"]}.items():
+        for i in range(1, 5):
+            square(colour, i).save(folder / pattern.format(name, i))
+    (folder / "notes.txt").write_text("text")
+    with caplog.at_level("INFO", logger="efftune"):
+        found = discovery.find(tmp_path)
+    assert found.class_names == ("cat", "great_dane")
+    assert found.counts == {"train": 0, "val": 0, "test": 0}
+    assert len(found.rows) == 9
+    assert reasons(found) == {"notes.txt": "no class in its name"}
+    assert "classes from the file names (" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    "names", [("IMG", "DSC"), ("", "2021-05-"), ("cat", "IMG"), ("one", "one")]
+)
+def test_names_that_cameras_give_are_no_classes(tmp_path, names):
+    for number, name in enumerate(names):
+        for i in range(10, 14):
+            square(COLOURS["red"], i).save(tmp_path / f"{name}_{number}{i}.png")
+    found = discovery.find(tmp_path)
+    assert set(reasons(found).values()) == {"not in a class folder"}
+
+
+def test_names_are_read_in_split_folders_too(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for name in ("cat", "dog"):
+            for i in range(3):
+                square(COLOURS["red"], i).save(tmp_path / split / f"{name}.{i}.png")
+    found = discovery.find(tmp_path)
+    assert found.class_names == ("cat", "dog")
+    assert (len(found.of("train")), len(found.of("test"))) == (6, 6)
+
+
+def test_table_of_labels_beside_pictures_is_used(tmp_path, caplog):
+    fill(tmp_path / "all")
+    (tmp_path / "images").mkdir()
+    lines = ["path,label"]
+    for path in sorted((tmp_path / "all").rglob("*.*g")):
+        name = f"images/{path.parent.name[0]}{path.name}"
+        path.rename(tmp_path / name)
+        lines.append(f"{name},{path.parent.name}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    shutil.rmtree(tmp_path / "all")
+    with caplog.at_level("INFO", logger="efftune"):
+        found = discovery.find(tmp_path)
+    assert found.class_names == tuple(COLOURS)
+    assert len(found.rows) == 30
+    assert caplog.messages == [f"{tmp_path}: pictures and labels in the table labels.csv"]
 
 
 def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):

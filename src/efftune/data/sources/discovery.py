@@ -1,16 +1,23 @@
 """Selects the reader for a source: folder, archive, table or named data set."""
 
-from collections.abc import Iterator
+import logging
 from pathlib import Path
 
-from efftune.data.examples import Example, Examples
-from efftune.data.sources import archives, hf, tables, tfds
-from efftune.data.sources.folders import SPLIT_FOLDERS, archive_rows, folder_rows
+from efftune.data.examples import Examples
+from efftune.data.sources import archives, folders, hf, tables, tfds
+from efftune.data.sources.folders import SPLIT_FOLDERS, Layout
 from efftune.data.sources.samples import digits_folder
 from efftune.data.sources.tables import Columns
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.system import files
 from efftune.system.progress import Progress, silent
+
+_LOGGER = logging.getLogger(__name__)
+_LABEL_TABLES = {
+    f"{name}{suffix}"
+    for name in ("labels", "annotations", "metadata", "train", "train_labels")
+    for suffix in tables.SUFFIXES
+}
 
 
 def find(
@@ -21,10 +28,9 @@ def find(
     """Find the examples in a source.
 
     Args:
-        source: a folder with one folder per class; a folder with `train`, and perhaps `val` (or
-            `valid`, `validation`) and `test`, folders of class folders; a `.zip`, `.tar`, `.tar.gz`
-            or `.tgz` archive of either, possibly inside a single top-level folder; a `.csv`,
-            `.tsv` or `.parquet` table; `sample:NAME`; `tfds:NAME[/CONFIG][:VERSION]`, from
+        source: a folder as `folders.read` takes it, or one with a table such as `labels.csv`
+            beside the pictures; a `.zip`, `.tar`, `.tar.gz` or `.tgz` archive of such a folder; a
+            `.csv`, `.tsv` or `.parquet` table; `sample:NAME`; `tfds:NAME[/CONFIG][:VERSION]`, from
             TensorFlow Datasets; or `hf:NAME[:CONFIG]` or `hf:FOLDER`, a Hugging Face data set.
         on_progress: called with `unpack`, the number of pictures, archive members or bytes
             unpacked, and the total; before a Hugging Face data set is loaded by name, also with
@@ -41,30 +47,31 @@ def find(
             data set cannot be downloaded.
     """
     name = str(source)
-    if name.startswith(tfds.PREFIX):
-        return Examples(name, tuple(folder_rows(tfds.unpacked(name, SPLIT_FOLDERS, on_progress))))
-    if name.startswith(hf.PREFIX):
-        folder = hf.unpacked(name, SPLIT_FOLDERS, columns, on_progress)
-        return Examples(name, tuple(folder_rows(folder)))
-    if name.startswith("sample:"):
-        return _sample(name)
-    root = files.user_path(source)
     try:
-        return Examples(name, tuple(_rows_of(name, root, on_progress, columns)))
+        layout = _layout(name, source, on_progress, columns)
     except PermissionError as error:
         raise DataError(
             f"No permission to access {error.filename}. Change its permissions, or move it out."
         ) from None
+    _LOGGER.info("%s: %s", name, layout.description)
+    return Examples(name, layout.rows)
 
 
-def _rows_of(name: str, root: Path, on_progress: Progress, columns: Columns) -> Iterator[Example]:
+def _layout(name: str, source: str | Path, on_progress: Progress, columns: Columns) -> Layout:
+    if name.startswith(tfds.PREFIX):
+        return folders.read(tfds.unpacked(name, SPLIT_FOLDERS, on_progress))
+    if name.startswith(hf.PREFIX):
+        return folders.read(hf.unpacked(name, SPLIT_FOLDERS, columns, on_progress))
+    if name.startswith("sample:"):
+        return folders.read(_sample(name))
+    root = files.user_path(source)
     is_table = root.suffix.casefold() in tables.SUFFIXES
     if root.is_dir():
-        return folder_rows(root)
+        return _folder(root, columns)
     if root.is_file() and is_table:
-        return tables.rows(root, columns, SPLIT_FOLDERS)
+        return _table(root, columns)
     if root.is_file() and archives.is_archive(root):
-        return archive_rows(archives.unpacked(root, on_progress))
+        return _folder(archives.unpacked(root, on_progress), columns)
     if root.exists():
         raise UsageError(
             f"{name!r} is a file. Give a folder with one folder per class, an archive of such a "
@@ -74,9 +81,20 @@ def _rows_of(name: str, root: Path, on_progress: Progress, columns: Columns) -> 
     raise UsageError(f"There is no {kind} {name!r}. Give a folder with one folder per class.")
 
 
-def _sample(name: str) -> Examples:
+def _folder(root: Path, columns: Columns) -> Layout:
+    """A folder of class folders; or, if there are no two of them, one with a table of labels."""
+    layout = folders.read(root, splits=columns.splits == "auto")
+    named = [path for path in sorted(root.iterdir()) if path.name.casefold() in _LABEL_TABLES]
+    return _table(named[0], columns) if layout.is_weak and len(named) == 1 else layout
+
+
+def _table(path: Path, columns: Columns) -> Layout:
+    rows = tuple(tables.rows(path, columns, SPLIT_FOLDERS))
+    return Layout(rows, f"pictures and labels in the table {path.name}")
+
+
+def _sample(name: str) -> Path:
     samples = {"sample:digits": digits_folder}
     if name not in samples:
         raise unknown_name("sample", name, samples)
-    root = samples[name]()
-    return Examples(name, tuple(folder_rows(root)))
+    return samples[name]()

@@ -3,65 +3,160 @@
 No file is dropped silently: each becomes an example, and an unusable file has a reason.
 """
 
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from efftune.data import images
-from efftune.data.examples import HIDDEN, MACOS, WINDOWS, Example, Split, Undecided
+from efftune.data.examples import (
+    HIDDEN,
+    MACOS,
+    NO_CLASS_FOLDER,
+    WINDOWS,
+    Example,
+    Split,
+    Undecided,
+)
 from efftune.errors import BadImage, DataError
 
 SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _WINDOWS_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
+_CLASS_AND_NUMBER = re.compile(r"(.*[^\W\d_].*?)(?:[ ._-]+\d+|[ ._-]*\(\d+\))", re.DOTALL)
+_FROM_NAMES = "classes from the file names"
+# What cameras and programs write before a number is no class.
+_NO_CLASSES = {
+    *("img", "dsc", "dscn", "dscf", "dscf_", "p", "pxl", "mvimg", "gopr", "dji", "sam", "cimg"),
+    *("image", "images", "photo", "picture", "pic", "file", "scan", "page", "frame", "screenshot"),
+    *("untitled", "whatsapp image", "signal", "fb_img", "received", "download"),
+}
 
 
-def _names(paths: Iterable[Path]) -> str:
-    return ", ".join(path.name for path in paths)
+@dataclass(frozen=True)
+class Layout:
+    """What of a folder was taken for what.
+
+    Attributes:
+        rows: one example per file.
+        description: for the user, such as "class folders" or "classes from the file names".
+    """
+
+    rows: tuple[Example, ...]
+    description: str
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether a table of labels in the same folder would be the better source."""
+        classes = {row.label for row in self.rows if row.usable}
+        return len(classes) < 2 or _FROM_NAMES in self.description
 
 
-def folder_rows(root: Path) -> Iterator[Example]:
-    """Examples for all files in class folders, which may be inside split folders."""
-    splits = _split_folders(root)
-    if not splits:
-        yield from _class_folders(root, root, "")
-        return
-    for entry in _entries(root):
-        split = splits.get(entry)
-        if split:
-            yield from _class_folders(entry, root, split)
-        else:
-            yield _set_aside(entry, root, _leftover(entry) or "not in a split folder")
+def read(root: Path, *, splits: bool = True) -> Layout:
+    """Examples for all files in a folder of class folders, with or without split folders.
 
+    Folders that hold nothing but one other folder of folders are looked through. If a folder has
+    pictures but no folders, the classes are read from names such as `cat.17.jpg`, if that fits.
 
-def archive_rows(root: Path) -> Iterator[Example]:
-    """Like `folder_rows`, for an unpacked archive that may have a single top-level folder."""
-    inner = _top_level_folder(root)
-    while inner:
-        for entry in _entries(root):
+    Args:
+        root: the folder. Archives unpack to such folders, too.
+        splits: whether folders named `train`, `test` and so on are splits rather than classes.
+    """
+    rows: list[Example] = []
+    found = root
+    while inner := _only_folder(found, splits=splits):
+        for entry in _entries(found):
             if entry != inner:
-                yield _set_aside(entry, root, _leftover(entry) or "not in a class folder")
-        root, inner = inner, _top_level_folder(inner)
-    yield from folder_rows(root)
+                rows.append(_set_aside(entry, root, _leftover(entry) or NO_CLASS_FOLDER))
+        found = inner
+    where = "" if found == root else f" in {found.relative_to(root).as_posix()}/"
+    split_folders = _split_folders(found) if splits else {}
+    if not split_folders:
+        classes = _Classes(found, found, "")
+        return Layout((*rows, *classes.rows), f"{classes.description}{where}")
+    inner_folders = _same_only_folders(split_folders)
+    descriptions: dict[str, None] = {}
+    for entry in _entries(found):
+        if entry in split_folders:
+            classes = _Classes(inner_folders.get(entry, entry), found, split_folders[entry])
+            rows += classes.rows
+            descriptions[classes.description] = None
+        else:
+            rows.append(_set_aside(entry, found, _leftover(entry) or "not in a split folder"))
+    names = (
+        folder.name if folder.name == split else f"{folder.name} (as {split})"
+        for folder, split in split_folders.items()
+    )
+    splits_and_classes = f"split folders {', '.join(names)} with {' and '.join(descriptions)}"
+    return Layout(tuple(rows), f"{splits_and_classes}{where}")
 
 
-def _top_level_folder(root: Path) -> Path | None:
-    """The only folder in `root`, if it contains folders and no pictures."""
+def _same_only_folders(split_folders: Iterable[Path]) -> dict[Path, Path]:
+    """For split folders that all hold one folder of the same name, such as `images`, that one."""
+    inner = {folder: _only_folder(folder, splits=False) for folder in split_folders}
+    names = {each.name.casefold() for each in inner.values() if each}
+    found = {folder: each for folder, each in inner.items() if each}
+    return found if len(names) == 1 and len(found) == len(inner) else {}
+
+
+class _Classes:
+    """The classes in a folder, as folders or in the names of its files."""
+
+    def __init__(self, folder: Path, root: Path, split: Split | Undecided):
+        entries = _entries(folder)
+        visible = [entry for entry in entries if not _leftover(entry)]
+        self.description = "class folders"
+        self.rows: list[Example] = []
+        labels: dict[Path, str] = {}
+        if not any(entry.is_dir() for entry in visible):
+            labels = _labels_in_names(visible)
+            self.description = "no class folders"
+        if labels:
+            path, label = next(iter(labels.items()))
+            self.description = f"{_FROM_NAMES} ({path.name} is {label!r})"
+        for entry in entries:
+            if entry in labels:
+                self.rows.append(Example(entry, _name(entry, root), labels[entry], split))
+            elif reason := _leftover(entry):
+                self.rows.append(_set_aside(entry, root, reason))
+            elif entry.is_dir():
+                # macOS stores é as two characters, other systems as one; both mean the same class.
+                label = unicodedata.normalize("NFC", entry.name)
+                self.rows.extend(files_below(entry, root, label, split))
+            else:
+                reason = "no class in its name" if labels else NO_CLASS_FOLDER
+                self.rows.append(_set_aside(entry, root, reason))
+
+
+def _labels_in_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Classes of pictures by names such as `cat.17.jpg`; empty unless nearly all have one."""
+    pictures = [path for path in paths if _is_picture(path)]
+    labels = {}
+    for path in pictures:
+        match = _CLASS_AND_NUMBER.fullmatch(unicodedata.normalize("NFC", path.stem))
+        if match and match[1].casefold() not in _NO_CLASSES:
+            labels[path] = match[1]
+    counts = Counter(labels.values())
+    fits = len(labels) > 0.9 * len(pictures) and len(counts) > 1 and min(counts.values()) > 1
+    return labels if fits else {}
+
+
+def _only_folder(root: Path, *, splits: bool) -> Path | None:
+    """The only folder in `root`, if it contains classes, as folders or in names of files."""
     folders = [entry for entry in _entries(root) if entry.is_dir() and not _leftover(entry)]
-    if len(folders) != 1 or SPLIT_FOLDERS.get(folders[0].name.casefold()) == "train":
+    is_split = splits and bool(folders) and folders[0].name.casefold() in SPLIT_FOLDERS
+    if len(folders) != 1 or (is_split and SPLIT_FOLDERS[folders[0].name.casefold()] == "train"):
         return None
     entries = [entry for entry in _entries(folders[0]) if not _leftover(entry)]
     other_files = [entry for entry in entries if not entry.is_dir()]
-    return (
-        folders[0]
-        if len(other_files) < len(entries) and not any(map(_is_picture, other_files))
-        else None
-    )
+    if len(other_files) == len(entries):
+        return folders[0] if _labels_in_names(entries) else None
+    return None if any(map(_is_picture, other_files)) else folders[0]
 
 
 def _is_picture(path: Path) -> bool:
@@ -90,28 +185,17 @@ def _split_folders(root: Path) -> dict[Path, Split]:
     if others:
         raise DataError(
             f"{root} contains both split folders ({_names(splits_by_folder)}) and others "
-            f"({', '.join(others)}). "
-            "Move the others out, or, if all are classes, rename those named like splits."
+            f"({', '.join(others)}). Move the others out, or, if all are classes, pass "
+            "--set splits=none."
         )
     for split in set(splits_by_folder.values()):
         duplicates = [folder.name for folder, name in splits_by_folder.items() if name == split]
         if len(duplicates) > 1:
             raise DataError(
-                f"{root} has several {split} splits: {', '.join(duplicates)}. Keep one."
+                f"{root} has several {split} splits: {', '.join(duplicates)}. Keep one, or, if all "
+                "are classes, pass --set splits=none."
             )
     return splits_by_folder
-
-
-def _class_folders(folder: Path, root: Path, split: Split | Undecided) -> Iterator[Example]:
-    for entry in _entries(folder):
-        if not entry.is_dir():
-            yield _set_aside(entry, root, _leftover(entry) or "not in a class folder")
-        elif reason := _leftover(entry):
-            yield _set_aside(entry, root, reason)
-        else:
-            # macOS stores é as two characters, other systems as one; both mean the same class.
-            label = unicodedata.normalize("NFC", entry.name)
-            yield from files_below(entry, root, label, split)
 
 
 def files_below(
@@ -175,3 +259,7 @@ def _set_aside(path: Path, root: Path, reason: str) -> Example:
 
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
+
+
+def _names(paths: Iterable[Path]) -> str:
+    return ", ".join(path.name for path in paths)

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 from efftune.data import images
 from efftune.data.examples import Example, Split, Undecided
@@ -26,30 +26,28 @@ _MAX_LISTED = 20  # columns listed in an error message
 
 @dataclass(frozen=True)
 class Columns:
-    """The column names of a table.
+    """The column names of a table, and what names of folders mean.
 
     Attributes:
         path: column of the paths of pictures.
         label: column of class names.
         split: column of splits; may be missing from the table if this is the default name.
         group: column of groups such as patient, video or session; may be missing likewise.
+        splits: `auto` if folders called like splits are splits, `none` if they are classes.
     """
 
     path: str = "path"
     label: str = "label"
     split: str = "split"
     group: str = "group"
+    splits: Literal["auto", "none"] = "auto"
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Columns":
-        """The column names set in a recipe."""
-        names = (
-            recipe.data.path_column,
-            recipe.data.label_column,
-            recipe.data.split_column,
-            recipe.data.group_column,
-        )
-        return cls(*names)
+        """What is set in a recipe."""
+        data = recipe.data
+        names = (data.path_column, data.label_column, data.split_column, data.group_column)
+        return cls(*names, data.splits)
 
 
 class _Record(NamedTuple):
@@ -132,8 +130,8 @@ def _split(record: _Record, table: Path, splits: Mapping[str, Split]) -> Split |
         return ""
     if name not in splits:
         raise DataError(
-            f"{table}, line {record.line}: there is no split {record.split.strip()!r}. Known: "
-            f"{', '.join(splits)}; leave the cell empty to let efftune choose."
+            f"{table}, line {record.line}: there is no split {record.split.strip()!r}. "
+            "Known: train, val, test; leave the cell empty to let efftune choose."
         )
     return splits[name]
 
@@ -207,7 +205,8 @@ def _column_positions(table: Path, columns: Columns, names: Sequence[str]) -> li
     """Positions of the path, label, split and group columns; -1 for a missing optional one."""
     positions = []
     defaults = asdict(Columns())
-    for role, name in asdict(columns).items():
+    for role in ("path", "label", "split", "group"):
+        name = getattr(columns, role)
         if names.count(name) == 1:
             positions.append(names.index(name))
         elif name not in names and role in {"split", "group"} and name == defaults[role]:

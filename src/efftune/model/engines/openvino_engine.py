@@ -3,10 +3,12 @@
 Does not need a training framework.
 """
 
+import itertools
+import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from contextlib import closing
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock
@@ -29,6 +31,9 @@ _BATCH_SIZES: dict[Precision, int] = {"bf16": 4, "f32": 1}  # fastest as measure
 # OpenVINO looks NumPy up when it first sees an array, behind a lock of its own. Two threads that
 # are first at the same time wait for each other for ever, so this is done here, on import.
 ov.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018
+
+# Never released: to release a network waits for its threads, which a forked process has not.
+_OF_OTHER_PROCESSES: list[tuple[ov.CompiledModel | None, SimpleQueue[ov.InferRequest]]] = []
 
 WINDOW_BYTES = 256 * 2**20  # maximum size of the decoded pictures that wait for the network
 
@@ -107,20 +112,38 @@ class Network:
         self.batch_size = _BATCH_SIZES[precision]
         self._load_model = load_model
         self._dtypes = dtypes
+        self._begin()
+
+    def _begin(self) -> None:
         self.idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
+        self._compiled: ov.CompiledModel | None = None
         self._compiling = Lock()
+        self._process = os.getpid()
+
+    def _begin_again_after_fork(self) -> None:
+        """Forget what was compiled in another process: its threads do not exist in this one."""
+        if self._process != os.getpid():
+            _OF_OTHER_PROCESSES.append((self._compiled, self.idle))
+            self._begin()
 
     def idle_request(self) -> ov.InferRequest:
         """A request that is not under way: one used before, or a new one."""
+        self._begin_again_after_fork()
         try:
             return self.idle.get_nowait()
         except Empty:
-            with self._compiling:
-                return self.compiled.create_infer_request()
+            return self.compiled.create_infer_request()
 
-    @cached_property
+    @property
     def compiled(self) -> ov.CompiledModel:
-        """The compiled model."""
+        """The compiled model; it is compiled when it is first needed."""
+        self._begin_again_after_fork()
+        with self._compiling:
+            if self._compiled is None:
+                self._compiled = self._compile()
+            return self._compiled
+
+    def _compile(self) -> ov.CompiledModel:
         processor = PrePostProcessor(self._load_model().clone())
         processor.input().tensor().set_element_type(ov.Type.u8)
         for i, dtype in enumerate(self._dtypes):
@@ -135,7 +158,7 @@ class Network:
 
     def run(
         self,
-        items: Sequence[Item],
+        items: Iterable[Item],
         load: Callable[[Item], Pixels | None],
         deliver: Callable[[Item, int, list[Any]], None],
         *,
@@ -144,7 +167,7 @@ class Network:
         """Run the network on many items while threads load the next ones.
 
         Args:
-            items: the items, such as paths.
+            items: the items, such as paths; an iterator is advanced as they are needed.
             load: returns an item's pixels, uint8 (views, size, size, 3), or None to skip it.
                 Called from several threads.
             deliver: receives an item, the index of the view, and the network's outputs for it:
@@ -156,20 +179,38 @@ class Network:
             Exception: any exception of `load` or `deliver`; no further item is started.
         """
         window = max(2 * usable_processors(), WINDOW_BYTES // (views * self.size**2 * 3))
-        queued: deque[tuple[Item, Future[Pixels | None]]] = deque()
-        pool = ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode")
         requests = _Requests(self, deliver)
         try:
-            for item in items:
-                queued.append((item, pool.submit(load, item)))
-                if len(queued) >= window:
-                    requests.add(*queued.popleft())
-            while queued:
-                requests.add(*queued.popleft())
+            with closing(_loaded(items, load, window)) as loaded:
+                for item, pixels in loaded:
+                    requests.add(item, pixels)
             requests.finish()
         finally:
-            pool.shutdown(cancel_futures=True)
             requests.release()
+
+
+def _loaded(
+    items: Iterable[Item], load: Callable[[Item], Pixels | None], window: int
+) -> Generator[tuple[Item, Pixels | None], None, None]:
+    """Items in order with what is loaded of them, up to `window` at a time in threads."""
+    iterator = iter(items)
+    first = list(itertools.islice(iterator, 2))
+    if len(first) == 1:  # threads would take longer to start than it takes to load
+        yield first[0], load(first[0])
+        return
+    queued: deque[tuple[Item, Future[Pixels | None]]] = deque()
+    pool = ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode")
+    try:
+        for item in itertools.chain(first, iterator):
+            queued.append((item, pool.submit(load, item)))
+            if len(queued) >= window:
+                done, future = queued.popleft()
+                yield done, future.result()
+        while queued:
+            done, future = queued.popleft()
+            yield done, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _Requests(Generic[Item]):
@@ -188,8 +229,7 @@ class _Requests(Generic[Item]):
         self.running: deque[tuple[ov.InferRequest, list[tuple[Item, int, Pixels]]]] = deque()
         self.pending: list[tuple[Item, int, Pixels]] = []
 
-    def add(self, item: Item, loaded: "Future[Pixels | None]") -> None:
-        pixels = loaded.result()
+    def add(self, item: Item, pixels: Pixels | None) -> None:
         if pixels is None:
             return
         for number, view in enumerate(pixels):

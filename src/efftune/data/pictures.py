@@ -1,0 +1,85 @@
+"""Pictures as programs have them: paths, bytes, file objects, Pillow pictures and arrays."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from efftune.data import images
+from efftune.data.images import Pixels
+from efftune.errors import UsageError
+from efftune.recipe.inputs import Fit
+from efftune.system import files
+
+Picture: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
+
+
+def listed(pictures: "Picture | Iterable[Picture]") -> "Iterable[Picture]":
+    """The pictures, if one or several are given. An array of four dimensions is several."""
+    several = isinstance(pictures, np.ndarray) and pictures.ndim == 4
+    one = str | Path | bytes | bytearray | memoryview | io.IOBase | Image.Image | np.ndarray
+    if not several and (isinstance(pictures, one) or hasattr(pictures, "read")):
+        return [pictures]  # type: ignore[list-item]
+    if not isinstance(pictures, Iterable):
+        raise UsageError(f"{_KINDS} Received: {type(pictures).__name__}.")
+    return pictures  # type: ignore[return-value]
+
+
+def path_of(picture: Picture) -> Path | None:
+    """The path, if the picture is given as one."""
+    return files.user_path(picture) if isinstance(picture, str | Path) else None
+
+
+def decode(picture: Picture, size: int, fit: Fit) -> Pixels:
+    """Decode a picture to the pixels of the model input, as `images.decode` does for a file.
+
+    Args:
+        picture: a path; the bytes of a file, or a file object opened for reading bytes, from its
+            current position; a Pillow picture; or an array, uint8 (height, width) or (height,
+            width, channels) with 1 channel (grey), 3 (red, green, blue) or 4 (with opacity).
+        size: side of the output, in pixels.
+        fit: see `images.decode`.
+
+    Returns:
+        uint8 (size, size, 3).
+
+    Raises:
+        BadImage: the picture cannot be decoded.
+        UsageError: it is none of these.
+    """
+    if isinstance(picture, str | Path):
+        return images.decode(images.read(files.user_path(picture)), size, fit)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return images.decode(bytes(picture), size, fit)
+    if isinstance(picture, Image.Image):
+        return images.of_image(picture, size, fit)
+    if isinstance(picture, np.ndarray):
+        return images.of_image(_from_array(picture), size, fit)
+    if not hasattr(picture, "read"):
+        raise UsageError(f"{_KINDS} Received: {type(picture).__name__}.")
+    content = picture.read()
+    if not isinstance(content, bytes):
+        raise UsageError("The file object returns text. Open the file with mode 'rb'.")
+    return images.decode(content, size, fit)
+
+
+_KINDS = (
+    "A picture is a path, bytes, a file object, a Pillow picture, or an array, uint8 (height, "
+    "width) or (height, width, 1, 3 or 4)."
+)
+
+
+def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
+    shape = pixels.shape
+    if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)) or 0 in shape:
+        raise UsageError(f"{_KINDS} Received an array of shape {shape}.")
+    if pixels.dtype != np.uint8:
+        raise UsageError(
+            f"{_KINDS} Received {pixels.dtype}: its range is unknown. Convert it, for example with "
+            "(255 * pixels).round().astype('uint8') if its values are 0 to 1."
+        )
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if shape[2:] == (1,) else pixels))

@@ -10,7 +10,8 @@ from typing import Any
 from efftune.data import splitting
 from efftune.data.examples import Examples
 from efftune.data.inspection import Finding
-from efftune.data.sources import discovery, tables
+from efftune.data.sources import discovery
+from efftune.data.sources.table_columns import Columns
 from efftune.evaluation import evaluator
 from efftune.features import cache
 from efftune.model.backbone import Backbone
@@ -130,7 +131,7 @@ def _set_up(
             drop_connect_rate=recipe.optimization.drop_connect_rate,
             on_progress=timer.on_progress,
         )
-        examples = discovery.find(source, timer.on_progress, tables.Columns.of(recipe))
+        examples = discovery.find(source, timer.on_progress, Columns.of(recipe))
     with timer.phase("inspect"):
         examples, findings = splitting.split(examples, recipe, timer.count)
     with timer.phase("start"):  # imports Keras if the recipe fine-tunes

@@ -42,7 +42,7 @@ def check(
 ) -> None:
     """Check all pictures in SOURCE and list problems. Exits with 1 if there are any."""
     from efftune.cli import progress_bars, tables
-    from efftune.data.sources.tables import Columns
+    from efftune.data.sources.table_columns import Columns
 
     columns = Columns.of(efftune.Recipe(**choices))
     with progress_bars.progress(quiet=output.quiet) as on_progress:
@@ -116,7 +116,7 @@ def evaluate(
 ) -> None:
     """Evaluate a run on another set of labelled pictures."""
     from efftune.cli import progress_bars, tables
-    from efftune.data.sources.tables import Columns
+    from efftune.data.sources.table_columns import Columns
 
     finished = efftune.Run.load(run)
     columns = Columns.of(finished.recipe.changed(**choices))

@@ -140,7 +140,10 @@ _Set = Annotated[
     typer.Option("--set", help="Any setting of the recipe, as KEY=VALUE; may be repeated."),
 ]
 
-COLUMNS = ("path_column", "label_column", "split_column", "group_column")
+COLUMNS = (
+    *("path_column", "label_column", "split_column", "group_column", "root", "label_columns"),
+    "splits",
+)
 ALL = tuple(key for key, place in SETTINGS.items() if place.setting.flag)
 _PANELS = {
     "": "Recipe",

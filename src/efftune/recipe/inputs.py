@@ -30,6 +30,11 @@ def _phases(value: Any) -> Any:
     return tuple(known) if len(known) == len(names) else tuple(names)
 
 
+def _names(value: Any) -> Any:
+    """Names, from a sequence or comma-separated text."""
+    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True)
 class General:
     """Settings of the run as a whole."""
@@ -118,11 +123,30 @@ class DataSettings:
             "--group-column",
         ),
     ] = "group"
+    root: Annotated[
+        str,
+        Setting(
+            "The folder that the paths of a table are relative to.",
+            "--root",
+            "the table's folder, or one in it",
+        ),
+    ] = ""
+    label_columns: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Columns with 0 and 1, one for each class, separated by commas, instead of a column "
+            "with the classes.",
+            "--label-columns",
+            "found if there are no others",
+            parse=_names,
+        ),
+    ] = ()
     splits: Annotated[
         Literal["auto", "none"],
         Setting(
             "Whether folders called like splits, such as train and test, are splits if there is "
-            "one for training; with none, they are classes like any others."
+            "one for training; with none, they are classes like any others.",
+            "--splits",
         ),
     ] = "auto"
     val_from: Annotated[

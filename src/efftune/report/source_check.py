@@ -9,7 +9,7 @@ from efftune.data import inspection, near_duplicates, splitting
 from efftune.data.examples import Examples
 from efftune.data.inspection import Finding
 from efftune.data.sources import discovery
-from efftune.data.sources.tables import Columns
+from efftune.data.sources.table_columns import Columns
 from efftune.errors import DataError, UsageError
 from efftune.report import plots
 from efftune.system import files

@@ -12,7 +12,8 @@ import numpy as np
 from efftune.data import relabelling
 from efftune.data.examples import SPLITS, Example, Examples, labels
 from efftune.data.relabelling import LABELS_FILE, Decision
-from efftune.data.sources import discovery, tables
+from efftune.data.sources import discovery
+from efftune.data.sources.table_columns import Columns
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation import comparison, metrics, predictions, suspects
 from efftune.evaluation.comparison import ComparedRun, Comparison
@@ -167,7 +168,7 @@ class Run:
         source: str | Path,
         split: str | None = None,
         *,
-        columns: tables.Columns | None = None,
+        columns: Columns | None = None,
         on_progress: Progress = silent,
     ) -> tuple[SplitEvaluation, Examples]:
         """Evaluate this run's classifier on another set of labelled pictures.
@@ -186,7 +187,7 @@ class Run:
             UsageError: the source does not exist, or has no such split.
             DataError: no picture can be decoded, or a class is unknown.
         """
-        columns = columns or tables.Columns.of(self.recipe)
+        columns = columns or Columns.of(self.recipe)
         examples = discovery.find(source, on_progress, columns)
         rows = _rows_of_split(examples, split)
         names = self.classifier.class_names

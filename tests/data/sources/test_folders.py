@@ -8,7 +8,7 @@ import pytest
 
 from conftest import COLOURS, fill, square
 from efftune.data.sources import discovery, image_paths
-from efftune.data.sources.tables import Columns
+from efftune.data.sources.table_columns import Columns
 from efftune.errors import DataError, UsageError
 
 
@@ -125,7 +125,7 @@ def test_classes_named_like_splits_must_be_asked_for(tmp_path):
     fill(tmp_path, count=3)
     (tmp_path / "red").rename(tmp_path / "Training")
     (tmp_path / "blue").rename(tmp_path / "Testing")
-    with pytest.raises(DataError, match=r"others \(green\)\. .* --set splits=none"):
+    with pytest.raises(DataError, match=r"others \(green\)\. .* --splits none"):
         discovery.find(tmp_path)
     found = discovery.find(tmp_path, columns=Columns(splits="none"))
     assert found.class_names == ("Testing", "Training", "green")
@@ -185,7 +185,8 @@ def test_table_of_labels_beside_pictures_is_used(tmp_path, caplog):
         found = discovery.find(tmp_path)
     assert found.class_names == tuple(COLOURS)
     assert len(found.rows) == 30
-    assert caplog.messages == [f"{tmp_path}: pictures and labels in the table labels.csv"]
+    told = "table labels.csv with paths in column 'path', classes in column 'label'"
+    assert caplog.messages == [f"{tmp_path}: {told}"]
 
 
 def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):

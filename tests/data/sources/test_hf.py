@@ -7,7 +7,7 @@ import pytest
 import efftune
 from conftest import COLOURS, fill, square
 from efftune.data.sources import discovery
-from efftune.data.sources.tables import Columns
+from efftune.data.sources.table_columns import Columns
 from efftune.errors import DataError, UsageError
 
 datasets = pytest.importorskip("datasets", reason='pip install "efftune[hf]"')

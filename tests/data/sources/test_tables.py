@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from conftest import COLOURS, fill, square
 from efftune.data.sources import discovery
-from efftune.data.sources.tables import Columns
+from efftune.data.sources.table_columns import Columns
 from efftune.errors import DataError, UsageError
 
 LISTED = "path,label,split\nred/01.png,red,train\nblue/01.png,blue,Test\ngreen/01.png,green,\n"
@@ -89,11 +89,110 @@ def test_columns_may_have_other_names_and_places(folder):
     ]
 
 
+@pytest.fixture
+def dogs(folder):
+    """Pictures in folders beside the table, named by ids."""
+    (folder / "train").mkdir()
+    for name in COLOURS:
+        for i in range(2):
+            (folder / name / f"{i:02}.{'jpg' if i == 0 else 'png'}").rename(
+                folder / "train" / f"{name[0]}{i}f.{'JPG' if i == 0 else 'png'}"
+            )
+        (folder / name).rmdir()
+    (folder / "test").mkdir()
+    square(COLOURS["red"], 1).save(folder / "test" / "zzz.png")
+    return folder
+
+
+TABLES = {  # of the same six pictures, and what is found of their columns
+    "ids and another name": (
+        "id,breed\nb0f,blue\nb1f,blue\ng0f,green\ng1f,green\nr0f,red\nr1f,red\n",
+        "paths in column 'id' (in train/), classes in column 'breed'",
+    ),
+    "Windows paths": (
+        "path,label\ntrain\\b0f.JPG,blue\ntrain\\b1f.png,blue\ntrain\\g0f,green\n"
+        "train\\g1f.png,green\ntrain\\r0f.JPG,red\ntrain\\r1f,red\n",
+        "paths in column 'path', classes in column 'label'",
+    ),
+    "a column for each class": (
+        "\ufeffImage;blue;green;red\r\nb0f.JPG;1;0;0\r\nb1f.png;1.0;0.0;0.0\r\ng0f.JPG;0;1;0\r\n"
+        "g1f.png;0;1;0\r\nr0f.JPG;0;0;1\r\nr1f.png;0;0;1\r\n",
+        "paths in column 'Image' (in train/), classes in columns 'blue', 'green', 'red'",
+    ),
+    "more columns and a usual name": (
+        "nr,filename,width,Class\n1,b0f.JPG,48,blue\n2,b1f.png,48,blue\n3,g0f.JPG,48,green\n"
+        "4,g1f.png,48,green\n5,r0f.JPG,48,red\n6,r1f.png,48,red\n",
+        "paths in column 'filename' (in train/), classes in column 'Class'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_as_people_have_them_are_read(dogs, kind, caplog):
+    text, told = TABLES[kind]
+    with caplog.at_level("INFO", logger="efftune"):
+        found = discovery.find(written(dogs, text, "labels.csv"))
+    assert [row.label for row in found.rows] == ["blue"] * 2 + ["green"] * 2 + ["red"] * 2
+    assert found.set_aside == ()
+    assert {row.path.stem for row in found.rows} == {f"{n}{i}f" for n in "bgr" for i in range(2)}
+    assert caplog.messages[-1].endswith(f"labels.csv with {told}")
+    assert discovery.find(dogs).rows == found.rows  # the table beside the pictures
+
+
+def test_root_names_the_folder_of_the_pictures(dogs, tmp_path):
+    elsewhere = tmp_path / "tables" / "labels.csv"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("id,label\nb0f,blue\nr1f,red\n")
+    columns = Columns(path="id", root=str(dogs / "train"))
+    assert discovery.find(elsewhere, columns=columns).set_aside == ()
+    assert len(discovery.find(elsewhere, columns=Columns(path="id")).set_aside) == 2
+    with pytest.raises(UsageError, match=r"There is no folder 'nowhere'\. Set --root"):
+        discovery.find(elsewhere, columns=Columns(path="id", root="nowhere"))
+
+
+def test_pictures_that_may_be_in_two_folders_are_asked_for(dogs):
+    square(COLOURS["red"], 1).save(dogs / "test" / "b1f.png")
+    table = written(dogs, "id,label\nb0f,blue\nb1f,blue\nr1f,red\n")
+    with pytest.raises(DataError, match=r"'b1f' .* may be in \w+/ or in \w+/.*--root"):
+        discovery.find(table)
+
+
+def test_two_columns_of_pictures_are_asked_for(dogs):
+    table = written(dogs, "front,back,label\nb0f,b1f,blue\nr0f,r1f,red\n")
+    with pytest.raises(DataError, match=r"Several columns .*'front', 'back'.*--path-column"):
+        discovery.find(table)
+    found = discovery.find(table, columns=Columns(path="back"))
+    assert [row.path.stem for row in found.rows] == ["b1f", "r1f"]
+
+
+def test_columns_of_classes_may_be_chosen(dogs):
+    table = written(dogs, "id,age,blue,red\nb0f,7,1,0\nr0f,8,0,1\nr1f,9,0,0\n")
+    with pytest.raises(DataError, match="no column 'label'"):
+        discovery.find(table)
+    found = discovery.find(table, columns=Columns(labels=("blue", "red")))
+    assert [row.label for row in found.rows] == ["blue", "red", ""]
+    assert reasons(found) == {(4, "r1f"): "no label"}
+    with pytest.raises(DataError, match="line 2: '7' in column 'age' is neither 0 nor 1"):
+        discovery.find(table, columns=Columns(labels=("blue", "red", "age")))
+    with pytest.raises(DataError, match="no column 'green'"):
+        discovery.find(table, columns=Columns(labels=("blue", "green")))
+
+
+def test_several_labels_of_a_picture_are_refused(dogs):
+    table = written(dogs, "id,blue,red\nb0f,1,0\nr0f,1,1\n")
+    with pytest.raises(DataError, match="line 3, has a 1 in several columns: blue, red"):
+        discovery.find(table)
+
+
 @pytest.mark.parametrize(
     ("header", "columns", "words"),
     [
         ("file,label", {}, r"no column 'path'. Its columns: 'file', 'label'.*--path-column"),
-        ("path,breed", {}, r"no column 'label'. Its columns: 'path', 'breed'.*--label-column"),
+        (
+            "path,kind,size",
+            {},
+            r"no column 'label'. Its columns: 'path', 'kind', 'size'.*--label-column",
+        ),
         ("path,label", {"label": "breed"}, r"no column 'breed'.*--label-column"),
         ("path,label", {"split": "fold"}, r"no column 'fold'.*--split-column; only 'split' may"),
         ("path,label", {"group": "who"}, r"no column 'who'.*--group-column; only 'group' may"),
@@ -103,14 +202,14 @@ def test_columns_may_have_other_names_and_places(folder):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_missing_column_is_named(folder, header, columns, words, suffix):
     if suffix == ".csv":
-        table = written(folder, f"{header}\nred/01.png,red,red\n")
+        table = written(folder, f"{header}\n{','.join(['nowhere'] * (1 + header.count(',')))}\n")
     else:
         arrow = pytest.importorskip("pyarrow", reason='pip install "efftune[parquet]"')
         from pyarrow import parquet
 
         names = header.split(",")
         table = folder / "pictures.parquet"
-        parquet.write_table(arrow.table([["red/01.png"]] * len(names), names=names), table)
+        parquet.write_table(arrow.table([["nowhere"]] * len(names), names=names), table)
     with pytest.raises(DataError, match=words):
         discovery.find(table, columns=Columns(**columns))
 

@@ -7,7 +7,7 @@ from efftune.data.examples import Examples
 from efftune.data.sources import archives, folders, hf, tables, tfds
 from efftune.data.sources.folders import SPLIT_FOLDERS, Layout
 from efftune.data.sources.samples import digits_folder
-from efftune.data.sources.tables import Columns
+from efftune.data.sources.table_columns import Columns
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.system import files
 from efftune.system.progress import Progress, silent
@@ -89,8 +89,8 @@ def _folder(root: Path, columns: Columns) -> Layout:
 
 
 def _table(path: Path, columns: Columns) -> Layout:
-    rows = tuple(tables.rows(path, columns, SPLIT_FOLDERS))
-    return Layout(rows, f"pictures and labels in the table {path.name}")
+    rows, description = tables.read(path, columns, SPLIT_FOLDERS)
+    return Layout(tuple(rows), f"table {path.name} with {description}")
 
 
 def _sample(name: str) -> Path:

@@ -186,14 +186,14 @@ def _split_folders(root: Path) -> dict[Path, Split]:
         raise DataError(
             f"{root} contains both split folders ({_names(splits_by_folder)}) and others "
             f"({', '.join(others)}). Move the others out, or, if all are classes, pass "
-            "--set splits=none."
+            "--splits none."
         )
     for split in set(splits_by_folder.values()):
         duplicates = [folder.name for folder, name in splits_by_folder.items() if name == split]
         if len(duplicates) > 1:
             raise DataError(
                 f"{root} has several {split} splits: {', '.join(duplicates)}. Keep one, or, if all "
-                "are classes, pass --set splits=none."
+                "are classes, pass --splits none."
             )
     return splits_by_folder
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from efftune.data.sources import records
-from efftune.data.sources.tables import Columns
+from efftune.data.sources.table_columns import Columns
 from efftune.errors import DataError, EfftuneError, UsageError
 from efftune.system import files
 from efftune.system.progress import Progress, silent

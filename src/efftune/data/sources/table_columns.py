@@ -1,0 +1,229 @@
+"""Finds out what the columns of a table mean, and where its pictures are."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from efftune.data.formats import SUFFIXES
+from efftune.data.sources.table_files import TableFile
+from efftune.errors import DataError, UsageError
+from efftune.recipe.recipe import Recipe
+from efftune.system import files
+
+_MAX_LISTED = 20  # columns listed in an error message
+_SAMPLE = 200  # rows that are looked at
+_LABEL_NAMES = {"class", "category", "class_name", "label_name", "species", "breed", "target"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The column names of a table, where its pictures are, and what names of folders mean.
+
+    Attributes:
+        path: column of the paths of pictures.
+        label: column of class names.
+        split: column of splits; may be missing from the table if this is the default name.
+        group: column of groups such as patient, video or session; may be missing likewise.
+        root: folder that the paths are relative to; empty if it is that of the table, or one in it.
+        labels: columns with 0 and 1, one for each class, instead of a column of class names.
+        splits: `auto` if folders called like splits are splits, `none` if they are classes.
+    """
+
+    path: str = "path"
+    label: str = "label"
+    split: str = "split"
+    group: str = "group"
+    root: str = ""
+    labels: tuple[str, ...] = ()
+    splits: Literal["auto", "none"] = "auto"
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Columns":
+        """What is set in a recipe."""
+        data = recipe.data
+        names = (data.path_column, data.label_column, data.split_column, data.group_column)
+        return cls(*names, data.root, data.label_columns, data.splits)
+
+
+class PictureFiles:
+    """Finds the files that the paths in a table mean."""
+
+    def __init__(self, folder: Path):
+        """Look in `folder`, unless a path is absolute."""
+        self.folder = folder
+        self._by_stem: dict[Path, Mapping[str, Path]] = {}
+
+    def path(self, text: str) -> Path:
+        """The file of a path; if there is none, where it would be.
+
+        Windows' separators are read, and the suffix may be missing.
+        """
+        for name in dict.fromkeys((text, text.replace("\\", "/"))):
+            path = self.folder / files.user_path(name)
+            if path.exists() or path.is_symlink():
+                return path
+            if path.parent not in self._by_stem:
+                self._by_stem[path.parent] = _pictures_by_stem(path.parent)
+            if path.name in self._by_stem[path.parent]:
+                return self._by_stem[path.parent][path.name]
+        return self.folder / files.user_path(text)
+
+    def __contains__(self, text: str) -> bool:
+        """Whether there is a file for a path."""
+        return bool(text.strip()) and "\0" not in text and self.path(text).is_file()
+
+
+def _pictures_by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures in a folder, by their names without suffix where no other has the same."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() in SUFFIXES:
+            found[path.stem].append(path)
+    return {stem: paths[0] for stem, paths in found.items() if len(paths) == 1}
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the columns of a table mean.
+
+    Attributes:
+        path: name of the column of paths.
+        labels: name of the column of class names, or names of columns with 0 and 1.
+        split: name of the column of splits; empty if there is none.
+        group: name of the column of groups; empty if there is none.
+        files: where the pictures are.
+        place: the folder with the pictures, if it is not that of the table.
+    """
+
+    path: str
+    labels: tuple[str, ...]
+    split: str
+    group: str
+    files: PictureFiles
+    place: str = ""
+
+    def __str__(self) -> str:
+        """What was found, for the user."""
+        columns = "column" if len(self.labels) == 1 else "columns"
+        names = ", ".join(map(repr, self.labels[:5])) + (" …" if len(self.labels) > 5 else "")
+        place = f" (in {self.place}/)" if self.place else ""
+        return f"paths in column {self.path!r}{place}, classes in {columns} {names}"
+
+
+def find(table: TableFile, columns: Columns) -> Meaning:
+    """Find out what the columns of a table mean.
+
+    Columns that were chosen by name are taken as they are. Otherwise the paths are in the column
+    whose cells lead to files, from the folder of the table or a folder in that; the classes in the
+    only other column or one with a usual name, or in columns of 0 and 1.
+
+    Raises:
+        UsageError: the folder that was chosen does not exist.
+        DataError: a column is missing, or several would do.
+    """
+    path, split, group = (_chosen(table, columns, role) for role in ("path", "split", "group"))
+    labels = [_required(table, name, "label") for name in columns.labels]
+    labels = labels or [_chosen(table, columns, "label")]
+    names = [name for name in table.text_names if name not in (split, group)]
+    sample = _sample(table, [path, *labels] if path and all(labels) else names)
+    path, place = _paths(table, path, sample, _places(table.path, columns))
+    if not all(labels):
+        labels = _labels(table, {name: cells for name, cells in sample.items() if name != path})
+    name = "" if place.folder == table.path.parent else columns.root or place.folder.name
+    return Meaning(path, tuple(labels), split, group, place, name.rstrip("/"))
+
+
+def mark(cell: str) -> bool | None:
+    """Whether a cell holds 1 rather than 0; None if it holds neither."""
+    return {"1": True, "1.0": True, "0": False, "0.0": False}.get(cell.strip())
+
+
+def _sample(table: TableFile, names: Sequence[str]) -> dict[str, list[str]]:
+    unique = [name for name in names if list(table.names).count(name) == 1]
+    rows = [cells for _, cells in itertools.islice(table.rows(unique), _SAMPLE)]
+    return {name: [cells[name] for cells in rows] for name in unique}
+
+
+def _places(table: Path, columns: Columns) -> list[PictureFiles]:
+    """Folders in which the pictures may be, the likeliest first."""
+    if columns.root:
+        root = files.user_path(columns.root)
+        if not root.is_dir():
+            raise UsageError(f"There is no folder {columns.root!r}. Set --root to another one.")
+        return [PictureFiles(root)]
+    beside = sorted(each for each in table.parent.iterdir() if each.is_dir())
+    return [PictureFiles(folder) for folder in (table.parent, *beside) if folder.name[:1] != "."]
+
+
+def _paths(
+    table: TableFile,
+    chosen: str,
+    sample: Mapping[str, Sequence[str]],
+    places: Sequence[PictureFiles],
+) -> tuple[str, PictureFiles]:
+    """The column of paths, and where they lead to."""
+    names = [chosen] if chosen else list(sample)
+    for place in places:
+        counts = {name: sum(cell in place for cell in sample.get(name, ())) for name in names}
+        best = max(counts.values(), default=0)
+        fitting = [name for name, count in counts.items() if count == best]
+        if best and len(fitting) > 1:
+            listing = ", ".join(map(repr, fitting))
+            raise DataError(
+                f"Several columns of {table.path} lead to pictures: {listing}. Choose one with "
+                "--path-column."
+            )
+        if best:
+            _require_no_other_place(table, sample[fitting[0]], place, places)
+            return fitting[0], place
+    return chosen or _required(table, Columns().path, "path"), places[0]
+
+
+def _require_no_other_place(
+    table: TableFile, cells: Sequence[str], place: PictureFiles, places: Sequence[PictureFiles]
+) -> None:
+    """Check that pictures in a folder beside the table are in no second one by the same names."""
+    if place is places[0]:
+        return
+    for other in places[1:]:
+        shared = next((cell for cell in cells if cell in place and cell in other), None)
+        if other is not place and shared:
+            raise DataError(
+                f"{shared!r} in {table.path} may be in {place.folder.name}/ or in "
+                f"{other.folder.name}/. Choose the folder with --root."
+            )
+
+
+def _labels(table: TableFile, others: Mapping[str, Sequence[str]]) -> list[str]:
+    """The column of class names, or the columns with 0 and 1, where none was chosen."""
+    usual = [name for name in others if name.casefold() in _LABEL_NAMES]
+    marks = [name for name, cells in others.items() if None not in map(mark, cells)]
+    for names in (list(others), usual):
+        if len(names) == 1:
+            return names
+    is_marked = len(marks) > 1 and len(marks) == len(others)
+    return marks if is_marked else [_required(table, Columns().label, "label")]
+
+
+def _chosen(table: TableFile, columns: Columns, role: str) -> str:
+    """The name of a column; empty if it has the default name and the table has no such column."""
+    name, default = getattr(columns, role), getattr(Columns(), role)
+    return "" if name == default and name not in table.names else _required(table, name, role)
+
+
+def _required(table: TableFile, name: str, role: str) -> str:
+    """The name of a column, which must be there once."""
+    if list(table.names).count(name) == 1:
+        return name
+    number = "several columns" if name in table.names else "no column"
+    more = " …" if len(table.names) > _MAX_LISTED else ""
+    listing = ", ".join(map(repr, table.names[:_MAX_LISTED])) + more
+    is_optional = role in {"split", "group"}
+    optional = f"; only {getattr(Columns(), role)!r} may be missing" if is_optional else ""
+    raise DataError(
+        f"{table.path} has {number} {name!r}. Its columns: {listing}. Choose one with "
+        f"--{role}-column{optional}."
+    )

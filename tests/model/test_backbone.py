@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from keras import ops
@@ -93,6 +96,24 @@ def test_untrained_biases_are_zero_and_pixels_still_normalised():
     mean, variance, _ = backbone.keras_model.get_layer("normalization").get_weights()
     assert mean == pytest.approx([0.485, 0.456, 0.406])
     assert np.sqrt(variance) == pytest.approx([0.229, 0.224, 0.225])
+
+
+FULL = """
+import resource, sys
+from efftune.model.backbone import Backbone
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))  # as if the disk were full
+print(len(Backbone("efficientnet-lite0", 32).openvino_model().get_ops()))
+"""
+
+
+def test_full_disk_does_not_end_a_conversion(own_cache):
+    done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+    assert "could not be cached" in done.stderr
+    assert "the disk may be full" in done.stderr
+    assert list((own_cache / "backbones").iterdir()) == []
 
 
 def test_last_block_is_where_the_last_stage_begins():

@@ -1,5 +1,10 @@
 import hashlib
 import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -110,8 +115,23 @@ def test_sha256_is_of_the_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("taken", ["file", "file/below"])
-def test_useless_cache_folder_says_what_to_set(tmp_path, monkeypatch, taken):
+def test_useless_cache_folder_is_replaced_for_this_process(tmp_path, monkeypatch, taken):
     (tmp_path / "file").touch()
     monkeypatch.setenv("EFFTUNE_CACHE", str(tmp_path / taken))
-    with pytest.raises(UsageError, match="Set EFFTUNE_CACHE"):
-        files.cache_folder()
+    with pytest.warns(UserWarning, match=r"not kept for the next run\. Set EFFTUNE_CACHE"):
+        folder = files.cache_folder()
+    assert folder.is_dir()
+    assert files.cache_folder() == folder  # and nothing is said again
+    shutil.rmtree(folder)
+
+
+def test_replaced_cache_folder_is_removed_at_the_end(tmp_path):
+    (tmp_path / "file").touch()
+    script = "from efftune.system import files; print(files.cache_folder())"
+    environment = os.environ | {"EFFTUNE_CACHE": str(tmp_path / "file")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
+    assert "Cannot write to the cache folder" in done.stderr
+    assert done.stdout.strip()
+    assert not Path(done.stdout.strip()).exists()

@@ -140,8 +140,11 @@ def prune(folder: Path, share: float = CACHE_SHARE) -> None:
         share: share of the disk space that is free or taken by the caches.
     """
     caches = [path for path in folder.glob("*") if path.is_dir()]
-    last_used = {path: path.stat().st_mtime for path in caches}
-    sizes = {path: sum(shard.stat().st_size for shard in path.glob("*.npy")) for path in caches}
+    try:
+        last_used = {path: path.stat().st_mtime for path in caches}
+        sizes = {path: sum(shard.stat().st_size for shard in path.glob("*.npy")) for path in caches}
+    except OSError:  # another process is removing them
+        return
     total = sum(sizes.values())
     limit = share * (total + shutil.disk_usage(files.cache_folder()).free)
     for path in sorted(caches, key=last_used.__getitem__):

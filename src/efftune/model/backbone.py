@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.metadata import version
@@ -258,10 +259,17 @@ class Backbone:
         tensors = [self._output(output) for output in outputs]
         model = convert(keras.Model(self.keras_model.input, tensors, name=self.entry.short_name))
         if not files.is_intact(folder):  # another process may have written it by now
-            shutil.rmtree(folder, ignore_errors=True)
-            with files.folder_written_whole(folder) as partial:
-                openvino_engine.write(model, partial / "model.xml")
-                files.seal(partial)
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+                with files.folder_written_whole(folder) as partial:
+                    openvino_engine.write(model, partial / "model.xml")
+                    files.seal(partial)
+            except OSError as error:
+                warnings.warn(
+                    f"The converted network could not be cached in {folder.parent}: "
+                    f"{error.strerror}. The next run converts it again.",
+                    stacklevel=2,
+                )
         return model
 
     def _conversion_key(self, outputs: tuple[str, ...]) -> str:

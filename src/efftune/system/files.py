@@ -1,10 +1,13 @@
 """Atomic writes of files and folders, checksums, and the cache folder."""
 
+import atexit
+import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +30,7 @@ def user_path(path: str | Path) -> Path:
 def cache_folder() -> Path:
     """The folder for files that can be recreated: `$EFFTUNE_CACHE` or the user's cache folder.
 
-    Raises:
-        UsageError: the folder cannot be created or is not writable.
+    If it is not writable, a temporary folder takes its place until the process ends.
     """
     folder = user_path(os.environ.get("EFFTUNE_CACHE") or platformdirs.user_cache_dir("efftune"))
     try:
@@ -36,11 +38,20 @@ def cache_folder() -> Path:
         writable = os.access(folder, os.W_OK)
     except OSError:
         writable = False
-    if not writable:
-        raise UsageError(
-            f"Cannot write to the cache folder {folder}. Set EFFTUNE_CACHE to a writable folder."
-        )
-    return folder
+    return folder if writable else _temporary_cache(folder)
+
+
+@functools.cache
+def _temporary_cache(folder: Path) -> Path:
+    """A folder for this process, in place of a cache folder that is not writable."""
+    warnings.warn(
+        f"Cannot write to the cache folder {folder}: what is computed is not kept for the next "
+        "run. Set EFFTUNE_CACHE to a writable folder.",
+        stacklevel=3,
+    )
+    temporary = Path(tempfile.mkdtemp(prefix="efftune-cache-"))
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary
 
 
 @contextmanager

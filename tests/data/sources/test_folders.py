@@ -189,6 +189,15 @@ def test_table_of_labels_beside_pictures_is_used(tmp_path, caplog):
     assert caplog.messages == [f"{tmp_path}: {told}"]
 
 
+def test_table_is_used_if_the_folders_are_ambiguous(tmp_path):
+    fill(tmp_path / "train", count=2)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DataError, match="both split folders"):
+        discovery.find(tmp_path)
+    (tmp_path / "train.csv").write_text("path,label\ntrain/red/01.png,a\ntrain/blue/01.png,b\n")
+    assert discovery.find(tmp_path).class_names == ("a", "b")
+
+
 def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):
     for split, name in (("train", "cafe\u0301"), ("test", "caf\u00e9")):
         fill(tmp_path / split, count=3)

@@ -83,8 +83,13 @@ def _layout(name: str, source: str | Path, on_progress: Progress, columns: Colum
 
 def _folder(root: Path, columns: Columns) -> Layout:
     """A folder of class folders; or, if there are no two of them, one with a table of labels."""
-    layout = folders.read(root, splits=columns.splits == "auto")
     named = [path for path in sorted(root.iterdir()) if path.name.casefold() in _LABEL_TABLES]
+    try:
+        layout = folders.read(root, splits=columns.splits == "auto")
+    except DataError:
+        if len(named) != 1:
+            raise
+        return _table(named[0], columns)
     return _table(named[0], columns) if layout.is_weak and len(named) == 1 else layout
 
 

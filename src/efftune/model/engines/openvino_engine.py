@@ -3,6 +3,7 @@
 Does not need a training framework.
 """
 
+import errno
 import itertools
 import os
 from collections import deque
@@ -51,8 +52,16 @@ def read(path: Path) -> ov.Model:
 
 
 def write(model: ov.Model, path: Path) -> None:
-    """Write a model to `path` (.xml) and its weights, in float32, to the same name with .bin."""
-    ov.save_model(model, path, compress_to_fp16=False)
+    """Write a model to `path` (.xml) and its weights, in float32, to the same name with .bin.
+
+    Raises:
+        OSError: the files cannot be written, for example because the disk is full.
+    """
+    try:
+        ov.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError:  # OpenVINO's error has no reason in it
+        reason = "cannot be written; the disk may be full"
+        raise OSError(errno.EIO, reason, str(path.parent)) from None
 
 
 def with_head(

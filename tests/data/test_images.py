@@ -303,6 +303,12 @@ def _recording(sizes, module):
         (b"", "empty file"),
         (b"hello, this is text", "not an image"),
         (b"%PDF-1.7", "not an image: a PDF document"),
+        (
+            bytes(128) + b"DICM",
+            "unsupported format: DICOM; with its window applied, save it as PNG or JPEG",
+        ),
+        (b"P1 is what this text begins with", "not an image"),
+        (b"P5 8 8 255\n", "truncated"),
         (b"8BPS\0\1", "unsupported format: Photoshop (PSD); save it as PNG or JPEG"),
         (encoded(halves(), "JPEG")[:500], "truncated"),
         (b"\x89PNG\r\n\x1a\n" + b"\x00" * 40, "damaged"),

@@ -56,9 +56,8 @@ FORMATS = {
     "JPEG2000": _format(
         ".jp2 .j2k .jpx .jpf .jpc .j2c", rb"\x00{3}\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"
     ),
-    "PPM": _format(".ppm .pgm .pbm .pnm .pfm", rb"P[1-6f][\s#]"),
+    "PPM": _format(".ppm .pgm .pbm .pnm .pfm", rb"P[1-6f](?:\s|#[^\n]*\n)+-?\d"),
     "ICO": _format(".ico", rb"\x00\x00\x01\x00[^\x00]\x00"),
-    "DICOM": _format(".dcm .dicom", rb".{128}DICM"),
     "TGA": _format(".tga .tpic .icb .vda .vst", _TARGA),
 }
 SUFFIXES = frozenset(suffix for each in FORMATS.values() for suffix in each.suffixes)
@@ -66,6 +65,7 @@ SUFFIXES = frozenset(suffix for each in FORMATS.values() for suffix in each.suff
 _SAVE = "save it as PNG or JPEG"
 _RAW = "camera raw; export it as JPEG or TIFF"
 _UNREADABLE = (  # pictures, and how to convert them
+    (rb".{128}DICM", f"DICOM; with its window applied, {_SAVE}"),
     (rb"8BPS", f"Photoshop (PSD); {_SAVE}"),
     (rb"\xff\x0a|\x00{3}\x0cJXL \r\n\x87\n", "JPEG XL; convert it with djxl"),
     (rb"(?:II\*\x00|MM\x00\*).{4}CR", _RAW),

@@ -137,7 +137,7 @@ def _pixels(image: Image.Image, size: int, fit: Fit) -> Pixels:
     image.draft("RGB", (size, size))
     if image.width * image.height > MOST_PIXELS:
         raise BadImage(TOO_LARGE)
-    profile = image.info.get("icc_profile", b"")
+    profile = image.info.get("icc_profile") or b""
     image.load()
     _apply_orientation(image)
     return colour.to_srgb(_fitted(_rgb(image, profile), size, fit), profile)

@@ -178,6 +178,12 @@ def test_columns_of_classes_may_be_chosen(dogs):
         discovery.find(table, columns=Columns(labels=("blue", "green")))
 
 
+def test_long_texts_in_other_columns_are_no_paths(dogs):
+    text = "/".join(["a" * 300] * 20)
+    table = written(dogs, f"about,id,breed\n{text},b0f,blue\n~,r1f,red\n\0,g0f,green\n")
+    assert [row.path.stem for row in discovery.find(table).rows] == ["b0f", "r1f", "g0f"]
+
+
 def test_several_labels_of_a_picture_are_refused(dogs):
     table = written(dogs, "id,blue,red\nb0f,1,0\nr0f,1,1\n")
     with pytest.raises(DataError, match="line 3, has a 1 in several columns: blue, red"):

@@ -1,6 +1,7 @@
 """Finds out what the columns of a table mean, and where its pictures are."""
 
 import itertools
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from efftune.recipe.recipe import Recipe
 from efftune.system import files
 
 _MAX_LISTED = 20  # columns listed in an error message
-_SAMPLE = 200  # rows that are looked at
+_SAMPLE = 100  # rows that are looked at
+_MAX_PLACES = 50  # folders beside a table that are looked into
 _LABEL_NAMES = {"class", "category", "class_name", "label_name", "species", "breed", "target"}
 
 
@@ -63,7 +65,7 @@ class PictureFiles:
         """
         for name in dict.fromkeys((text, text.replace("\\", "/"))):
             path = self.folder / files.user_path(name)
-            if path.exists() or path.is_symlink():
+            if os.path.lexists(path):
                 return path
             if path.parent not in self._by_stem:
                 self._by_stem[path.parent] = _pictures_by_stem(path.parent)
@@ -73,16 +75,26 @@ class PictureFiles:
 
     def __contains__(self, text: str) -> bool:
         """Whether there is a file for a path."""
-        return bool(text.strip()) and "\0" not in text and self.path(text).is_file()
+        if not text.strip() or "\0" in text:
+            return False
+        return os.path.isfile(self.path(text))  # noqa: PTH113  (Path raises for too long names)
 
 
 def _pictures_by_stem(folder: Path) -> dict[str, Path]:
     """The pictures in a folder, by their names without suffix where no other has the same."""
     found: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in _entries(folder):
         if path.suffix.lower() in SUFFIXES:
             found[path.stem].append(path)
     return {stem: paths[0] for stem, paths in found.items() if len(paths) == 1}
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if there is none or it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 @dataclass(frozen=True)
@@ -154,8 +166,9 @@ def _places(table: Path, columns: Columns) -> list[PictureFiles]:
         if not root.is_dir():
             raise UsageError(f"There is no folder {columns.root!r}. Set --root to another one.")
         return [PictureFiles(root)]
-    beside = sorted(each for each in table.parent.iterdir() if each.is_dir())
-    return [PictureFiles(folder) for folder in (table.parent, *beside) if folder.name[:1] != "."]
+    folders = [each for each in _entries(table.parent) if each.is_dir()]
+    beside = [folder for folder in folders if not folder.name.startswith(".")]
+    return [PictureFiles(folder) for folder in (table.parent, *beside[:_MAX_PLACES])]
 
 
 def _paths(

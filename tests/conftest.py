@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of the tests' own, so that nothing is kept from before or left behind."""
+    """A cache of the tests' own, so that no test finds or leaves anything in another."""
     folder = tmp_path_factory.mktemp("cache")
     before = os.environ.get("EFFTUNE_CACHE")
     os.environ["EFFTUNE_CACHE"] = str(folder)
@@ -131,12 +131,12 @@ def trained_once(source: Path, folder: Path, cache: Path, **choices: object):
     """A run that only one worker trains; what it keeps in its cache is put into everybody's."""
     import efftune
 
-    kept = folder.with_name(f"{folder.name}-cache")
+    stored = folder.with_name(f"{folder.name}-cache")
     with made_once(folder) as missing, pytest.MonkeyPatch.context() as patch:
         if missing:
-            patch.setenv("EFFTUNE_CACHE", str(kept))
+            patch.setenv("EFFTUNE_CACHE", str(stored))
             efftune.train(source, run=folder, **choices)
-    shutil.copytree(kept, cache, copy_function=copy_if_missing, dirs_exist_ok=True)
+    shutil.copytree(stored, cache, copy_function=copy_if_missing, dirs_exist_ok=True)
     return efftune.Run.load(folder)
 
 

@@ -1,4 +1,4 @@
-"""Limits that keep the code readable; CONTRIBUTING.md says why."""
+"""Limits that keep the code readable; CONTRIBUTING.md gives the reasons."""
 
 import ast
 from pathlib import Path
@@ -45,6 +45,6 @@ def test_files_functions_and_signatures_stay_small(path):
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES} - {PACKAGE}))
-def test_every_folder_says_what_may_live_there(folder):
-    says = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
-    assert len(says.split()) > 15
+def test_every_folder_describes_what_belongs_there(folder):
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    assert len(docstring.split()) > 15

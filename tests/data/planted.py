@@ -1,4 +1,4 @@
-"""A source full of quality_findings, and what must be said of each."""
+"""A source full of odd files, and the findings expected for each."""
 
 import io
 import os
@@ -182,7 +182,7 @@ def _bombs() -> Iterator[Oddity]:
 
 
 def _tiff(width: int, height: int) -> bytes:
-    """A TIFF file that says it is of this size."""
+    """A TIFF file with this size in its header."""
     entries = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 200), (277, 1)]
     entries += [(278, height), (279, width * height)]
     fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
@@ -333,7 +333,7 @@ def _names(pictures: Pictures) -> Iterator[Oddity]:
         "%s{0}$HOME.jpg",
         "\u202egpj.exe.jpg",
     )
-    for name in names:  # grey, so that there is something to be said of each
+    for name in names:  # grey, so that there is a finding for each
         grey = next(pictures).convert("L")
         yield _odd(f"train/coat/{name}", encoded(grey), "greyscale")
     yield _odd("train/coat/below/deeper/still.jpg", encoded(next(pictures)))

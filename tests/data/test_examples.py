@@ -94,7 +94,7 @@ def test_unsplittable_examples_are_refused(counts, words):
         examples(counts).require_splittable(allow_missing=False)
 
 
-def test_no_readable_picture_tells_the_reasons():
+def test_error_without_readable_pictures_lists_the_reasons():
     rows = tuple(Example(Path(n), n, "a", reason="truncated") for n in "xyz")
     with pytest.raises(DataError, match="Found: 3 truncated"):
         Examples("photos", rows).require_splittable(allow_missing=False)

@@ -340,7 +340,7 @@ def test_bomb_is_refused():
         ),
     ],
 )
-def test_sniff_tells_why_a_file_is_no_picture(tmp_path, make, reason):
+def test_sniff_gives_the_reason_why_a_file_is_no_picture(tmp_path, make, reason):
     make(tmp_path / "x")
     with pytest.raises(BadImage) as caught:
         images.sniff(tmp_path / "x")

@@ -59,7 +59,7 @@ def test_whatever_a_measurement_raises_is_a_finding(source, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_odd_picture_is_told(kind, tmp_path):
+def test_odd_picture_is_reported(kind, tmp_path):
     make, saving = ODD[kind]
     assert kind in odd(make(), tmp_path, **saving)
 
@@ -88,9 +88,9 @@ def test_unusable_files_are_listed_by_reason(broken_source):
 
 
 def test_pictures_are_counted_and_known_by_their_hash(source):
-    told = []
-    examples, *_ = inspection.inspect(discovery.find(source), lambda *each: told.append(each))
-    assert sorted(told)[-1] == (30, 30)
+    calls = []
+    examples, *_ = inspection.inspect(discovery.find(source), lambda *each: calls.append(each))
+    assert sorted(calls)[-1] == (30, 30)
     assert all(len(row.sha256) == 64 for row in examples.rows)
 
 
@@ -103,7 +103,7 @@ def examples(**counts):
     return Examples("photos", tuple(rows))
 
 
-def test_small_and_unequal_classes_are_told():
+def test_small_and_imbalanced_classes_are_reported():
     found = list(
         inspection.class_findings(examples(counts={("a", "train"): 300, ("b", "train"): 7}))
     )
@@ -112,7 +112,7 @@ def test_small_and_unequal_classes_are_told():
     assert not list(inspection.class_findings(equal))
 
 
-def test_class_missing_in_a_split_is_told():
+def test_class_missing_in_a_split_is_reported():
     counts = {("a", "train"): 20, ("b", "train"): 20, ("a", "test"): 9}
     (finding,) = inspection.class_findings(examples(counts=counts))
     assert (finding.kind, finding.name, finding.split) == ("missing-in-split", "b", "test")
@@ -121,7 +121,7 @@ def test_class_missing_in_a_split_is_told():
 @pytest.mark.parametrize(
     ("one", "other"), [("Cat", "cat"), ("t shirt", "t  shirt "), ("ﬁsh", "fish")]
 )
-def test_classes_that_read_alike_are_told(one, other):
+def test_classes_that_read_alike_are_reported(one, other):
     counts = {(one, "train"): 20, (other, "train"): 20}
     (finding,) = inspection.class_findings(examples(counts=counts))
     assert finding.kind == "similar-names"

@@ -38,7 +38,7 @@ def test_tiny_pictures_are_no_copies_unless_all_pixels_are_the_same(tmp_path):
     assert found(small, tmp_path) == [DuplicatePair(0, 2, exact=True)]
 
 
-def test_groups_join_chains_of_copies_and_what_the_source_says():
+def test_groups_join_chains_of_copies_and_groups_of_the_source():
     pairs = [DuplicatePair(0, 1, exact=True), DuplicatePair(1, 4, exact=False)]
     numbers = near_duplicates.groups(7, pairs, ["", "", "x", "y", "", "x", ""])
     assert numbers[0] == numbers[1] == numbers[4]
@@ -50,20 +50,20 @@ def rows(*labels_and_splits):
     return [Example(None, str(i), *each) for i, each in enumerate(labels_and_splits)]
 
 
-def test_contradictions_and_leaks_are_told():
+def test_contradictions_and_leaks_are_reported():
     given = rows(("a", "train"), ("b", "train"), ("a", "test"))
-    told = list(
+    findings = list(
         near_duplicates.findings(
             given, [DuplicatePair(0, 1, exact=True), DuplicatePair(0, 2, exact=False)]
         )
     )
-    assert [each.kind for each in told] == ["exact-copy", "contradiction", "near-copy", "leak"]
-    assert "a and b" in told[1].detail
-    assert (told[3].name, told[3].other) == ("2", "0")
-    assert "in train and test" in told[3].detail
+    assert [each.kind for each in findings] == ["exact-copy", "contradiction", "near-copy", "leak"]
+    assert "a and b" in findings[1].detail
+    assert (findings[3].name, findings[3].other) == ("2", "0")
+    assert "in train and test" in findings[3].detail
 
 
-def test_leaks_are_the_judged_pictures():
+def test_leaks_are_validation_and_test_pictures():
     given = rows(("a", "test"), ("a", "train"), ("a", "val"), ("a", "test"), ("a", "test"))
     numbers = np.array([0, 0, 1, 1, 2])
     assert near_duplicates.leaks(given, numbers) == [0, 3]

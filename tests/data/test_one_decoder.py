@@ -1,4 +1,4 @@
-"""What the network is given, in training and in prediction, is what `check` has looked at."""
+"""In training and in prediction, the network gets the pixels that `check` inspects."""
 
 import hashlib
 import io
@@ -86,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seen(folder, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+def pixels_by_use(folder, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """By way and file: the very pixels that went into the network."""
     backbone = Backbone("efficientnet-lite0", SIZE, weights="none")
     paths = [folder / name for name in FILES]
@@ -138,8 +138,8 @@ def as_recorded(pixels: np.ndarray, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_training_prediction_and_check_see_the_same_pixels(name, seen):
-    trained, predicted = seen["train"][name], seen["predict"][name]
+def test_training_prediction_and_check_see_the_same_pixels(name, pixels_by_use):
+    trained, predicted = pixels_by_use["train"][name], pixels_by_use["predict"][name]
     assert trained.shape == (SIZE, SIZE, 3)
     assert trained.tobytes() == predicted.tobytes()
     looked_at = inspection.measure(FILES[name])["pixels"].tobytes()

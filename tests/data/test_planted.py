@@ -120,9 +120,9 @@ def test_each_file_is_listed_once(garden, checked):
     assert {each.name for each in quality_findings if "MACOSX" not in each.name} <= set(names)
 
 
-def test_classes_of_similar_names_are_told(checked):
-    told = {(each.name, each.other) for each in checked.findings if each.kind == "similar-names"}
-    assert told == {("Shirt", "shirt"), ("Shirt", "shirt ")}
+def test_classes_of_similar_names_are_reported(checked):
+    pairs = {(each.name, each.other) for each in checked.findings if each.kind == "similar-names"}
+    assert pairs == {("Shirt", "shirt"), ("Shirt", "shirt ")}
 
 
 def test_a_class_name_composed_in_two_ways_is_one_class(checked):
@@ -132,25 +132,25 @@ def test_a_class_name_composed_in_two_ways_is_one_class(checked):
 
 
 @pytest.mark.parametrize("name", ["Shirt", "shirt ", "robe d'\u00e9t\u00e9", "all broken"])
-def test_class_that_can_hardly_be_learnt_is_told(name, checked):
+def test_class_that_can_hardly_be_learnt_is_reported(name, checked):
     assert {"small-class", "missing-in-split"} <= by_name(checked.findings)[name].keys()
 
 
 @pytest.mark.parametrize("name", planted.CLASSES)
-def test_nothing_is_said_of_a_class_in_order(name, checked):
+def test_class_in_order_has_no_finding(name, checked):
     assert not {"small-class", "missing-in-split"} & by_name(checked.findings)[name].keys()
 
 
 def test_what_is_found_can_be_printed_whatever_the_names(checked):
-    told = json.dumps(checked.to_dict()).encode("ascii")
-    assert b"<script>" in told
-    assert len(json.loads(told)["findings"]) == len(checked.findings)
+    text = json.dumps(checked.to_dict()).encode("ascii")
+    assert b"<script>" in text
+    assert len(json.loads(text)["findings"]) == len(checked.findings)
 
 
-def test_command_says_all_and_survives_all_names(garden, checked, efftune_command):
-    told = efftune_command("check", garden[0], "--json", "--out", "found")
-    assert told.returncode == 1, told.stderr
-    assert json.loads(told.stdout)["findings"] == checked.to_dict()["findings"]
+def test_command_lists_all_findings_and_survives_all_names(garden, checked, efftune_command):
+    done = efftune_command("check", garden[0], "--json", "--out", "found")
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["findings"] == checked.to_dict()["findings"]
     plain = efftune_command("check", garden[0])
     assert plain.returncode == 1, plain.stderr
     assert "Traceback" not in plain.stderr
@@ -175,7 +175,7 @@ def test_no_file_hangs_or_takes_much_memory(garden):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the locked file is locked in the tests above")
-def test_a_locked_file_is_told_to_those_it_is_locked_for():
+def test_file_without_permission_is_reported():
     with tempfile.TemporaryDirectory() as place:  # pytest's own folders are locked for others
         Path(place).chmod(0o755)
         _look_as_nobody(Path(place))

@@ -87,7 +87,7 @@ def test_decision_that_was_carried_out_in_the_source_holds(photos, tmp_path):
     assert {row.label for row in found.rows if row.name == "blue/new.png"} == {"blue"}
 
 
-def test_label_that_is_another_by_now_is_told(photos, tmp_path):
+def test_label_that_has_changed_since_is_reported(photos, tmp_path):
     with pytest.raises(
         DataError, match=r"lists red/01\.png as 'green', but its label in .* is now 'red'"
     ):
@@ -95,7 +95,7 @@ def test_label_that_is_another_by_now_is_told(photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("path,label\na,b\n", "no column 'decision'"),
         ("path,label,decision,new_label\na,b,maybe,\n", "Line 2 .* 'maybe'"),
@@ -105,9 +105,9 @@ def test_label_that_is_another_by_now_is_told(photos, tmp_path):
         ("", "no column 'path'"),
     ],
 )
-def test_what_is_no_labels_file_is_told_with_its_line(tmp_path, text, told):
+def test_invalid_labels_file_is_reported_with_the_line(tmp_path, text, message):
     (tmp_path / "labels.csv").write_text(text)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         relabelling.read(tmp_path / "labels.csv")
 
 
@@ -133,7 +133,7 @@ def test_missing_labels_file_is_named(tmp_path):
         relabelling.read(tmp_path / "gone.csv")
 
 
-def test_labels_file_in_another_encoding_is_told(tmp_path):
+def test_labels_file_in_another_encoding_is_reported(tmp_path):
     (tmp_path / "labels.csv").write_bytes(
         "path,label,decision,new_label\nä,b,keep,\n".encode("latin-1")
     )

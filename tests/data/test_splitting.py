@@ -71,7 +71,7 @@ def test_class_with_many_damaged_files_is_refused_unless_allowed(tmp_path):
     assert sum(examples.counts.values()) == 117
 
 
-def test_leaks_of_the_sources_own_splits_are_told(leaky):
+def test_leaks_between_splits_of_the_source_are_reported(leaky):
     examples, findings = splitting.split(discovery.find(leaky), Recipe())
     leaks = [each for each in findings if each.kind == "leak"]
     assert {each.split for each in leaks} == {"test"}
@@ -80,17 +80,17 @@ def test_leaks_of_the_sources_own_splits_are_told(leaky):
     assert examples.counts["test"] == 18
 
 
-def test_leaks_can_be_dropped_or_kept(leaky):
+def test_leaks_can_be_dropped_or_ignored(leaky):
     dropped, _ = splitting.split(discovery.find(leaky), Recipe(leaks="drop"))
     assert dropped.counts["test"] == 12
     assert {row.reason for row in dropped.set_aside} == {"an earlier split contains a copy"}
-    kept, _ = splitting.split(discovery.find(leaky), Recipe(leaks="keep"))
-    assert kept.counts["test"] == 18
-    assert not kept.leaked
+    examples, _ = splitting.split(discovery.find(leaky), Recipe(leaks="keep"))
+    assert examples.counts["test"] == 18
+    assert not examples.leaked
 
 
 @pytest.mark.long
-def test_run_is_judged_with_and_without_leaks(leaky, tmp_path):
+def test_run_is_evaluated_with_and_without_leaks(leaky, tmp_path):
     run = efftune.train(leaky, recipe="quick", image_size=32, run=tmp_path / "run")
     assert run.evaluation.test.pictures == 18
     assert run.evaluation.test_without_leaks.pictures == 12

@@ -77,7 +77,7 @@ def test_few_pictures_leave_one_of_each_class():
     ("choices", "word"),
     [({}, ""), ({"head_epochs": 3}, "gradient"), ({"phases": ["scratch"]}, "random weights")],
 )
-def test_recipes_without_features_say_why(choices, word):
+def test_recipes_without_features_give_the_reason(choices, word):
     why = cross_fitting.why_unavailable(Recipe().changed(**choices))
     assert bool(why) == bool(word)
     assert word in why

@@ -176,13 +176,13 @@ def test_of_two_classes_both_are_explained(tmp_path, picture):
     assert np.array(heats[1]) == pytest.approx(np.array(heats[-1][::-1]), abs=1e-3)
 
 
-def test_answer_is_what_predict_says(disc_run, picture):
+def test_explained_class_is_that_of_predict(disc_run, picture):
     found = Explainer(disc_run.classifier).explain(str(picture))
-    (said,) = disc_run.classifier.predict(picture, top=3)
-    assert found.label == said.label == "red"
-    assert found.confidence == pytest.approx(said.confidence, abs=1e-5)
+    (prediction,) = disc_run.classifier.predict(picture, top=3)
+    assert found.label == prediction.label == "red"
+    assert found.confidence == pytest.approx(prediction.confidence, abs=1e-5)
     other = Explainer(disc_run.classifier).explain(picture, "blue")
-    assert other.confidence == pytest.approx(dict(said.top)["blue"], abs=1e-5)
+    assert other.confidence == pytest.approx(dict(prediction.top)["blue"], abs=1e-5)
     expected = images.decode(images.read(picture), SIDE, disc_run.classifier.fit)
     assert (found.pixels == expected).all()
     assert (found.heat.shape, found.heat.dtype) == ((SIDE, SIDE), np.float32)

@@ -62,7 +62,7 @@ def test_table_is_read_back(tmp_path):
     ]
 
 
-def test_run_without_suspects_says_why(tmp_path):
+def test_run_without_suspects_gives_the_reason(tmp_path):
     with pytest.raises(DataError, match="no suspect labels"):
         suspects.read(tmp_path)
 

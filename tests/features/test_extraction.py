@@ -208,7 +208,7 @@ def test_activations_lead_to_the_features(backbone, paths, own_cache, dtype):
     assert (again.rows["block6a", 1][7] == found.rows["block6a", 1][7]).all()
 
 
-def test_without_outputs_pictures_are_only_looked_at(backbone, paths, own_cache):
+def test_without_outputs_pictures_are_only_hashed(backbone, paths, own_cache):
     paths[3].write_bytes(paths[3].read_bytes()[:100])
     found = extraction.extract(paths, backbone, settings(), outputs=[])
     assert set(found.failures) == {paths[3]}
@@ -231,10 +231,10 @@ def test_shards_hold_a_bounded_number_of_rows(backbone, paths, own_cache, monkey
 
 
 def test_progress_reaches_the_total(backbone, paths):
-    told = []
+    calls = []
     for _ in range(2):  # computed, then kept
-        extraction.extract(paths, backbone, settings(), lambda: told.append(1))
-    assert len(told) == 24
+        extraction.extract(paths, backbone, settings(), lambda: calls.append(1))
+    assert len(calls) == 24
 
 
 def test_no_pictures_no_rows(backbone):

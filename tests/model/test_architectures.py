@@ -91,7 +91,7 @@ def test_b0_for_120_classes_has_the_parameters_of_the_public_example():
 
 
 @pytest.mark.parametrize("name", each((row.name for row in catalogue.MODELS), ("-lite0",)))
-def test_saved_converted_and_written_out_it_says_the_same(name, tmp_path):
+def test_saved_and_converted_models_give_the_same_outputs(name, tmp_path):
     model = shaken(architectures.backbone(name, SIZE))
     pixels = noise()
     expected = answers(model, pixels)

@@ -24,10 +24,10 @@ def output(backbone):
 @pytest.mark.parametrize("damage", [b"", b"<net/>"])
 def test_damaged_conversion_is_noticed_and_rebuilt(own_cache, damage):
     good = output(Backbone("efficientnet-lite0", 32))
-    (kept,) = own_cache.glob("backbones/*/model.xml")
-    kept.write_bytes(damage)
+    (converted,) = own_cache.glob("backbones/*/model.xml")
+    converted.write_bytes(damage)
     assert (output(Backbone("efficientnet-lite0", 32)) == good).all()
-    assert kept.stat().st_size > 1000
+    assert converted.stat().st_size > 1000
 
 
 def test_kept_conversion_needs_no_keras_model(own_cache):

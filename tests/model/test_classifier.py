@@ -186,15 +186,15 @@ def palace(tmp_path_factory):
 
 def test_published_models_know_a_palace(palace):
     """As the PyTorch references say: see `test_lite`."""
-    (said,) = efftune.classify(palace)
-    assert [name for name, _ in said.top] == [
+    (prediction,) = efftune.classify(palace)
+    assert [name for name, _ in prediction.top] == [
         "palace",
         "monastery",
         "bell cote",
         "boathouse",
         "lakeside",
     ]
-    assert said.confidence > 0.3
+    assert prediction.confidence > 0.3
 
 
 def test_published_model_is_made_once(palace, own_cache):
@@ -233,20 +233,20 @@ def test_unreadable_picture_is_an_error_unless_asked_for(finished_run, source, t
     with pytest.raises(efftune.DataError, match=r"a\.jpg: not an image"):
         finished_run.classifier.predict(paths)
     failures = {}
-    told = finished_run.classifier.predict(paths, on_unreadable=failures.__setitem__)
-    assert [each.path for each in told] == paths[1:]
+    predictions = finished_run.classifier.predict(paths, on_unreadable=failures.__setitem__)
+    assert [each.path for each in predictions] == paths[1:]
     assert failures == {paths[0]: "not an image"}
 
 
 def test_progress_counts_unreadable_pictures_too(finished_run, source, tmp_path):
     (tmp_path / "a.jpg").write_text("text")
-    told = []
+    calls = []
     paths = [tmp_path / "a.jpg", *sorted(source.rglob("*.*g"))]
-    finished_run.classifier.probabilities(paths, lambda *each: told.append(each))
-    assert sorted(told) == [(i, 31) for i in range(1, 32)]
+    finished_run.classifier.probabilities(paths, lambda *each: calls.append(each))
+    assert sorted(calls) == [(i, 31) for i in range(1, 32)]
 
 
-def test_keras_model_says_the_same(finished_run, source):
+def test_keras_model_gives_the_same_probabilities(finished_run, source):
     paths = sorted(source.rglob("*.*g"))
     classifier = finished_run.classifier
     ours, failures = classifier.probabilities(paths)

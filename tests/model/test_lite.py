@@ -7,7 +7,7 @@ from efftune.model import catalogue, lite
 from efftune.model.backbone import Backbone
 from model.conftest import each
 
-# What the PyTorch reference says of the middle of scikit-learn's picture of a Chinese palace:
+# What the PyTorch reference predicts for the middle of scikit-learn's picture of a Chinese palace:
 # 698 palace, 663 monastery, 442 bell cote, 449 boathouse, 497 church, 483 castle, 975 lakeside.
 PALACE = {
     "efficientnet-lite0": {698: 8.904, 663: 7.8642, 442: 7.0577, 449: 6.6527, 975: 5.9773},
@@ -35,7 +35,7 @@ def with_imagenet_head(name, size):
 
 
 def reference_logits(name, pixels):
-    """What the PyTorch reference says of pixels (batch, size, size, 3)."""
+    """What the PyTorch reference predicts for pixels (batch, size, size, 3)."""
     torch = pytest.importorskip("torch", reason="the PyTorch reference needs torch")
     reference = pytest.importorskip(
         "efficientnet_lite_pytorch", reason="pip install efficientnet-lite-pytorch"

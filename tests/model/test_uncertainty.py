@@ -60,7 +60,7 @@ def clusters(count, seed):
 
 
 @pytest.mark.parametrize("kind", ["neighbours", "mahalanobis"])
-def test_distance_tells_what_is_unlike(kind, tmp_path):
+def test_distance_separates_out_of_distribution_pictures(kind, tmp_path):
     known = uncertainty.fit_detector(*clusters(300, 0), kind=kind)
     like = known.distances(clusters(50, 1)[0])
     unlike = known.distances(np.random.default_rng(2).normal(0, 1, (50, 20)).astype(np.float32))

@@ -143,7 +143,7 @@ def test_stages_follow_from_the_choices(choices, stages):
 @pytest.mark.parametrize(
     ("pictures", "epochs", "views"), [(10, 30, 15), (1259, 10, 9), (3068, 4, 3), (100_000, 3, 2)]
 )
-def test_few_pictures_are_seen_more_often(pictures, epochs, views):
+def test_few_pictures_get_more_epochs(pictures, epochs, views):
     decided = Recipe().resolved(pictures)
     assert (decided.tuning.epochs, decided.augmentation.views) == (epochs, views)
     assert Recipe(epochs=2, views=7).resolved(pictures).augmentation.views == 7
@@ -151,15 +151,15 @@ def test_few_pictures_are_seen_more_often(pictures, epochs, views):
 
 
 @pytest.mark.parametrize(
-    ("choices", "told"),
+    ("choices", "message"),
     [
         ({"phases": ["tune"]}, "add head to --phases"),
         ({"weights": "none"}, "use --recipe scratch"),
         ({"phases": ["head"], "epochs": 3}, "epochs would have no effect"),
     ],
 )
-def test_phases_that_cannot_be_are_refused(choices, told):
-    with pytest.raises(UsageError, match=told):
+def test_phases_that_cannot_be_are_refused(choices, message):
+    with pytest.raises(UsageError, match=message):
         Recipe(**choices).require_effect()
 
 
@@ -186,6 +186,6 @@ def test_public_example_has_its_own_numbers():
     ) == (4, 64, 0.2)
 
 
-def test_block_that_is_none_is_told_in_plain_words():
+def test_unknown_block_is_a_clear_error():
     with pytest.raises(UsageError, match=r"unfreeze = .blok5.: .*expected a block, such as block5"):
         Recipe.named("balanced", unfreeze="blok5")

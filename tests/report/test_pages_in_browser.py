@@ -294,7 +294,7 @@ def test_keys_decide_and_move_on(opened, run):
     assert "drop" not in {row["decision"] for row in saved(page)}
 
 
-def test_progress_is_kept_in_the_browser(opened, run):
+def test_progress_is_stored_in_the_browser(opened, run):
     page = opened(run / review.FILE)
     page.locator(".card .drop").nth(2).click()
     page.reload()

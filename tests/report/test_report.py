@@ -123,7 +123,7 @@ def test_summary_of_single_mistakes():
     assert sentences(two)[1] == "It confused no class with any one other class more than once."
 
 
-def test_summary_says_when_nothing_was_learned():
+def test_summary_mentions_that_nothing_was_learned():
     none = scored(("hat", "hat", 60), ("shoe", "hat", 40))
     assert "it has learned nothing useful" in sentences(none)[0]
     hardly = scored(
@@ -133,14 +133,14 @@ def test_summary_says_when_nothing_was_learned():
     assert "so this says little" in sentences(scored(("hat", "hat", 9)))[0]
 
 
-def test_summary_says_when_the_interval_is_wide():
+def test_summary_mentions_a_wide_interval():
     assert "wide because there are only 20 test pictures" in remarks(
         scored(("hat", "hat", 10), ("shoe", "shoe", 8), ("shoe", "hat", 2))
     )
     assert not remarks(scored(("hat", "hat", 600), ("shoe", "shoe", 380), ("shoe", "hat", 20)))
 
 
-def test_summary_says_when_the_score_is_optimistic():
+def test_summary_mentions_an_optimistic_score():
     record = {"data": {"val_is_test": True}}
     evaluation = scored(("hat", "hat", 600), ("shoe", "shoe", 380), ("shoe", "hat", 20))
     assert "On 1,000 test pictures that it was not trained on" in sentences(evaluation, record)[0]
@@ -298,7 +298,7 @@ def test_missing_parts_are_explained(own_run):
     assert text.count(reason) == 5
 
 
-def test_a_run_without_mistakes_says_so(tmp_path):
+def test_report_of_a_run_without_mistakes_mentions_it(tmp_path):
     text = body(made_run.write(tmp_path / "run", wrong=0))
     assert "No mistakes on the test pictures." in text
     assert "0 mistakes on 60 test pictures." in text

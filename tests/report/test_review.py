@@ -93,7 +93,7 @@ def test_a_source_that_is_here_is_named_in_full(run, monkeypatch):
     assert shlex.split(command)[2] == str(run.parent / "my photos")
 
 
-def test_a_run_without_suspects_says_why(run):
+def test_page_of_a_run_without_suspects_gives_the_reason(run):
     (run / "suspects.csv").unlink()
     made_run.change(run, "run.json", not_available={"suspects": "there are too few pictures"})
     with pytest.raises(DataError, match=r"no suspects\.csv to review: there are too few pictures"):

@@ -49,7 +49,7 @@ def test_failed_folder_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_finished_first_by_another_is_kept(tmp_path):
+def test_folder_finished_first_by_another_process_is_used(tmp_path):
     with files.folder_written_whole(tmp_path / "kept") as partial:
         (partial / "mine").touch()
         (tmp_path / "kept").mkdir()

@@ -13,7 +13,7 @@ DIGESTS = [hashlib.sha256(bytes([i])).digest() for i in range(PICTURES)]
 
 
 @pytest.fixture
-def kept(tmp_path):
+def views(tmp_path):
     """Views whose every value says which picture and which view they are."""
     views = []
     for view in range(VIEWS):
@@ -29,14 +29,14 @@ def training_data_of(inputs, epoch, pictures=None):
     return LabelledInputs(inputs, np.zeros(PICTURES, np.int64)).batch(pictures, epoch)
 
 
-def test_epoch_0_shows_the_pictures_themselves(kept):
-    assert (training_data_of(kept, 0)[:, 0, 0, 0] == np.arange(PICTURES)).all()
+def test_epoch_0_shows_the_pictures_themselves(views):
+    assert (training_data_of(views, 0)[:, 0, 0, 0] == np.arange(PICTURES)).all()
 
 
-def test_every_view_comes_once_before_any_comes_again(kept):
+def test_every_view_comes_once_before_any_comes_again(views):
     for first in (1, 1 + VIEWS):
         shown = [
-            training_data_of(kept, epoch)[:, 1, 2, 4] // 100
+            training_data_of(views, epoch)[:, 1, 2, 4] // 100
             for epoch in range(first, first + VIEWS)
         ]
         assert all(sorted(each) == list(range(VIEWS)) for each in np.transpose(shown))
@@ -44,20 +44,20 @@ def test_every_view_comes_once_before_any_comes_again(kept):
     assert len(orders) > 5  # each picture has an order of its own
 
 
-def test_batch_holds_the_pictures_asked_for(kept):
-    batch = training_data_of(kept, 2, [7, 3, 7])
+def test_batch_holds_the_pictures_asked_for(views):
+    batch = training_data_of(views, 2, [7, 3, 7])
     assert (batch[:, 0, 0, 0] % 100).tolist() == [7, 3, 7]
     assert batch.dtype == np.float32
     assert (batch == batch[:, :1, :1, :1]).all()
 
 
-def test_batches_are_aligned_so_that_they_need_no_copy(kept):
-    batches = [training_data_of(kept, 1, range(count)) for count in (1, 3, 20)]
+def test_batches_are_aligned_so_that_they_need_no_copy(views):
+    batches = [training_data_of(views, 1, range(count)) for count in (1, 3, 20)]
     assert all(batch.ctypes.data % 64 == 0 for batch in batches)
 
 
-def test_in_order_gives_every_picture_once(kept):
-    batches = list(LabelledInputs(kept, np.zeros(PICTURES, np.int64)).in_order(8))
+def test_in_order_gives_every_picture_once(views):
+    batches = list(LabelledInputs(views, np.zeros(PICTURES, np.int64)).in_order(8))
     assert [len(batch) for batch in batches] == [8, 8, 4]
     assert np.concatenate(batches)[:, 0, 0, 0].tolist() == list(range(PICTURES))
 
@@ -82,7 +82,7 @@ def test_each_epoch_sees_fresh_views_and_the_same_ones_again(pixels):
     assert (training_data_of(pictures(pixels, seed=1), 1) != first).any()
 
 
-def test_views_of_pictures_go_on_after_the_kept_ones(pixels):
+def test_views_continue_after_the_cached_ones(pixels):
     plan = augmentation.plan(0, DIGESTS[5], 2 + 3, "standard", "yes")
     assert (training_data_of(pictures(pixels), 3)[5] == augmentation.apply(pixels[5], plan)).all()
 

@@ -96,7 +96,7 @@ def test_views_cost_nothing_where_there_are_none(lit):
     assert decided(lit, unfreeze="none")[1] == decided(lit, augment="none")[1] == {}
 
 
-def test_held_out_pictures_are_seen_in_float32_and_without_views(source, own_cache):
+def test_held_out_pictures_are_evaluated_in_float32_and_without_views(source, own_cache):
     recipe = Recipe(image_size=32, unfreeze="block7", views=2)
     backbone = Backbone(recipe.backbone.model, 32)
     examples = discovery.find(source).split(0.2, 0.2, 0)

@@ -19,7 +19,7 @@ def pixels():
 
 
 @pytest.mark.parametrize("block", ["pixels", "block1a", "block2a", "block5b", "block6a", "block7a"])
-def test_folded_part_says_what_the_plain_one_says(backbone, pixels, block):
+def test_folded_part_gives_the_outputs_of_the_plain_one(backbone, pixels, block):
     inputs, plain = pixels, backbone.keras_model
     if block != "pixels":
         lower, plain = backbone.cut(block)

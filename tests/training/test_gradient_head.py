@@ -17,22 +17,22 @@ SHORT = Stage("head", "", 4, 1e-2)
 def fit(views=None, stage=STAGE, steps=None, **choices):
     features, labels = clouds(spread=0.3)
     recipe = Recipe(**({"batch_size": 32, "label_smoothing": 0.0} | choices))
-    told = (lambda *each: steps.append(each)) if steps is not None else (lambda *_: None)
+    on_step = (lambda *each: steps.append(each)) if steps is not None else (lambda *_: None)
     return gradient_head.fit(
-        stage, views or (lambda _epoch: features), labels, (features, labels), recipe, told
+        stage, views or (lambda _epoch: features), labels, (features, labels), recipe, on_step
     )
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    """A head, how fitting it went, the epochs whose views it asked for, and the steps it told."""
+    """A head, the outcome of fitting, the epochs whose views were asked for, and the steps."""
     features, _ = clouds(spread=0.3)
     asked, steps = [], []
     head, outcome = fit(lambda epoch: asked.append(epoch) or features, steps=steps)
     return head, outcome, asked, steps
 
 
-def test_head_learns_what_can_be_learnt(fitted):
+def test_head_learns_separable_classes(fitted):
     head, outcome, *_ = fitted
     assert accuracy(head, *clouds(spread=0.3)) == 1
     assert [epoch.number for epoch in outcome.epochs] == list(range(1, EPOCHS + 1))
@@ -42,18 +42,18 @@ def test_head_learns_what_can_be_learnt(fitted):
 
 
 def test_batchnorm_is_in_the_head(fitted):
-    """Dense layer and BatchNorm in use are one dense layer: the loss told is the head's own."""
+    """Dense layer and BatchNorm in use are one dense layer: the loss reported is the head's own."""
     head, outcome, *_ = fitted
     features, labels = clouds(spread=0.3)
     likelihoods = head.probabilities(features)[np.arange(len(labels)), labels]
     assert -np.log(likelihoods).mean() == pytest.approx(outcome.selected.val_loss, rel=1e-3)
 
 
-def test_epochs_tell_the_mean_of_their_steps():
+def test_epochs_record_the_mean_of_their_steps():
     _, outcome = fit(stage=Stage("head", "", 6, 1e-9))  # five batches of 32
     right = [160 * epoch.accuracy for epoch in outcome.epochs]
     assert right == pytest.approx(np.round(right), abs=1e-3)
-    assert any(round(count) % 5 for count in right)  # the last batch alone says thirty-seconds
+    assert any(round(count) % 5 for count in right)  # the last batch alone gives thirty-seconds
 
 
 def test_each_epoch_sees_a_view_of_its_own(fitted):

@@ -37,18 +37,26 @@ def plan(backbone, **choices):
 
 
 def test_what_fits_into_a_quarter_of_the_free_memory_stays_there(backbone, room):
-    kept = (1000 * 4 + 100) * ROW
-    room(memory=4 * kept)
+    size = (1000 * 4 + 100) * ROW
+    room(memory=4 * size)
     found = plan(backbone)
-    assert (found.activation_bytes, found.mapped_bytes, found.place) == (kept, kept, "memory")
+    assert (found.activation_bytes, found.mapped_bytes, found.place) == (
+        size,
+        size,
+        "memory",
+    )
     assert found.notes == ()
 
 
 def test_what_does_not_is_read_from_disk(backbone, room):
-    kept = (1000 * 4 + 100) * ROW
-    room(memory=4 * kept - 8)
+    size = (1000 * 4 + 100) * ROW
+    room(memory=4 * size - 8)
     found = plan(backbone)
-    assert (found.activation_bytes, found.mapped_bytes, found.place) == (kept, kept - 2, "disk")
+    assert (found.activation_bytes, found.mapped_bytes, found.place) == (
+        size,
+        size - 2,
+        "disk",
+    )
     assert found.recipe.augmentation.views == 3
 
 
@@ -65,7 +73,7 @@ def test_features_of_the_heads_views_take_room(backbone, room):
         plan(backbone, unfreeze="none", head_epochs=10)
 
 
-def test_size_that_is_padded_is_told(backbone):
+def test_padded_size_is_reported(backbone):
     (note,) = plan(backbone, image_size=33).notes
     assert "33 px is not a multiple of 32" in note
     assert "64 px" in note
@@ -125,7 +133,7 @@ def test_unknown_block_is_named(backbone):
 
 
 @pytest.mark.parametrize("choices", [{"unfreeze": "none"}, {"unfreeze": "all", "whole_epochs": 1}])
-def test_nothing_is_kept_where_nothing_trains_from_it(backbone, choices):
+def test_features_that_nothing_trains_from_are_not_cached(backbone, choices):
     found = plan(backbone, **choices)
     assert (found.activation_bytes, found.place) == (0, "")
 

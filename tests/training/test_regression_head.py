@@ -24,7 +24,7 @@ def accuracy(fitted, features, labels):
     return (fitted.probabilities(features).argmax(axis=1) == labels).mean()
 
 
-def test_head_learns_what_can_be_learnt():
+def test_head_learns_separable_classes():
     features, labels = clouds(spread=0.3)
     fitted = fitted_on(features, labels, Recipe())
     assert fitted.kernel.shape == (30, 4)

@@ -61,7 +61,7 @@ def test_stage_with_a_new_head_has_to_be_better_than_the_old_one(given):
     assert (tuned.kernel == given.tuned.kernel).all()
 
 
-def test_best_epoch_is_kept_not_the_last(given):
+def test_weights_of_the_best_epoch_are_restored(given):
     tuned, outcome = fit(blank(given), Stage("upper", BLOCK, 6, 0.02))
     best = min(outcome.epochs, key=lambda epoch: epoch.val_calibrated_loss)
     assert outcome.best == best.number
@@ -70,7 +70,7 @@ def test_best_epoch_is_kept_not_the_last(given):
 
 
 @pytest.mark.parametrize(
-    ("epoch", "best", "kept"),
+    ("epoch", "best", "expected"),
     [
         ((0.91, 0.20), (0.90, 0.30), True),  # better in both
         ((0.91, 0.30), (0.90, 0.20), False),  # luck
@@ -79,13 +79,13 @@ def test_best_epoch_is_kept_not_the_last(given):
         ((0.95, 0.40), (0.80, 0.30), True),  # far more accurate
     ],
 )
-def test_luck_does_not_decide_which_epoch_is_kept(epoch, best, kept):
+def test_small_differences_do_not_decide_which_epoch_is_best(epoch, best, expected):
     epochs = [
         Epoch("upper", 1, 0.0, 0.0, 0.0, 0.0, accuracy, 0.0, loss)
         for accuracy, loss in (epoch, best)
     ]
     top = max(each.val_accuracy for each in epochs)
-    assert validation.is_better(*epochs, top, pictures=300) is kept
+    assert validation.is_better(*epochs, top, pictures=300) is expected
 
 
 def test_calibrated_loss_does_not_depend_on_the_scale_of_logits():
@@ -122,7 +122,7 @@ def test_loss_worse_than_guessing_after_an_epoch_starts_again(given, monkeypatch
 
 
 @pytest.mark.long
-def test_stage_that_is_worse_than_guessing_twice_ends_and_what_was_good_is_kept(given, monkeypatch):
+def test_stage_worse_than_guessing_twice_ends_with_the_best_weights_before(given, monkeypatch):
     monkeypatch.setattr(stages, "_EXPLODED", np.inf)
     before = weights(given.backbone)
     _, outcome = fit(given, Stage("upper", BLOCK, 4, 0.1))
@@ -182,7 +182,7 @@ def test_mixing_still_learns(given, mix):
 
 
 @pytest.mark.long
-def test_averaged_weights_are_judged_and_kept(given):
+def test_averaged_weights_are_validated_and_selected(given):
     tuned, outcome = fit(blank(given), ema=0.5)
     _, later = fit(replace(given, tuned=tuned), Stage("upper", BLOCK, 1, 1e-9))
     assert later.start.val_loss == pytest.approx(outcome.selected.val_loss, rel=1e-3)
@@ -223,14 +223,14 @@ def test_history_leaves_empty_what_a_stage_does_not_have():
 
 
 def test_steps_are_counted_to_their_total(given):
-    told = []
+    calls = []
     stages.fit(
         given.tuned,
         replace(given.stage, learning_rate=1e-4),
         given.train,
         given.val,
         given.recipe,
-        lambda done, total: told.append((done, total)),
+        lambda done, total: calls.append((done, total)),
     )
     steps = len(given.train.labels) // 8
-    assert told == [(i + 1, 10 * steps) for i in range(10 * steps)]
+    assert calls == [(i + 1, 10 * steps) for i in range(10 * steps)]

@@ -82,7 +82,7 @@ def test_archive_holds_what_its_folder_holds(tmp_path, suffix, below, split):
     assert found.source == str(archive)
 
 
-def test_content_says_what_an_archive_is(tmp_path):
+def test_format_of_an_archive_is_detected_from_its_content(tmp_path):
     fill(tmp_path / "squares", count=2)
     zipped = packed(tmp_path / "squares", tmp_path / "squares.zip").rename(tmp_path / "a.tar")
     gzipped = packed(tmp_path / "squares", tmp_path / "squares.tgz").rename(tmp_path / "b.tar")
@@ -90,14 +90,14 @@ def test_content_says_what_an_archive_is(tmp_path):
 
 
 def test_archive_is_unpacked_once_and_again_when_it_changed(tmp_path, own_cache):
-    told = []
+    calls = []
     archive = packed(fill(tmp_path / "squares", count=2), tmp_path / "Squares.zip")
-    first = discovery.find(archive, lambda *progress: told.append(progress)).rows[0].path
-    assert told[-1] == ("unpack", 9, 9)
+    first = discovery.find(archive, lambda *progress: calls.append(progress)).rows[0].path
+    assert calls[-1] == ("unpack", 9, 9)
     made = first.stat().st_mtime_ns
-    told.clear()
-    assert discovery.find(archive, lambda *progress: told.append(progress)).rows[0].path == first
-    assert (first.stat().st_mtime_ns, told) == (made, [])
+    calls.clear()
+    assert discovery.find(archive, lambda *progress: calls.append(progress)).rows[0].path == first
+    assert (first.stat().st_mtime_ns, calls) == (made, [])
     (folder,) = cached(own_cache)
     assert folder.name.startswith("Squares-")
     fill(tmp_path / "more", count=3)
@@ -105,15 +105,15 @@ def test_archive_is_unpacked_once_and_again_when_it_changed(tmp_path, own_cache)
 
 
 def test_progress_of_a_tar_is_in_bytes(tmp_path):
-    told = []
+    calls = []
     archive = packed(fill(tmp_path / "squares", count=2), tmp_path / "squares.tar")
-    archives.unpacked(archive, lambda *progress: told.append(progress))
+    archives.unpacked(archive, lambda *progress: calls.append(progress))
     size = archive.stat().st_size
-    assert told[-1] == ("unpack", size, size)
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert calls[-1] == ("unpack", size, size)
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
 
 
-def test_what_lies_beside_the_only_folder_is_told(tmp_path):
+def test_files_beside_the_only_folder_are_reported(tmp_path):
     folder = fill(tmp_path / "all" / "photos", count=2).parent
     (folder / "LICENSE").write_text("CC0")
     (folder / "__MACOSX").mkdir()
@@ -246,7 +246,7 @@ def test_header_that_asks_for_gigabytes_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", MODES)
 @pytest.mark.parametrize("left", [0.0, 0.1, 0.5, 0.9])
-def test_archive_that_was_cut_off_is_told(tmp_path, own_cache, suffix, left):
+def test_truncated_archive_is_reported(tmp_path, own_cache, suffix, left):
     archive = packed(fill(tmp_path / "squares"), tmp_path / f"squares{suffix}")
     content = archive.read_bytes()
     archive.write_bytes(content[: int(left * len(content))])
@@ -255,7 +255,7 @@ def test_archive_that_was_cut_off_is_told(tmp_path, own_cache, suffix, left):
     assert cached(own_cache) == []
 
 
-def test_tar_cut_off_between_two_members_is_told(tmp_path):
+def test_tar_truncated_between_two_members_is_reported(tmp_path):
     members = [(f"red/{i}.png", picture(), {}) for i in range(3)]
     archive = in_tar(tmp_path / "a.tar", *members)
     with tarfile.open(archive) as file:
@@ -276,7 +276,7 @@ def test_damage_within_a_tar_is_no_end(tmp_path):
         discovery.find(archive)
 
 
-def test_altered_member_is_told(tmp_path):
+def test_altered_member_is_reported(tmp_path):
     archive = packed(fill(tmp_path / "squares", count=2), tmp_path / "squares.zip")
     content = bytearray(archive.read_bytes())
     with zipfile.ZipFile(archive) as file:
@@ -287,7 +287,7 @@ def test_altered_member_is_told(tmp_path):
         discovery.find(archive)
 
 
-def test_encrypted_archive_is_told(tmp_path):
+def test_encrypted_archive_is_reported(tmp_path):
     archive = in_zip(tmp_path / "a.zip", **{"red/a.png": picture()})
     content = bytearray(archive.read_bytes())
     directory = content.index(b"PK\x01\x02")
@@ -315,7 +315,7 @@ def test_folders_as_windows_parts_them_are_folders(tmp_path):
     assert names(discovery.find(archive)) == ["red/a.png"]
 
 
-def test_member_in_the_way_of_a_folder_is_told(tmp_path):
+def test_member_in_the_way_of_a_folder_is_reported(tmp_path):
     archive = in_zip(tmp_path / "a.zip", **{"red": b"x", "red/a.png": picture()})
     with pytest.raises(DataError, match=r"Cannot unpack .*a\.zip: .*at .*red"):
         discovery.find(archive)

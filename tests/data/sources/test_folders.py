@@ -24,7 +24,7 @@ def test_class_folders_are_the_classes(source):
     assert {row.split for row in found.rows} == {""}
 
 
-def test_rows_come_sorted_whatever_the_disk_says(source):
+def test_rows_are_sorted_whatever_the_order_on_disk(source):
     names = [row.name for row in discovery.find(source).rows]
     assert names == sorted(names)
 
@@ -76,7 +76,7 @@ def test_splits_beside_classes_are_refused(tmp_path):
         discovery.find(tmp_path)
 
 
-LAYOUTS = {  # folders, each with class folders inside; what is said of them
+LAYOUTS = {  # folders, each with class folders inside; how they are described
     "photos": (["photos"], "class folders in photos/"),
     "two folders down": (["a/b"], "class folders in a/b/"),
     "medical": (
@@ -96,8 +96,8 @@ SPLIT_WORDS = {"tra": "train", "val": "val", "dev": "val", "tes": "test", "eva":
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_usual_layouts_are_recognised_and_told(tmp_path, layout, caplog):
-    folders, told = LAYOUTS[layout]
+def test_usual_layouts_are_recognised_and_reported(tmp_path, layout, caplog):
+    folders, description = LAYOUTS[layout]
     for folder in folders:
         fill(tmp_path / folder, count=3)
     (tmp_path / "README.md").write_text("about these pictures")
@@ -110,7 +110,7 @@ def test_usual_layouts_are_recognised_and_told(tmp_path, layout, caplog):
     splits = {SPLIT_WORDS[name] for name in named if name in SPLIT_WORDS}
     assert {row.split for row in found.rows if row.usable} == (splits or {""})
     assert reasons(found).keys() == {"README.md", ".DS_Store"}
-    assert caplog.messages == [f"{tmp_path}: {told}"]
+    assert caplog.messages == [f"{tmp_path}: {description}"]
 
 
 def test_class_of_one_split_with_subfolders_is_not_looked_through(tmp_path):
@@ -185,8 +185,8 @@ def test_table_of_labels_beside_pictures_is_used(tmp_path, caplog):
         found = discovery.find(tmp_path)
     assert found.class_names == tuple(COLOURS)
     assert len(found.rows) == 30
-    told = "table labels.csv with paths in column 'path', classes in column 'label'"
-    assert caplog.messages == [f"{tmp_path}: {told}"]
+    description = "table labels.csv with paths in column 'path', classes in column 'label'"
+    assert caplog.messages == [f"{tmp_path}: {description}"]
 
 
 def test_table_is_used_if_the_folders_are_ambiguous(tmp_path):
@@ -361,14 +361,14 @@ def tell(monkeypatch, content):
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\0"])
 def test_paths_come_from_standard_input(tmp_path, monkeypatch, end):
-    told = ["a b.png", os.fsdecode(b"caf\xe9.png"), "c.png"]
-    for name in told:
+    names = ["a b.png", os.fsdecode(b"caf\xe9.png"), "c.png"]
+    for name in names:
         square(COLOURS["red"], 1).save(tmp_path / "x.png")
         (tmp_path / "x.png").rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    tell(monkeypatch, end.join(map(os.fsencode, told)) + end)
+    tell(monkeypatch, end.join(map(os.fsencode, names)) + end)
     paths, failures = image_paths.pictures(["-"])
-    assert ([str(path) for path in paths], failures) == (told, {})
+    assert ([str(path) for path in paths], failures) == (names, {})
 
 
 def test_standard_input_mixes_with_other_names(source, monkeypatch):

@@ -1,6 +1,7 @@
 import io
 import sys
 import time
+import urllib.request
 
 import pytest
 
@@ -51,9 +52,9 @@ def saved(dataset, folder):
 
 @pytest.mark.parametrize("label", [CLASSES, TEXT, datasets.Value("large_string")])
 def test_saved_set_is_written_out_as_it_is(tmp_path, label):
-    told = []
+    calls = []
     source = saved(made(label=label), tmp_path / "squares")
-    found = discovery.find(source, lambda *progress: told.append(progress))
+    found = discovery.find(source, lambda *progress: calls.append(progress))
     assert found.source == source
     assert found.class_names == tuple(COLOURS)
     assert [row.name for row in found.rows][:2] == [
@@ -61,7 +62,7 @@ def test_saved_set_is_written_out_as_it_is(tmp_path, label):
         "train/blue/000001.jpg",
     ]
     assert found.rows[1].path.read_bytes() == jpeg("blue", 1)  # nothing is encoded again
-    assert told[-1] == ("unpack", 6, 6)
+    assert calls[-1] == ("unpack", 6, 6)
 
 
 def test_splits_come_along(tmp_path):
@@ -228,21 +229,22 @@ def test_missing_folder_is_named(name):
         discovery.find(name)
 
 
-def test_folder_that_is_no_set_is_told(tmp_path):
+def test_folder_that_is_no_dataset_is_reported(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"hf:.*empty cannot be loaded: "):
         discovery.find(f"hf:{tmp_path / 'empty'}")
 
 
-def test_unknown_name_offline_is_told_in_a_sentence():
+def test_unknown_name_offline_is_a_clear_error():
     with pytest.raises(DataError, match=r"hf:beans cannot be downloaded.*offline.*sample:digits"):
         discovery.find("hf:beans")
 
 
-def test_no_network_is_told_at_once(monkeypatch):
+def test_missing_network_is_reported_at_once(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies it began with
     huggingface_hub.close_session()  # one that was opened before knows nothing of these
     start = time.monotonic()
     with pytest.raises(DataError, match=r"cannot be reached: .*refused.*sample:digits"):

@@ -55,7 +55,7 @@ def test_paths_may_be_absolute_or_begin_at_home(folder, tmp_path, monkeypatch):
     assert examples.rows[1].name == "~/01.png"
 
 
-def test_what_cannot_be_used_has_a_reason_and_a_line(folder):
+def test_unusable_rows_have_a_reason_and_a_line(folder):
     (folder / "notes.txt").write_text("text")
     text = (
         "path,label\nred/01.png,red\nred/9.png,red\n,red\nred/00.jpg, \n\n./red/01.png,red\n"
@@ -129,13 +129,13 @@ TABLES = {  # of the same six pictures, and what is found of their columns
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_tables_as_people_have_them_are_read(dogs, kind, caplog):
-    text, told = TABLES[kind]
+    text, description = TABLES[kind]
     with caplog.at_level("INFO", logger="efftune"):
         found = discovery.find(written(dogs, text, "labels.csv"))
     assert [row.label for row in found.rows] == ["blue"] * 2 + ["green"] * 2 + ["red"] * 2
     assert found.set_aside == ()
     assert {row.path.stem for row in found.rows} == {f"{n}{i}f" for n in "bgr" for i in range(2)}
-    assert caplog.messages[-1].endswith(f"labels.csv with {told}")
+    assert caplog.messages[-1].endswith(f"labels.csv with {description}")
     assert discovery.find(dogs).rows == found.rows  # the table beside the pictures
 
 
@@ -277,7 +277,7 @@ def test_one_label_in_two_unicode_forms_is_one_class(folder):
         ("path,label\na.png,a\n".encode("utf-16"), "UTF-16"),
     ],
 )
-def test_table_that_is_none_is_told_with_the_line(folder, text, words):
+def test_invalid_table_is_reported_with_the_line(folder, text, words):
     with pytest.raises(DataError, match=words):
         discovery.find(written(folder, text))
 
@@ -320,7 +320,7 @@ def write_parquet(folder):
     return write
 
 
-def test_parquet_says_the_same_as_csv(folder, write_parquet):
+def test_parquet_gives_the_same_rows_as_csv(folder, write_parquet):
     columns = zip(*csv.reader(LISTED.splitlines()), strict=True)
     table = write_parquet(**{name: cells for name, *cells in columns})
     assert discovery.find(table).rows == discovery.find(written(folder, LISTED)).rows
@@ -352,7 +352,7 @@ def test_parquet_of_pictures_themselves_is_refused_with_the_way_out(write_parque
         discovery.find(write_parquet(path=[{"bytes": b"x"}], label=["a"]))
 
 
-def test_empty_and_damaged_parquet_is_told(folder, write_parquet):
+def test_empty_and_damaged_parquet_is_reported(folder, write_parquet):
     with pytest.raises(DataError, match="has no rows"):
         discovery.find(write_parquet(path=[], label=[]))
     whole = write_parquet(path=["red/01.png"], label=["red"])

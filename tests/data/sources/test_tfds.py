@@ -1,5 +1,6 @@
 import io
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +68,12 @@ def written(data_dir):
 
 
 def test_written_set_is_found_with_its_splits_and_plain_names(written, own_cache):
-    told = []
-    examples = discovery.find("tfds:squares", lambda *progress: told.append(progress))
+    calls = []
+    examples = discovery.find("tfds:squares", lambda *progress: calls.append(progress))
     assert examples.source == "tfds:squares"
     assert examples.class_names == ("blue", "red")
     assert examples.counts == {"train": 24, "val": 0, "test": 8}
-    assert told[-1] == ("unpack", 32, 32)
+    assert calls[-1] == ("unpack", 32, 32)
     contents = {row.path.read_bytes() for row in examples.of("train")}
     assert written in contents  # the very bytes: nothing is encoded again
 
@@ -138,7 +139,7 @@ def test_public_sets_are_trained_on(name, data_dir, tmp_path):
 
 
 @pytest.mark.long
-def test_example_validates_on_the_test_split_and_says_so(written, tmp_path):
+def test_example_validates_on_the_test_split_and_notes_it(written, tmp_path):
     choices = {"image_size": 32, "phases": ("head",), "head_epochs": 2, "batch_size": 8}
     run = efftune.train("tfds:squares", recipe="keras-example", run=tmp_path / "run", **choices)
     assert run.record["data"]["pictures"] == {"train": 24, "val": 8, "test": 8}
@@ -161,8 +162,9 @@ def test_set_of_something_else_is_refused(data_dir, own_cache):
         discovery.find("tfds:imdb_reviews")
 
 
-def test_no_network_is_told_in_a_sentence(data_dir, own_cache, monkeypatch):
+def test_missing_network_is_a_clear_error(data_dir, own_cache, monkeypatch):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies it began with
     with pytest.raises(DataError, match=r"tfds:cifar10 cannot be downloaded.*sample:digits"):
         discovery.find("tfds:cifar10")

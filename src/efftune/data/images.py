@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from efftune.data import colour, formats
+from efftune.data import colour, formats, heic
 from efftune.data.formats import FORMATS
 from efftune.errors import BadImage
 from efftune.recipe.inputs import Fit
@@ -162,13 +162,9 @@ def _errors_of_decoders() -> Iterator[None]:
 
 def _opened(content: bytes, form: str) -> Image.Image:
     """The picture in a file, not decoded yet."""
-    stream = io.BytesIO(content)
     if form == "HEIC":
-        from pi_heif import HeifImageFile
-
-        image: Image.Image = HeifImageFile(stream)
-        return image
-    return Image.open(stream, formats=FORMATS[form].plugins or (form,))
+        return heic.opened(content)
+    return Image.open(io.BytesIO(content), formats=FORMATS[form].plugins or (form,))
 
 
 def decode_all(

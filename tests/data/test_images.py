@@ -83,6 +83,12 @@ def test_heic_is_decoded_upright(name, red_at):
     assert not is_red(decoded.pixels[28, 4])
 
 
+@pytest.mark.parametrize("tags", [{254: 1}, {50706: b"\1\4\0\0"}])
+def test_thumbnail_in_a_camera_raw_file_is_not_taken_for_the_photo(tags):
+    with pytest.raises(BadImage, match="unsupported format: camera raw"):
+        images.decode(encoded(halves(), "TIFF", tiffinfo=tags), 32, "crop")
+
+
 def test_item_whose_type_is_no_text_is_damaged():
     whole = (SAMPLES / "turned.heic").read_bytes()
     spoilt = whole.replace(b"Exif", b"\xff\xfe\xfd\xfc", 1)  # on which pi-heif crashes

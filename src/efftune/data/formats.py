@@ -104,6 +104,9 @@ _NAMED = [
 ]
 
 
+CAMERA_RAW = f"{UNSUPPORTED}: {_RAW}"
+
+
 def detect(head: bytes) -> str:
     """The format of a file.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from efftune.data import colour, formats, heic
 from efftune.data.formats import FORMATS
@@ -40,6 +40,7 @@ NO_PERMISSION = "no permission to read"
 BROKEN_LINK = "broken link"
 NO_SUCH_FILE = "no such file"
 _ORIENTATION = 0x0112  # EXIF tag number
+_SUBFILE_TYPE, _REDUCED, _DNG_VERSION = 254, 1, 50706  # TIFF tags, and a value of the first
 _GREY = 127  # mapped to zero by the models' preprocessing
 
 
@@ -164,7 +165,12 @@ def _opened(content: bytes, form: str) -> Image.Image:
     """The picture in a file, not decoded yet."""
     if form == "HEIC":
         return heic.opened(content)
-    return Image.open(io.BytesIO(content), formats=FORMATS[form].plugins or (form,))
+    image = Image.open(io.BytesIO(content), formats=FORMATS[form].plugins or (form,))
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and (
+        _DNG_VERSION in image.tag_v2 or image.tag_v2.get(_SUBFILE_TYPE) == _REDUCED
+    ):
+        raise BadImage(formats.CAMERA_RAW)  # such as NEF and DNG: the first picture is a thumbnail
+    return image
 
 
 def decode_all(

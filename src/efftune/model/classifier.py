@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,11 +79,13 @@ class ModelOutputs:
         probabilities: float32 (pictures, classes), zero where a picture cannot be decoded.
         distances: distance to the training pictures, float32 (pictures,); 0 without a detector.
         failures: the reason, by position, for each picture that cannot be decoded.
+        paths: the pictures; None for one that was not given as a path.
     """
 
     probabilities: NDArray[np.float32]
     distances: NDArray[np.float32]
     failures: dict[int, str]
+    paths: list[Path | None]
 
 
 class Classifier:
@@ -162,8 +164,8 @@ class Classifier:
         """
         if top < 1:
             raise UsageError(f"top must be 1 or more. Received: {top}.")
-        paths: list[Path | None] = []
-        outputs = self.outputs(_noting_paths(listed(pictures), paths), on_progress)
+        outputs = self.outputs(listed(pictures), on_progress)
+        paths = outputs.paths
         for i, reason in outputs.failures.items():
             if on_unreadable is None:
                 raise DataError(f"Cannot predict {paths[i] or f'picture {i}'}: {reason}.")
@@ -203,13 +205,16 @@ class Classifier:
         detector = None if self.uncertainty is None else self.uncertainty.detector
         rows: dict[int, tuple[NDArray[np.float32], float]] = {}
         failures: dict[int, str] = {}
+        paths: dict[int, Path | None] = {}
         done = itertools.count(1)  # safe to use from several threads
 
         def load(item: tuple[int, Picture]) -> Pixels | None:
+            i, picture = item
+            paths[i] = path_of(picture)
             try:
-                return decode(item[1], self.image_size, self.fit)[None]
+                return decode(picture, self.image_size, self.fit)[None]
             except BadImage as error:
-                failures[item[0]] = error.reason
+                failures[i] = error.reason
                 on_progress(next(done), total)
                 return None
 
@@ -219,7 +224,7 @@ class Classifier:
             on_progress(next(done), total)
 
         self._network.run(enumerate(pictures), load, deliver)
-        count = len(rows) + len(failures)
+        count = len(paths)
         nothing = np.zeros(len(self.class_names), np.float32), 0.0
         found = [rows.get(i, nothing) for i in range(count)]
         probabilities = np.array([row for row, _ in found], np.float32)
@@ -227,6 +232,7 @@ class Classifier:
             probabilities.reshape(count, len(self.class_names)),
             np.array([distance for _, distance in found], np.float32),
             dict(sorted(failures.items())),
+            [paths[i] for i in range(count)],
         )
 
     def _prediction(
@@ -241,20 +247,6 @@ class Classifier:
         order = np.argsort(-probabilities, kind="stable")[:top].tolist()
         ranked = tuple((self.class_names[i], float(probabilities[i])) for i in order)
         return Prediction(path, *ranked[0], ranked, unsure, unlike, order[0], index)
-
-
-def _noting_paths(pictures: Iterable[Picture], paths: list[Path | None]) -> Iterable[Picture]:
-    """The pictures; their paths are appended to `paths`. A list stays a list."""
-    if isinstance(pictures, Sized):
-        paths += map(path_of, pictures)
-        return pictures
-
-    def noted() -> Iterator[Picture]:
-        for picture in pictures:
-            paths.append(path_of(picture))
-            yield picture
-
-    return noted()
 
 
 def save(

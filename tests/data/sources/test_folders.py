@@ -131,7 +131,9 @@ def test_classes_named_like_splits_must_be_asked_for(tmp_path):
     assert found.class_names == ("Testing", "Training", "green")
 
 
-@pytest.mark.parametrize("pattern", ["{}.{}.png", "{}_{:03}.png", "{} ({}).png", "{}-{}.png"])
+@pytest.mark.parametrize(
+    "pattern", ["{}.{}.png", "{}_{:03}.png", "{} ({}).png", "{}-{}.png", "{}_1 ({}).png"]
+)
 @pytest.mark.parametrize("below", ["", "photos"])
 def test_classes_are_read_from_names_where_there_are_no_folders(tmp_path, pattern, below, caplog):
     folder = tmp_path / below

@@ -28,8 +28,9 @@ SPLIT_FOLDERS: dict[str, Split] = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _WINDOWS_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
-_CLASS_AND_NUMBER = re.compile(r"(.*[^\W\d_].*?)(?:[ ._-]+\d+|[ ._-]*\(\d+\))", re.DOTALL)
-_FROM_NAMES = "classes from the file names"
+_CLASS_AND_NUMBER = re.compile(
+    r"(.*[^\W\d_].*?)(?:[ ._-]+\d+(?: \(\d+\))?|[ ._-]*\(\d+\))", re.DOTALL
+)
 # What cameras and programs write before a number is no class.
 _NO_CLASSES = {
     *("img", "dsc", "dscn", "dscf", "dscf_", "p", "pxl", "mvimg", "gopr", "dji", "sam", "cimg"),
@@ -45,16 +46,18 @@ class Layout:
     Attributes:
         rows: one example per file.
         description: for the user, such as "class folders" or "classes from the file names".
+        from_names: whether the classes are from the names of files.
     """
 
     rows: tuple[Example, ...]
     description: str
+    from_names: bool = False
 
     @property
     def is_weak(self) -> bool:
         """Whether a table of labels in the same folder would be the better source."""
         classes = {row.label for row in self.rows if row.usable}
-        return len(classes) < 2 or _FROM_NAMES in self.description
+        return len(classes) < 2 or self.from_names
 
 
 def read(root: Path, *, splits: bool = True) -> Layout:
@@ -78,14 +81,16 @@ def read(root: Path, *, splits: bool = True) -> Layout:
     split_folders = _split_folders(found) if splits else {}
     if not split_folders:
         classes = _Classes(found, found, "")
-        return Layout((*rows, *classes.rows), f"{classes.description}{where}")
+        return Layout((*rows, *classes.rows), f"{classes.description}{where}", classes.from_names)
     inner_folders = _same_only_folders(split_folders)
     descriptions: dict[str, None] = {}
+    from_names = False
     for entry in _entries(found):
         if entry in split_folders:
             classes = _Classes(inner_folders.get(entry, entry), found, split_folders[entry])
             rows += classes.rows
             descriptions[classes.description] = None
+            from_names |= classes.from_names
         else:
             rows.append(_set_aside(entry, found, _leftover(entry) or "not in a split folder"))
     names = (
@@ -93,7 +98,7 @@ def read(root: Path, *, splits: bool = True) -> Layout:
         for folder, split in split_folders.items()
     )
     splits_and_classes = f"split folders {', '.join(names)} with {' and '.join(descriptions)}"
-    return Layout(tuple(rows), f"{splits_and_classes}{where}")
+    return Layout(tuple(rows), f"{splits_and_classes}{where}", from_names)
 
 
 def _same_only_folders(split_folders: Iterable[Path]) -> dict[Path, Path]:
@@ -118,7 +123,8 @@ class _Classes:
             self.description = "no class folders"
         if labels:
             path, label = next(iter(labels.items()))
-            self.description = f"{_FROM_NAMES} ({path.name} is {label!r})"
+            self.description = f"classes from the file names ({path.name} is {label!r})"
+        self.from_names = bool(labels)
         for entry in entries:
             if entry in labels:
                 self.rows.append(Example(entry, _name(entry, root), labels[entry], split))

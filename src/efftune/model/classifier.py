@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from efftune.data import bit_depth
+from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
 from efftune.data.pictures import Picture, decode, listed, path_of
 from efftune.errors import BadImage, DataError, UsageError
@@ -100,6 +102,7 @@ class Classifier:
         image_size: side of the input square, in pixels.
         fit: how pictures are resized to squares.
         uncertainty: temperature and thresholds; None for a published model.
+        depth: which values of pictures of more than 8 bits become black and white.
     """
 
     def __init__(
@@ -109,12 +112,14 @@ class Classifier:
         image_size: int,
         fit: Fit,
         uncertainty: Uncertainty | None = None,
+        depth: BitDepth = bit_depth.UNKNOWN,
     ):
         self.folder = folder
         self.class_names = tuple(class_names)
         self.image_size = image_size
         self.fit = fit
         self.uncertainty = uncertainty
+        self.depth = depth
         self._network = openvino_engine.Network(
             lambda: openvino_engine.read(self.folder / OPENVINO_FILE),
             size=image_size,
@@ -123,7 +128,7 @@ class Classifier:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings: the network is read from `folder` again when it is needed."""
-        settings = (self.class_names, self.image_size, self.fit, self.uncertainty)
+        settings = (self.class_names, self.image_size, self.fit, self.uncertainty, self.depth)
         return Classifier, (self.folder, *settings)
 
     @cached_property
@@ -212,7 +217,7 @@ class Classifier:
             i, picture = item
             paths[i] = path_of(picture)
             try:
-                return decode(picture, self.image_size, self.fit)[None]
+                return decode(picture, self.image_size, self.fit, self.depth)[None]
             except BadImage as error:
                 failures[i] = error.reason
                 on_progress(next(done), total)

@@ -71,6 +71,13 @@ def test_distance_separates_out_of_distribution_pictures(kind, tmp_path):
     assert np.array_equal(again.detector.distances(clusters(50, 1)[0]), like)
 
 
+def test_distance_of_one_picture_is_that_among_many():
+    known = uncertainty.fit_detector(*clusters(300, 0))
+    rows = clusters(5, 1)[0]
+    alone = np.concatenate([known.distances(rows[i : i + 1]) for i in range(len(rows))])
+    assert alone == pytest.approx(known.distances(rows), rel=1e-4)
+
+
 def test_neighbour_distance_is_that_to_the_fifth():
     rows = np.eye(6, dtype=np.float32)
     known = uncertainty.fit_detector(rows, np.zeros(6, int))

@@ -60,7 +60,11 @@ class OutOfDistributionDetector:
         for start in range(0, len(features), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
             rows = self._embed(features[block])
-            squared = (rows**2).sum(axis=1)[:, None] - 2 * rows @ references.T + squared_norms
+            if len(rows) == 1:  # BLAS would wait for threads, which costs more than it saves
+                products = np.einsum("ij,j->i", references, rows[0])[None]
+            else:
+                products = rows @ references.T
+            squared = (rows**2).sum(axis=1)[:, None] - 2 * products + squared_norms
             distances[block] = np.partition(squared, nearest, axis=1)[:, nearest]
         return np.asarray(np.sqrt(distances.clip(0)))
 

@@ -1,8 +1,8 @@
 """What converting colours to sRGB costs and changes: photos as phones and cameras store them.
 
-Stores the photos of a folder of class folders again as JPEG in Display P3 and in Adobe RGB, each with
-its profile and without it (as a decoder that ignores profiles takes it), and prints the milliseconds
-to decode one, how far its pixels are from the photo's own, and a run's accuracy on them.
+Stores the photos of a folder of class folders again as JPEG in Display P3 and in Adobe RGB, each
+with its profile and without it (as a decoder that ignores profiles takes it), and prints the
+milliseconds to decode one, how far its pixels are from the photo's own, and a run's accuracy.
 
     python benchmarks/colour_profiles.py RUN FOLDER
 """

@@ -212,11 +212,13 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
             print(json.dumps(each.to_dict(), ensure_ascii=False))
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike"])
+        ids = ["class_index", "wordnet_id"] if any(each.wordnet_ids for each in predictions) else []
+        writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike", *ids])
         for each in predictions:
             flags = ["yes" if flag else "no" for flag in (each.unsure, each.unlike)]
             for rank, (label, value) in enumerate(each.top, start=1):
-                writer.writerow([each.path, rank, label, f"{value:.6f}", *flags])
+                numbers = [each.top_indices[rank - 1], each.wordnet_ids[rank - 1]] if ids else []
+                writer.writerow([each.path, rank, label, f"{value:.6f}", *flags, *numbers])
     elif predictions:
         rows = [
             (label, percent(value), *((_flags(each), str(each.path)) if rank == 0 else ("", "")))
@@ -301,7 +303,22 @@ def show_models(models: Sequence[Model], *, as_json: bool) -> None:
     ]
     headings = ("model", "resolution", "parameters", "MACs", "ImageNet top-1", "licence", "weights")
     show_table(headings, rows, left=("model", "licence", "weights"))
-    sources = sorted({each.top1_source for each in models})
+    echo("\nOther published weights, for --weights:")
+    others = [
+        (
+            model.short_name,
+            each.name,
+            percent(each.top1),
+            f"{each.resolution or model.resolution} px",
+            each.licence,
+            _availability(model.with_weights(each.name)),
+        )
+        for model in models
+        for each in model.others
+    ]
+    headings = ("model", "--weights", "ImageNet top-1", "evaluated at", "licence", "weights")
+    show_table(headings, others, left=("model", "--weights", "licence", "weights"))
+    sources = sorted({each.top1_source for model in models for each in model.published})
     echo(f"\nSource of the top-1 accuracies: {', '.join(sources)}.")
 
 
@@ -343,4 +360,16 @@ def _model_row(model: Model) -> dict[str, Any]:
         "licence": model.licence,
         "weights": model.weights.source,
         "here": model.weights.path is not None,
+        "published": [
+            {
+                "weights": each.name,
+                "resolution": each.resolution or model.resolution,
+                "top1": each.top1,
+                "top1_source": each.top1_source,
+                "licence": each.licence,
+                "source": each.source,
+                "here": each.path is not None,
+            }
+            for each in model.published
+        ],
     }

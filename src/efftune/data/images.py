@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from efftune.data import colour, formats, heic
 from efftune.data.formats import FORMATS
+from efftune.data.resizing import Resizing
 from efftune.errors import BadImage
 from efftune.recipe.inputs import Fit
 from efftune.system import files
@@ -93,12 +94,12 @@ class Decoded:
     orientation: int
 
 
-def decode(content: bytes, size: int, fit: Fit) -> Pixels:
+def decode(content: bytes, size: int, fit: Fit | Resizing) -> Pixels:
     """Decode a picture to the pixels of the model input; see `decoded`."""
     return decoded(content, size, fit).pixels
 
 
-def decoded(content: bytes, size: int, fit: Fit) -> Decoded:
+def decoded(content: bytes, size: int, fit: Fit | Resizing) -> Decoded:
     """Decode a picture to the square model input.
 
     EXIF orientation is applied; only the first frame or page is used; transparent areas become
@@ -109,7 +110,7 @@ def decoded(content: bytes, size: int, fit: Fit) -> Decoded:
     Args:
         content: the bytes of a file in one of `FORMATS`.
         size: side of the output, in pixels.
-        fit: `stretch`, `crop` or `pad`; see `Recipe`.
+        fit: `stretch`, `crop` or `pad`; see `Recipe`. Or the resizing of a published evaluation.
 
     Raises:
         BadImage: the content has another format, or is damaged, truncated or too large.
@@ -126,16 +127,18 @@ def decoded(content: bytes, size: int, fit: Fit) -> Decoded:
             return Decoded(pixels, form, width, height, mode, several, orientation)
 
 
-def of_image(image: Image.Image, size: int, fit: Fit) -> Pixels:
+def of_image(image: Image.Image, size: int, fit: Fit | Resizing) -> Pixels:
     """Like `decode`, for a Pillow picture, which is not changed."""
     with _errors_of_decoders():
         return _pixels(image.copy(), size, fit)
 
 
-def _pixels(image: Image.Image, size: int, fit: Fit) -> Pixels:
+def _pixels(image: Image.Image, size: int, fit: Fit | Resizing) -> Pixels:
     # Affects JPEG only. Both sides stay at least `size`, so that the final resampling never
-    # enlarges.
-    image.draft("RGB", (size, size))
+    # enlarges. A published evaluation decodes at the full scale; of twice the size that it resizes
+    # to, nothing differs that counts.
+    scaled = 2 * min(fit.scaled(*image.size, size)) if isinstance(fit, Resizing) else size
+    image.draft("RGB", (scaled, scaled))
     if image.width * image.height > MOST_PIXELS:
         raise BadImage(TOO_LARGE)
     profile = image.info.get("icc_profile") or b""
@@ -243,8 +246,10 @@ def _to_8_bits(image: Image.Image) -> Pixels:
     return values.clip(0, 255).round().astype(np.uint8)
 
 
-def _fitted(image: Image.Image, size: int, fit: Fit) -> Pixels:
+def _fitted(image: Image.Image, size: int, fit: Fit | Resizing) -> Pixels:
     width, height = image.size
+    if isinstance(fit, Resizing):
+        return _as_evaluated(image, size, fit)
     if fit == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
@@ -260,6 +265,15 @@ def _fitted(image: Image.Image, size: int, fit: Fit) -> Pixels:
         image, whole, scaled_size
     )
     return canvas
+
+
+def _as_evaluated(image: Image.Image, size: int, resizing: Resizing) -> Pixels:
+    box = resizing.box(*image.size, size)
+    if resizing.filter == "bicubic":
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box), np.uint8)
+    left, top, right, bottom = map(round, box)
+    part = (left, top, max(right, left + 1), max(bottom, top + 1))
+    return _resized(image, part, (size, size))
 
 
 def _resized(image: Image.Image, box: tuple[int, int, int, int], to: tuple[int, int]) -> Pixels:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from efftune.data import images
 from efftune.data.images import Pixels
+from efftune.data.resizing import Resizing
 from efftune.errors import UsageError
 from efftune.recipe.inputs import Fit
 from efftune.system import files
@@ -34,7 +35,7 @@ def path_of(picture: Picture) -> Path | None:
     return files.user_path(picture) if isinstance(picture, str | Path) else None
 
 
-def decode(picture: Picture, size: int, fit: Fit) -> Pixels:
+def decode(picture: Picture, size: int, fit: Fit | Resizing) -> Pixels:
     """Decode a picture to the pixels of the model input, as `images.decode` does for a file.
 
     Args:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from efftune.data.images import Pixels
 from efftune.data.pictures import Picture, decode, listed, path_of
+from efftune.data.resizing import Resizing
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.model.backbone import Backbone
 from efftune.model.engines import openvino_engine
@@ -44,6 +45,9 @@ class Prediction:
         unlike: whether the picture is out-of-distribution: unlike the training pictures.
         class_index: position of the class in `Classifier.class_names`.
         index: position of the picture among those given.
+        top_indices: positions of the classes of `top` in `Classifier.class_names`.
+        wordnet_ids: WordNet ids of the classes of `top`, such as `n02123045`; empty if the classes
+            are not ImageNet's.
     """
 
     path: Path | None
@@ -54,6 +58,8 @@ class Prediction:
     unlike: bool = False
     class_index: int = 0
     index: int = 0
+    top_indices: tuple[int, ...] = ()
+    wordnet_ids: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """The class, its probability and the flags."""
@@ -67,7 +73,15 @@ class Prediction:
             **{"path": None if self.path is None else str(self.path), "label": self.label},
             **{"confidence": self.confidence, "class_index": self.class_index},
             **{"unsure": self.unsure, "unlike": self.unlike},
-            "top": [{"label": label, "confidence": value} for label, value in self.top],
+            "top": [self._ranked(rank) for rank in range(len(self.top))],
+        }
+
+    def _ranked(self, rank: int) -> dict[str, Any]:
+        label, confidence = self.top[rank]
+        ids = {"class_index": self.top_indices, "wordnet_id": self.wordnet_ids}
+        return {
+            **{"label": label, "confidence": confidence},
+            **{name: values[rank] for name, values in ids.items() if values},
         }
 
 
@@ -98,8 +112,9 @@ class Classifier:
         folder: the run that it was loaded from.
         class_names: in the order of the probabilities.
         image_size: side of the input square, in pixels.
-        fit: how pictures are resized to squares.
+        fit: how pictures are resized to squares; of a published model, as it was evaluated.
         uncertainty: temperature and thresholds; None for a published model.
+        wordnet_ids: WordNet ids of the classes, in the same order; empty if they are not ImageNet's.
     """
 
     def __init__(
@@ -107,14 +122,16 @@ class Classifier:
         folder: Path,
         class_names: Sequence[str],
         image_size: int,
-        fit: Fit,
+        fit: Fit | Resizing,
         uncertainty: Uncertainty | None = None,
+        wordnet_ids: Sequence[str] = (),
     ):
         self.folder = folder
         self.class_names = tuple(class_names)
         self.image_size = image_size
         self.fit = fit
         self.uncertainty = uncertainty
+        self.wordnet_ids = tuple(wordnet_ids)
         self._network = openvino_engine.Network(
             lambda: openvino_engine.read(self.folder / OPENVINO_FILE),
             size=image_size,
@@ -123,7 +140,7 @@ class Classifier:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings: the network is read from `folder` again when it is needed."""
-        settings = (self.class_names, self.image_size, self.fit, self.uncertainty)
+        settings = (self.class_names, self.image_size, self.fit, self.uncertainty, self.wordnet_ids)
         return Classifier, (self.folder, *settings)
 
     @cached_property
@@ -246,7 +263,14 @@ class Classifier:
             probabilities = self.uncertainty.raw(probabilities) if raw else probabilities
         order = np.argsort(-probabilities, kind="stable")[:top].tolist()
         ranked = tuple((self.class_names[i], float(probabilities[i])) for i in order)
-        return Prediction(path, *ranked[0], ranked, unsure, unlike, order[0], index)
+        return Prediction(
+            path,
+            *ranked[0],
+            ranked,
+            **{"unsure": unsure, "unlike": unlike, "class_index": order[0], "index": index},
+            top_indices=tuple(order),
+            wordnet_ids=tuple(self.wordnet_ids[i] for i in order) if self.wordnet_ids else (),
+        )
 
 
 def save(

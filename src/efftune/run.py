@@ -137,8 +137,8 @@ def _set_up(
     with timer.phase("start"):  # imports Keras if the recipe fine-tunes
         cache.prune(files.cache_folder() / "features")
         plan = planning.plan(recipe, backbone, examples.counts)
-        if examples.val_is_test:
-            plan = replace(plan, notes=(_VALIDATES_ON_TEST, *plan.notes))
+        notes = examples.depth.notes + ((_VALIDATES_ON_TEST,) if examples.val_is_test else ())
+        plan = replace(plan, depth=examples.depth, notes=(*notes, *plan.notes))
     return _Setup(backbone, examples, findings, plan)
 
 

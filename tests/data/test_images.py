@@ -236,11 +236,13 @@ def test_greyscale_profile_is_applied():
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-@pytest.mark.parametrize("value", [0, 200, 32768, 65535])
-def test_16_bits_are_scaled_not_saturated(form, value):
+@pytest.mark.parametrize(
+    ("value", "brightness"), [(0, 0), (200, 200), (800, 199), (32768, 128), (65535, 255)]
+)
+def test_16_bits_are_scaled_not_saturated(form, value, brightness):
     picture = Image.fromarray(np.full((8, 8), value, np.uint16))
     pixels = images.decode(encoded(picture, form), 8, "stretch")
-    assert pixels == pytest.approx(value / 257, abs=1)
+    assert pixels == pytest.approx(brightness, abs=1)
 
 
 def test_16_bit_colour_png_is_scaled():

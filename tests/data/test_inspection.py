@@ -45,10 +45,10 @@ ODD = {
 def test_whatever_a_measurement_raises_is_a_finding(source, monkeypatch):
     measure = inspection.measure
 
-    def measured(content):
+    def measured(content, depth):
         if content == (source / "red" / "01.png").read_bytes():
             raise ZeroDivisionError
-        return measure(content)
+        return measure(content, depth)
 
     monkeypatch.setattr(inspection, "measure", measured)
     examples, measurements, _ = inspection.inspect(discovery.find(source))

@@ -280,7 +280,5 @@ def models(
 
     if fetch is not None:
         with progress_bars.progress(quiet=output.quiet) as on_progress:
-            download.ensure_downloaded(
-                catalogue.model(fetch).with_weights(weights), on_progress
-            )
+            download.ensure_downloaded(catalogue.model(fetch).with_weights(weights), on_progress)
     tables.show_models(efftune.models(), as_json=output.json)

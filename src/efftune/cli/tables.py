@@ -303,6 +303,12 @@ def show_models(models: Sequence[Model], *, as_json: bool) -> None:
     ]
     headings = ("model", "resolution", "parameters", "MACs", "ImageNet top-1", "licence", "weights")
     show_table(headings, rows, left=("model", "licence", "weights"))
+    _show_other_weights(models)
+    sources = sorted({each.top1_source for model in models for each in model.published})
+    echo(f"\nSource of the top-1 accuracies: {', '.join(sources)}.")
+
+
+def _show_other_weights(models: Sequence[Model]) -> None:
     echo("\nOther published weights, for --weights:")
     others = [
         (
@@ -318,8 +324,6 @@ def show_models(models: Sequence[Model], *, as_json: bool) -> None:
     ]
     headings = ("model", "--weights", "ImageNet top-1", "evaluated at", "licence", "weights")
     show_table(headings, others, left=("model", "--weights", "licence", "weights"))
-    sources = sorted({each.top1_source for model in models for each in model.published})
-    echo(f"\nSource of the top-1 accuracies: {', '.join(sources)}.")
 
 
 def _availability(model: Model) -> str:

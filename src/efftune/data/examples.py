@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from efftune.data import bit_depth
+from efftune.data.bit_depth import BitDepth
 from efftune.errors import DataError
 
 Split = Literal["train", "val", "test"]
@@ -68,6 +70,7 @@ class Examples:
         leaked: validation and test pictures with a copy in an earlier split.
         confirmed: pictures whose label was confirmed or corrected in a review.
         together: group numbers by path; a group holds copies or otherwise related pictures.
+        depth: which values of pictures of more than 8 bits become black and white.
     """
 
     source: str
@@ -77,6 +80,7 @@ class Examples:
     leaked: frozenset[Path] = frozenset()
     confirmed: frozenset[Path] = frozenset()
     together: Mapping[Path, int] = field(default_factory=dict)
+    depth: BitDepth = bit_depth.UNKNOWN
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -12,15 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from efftune.data import colour, formats, heic
+from efftune.data import bit_depth, colour, formats, heic
+from efftune.data.bit_depth import BitDepth, Kind, Range, Values
 from efftune.data.formats import FORMATS
-from efftune.data.resizing import Resizing
+from efftune.data.resizing import Framing, Resizing, fitted
 from efftune.errors import BadImage
 from efftune.recipe.inputs import Fit
 from efftune.system import files
@@ -42,7 +43,6 @@ BROKEN_LINK = "broken link"
 NO_SUCH_FILE = "no such file"
 _ORIENTATION = 0x0112  # EXIF tag number
 _SUBFILE_TYPE, _REDUCED, _DNG_VERSION = 254, 1, 50706  # TIFF tags, and a value of the first
-_GREY = 127  # mapped to zero by the models' preprocessing
 
 
 def sniff(path: Path) -> str:
@@ -83,6 +83,9 @@ class Decoded:
         mode: Pillow's name for the pixel format: `RGB`, `L`, `P`, `CMYK` and so on.
         several: whether the file has more frames or pages, which are not used.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
+        inner_range: of its values (see `bit_depth`), if it has more than 8 bits a channel and
+            `depth` did not say what is black and white.
+        kind: of these values.
     """
 
     pixels: Pixels
@@ -92,48 +95,66 @@ class Decoded:
     mode: str
     several: bool
     orientation: int
+    inner_range: Range | None = None
+    kind: Kind | None = None
 
 
-def decode(content: bytes, size: int, fit: Fit | Resizing) -> Pixels:
+def decode(content: bytes, size: int, fit: Framing, depth: BitDepth = bit_depth.UNKNOWN) -> Pixels:
     """Decode a picture to the pixels of the model input; see `decoded`."""
-    return decoded(content, size, fit).pixels
+    return decoded(content, size, fit, depth).pixels
 
 
-def decoded(content: bytes, size: int, fit: Fit | Resizing) -> Decoded:
+def decoded(
+    content: bytes, size: int, fit: Framing, depth: BitDepth = bit_depth.UNKNOWN
+) -> Decoded:
     """Decode a picture to the square model input.
 
     EXIF orientation is applied; only the first frame or page is used; transparent areas become
-    white; 16-bit values are scaled to 8 bits; colours are converted to sRGB from the profile that
-    the file carries. A JPEG much larger than `size` is decoded at a reduced scale, which is several
-    times faster.
+    white; values of more than 8 bits are scaled to 8; colours are converted to sRGB from the
+    profile that the file carries. A JPEG much larger than `size` is decoded at a reduced scale,
+    which is several times faster.
 
     Args:
         content: the bytes of a file in one of `FORMATS`.
         size: side of the output, in pixels.
         fit: `stretch`, `crop` or `pad`; see `Recipe`. Or the resizing of a published evaluation.
+        depth: which values of more than 8 bits become black and white.
 
     Raises:
         BadImage: the content has another format, or is damaged, truncated or too large.
     """
     with _errors_of_decoders():
         form = formats.detect(content[: formats.HEAD])
-        with _opened(content, form) as image:
+        try:
+            image = _opened(content, form)
+        except UnidentifiedImageError:
+            values = bit_depth.colour_values(content) if form == "TIFF" else None
+            if values is None or bit_depth.kind_of(values) != "floats":
+                raise
+            return _of_values(values, form, size, fit, depth)
+        with image:
             several = bool(FORMATS[form].several and getattr(image, "is_animated", False))
-            original_size, mode = image.size, image.mode
-            orientation = _orientation(image)
-            pixels = _pixels(image, size, fit)
+            original_size, mode, orientation = image.size, image.mode, _orientation(image)
+            pixels, deep = _pixels(image, content, size, fit, depth)
             swapped = orientation >= 5 and form != "TIFF"  # Pillow reports its rotated size
             width, height = original_size[::-1] if swapped else original_size
-            return Decoded(pixels, form, width, height, mode, several, orientation)
+            return Decoded(pixels, form, width, height, mode, several, orientation, *deep)
 
 
-def of_image(image: Image.Image, size: int, fit: Fit | Resizing) -> Pixels:
+def of_image(
+    image: Image.Image, size: int, fit: Framing, depth: BitDepth = bit_depth.UNKNOWN
+) -> Pixels:
     """Like `decode`, for a Pillow picture, which is not changed."""
     with _errors_of_decoders():
-        return _pixels(image.copy(), size, fit)
+        return _pixels(image.copy(), b"", size, fit, depth)[0]
 
 
-def _pixels(image: Image.Image, size: int, fit: Fit | Resizing) -> Pixels:
+_Deep: TypeAlias = tuple[Range, Kind] | tuple[()]  # the last fields of `Decoded`
+
+
+def _pixels(
+    image: Image.Image, content: bytes, size: int, fit: Framing, depth: BitDepth
+) -> tuple[Pixels, _Deep]:
     # Affects JPEG only. Both sides stay at least `size`, so that the final resampling never
     # enlarges. A published evaluation decodes at the full scale; of twice the size that it resizes
     # to, nothing differs that counts.
@@ -142,9 +163,47 @@ def _pixels(image: Image.Image, size: int, fit: Fit | Resizing) -> Pixels:
     if image.width * image.height > MOST_PIXELS:
         raise BadImage(TOO_LARGE)
     profile = image.info.get("icc_profile") or b""
+    orientation = _orientation(image)
+    is_deep_colour = bool(content) and bit_depth.is_deep_colour(image)
     image.load()
+    values = bit_depth.colour_values(content) if is_deep_colour else None
+    deep: _Deep = ()
+    if values is not None:
+        image, deep = _of_8_bits(values, depth)
+        image.getexif()[_ORIENTATION] = orientation
     _apply_orientation(image)
-    return colour.to_srgb(_fitted(_rgb(image, profile), size, fit), profile)
+    values = bit_depth.grey_values(image)
+    if values is not None:
+        image, deep = _of_8_bits(values, depth)
+    return colour.to_srgb(fitted(_rgb(image, profile), size, fit), profile), deep
+
+
+def _of_values(values: Values, form: str, size: int, fit: Framing, depth: BitDepth) -> Decoded:
+    """A picture that Pillow does not read, from its values."""
+    height, width = values.shape[:2]
+    if width * height > MOST_PIXELS:
+        raise BadImage(TOO_LARGE)
+    image, deep = _of_8_bits(values, depth)
+    mode = f"{image.mode} of {values.dtype}"
+    pixels = fitted(_rgb(image, b""), size, fit)
+    return Decoded(pixels, form, width, height, mode, False, 1, *deep)
+
+
+def _of_8_bits(values: Values, depth: BitDepth) -> tuple[Image.Image, _Deep]:
+    """A picture of 8 bits; and, if `depth` does not know their range, that of the values."""
+    has_opacity = values.ndim == 3 and values.shape[2] == 4
+    colours = values[..., :3] if has_opacity else values
+    limits = depth.range_for(colours)
+    deep: _Deep = ()
+    if limits is None:
+        inner_range = bit_depth.inner_range(colours)
+        limits = bit_depth.usual_range(*inner_range)
+        deep = inner_range, bit_depth.kind_of(values)
+    pixels = bit_depth.to_8_bits(colours, limits)
+    if has_opacity:
+        opaque = 1 if bit_depth.kind_of(values) == "floats" else np.iinfo(values.dtype).max
+        pixels = np.dstack((pixels, bit_depth.to_8_bits(values[..., 3], (0, opaque))))
+    return Image.fromarray(pixels), deep
 
 
 @contextmanager
@@ -177,7 +236,11 @@ def _opened(content: bytes, form: str) -> Image.Image:
 
 
 def decode_all(
-    paths: Sequence[Path], size: int, fit: Fit, on_done: Callable[[], None] = lambda: None
+    paths: Sequence[Path],
+    size: int,
+    fit: Fit,
+    depth: BitDepth = bit_depth.UNKNOWN,
+    on_done: Callable[[], None] = lambda: None,
 ) -> Pixels:
     """Decode many pictures in parallel into an array on disk.
 
@@ -185,6 +248,7 @@ def decode_all(
         paths: the pictures.
         size: side of the outputs, in pixels.
         fit: see `decode`.
+        depth: see `decoded`.
         on_done: called after each picture, from several threads.
 
     Returns:
@@ -197,7 +261,7 @@ def decode_all(
     pixels: Pixels = files.temporary_array((len(paths), size, size, 3), np.uint8)
 
     def decode_one(i: int) -> None:
-        pixels[i] = decode(read(paths[i]), size, fit)
+        pixels[i] = decode(read(paths[i]), size, fit, depth)
         on_done()
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode") as pool:
@@ -224,8 +288,6 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image, profile: bytes) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_to_8_bits(image)).convert("RGB")
     if image.mode == "CMYK":
         return colour.cmyk_to_srgb(image, profile)
     if image.has_transparency_data:
@@ -233,62 +295,6 @@ def _rgb(image: Image.Image, profile: bytes) -> Image.Image:
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_8_bits(image: Image.Image) -> Pixels:
-    """Scale greyscale values of more than 8 bits, integer or float, to 0–255."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    peak = values.max(initial=0)
-    if image.mode.startswith("I;16") or peak > 255:
-        values = values * (255 / max(65535.0, peak))
-    elif image.mode == "F" and peak <= 1:
-        values = values * 255
-    return values.clip(0, 255).round().astype(np.uint8)
-
-
-def _fitted(image: Image.Image, size: int, fit: Fit | Resizing) -> Pixels:
-    width, height = image.size
-    if isinstance(fit, Resizing):
-        return _as_evaluated(image, size, fit)
-    if fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        return _resized(image, (left, top, left + side, top + side), (size, size))
-    whole = (0, 0, width, height)
-    if fit == "stretch":
-        return _resized(image, whole, (size, size))
-    scale = size / max(width, height)
-    scaled_size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    left, top = (size - scaled_size[0]) // 2, (size - scaled_size[1]) // 2
-    canvas = np.full((size, size, 3), _GREY, np.uint8)
-    canvas[top : top + scaled_size[1], left : left + scaled_size[0]] = _resized(
-        image, whole, scaled_size
-    )
-    return canvas
-
-
-def _as_evaluated(image: Image.Image, size: int, resizing: Resizing) -> Pixels:
-    box = resizing.box(*image.size, size)
-    if resizing.filter == "bicubic":
-        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box), np.uint8)
-    left, top, right, bottom = map(round, box)
-    part = (left, top, max(right, left + 1), max(bottom, top + 1))
-    return _resized(image, part, (size, size))
-
-
-def _resized(image: Image.Image, box: tuple[int, int, int, int], to: tuple[int, int]) -> Pixels:
-    """Crop to `box` (left, top, right, bottom) and resize to `to` (width, height).
-
-    Averages blocks of pixels to less than twice the target size, then interpolates linearly. This
-    is several times faster than a filter over all pixels, and the sharper result is closer to the
-    preprocessing with which the backbones were pretrained.
-    """
-    factors = (max(1, (box[2] - box[0]) // to[0]), max(1, (box[3] - box[1]) // to[1]))
-    if factors != (1, 1):
-        part = np.asarray(image.reduce(factors, box))
-    else:
-        part = np.asarray(image)[box[1] : box[3], box[0] : box[2]]
-    return np.asarray(cv2.resize(part, to, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def damage(error: Exception) -> str:

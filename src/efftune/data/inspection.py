@@ -19,7 +19,7 @@ import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import formats, images
+from efftune.data import bit_depth, formats, images
+from efftune.data.bit_depth import BitDepth, Kind, Range
 from efftune.data.examples import LEFTOVERS, SPLITS, Example, Examples
 from efftune.data.formats import FORMATS, SUFFIXES
 from efftune.data.images import Pixels
@@ -51,7 +52,8 @@ _CODES = {  # kinds of findings, by the reason why a file is set aside
 _DETAILS = re.compile("[:,(]")  # after the kind of a reason come its details
 _STRAY = {"not-an-image", "not-in-a-class-folder", "not-in-a-split-folder"}
 _REMARKS = {"other-file", "empty-folder", "rotated", "animated", "pages"}
-_REMARKS |= {"greyscale", "tiny", "long"}
+_DEEP = "more-than-8-bits"
+_REMARKS |= {"greyscale", "tiny", "long", _DEEP}
 _FORMATS = tuple(FORMATS)
 
 _BATCH = 4096  # pictures queued for the threads at once: each needs a kilobyte of memory
@@ -71,9 +73,11 @@ MEASUREMENTS = np.dtype(
         *(("orientation", np.int8), ("several", np.bool_), ("grey", np.bool_)),
         *(("bright", np.float32), ("dark", np.float32)),
         *(("spread", np.float32), ("detail", np.float32)),
+        *(("kind", np.int8), ("low", np.float64), ("high", np.float64)),
     ]
 )
 
+_DEPTH_FIELDS = ("kind", "low", "high")
 _MEASUREMENTS_AND_THUMBNAIL = np.dtype([*MEASUREMENTS.descr, ("small", np.uint8, (SMALL, SMALL))])
 
 
@@ -132,23 +136,25 @@ class Finding:
         return self.kind not in _REMARKS
 
 
-def measure(content: bytes) -> NDArray[np.void]:
+def measure(content: bytes, depth: BitDepth = bit_depth.UNKNOWN) -> NDArray[np.void]:
     """Measure one picture.
 
     Args:
         content: the bytes of its file.
+        depth: see `images.decoded`.
 
     Returns:
         A record with the fields of `MEASUREMENTS`, and `small`, the greyscale thumbnail. `sha256`
         is the hash of the file, `pixels` that of the decoded pixels and the picture's size.
         `bright` and `dark` are the 99th and the 5th percentile of the brightness, `spread` is its
         standard deviation, 0 to 255, and `detail` the fraction of its variance in the finest
-        details.
+        details. `kind` is 0 for a picture of 8 bits; for others, 1 and more if `depth` did not
+        know the range of their values: `low` to `high`.
 
     Raises:
         BadImage: the picture cannot be decoded.
     """
-    decoded = images.decoded(content, SIDE, "stretch")
+    decoded = images.decoded(content, SIDE, "stretch", depth)
     pixels = decoded.pixels
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     record = np.zeros((), _MEASUREMENTS_AND_THUMBNAIL)
@@ -164,6 +170,9 @@ def measure(content: bytes) -> NDArray[np.void]:
     record["dark"], record["bright"] = np.percentile(grey, (5, 99))
     variance = float(grey.var(dtype=np.float64))
     record["spread"] = variance**0.5
+    if decoded.kind and decoded.inner_range:
+        record["kind"] = 1 + bit_depth.KINDS.index(decoded.kind)
+        record["low"], record["high"] = decoded.inner_range
     record["detail"] = cv2.Laplacian(grey, cv2.CV_32F).var() / max(20 * variance, 1e-6)
     return record
 
@@ -178,38 +187,54 @@ def inspect(
         on_progress: called from several threads with the number of pictures done and the total.
 
     Returns:
-        The examples, with those that cannot be decoded set aside; and, for the remaining usable
-        ones in order, records of type `MEASUREMENTS` and thumbnails.
+        The examples, with their bit depth, and with those that cannot be decoded set aside; and,
+        for the remaining usable ones in order, records of type `MEASUREMENTS` and thumbnails.
     """
     rows = [row for row in examples.rows if row.usable]
     measurements, thumbnails = np.zeros(len(rows), MEASUREMENTS), Thumbnails()
     failures: dict[Path, str] = {}
-    done = itertools.count(1)  # thread-safe
+    done, total = itertools.count(1), len(rows)  # counting is thread-safe
+    depth = bit_depth.UNKNOWN
 
     def measure_one(i: int) -> None:
         try:
-            record = measure(images.read(rows[i].path))
+            record = measure(images.read(rows[i].path), depth)
             for name in MEASUREMENTS.names or ():
-                measurements[name][i] = record[name]
+                if depth == bit_depth.UNKNOWN or name not in _DEPTH_FIELDS:
+                    measurements[name][i] = record[name]
             thumbnails.put(i, record["small"])
         except BadImage as error:
             failures[rows[i].path] = error.reason
         except Exception as error:  # noqa: BLE001  (one picture must not end a run)
             failures[rows[i].path] = images.damage(error)
-        on_progress(next(done), len(rows))
+        on_progress(next(done), total)
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="look") as pool:
         for start in range(0, len(rows), _BATCH):
             for _ in pool.map(measure_one, range(start, min(start + _BATCH, len(rows)))):
                 pass
+        deep = np.flatnonzero(measurements["kind"])
+        depth = _depth(measurements[deep])
+        total += len(deep)
+        for _ in pool.map(measure_one, deep.tolist()):  # again, as bright as the set tells
+            pass
     usable = [i for i, row in enumerate(rows) if row.path not in failures]
     hashes = {rows[i].path: measurements["sha256"][i].tobytes().hex() for i in usable}
     thumbnails.choose(usable)
     return (
-        examples.as_read(hashes, failures),
+        replace(examples.as_read(hashes, failures), depth=depth),
         measurements[usable] if failures else measurements,
         thumbnails,
     )
+
+
+def _depth(measurements: NDArray[np.void]) -> BitDepth:
+    """Which values of the set's pictures of more than 8 bits become black and white."""
+    ranges: dict[Kind, list[Range]] = {
+        kind: measurements[["low", "high"]][measurements["kind"] == number].tolist()
+        for number, kind in enumerate(bit_depth.KINDS, start=1)
+    }
+    return BitDepth.of_set(ranges)
 
 
 def unusable(examples: Examples) -> Iterator[Finding]:
@@ -224,14 +249,21 @@ def unusable(examples: Examples) -> Iterator[Finding]:
             yield Finding(code, row.name, row.reason + where, label=row.label, split=row.split)
 
 
-def quality_findings(rows: Sequence[Example], measurements: NDArray[np.void]) -> Iterator[Finding]:
+def quality_findings(
+    rows: Sequence[Example], measurements: NDArray[np.void], depth: BitDepth = bit_depth.UNKNOWN
+) -> Iterator[Finding]:
     """Findings about the quality of individual pictures.
 
     Args:
         rows: usable pictures.
         measurements: their records, from `inspect`.
+        depth: of the set.
     """
     for row, record in zip(rows, measurements, strict=True):
+        if record["kind"]:
+            black, white = getattr(depth, bit_depth.KINDS[record["kind"] - 1])
+            detail = f"in the whole set, {black:g} is black and {white:g} is white"
+            yield Finding(_DEEP, row.name, detail, label=row.label, split=row.split)
         for kind, detail in _quality_problems(row, record):
             yield Finding(kind, row.name, detail, label=row.label, split=row.split)
 

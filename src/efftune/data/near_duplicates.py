@@ -10,14 +10,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import images
+from efftune.data import bit_depth, images
+from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
 from efftune.data.inspection import SMALL, Finding, Thumbnails
@@ -71,6 +72,7 @@ def pairs(
     rows: Sequence[Example],
     measurements: NDArray[np.void],
     thumbnails: _Thumbnails,
+    depth: BitDepth = bit_depth.UNKNOWN,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[DuplicatePair]:
     """Find all pairs of copies.
@@ -81,6 +83,7 @@ def pairs(
         rows: usable pictures.
         measurements: their records, from `inspection.inspect`.
         thumbnails: their thumbnails, from `inspection.inspect`.
+        depth: of the set.
         on_progress: called with the number of pictures compared with all later ones and the total.
     """
     duplicates: list[DuplicatePair] = []
@@ -92,7 +95,7 @@ def pairs(
             first[key] = i
     large = np.minimum(measurements["width"], measurements["height"]) >= _MIN_SIDE
     distinct = np.array([i for i in first.values() if large[i]], dtype=np.int64)
-    load = lru_cache(_CACHE_SIZE)(_grey_picture)
+    load = lru_cache(_CACHE_SIZE)(partial(_grey_picture, depth=depth))
 
     def verified(candidate: tuple[int, int, bool]) -> DuplicatePair | None:
         i, j, mirrored = candidate
@@ -236,9 +239,9 @@ def _dct(thumbnails: _Thumbnails, chosen: _Numbers, border: int) -> _Coefficient
     return even, odd
 
 
-def _grey_picture(path: Path) -> Pixels:
+def _grey_picture(path: Path, depth: BitDepth) -> Pixels:
     try:
-        pixels = images.decode(images.read(path), _SIDE, "stretch")
+        pixels = images.decode(images.read(path), _SIDE, "stretch", depth)
     except BadImage:  # the file was removed or changed after the inspection
         return np.zeros((_SIDE, _SIDE), np.uint8)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)

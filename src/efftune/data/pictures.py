@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from efftune.data import images
+from efftune.data import bit_depth, images
+from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
-from efftune.data.resizing import Resizing
+from efftune.data.resizing import Framing
 from efftune.errors import UsageError
-from efftune.recipe.inputs import Fit
 from efftune.system import files
 
 Picture: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
@@ -35,7 +35,9 @@ def path_of(picture: Picture) -> Path | None:
     return files.user_path(picture) if isinstance(picture, str | Path) else None
 
 
-def decode(picture: Picture, size: int, fit: Fit | Resizing) -> Pixels:
+def decode(
+    picture: Picture, size: int, fit: Framing, depth: BitDepth = bit_depth.UNKNOWN
+) -> Pixels:
     """Decode a picture to the pixels of the model input, as `images.decode` does for a file.
 
     Args:
@@ -43,7 +45,8 @@ def decode(picture: Picture, size: int, fit: Fit | Resizing) -> Pixels:
             current position; a Pillow picture; or an array, uint8 (height, width) or (height,
             width, channels) with 1 channel (grey), 3 (red, green, blue) or 4 (with opacity).
         size: side of the output, in pixels.
-        fit: see `images.decode`.
+        fit: see `images.decoded`.
+        depth: see `images.decoded`.
 
     Returns:
         uint8 (size, size, 3).
@@ -53,19 +56,19 @@ def decode(picture: Picture, size: int, fit: Fit | Resizing) -> Pixels:
         UsageError: it is none of these.
     """
     if isinstance(picture, str | Path):
-        return images.decode(images.read(files.user_path(picture)), size, fit)
+        return images.decode(images.read(files.user_path(picture)), size, fit, depth)
     if isinstance(picture, bytes | bytearray | memoryview):
-        return images.decode(bytes(picture), size, fit)
+        return images.decode(bytes(picture), size, fit, depth)
     if isinstance(picture, Image.Image):
-        return images.of_image(picture, size, fit)
+        return images.of_image(picture, size, fit, depth)
     if isinstance(picture, np.ndarray):
-        return images.of_image(_from_array(picture), size, fit)
+        return images.of_image(_from_array(picture), size, fit, depth)
     if not hasattr(picture, "read"):
         raise UsageError(f"{_KINDS} Received: {type(picture).__name__}.")
     content = picture.read()
     if not isinstance(content, bytes):
         raise UsageError("The file object returns text. Open the file with mode 'rb'.")
-    return images.decode(content, size, fit)
+    return images.decode(content, size, fit, depth)
 
 
 _KINDS = (

@@ -51,7 +51,7 @@ def split(
     if recipe.data.damaged_files == "refuse":
         _require_intact(examples)
     rows = [row for row in examples.rows if row.usable]
-    pairs = near_duplicates.pairs(rows, measurements, thumbnails)
+    pairs = near_duplicates.pairs(rows, measurements, thumbnails, examples.depth)
     group_ids = near_duplicates.groups(len(rows), pairs, [row.group for row in rows])
     together = {row.path: group_id for row, group_id in zip(rows, group_ids.tolist(), strict=True)}
     examples = examples.split(
@@ -100,5 +100,5 @@ def findings(
         *inspection.unusable(examples),
         *near_duplicates.findings(rows, pairs),
         *inspection.class_findings(examples),
-        *inspection.quality_findings(rows, measurements),
+        *inspection.quality_findings(rows, measurements, examples.depth),
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import Examples, Split
 from efftune.evaluation import calibration, cross_fitting, learning_curve, metrics
 from efftune.evaluation.calibration import FlaggedCount, OutOfDistribution, SelectivePrediction
@@ -70,7 +71,7 @@ def evaluate(
         timer: reports progress.
     """
     network = training.network
-    features = _features(network, data, recipe, timer)
+    features = _features(network, data, examples.depth, recipe, timer)
     labels = {split: data.labels[split] for split in HELD_OUT}
     logits = features["val"] @ network.kernel + network.bias
     temperature = uncertainties.fit_temperature(logits, labels["val"])
@@ -100,7 +101,7 @@ def evaluate(
 
 
 def _features(
-    network: NetworkState, data: TrainingData, recipe: Recipe, timer: Timer
+    network: NetworkState, data: TrainingData, depth: BitDepth, recipe: Recipe, timer: Timer
 ) -> dict[Split, Matrix]:
     """Features from the trained network for validation, test and the reference pictures."""
     mirrored = recipe.averages_mirror_images
@@ -120,6 +121,7 @@ def _features(
             network.backbone,
             paths[split],
             recipe.backbone.fit,
+            depth,
             lambda: timer.count(next(done), total),
             mirrored=mirrored,
         )

@@ -92,7 +92,7 @@ class Explainer:
         names, size = self.classifier.class_names, self.classifier.image_size
         if label is not None and label not in names:
             raise unknown_name("class", label, names)
-        pixels = images.decode(images.read(path), size, self.classifier.fit)
+        pixels = images.decode(images.read(path), size, self.classifier.fit, self.classifier.depth)
         outputs = self._network.compiled(pixels[None])
         probabilities, activations = outputs[0][0], outputs[1][0]
         number = int(probabilities.argmax()) if label is None else names.index(label)

@@ -9,7 +9,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import augmentation, images
+from efftune.data import augmentation, bit_depth, images
+from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError
 from efftune.features.cache import MAPPED_BYTES, SHARD_ROWS, CachedRows, Digest, FeatureCache
@@ -45,6 +46,7 @@ class ExtractionSettings:
         augment: strength of the augmented views.
         flip: whether views are flipped: not at all, horizontally, or vertically, too.
         seed: seed of the augmentation.
+        depth: which values of pictures of more than 8 bits become black and white.
         mapped_bytes: limit of the cached bytes that are memory-mapped at once; does not affect the
             outputs.
     """
@@ -55,6 +57,7 @@ class ExtractionSettings:
     augment: Strength = "standard"
     flip: Flip = "yes"
     seed: int = 0
+    depth: BitDepth = bit_depth.UNKNOWN
     mapped_bytes: int = MAPPED_BYTES
 
     def key(self, backbone: Backbone, place: Place, outputs: Sequence[str] = (FEATURES,)) -> str:
@@ -77,6 +80,8 @@ class ExtractionSettings:
             "dtype": self.dtype_of(output),
             "versions": [images.VERSION, BACKBONE_VERSION, version("openvino")],
         }
+        if self.depth != bit_depth.UNKNOWN:
+            settings["depth"] = asdict(self.depth)
         if view == MIRRORED:
             settings["view"] = "mirrored"
         elif view:
@@ -217,7 +222,7 @@ class _Extraction:
             content = images.read(self.paths[i])
             digest = self.digests[i] = hashlib.sha256(content).digest()
             if not self.caches:
-                images.decode(content, self.size, self.settings.fit)
+                images.decode(content, self.size, self.settings.fit, self.settings.depth)
             if not all(digest in cache for cache in self.caches.values()):
                 return self._views(content, digest)
         except BadImage as error:
@@ -256,7 +261,7 @@ class _Extraction:
 
     def _views(self, content: bytes, digest: Digest) -> Pixels:
         """The requested views of a picture, uint8 (views, size, size, 3)."""
-        pixels = images.decode(content, self.size, self.settings.fit)
+        pixels = images.decode(content, self.size, self.settings.fit, self.settings.depth)
         return np.stack([self._view(pixels, digest, view) for view in self.views])
 
     def _view(self, pixels: Pixels, digest: Digest, view: int) -> Pixels:
@@ -272,6 +277,7 @@ def extract_pooled(
     backbone: Backbone,
     paths: Sequence[Path],
     fit: Fit,
+    depth: BitDepth,
     on_progress: Callable[[], None],
     *,
     mirrored: bool = False,
@@ -282,6 +288,7 @@ def extract_pooled(
         backbone: the backbone, fine-tuned or not.
         paths: pictures that could be decoded before.
         fit: how pictures are fitted to the square input.
+        depth: which values of pictures of more than 8 bits become black and white.
         on_progress: called after each picture, from several threads.
         mirrored: whether to average over each picture and its mirror image.
 
@@ -299,7 +306,7 @@ def extract_pooled(
 
     def load(i: int) -> Pixels:
         try:
-            return images.decode(images.read(paths[i]), backbone.image_size, fit)[None]
+            return images.decode(images.read(paths[i]), backbone.image_size, fit, depth)[None]
         except BadImage as error:
             raise DataError(
                 f"{paths[i]} changed during the run: {error.reason}. Start again."

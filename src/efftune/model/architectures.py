@@ -117,7 +117,8 @@ def build(name: str, num_classes: int = 1000, **options: Unpack[BuildOptions]) -
         num_classes: number of classes, 1 or more.
         **options: `weights="imagenet"`: the name of published weights, downloaded if needed; None
             for random weights; or a file (`.h5`, `.weights.h5`, `.keras`, `.npz`, `.safetensors`,
-            `.pth`). A head with `num_classes` classes is loaded from it, too; otherwise the head is random.
+            `.pth`). A head with `num_classes` classes is loaded from it, too; otherwise the head is
+            random.
             `include_top=True`: add dropout and a dense softmax layer, `predictions`; without it the
             model outputs features.
             `pooling="avg"`: without a top, how the last activations are pooled: `avg`, `max`, or

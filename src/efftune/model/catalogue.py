@@ -59,9 +59,13 @@ class Model:
         for each in self.others:
             if each.name == name:
                 others = (self.weights, *(other for other in self.others if other != each))
-                accuracy = {"top1": each.top1, "top1_source": each.top1_source}
                 return replace(
-                    self, weights=each, others=others, licence=each.licence, **accuracy
+                    self,
+                    weights=each,
+                    others=others,
+                    licence=each.licence,
+                    top1=each.top1,
+                    top1_source=each.top1_source,
                 )
         raise UsageError(
             f"No {name} weights are published for {self.name}. Published: "

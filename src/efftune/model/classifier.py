@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from efftune.data import bit_depth
+from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
 from efftune.data.pictures import Picture, decode, listed, path_of
-from efftune.data.resizing import Resizing
+from efftune.data.resizing import Framing
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.model.backbone import Backbone
 from efftune.model.engines import openvino_engine
 from efftune.model.uncertainty import Uncertainty
-from efftune.recipe.inputs import Fit
 from efftune.system import files
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Classifier:
         image_size: side of the input square, in pixels.
         fit: how pictures are resized to squares; of a published model, as it was evaluated.
         uncertainty: temperature and thresholds; None for a published model.
-        wordnet_ids: WordNet ids of the classes, in the same order; empty if they are not ImageNet's.
+        depth: which values of pictures of more than 8 bits become black and white.
     """
 
     def __init__(
@@ -122,16 +123,16 @@ class Classifier:
         folder: Path,
         class_names: Sequence[str],
         image_size: int,
-        fit: Fit | Resizing,
+        fit: Framing,
         uncertainty: Uncertainty | None = None,
-        wordnet_ids: Sequence[str] = (),
+        depth: BitDepth = bit_depth.UNKNOWN,
     ):
         self.folder = folder
         self.class_names = tuple(class_names)
         self.image_size = image_size
         self.fit = fit
         self.uncertainty = uncertainty
-        self.wordnet_ids = tuple(wordnet_ids)
+        self.depth = depth
         self._network = openvino_engine.Network(
             lambda: openvino_engine.read(self.folder / OPENVINO_FILE),
             size=image_size,
@@ -140,7 +141,7 @@ class Classifier:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings: the network is read from `folder` again when it is needed."""
-        settings = (self.class_names, self.image_size, self.fit, self.uncertainty, self.wordnet_ids)
+        settings = (self.class_names, self.image_size, self.fit, self.uncertainty, self.depth)
         return Classifier, (self.folder, *settings)
 
     @cached_property
@@ -229,7 +230,7 @@ class Classifier:
             i, picture = item
             paths[i] = path_of(picture)
             try:
-                return decode(picture, self.image_size, self.fit)[None]
+                return decode(picture, self.image_size, self.fit, self.depth)[None]
             except BadImage as error:
                 failures[i] = error.reason
                 on_progress(next(done), total)
@@ -269,7 +270,6 @@ class Classifier:
             ranked,
             **{"unsure": unsure, "unlike": unlike, "class_index": order[0], "index": index},
             top_indices=tuple(order),
-            wordnet_ids=tuple(self.wordnet_ids[i] for i in order) if self.wordnet_ids else (),
         )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib import resources
 from importlib.metadata import version
 from typing import Any
@@ -44,21 +45,24 @@ def classify(
         One prediction per readable picture, in order.
 
     Raises:
-        UsageError: an unknown model, it has no such weights, its weights are not installed, or `top` is below 1.
+        UsageError: an unknown model, it has no such weights, they are not installed, or `top` is
+            below 1.
         DataError: the weights cannot be downloaded, or a picture cannot be decoded and
             `on_unreadable` is not given.
     """
-    return published(model, weights, on_progress).predict(
+    predictions = published(model, weights, on_progress).predict(
         pictures,
         top,
         on_unreadable=on_unreadable,
         on_progress=lambda done, total: on_progress("predict", done, total),
     )
+    ids, _names = _classes()
+    return [
+        replace(each, wordnet_ids=tuple(ids[i] for i in each.top_indices)) for each in predictions
+    ]
 
 
-def published(
-    name: str, weights: str = IMAGENET, on_progress: Progress = silent
-) -> Classifier:
+def published(name: str, weights: str = IMAGENET, on_progress: Progress = silent) -> Classifier:
     """A published classifier of ImageNet's 1000 classes.
 
     It is built once and then loaded from the cache folder.
@@ -72,8 +76,7 @@ def published(
     versions = f"{backbone.weights} {BACKBONE_VERSION} {version('keras')} {version('openvino')}"
     digest = hashlib.sha256(versions.encode()).hexdigest()[:16]
     folder = files.cache_folder() / "classifiers" / f"{name}-{digest}"
-    lines = (resources.files("efftune.model") / "imagenet.txt").read_text("utf-8").splitlines()
-    ids, names = zip(*(line.split(" ", 1) for line in lines), strict=True)
+    _ids, names = _classes()
     if not files.is_intact(folder):
         head = backbone.published_head
         if head is None or len(head[1]) != len(names):
@@ -82,4 +85,11 @@ def published(
         with files.folder_written_whole(folder) as partial:
             save(partial, backbone, head, names)
             files.seal(partial)
-    return Classifier(folder, names, backbone.image_size, chosen.resizing, wordnet_ids=ids)
+    return Classifier(folder, names, backbone.image_size, chosen.resizing)
+
+
+def _classes() -> tuple[list[str], list[str]]:
+    """WordNet ids and names of ImageNet's classes, in the order of the published heads."""
+    lines = (resources.files("efftune.model") / "imagenet.txt").read_text("utf-8").splitlines()
+    pairs = [line.split(" ", 1) for line in lines]
+    return [wordnet_id for wordnet_id, _ in pairs], [name for _, name in pairs]

@@ -1,4 +1,4 @@
-"""The table of weights: files, checksums, licences, and what each was trained and evaluated with."""
+"""The table of weights: files, checksums, licences, and how each was trained and evaluated."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from efftune.system import files
 
 IMAGENET = "imagenet"  # the weights that every model has
 Means = tuple[float, float, float]
+Padding = Literal["same", "symmetric"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Graph:
         std: by which the differences are divided; None likewise.
     """
 
-    padding: Literal["same", "symmetric"] = "same"
+    padding: Padding = "same"
     mean: Means | None = None
     std: Means | None = None
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import augmentation, images
+from efftune.data import augmentation, bit_depth, images
+from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
 from efftune.data.near_duplicates import DuplicatePair
@@ -35,7 +36,12 @@ _DARK = 0.55  # share of a row above which the count is white
 
 
 def draw(
-    folder: Path, paths: Sequence[Path], labels: Sequence[str], recipe: Recipe, image_size: int
+    folder: Path,
+    paths: Sequence[Path],
+    labels: Sequence[str],
+    recipe: Recipe,
+    image_size: int,
+    depth: BitDepth = bit_depth.UNKNOWN,
 ) -> None:
     """Draw sample pictures in the `plots` folder of a run, as the public Keras example does.
 
@@ -48,10 +54,12 @@ def draw(
         labels: their class names.
         recipe: the resizing and augmentation settings.
         image_size: side of the network's input, in pixels.
+        depth: of the pictures.
     """
     chosen = np.random.default_rng(recipe.seed).permutation(len(paths))[:_SAMPLES]
     contents = [images.read(paths[i]) for i in chosen]
-    samples = [images.decode(content, image_size, recipe.backbone.fit) for content in contents]
+    fit = recipe.backbone.fit
+    samples = [images.decode(content, image_size, fit, depth) for content in contents]
     titles = [labels[i] for i in chosen]
     _grid(folder / "plots" / "samples.png", samples, titles)
     digest = hashlib.sha256(contents[0]).digest()
@@ -88,6 +96,7 @@ def draw_source(
     rows: Sequence[Example],
     measurements: NDArray[np.void],
     pairs: Sequence[DuplicatePair],
+    depth: BitDepth = bit_depth.UNKNOWN,
 ) -> None:
     """Draw the contents of a source, for `efftune check --out`.
 
@@ -100,15 +109,16 @@ def draw_source(
         rows: usable pictures.
         measurements: of these pictures, from `inspection`.
         pairs: duplicates among them.
+        depth: of the pictures.
     """
     if not rows:
         return
     chosen = _sample(rows)
-    samples = [_thumbnail(row) for row in chosen]
+    samples = [_thumbnail(row, depth) for row in chosen]
     titles = [row.label for row in chosen]
     _grid(folder / "samples.png", samples, titles)
     content = images.read(chosen[0].path)
-    first, digest = images.decode(content, _SIDE, "crop"), hashlib.sha256(content).digest()
+    first, digest = images.decode(content, _SIDE, "crop", depth), hashlib.sha256(content).digest()
     views = [augmentation.plan(0, digest, i, "standard", "yes") for i in range(1, _SAMPLES + 1)]
     augmented = [augmentation.apply(first, view) for view in views]
     _grid(folder / "augmented.png", augmented, titles[:1] * _SAMPLES)
@@ -122,7 +132,7 @@ def draw_source(
         ]
         _grid(
             folder / "duplicates.png",
-            [_thumbnail(row) for row, _ in titled],
+            [_thumbnail(row, depth) for row, _ in titled],
             [title for _, title in titled],
             columns=4,
         )
@@ -139,8 +149,8 @@ def _sample(rows: Sequence[Example]) -> list[Example]:
     return list(itertools.islice((row for row in turns if row is not None), _SAMPLES))
 
 
-def _thumbnail(row: Example) -> Pixels:
-    return images.decode(images.read(row.path), _SIDE, "pad")
+def _thumbnail(row: Example, depth: BitDepth) -> Pixels:
+    return images.decode(images.read(row.path), _SIDE, "pad", depth)
 
 
 def _kind(pair: DuplicatePair) -> str:

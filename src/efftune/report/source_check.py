@@ -74,14 +74,14 @@ def check(
         examples, measurements, thumbnails = inspection.inspect(examples, timer.count)
     rows = [row for row in examples.rows if row.usable]
     with timer.phase("compare"):
-        pairs = near_duplicates.pairs(rows, measurements, thumbnails, timer.count)
+        pairs = near_duplicates.pairs(rows, measurements, thumbnails, examples.depth, timer.count)
     findings = splitting.findings(examples, measurements, pairs)
     findings.sort(key=lambda each: not each.is_problem)
     result = Check(examples, inspection.described(examples, measurements), tuple(findings))
     if folder is not None:
         with timer.phase("plots"):
             files.write(folder / "findings.csv", inspection.to_csv(findings))
-            plots.draw_source(folder, rows, measurements, pairs)
+            plots.draw_source(folder, rows, measurements, pairs, examples.depth)
     return result
 
 

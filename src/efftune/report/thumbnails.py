@@ -104,7 +104,9 @@ def _encoded(rows: Sequence[Example], classifier: Classifier) -> Iterator[tuple[
 
     def encode(row: Example) -> str:
         try:
-            return _webp(images.decode(images.read(row.path), SIDE, classifier.fit))
+            return _webp(
+                images.decode(images.read(row.path), SIDE, classifier.fit, classifier.depth)
+            )
         except BadImage:
             return ""
 

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,14 @@ class RunContents:
         """Write the report's thumbnails and all plots, including those of the public example."""
         names, recipe = self.examples.class_names, self._recipe
         size = self.training.network.backbone.image_size
-        classifier = Classifier(folder, names, size, recipe.backbone.fit, self.result.uncertainty)
+        depth, uncertainty = self.examples.depth, self.result.uncertainty
+        classifier = Classifier(folder, names, size, recipe.backbone.fit, uncertainty, depth)
         test = next(each for each in self.result.predictions if each.split == "test")
         thumbnails.write(folder, classifier, test, self.result.suspects, timer.count)
         plots.draw_evaluation(folder, self.result.evaluation)
         if recipe.draws_example_plots:
             titles = [names[i] for i in self.data.labels["train"]]
-            plots.draw(folder, self.data.paths["train"], titles, recipe, size)
+            plots.draw(folder, self.data.paths["train"], titles, recipe, size, depth)
             files.write(folder / "model.txt", classifiers.summary(folder))
 
     def _record(self, checksums: dict[str, str], seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -114,6 +115,7 @@ class RunContents:
                 "name": backbone.entry.name,
                 "image_size": backbone.image_size,
                 "fit": recipe.backbone.fit,
+                "depth": asdict(self.examples.depth),
                 "test_flip": recipe.averages_mirror_images,
                 "weights": backbone.weights,
             },

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from efftune.data import relabelling
+from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import SPLITS, Example, Examples, labels
 from efftune.data.relabelling import LABELS_FILE, Decision
 from efftune.data.sources import discovery
@@ -241,7 +242,8 @@ def load(folder: str | Path, max_error: float | str | None = None) -> Classifier
         threshold = uncertainties.confidence_threshold(confidences, correct, share)
         uncertainty = replace(uncertainty, unsure_below=threshold)
     model = record["model"]
-    return Classifier(folder, names, model["image_size"], model["fit"], uncertainty)
+    depth = BitDepth.from_dict(model.get("depth", {}))
+    return Classifier(folder, names, model["image_size"], model["fit"], uncertainty, depth)
 
 
 def compare(

@@ -72,7 +72,7 @@ def _run_stages(
         if stage.name == "upper":
             train, val = _cached_views(stage, backbone, data, plan, timer)
         else:
-            train, val = _decoded(backbone, data, recipe, timer)
+            train, val = _decoded(backbone, data, plan, timer)
         if stage.name == "scratch":
             untrained_head = heads.random(len(head.kernel), len(head.bias), recipe.seed)
             start = NetworkState(
@@ -155,7 +155,7 @@ def _extract_views(
 
 
 def _decoded(
-    backbone: Backbone, data: TrainingData, recipe: Recipe, timer: Timer
+    backbone: Backbone, data: TrainingData, plan: Plan, timer: Timer
 ) -> tuple[LabelledInputs, LabelledInputs]:
     """Decoded training and validation pictures; training augments them in each epoch."""
     inputs = []
@@ -168,7 +168,8 @@ def _decoded(
                 pixels = images.decode_all(
                     paths,
                     backbone.image_size,
-                    recipe.backbone.fit,
+                    plan.recipe.backbone.fit,
+                    plan.depth,
                     lambda: timer.count(next(done), total),
                 )
             except BadImage as error:
@@ -177,6 +178,6 @@ def _decoded(
                 ) from None
         sha256s = data.features[split].sha256s
         digests = [bytes.fromhex(sha256s[path]) for path in paths]
-        decoded = DecodedImages(pixels, digests, recipe)
+        decoded = DecodedImages(pixels, digests, plan.recipe)
         inputs.append(LabelledInputs(decoded, data.labels[split]))
     return inputs[0], inputs[1]

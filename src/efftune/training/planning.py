@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from efftune.data import images
+from efftune.data import bit_depth, images
+from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import Split
 from efftune.errors import UsageError
 from efftune.features import extraction
@@ -46,6 +47,7 @@ class Plan:
         decoded_bytes: disk space for the decoded pictures while all blocks are trained.
         notes: what was reduced for lack of disk space, and settings that are inefficient or risky.
         seconds: estimated duration by phase; empty if it was not measured.
+        depth: which values of pictures of more than 8 bits become black and white.
     """
 
     recipe: Recipe
@@ -56,6 +58,7 @@ class Plan:
     decoded_bytes: int = 0
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    depth: BitDepth = bit_depth.UNKNOWN
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as written to `run.json` and printed by `--dry-run --json`."""
@@ -193,6 +196,7 @@ def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
     strength, flip = recipe.view_settings
     return ExtractionSettings(
         fit=recipe.backbone.fit,
+        depth=plan.depth,
         precision="f32" if exact else fastest_precision(),
         dtype=recipe.tuning.activations,
         augment=strength,

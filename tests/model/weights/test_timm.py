@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-import efftune
 from efftune.model import architectures, catalogue
 from efftune.model.weights import download
 from model.conftest import SIZE
@@ -67,14 +66,19 @@ def assert_equal_outputs(short, name, path, size):
     model = random_model(name)
     config = model.pretrained_cfg
     mean, std = (np.array(config[key], np.float32) for key in ("mean", "std"))
-    described = {"architecture": name, "pretrained_cfg": {"mean": mean.tolist(), "std": std.tolist()}}
+    described = {
+        "architecture": name,
+        "pretrained_cfg": {"mean": mean.tolist(), "std": std.tolist()},
+    }
     (path.parent / "config.json").write_text(json.dumps(described))
     if path.suffix == ".safetensors":
         pytest.importorskip("safetensors.torch").save_file(model.state_dict(), path)
     else:
         pytest.importorskip("torch").save(model.state_dict(), path)
     pixels = pixels_of(size)
-    for mine, theirs in zip(ours(short, path, pixels), outputs(model, pixels, mean, std), strict=True):
+    for mine, theirs in zip(
+        ours(short, path, pixels), outputs(model, pixels, mean, std), strict=True
+    ):
         assert theirs.std() > 0.05  # neither dead nor saturated
         assert np.abs(mine - theirs).max() <= 1e-3
 

@@ -274,11 +274,11 @@ def models(
     output: Output, fetch: options.Fetch = None, weights: options.PublishedWeights = "imagenet"
 ) -> None:
     """List the models and their weights, with size, cost, accuracy, licence and availability."""
-    from efftune.cli import progress_bars, tables
+    from efftune.cli import model_tables, progress_bars
     from efftune.model import catalogue
     from efftune.model.weights import download
 
     if fetch is not None:
         with progress_bars.progress(quiet=output.quiet) as on_progress:
             download.ensure_downloaded(catalogue.model(fetch).with_weights(weights), on_progress)
-    tables.show_models(efftune.models(), as_json=output.json)
+    model_tables.show_models(efftune.models(), as_json=output.json)

@@ -308,8 +308,8 @@ _READERS: dict[str, Callable[[keras.Model, Path], Head | None]] = {
     ".h5": _h5,
     ".keras": _keras_model,
     ".npz": _npz,
-    ".safetensors": _safetensors,
     ".pth": _torch,
     ".pt": _torch,
     ".bin": _torch,
+    ".safetensors": _safetensors,
 }

@@ -37,19 +37,18 @@ def read(content: bytes) -> dict[str, NDArray[Any]]:
     Raises:
         DataError: it is not such a file, is truncated, or has tensors of another type.
     """
-    length = int.from_bytes(content[:_LENGTH], "little")
-    start = _LENGTH + length
-    if len(content) < _LENGTH or start > len(content):
-        raise DataError("it is not a safetensors file, or it is truncated.")
-    header = json.loads(content[_LENGTH:start])
-    if not isinstance(header, dict):
-        raise DataError("its header is not that of a safetensors file.")
-    values = memoryview(content)[start:]
-    return {
-        name: _tensor(name, entry, values)
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
+    try:
+        length = int.from_bytes(content[:_LENGTH], "little")
+        start = _LENGTH + length
+        if len(content) < _LENGTH or start > len(content):
+            raise DataError("it is not a safetensors file, or it is truncated.")
+        header = json.loads(content[_LENGTH:start].decode())
+        values = memoryview(content)[start:]
+        entries = {name: each for name, each in header.items() if name != "__metadata__"}
+        return {name: _tensor(name, entry, values) for name, entry in entries.items()}
+    # A damaged header can be any JSON, and raise almost any exception.
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DataError(f"its header is damaged: {error}.") from None
 
 
 def _tensor(name: str, entry: dict[str, Any], values: memoryview) -> NDArray[Any]:

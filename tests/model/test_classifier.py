@@ -132,7 +132,8 @@ def test_prediction_is_shown_and_stored_in_short(finished_run, source):
     assert repr(prediction) == f"Prediction({str(path)!r}: 'red', {prediction.confidence:.3f})"
     stored = json.loads(json.dumps(prediction.to_dict()))
     assert (stored["path"], stored["label"], stored["class_index"]) == (str(path), "red", 2)
-    assert stored["top"] == [{"label": "red", "confidence": prediction.confidence}]
+    answer = {"label": "red", "confidence": prediction.confidence, "class_index": 2}
+    assert stored["top"] == [answer]
 
 
 def test_classifier_can_be_pickled(finished_run, source):

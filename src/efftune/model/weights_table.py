@@ -32,6 +32,12 @@ class Graph:
     mean: Means | None = None
     std: Means | None = None
 
+    def __str__(self) -> str:
+        """In words, as runs record it and caches know it by."""
+        own = self.mean is None
+        pixels = "own preprocessing" if own else f"mean {self.mean}, deviation {self.std}"
+        return f"({self.padding} padding, {pixels})"
+
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)  # x / 127.5 - 1 of pixels 0 to 255

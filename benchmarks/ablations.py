@@ -112,7 +112,7 @@ def measure(name: str, change: Change, source: str, seed: int) -> list[str]:
     examples = discovery.find(source)
     if seed >= RESPLIT_FROM_SEED:
         examples = without_val_split(examples)
-    examples = examples.split(recipe.data.val_fraction, recipe.data.test_fraction, seed)
+    examples = examples.split(*recipe.data.shares, seed)
     plan = planning.plan(recipe, backbone, examples.counts)
     examples, data = training_data.compute(examples, backbone, plan)
     head = fine_tuning.fit_head(data, backbone, recipe)

@@ -61,9 +61,7 @@ def main() -> None:
 
 def measure(source: str, seeds: list[int]) -> Iterator[tuple[str, list[float], float, float]]:
     recipe = Recipe()
-    examples = discovery.find(source).split(
-        recipe.data.val_fraction, recipe.data.test_fraction, recipe.seed
-    )
+    examples = discovery.find(source).split(*recipe.data.shares, recipe.seed)
     rows, names = examples.of("train"), examples.class_names
     targets = labels(rows, names)
 

@@ -131,7 +131,9 @@ def _set_up(
             drop_connect_rate=recipe.optimization.drop_connect_rate,
             on_progress=timer.on_progress,
         )
-        examples = discovery.find(source, timer.on_progress, Columns.of(recipe))
+        examples = discovery.find(
+            source, timer.on_progress, Columns.of(recipe), recipe.data.held_out
+        )
     with timer.phase("inspect"):
         examples, findings = splitting.split(examples, recipe, timer.count)
     with timer.phase("start"):  # imports Keras if the recipe fine-tunes

@@ -103,7 +103,7 @@ def test_options_reach_the_recipe(efftune_command, source, tmp_path):
     assert done.returncode == 0, done.stderr
     recipe = efftune.Run.load(tmp_path / "mine").recipe
     assert (recipe.seed, recipe.backbone.fit, recipe.head.folds) == (5, "stretch", 4)
-    assert (recipe.data.val_fraction, recipe.data.test_fraction) == (0.3, 0.2)
+    assert (recipe.data.val, recipe.data.test) == (0.3, 0.2)
 
 
 def test_evaluate_prints_every_class(efftune_command, finished_run, source):
@@ -373,7 +373,7 @@ def mistakes(tmp_path, finished_run, source):
         (["train", "lonely", "--set", "veiws=1"], 2, "Did you mean 'views'"),
         (["train", "lonely", "--set", "run=x"], 2, "Unknown recipe setting 'run'"),
         (["train", "lonely", "--set", "name=3"], 2, "Unknown recipe '3'"),
-        (["train", "lonely", "--val", "1.5"], 2, "val_fraction = 1.5"),
+        (["train", "lonely", "--val", "1.5"], 2, "val = '1.5'"),
         (["train", "lonely", "--config", "gone.toml"], 2, "gone.toml"),
         (["train", "lonely", "--imgae-size", "32"], 2, "image-size"),
         (["train", "one/photos", "--run", "text.txt/run"], 2, "Cannot create the run folder"),

@@ -15,8 +15,8 @@ recipes = st.builds(
     model=st.text(min_size=1, max_size=20),
     image_size=st.integers(0, 1024),
     fit=st.sampled_from(["stretch", "crop", "pad"]),
-    val_fraction=st.floats(0.01, 0.5),
-    test_fraction=st.floats(0.01, 0.5),
+    val=st.floats(0.01, 0.5),
+    test=st.floats(0.01, 0.5),
     views=st.integers(0, 64),
     unfreeze=st.sampled_from(["none", "all", "block5", "block6b"]),
     learning_rate=st.floats(1e-6, 10),
@@ -35,7 +35,7 @@ def test_recipe_survives_toml(recipe):
     ("choices", "words"),
     [
         ({"views": -1}, "views = -1"),
-        ({"val_fraction": 0.9}, "val_fraction = 0.9"),
+        ({"val": 0.9}, "val = 0.9"),
         ({"fit": "squash"}, "fit = 'squash'"),
         ({"image_size": "big"}, "image_size = 'big'"),
         ({"veiws": 2}, "Did you mean 'views'"),
@@ -189,3 +189,19 @@ def test_public_example_has_its_own_numbers():
 def test_unknown_block_is_a_clear_error():
     with pytest.raises(UsageError, match=r"unfreeze = .blok5.: .*expected a block, such as block5"):
         Recipe.named("balanced", unfreeze="blok5")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.2, 0.2), ("0.2", 0.2), ("20%", 0.2), ("photos/val", "photos/val")]
+)
+def test_held_out_pictures_are_a_share_or_a_path(value, expected):
+    recipe = Recipe(test=value)
+    assert recipe.data.test == expected
+    is_path = isinstance(expected, str)
+    assert recipe.data.shares == (0.15, 0.0 if is_path else expected)
+    assert recipe.data.held_out == ({"test": expected} if is_path else {})
+    assert Recipe(**tomllib.loads(recipe.to_toml())) == recipe
+
+
+def test_recipes_of_earlier_versions_are_read():
+    assert Recipe(data={"val_fraction": 0.3}, test_fraction=0.1) == Recipe(val=0.3, test=0.1)

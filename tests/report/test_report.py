@@ -393,3 +393,16 @@ def test_more_pictures_than_can_be_listed_are_counted(own_run, monkeypatch):
 
 def test_page_is_written_again_the_same(run):
     assert page(run) == page(run)
+
+
+def test_mistake_with_a_copy_of_another_label_says_so(own_run):
+    rows = made_run.read(own_run, "predictions.csv")
+    wrong = next(r for r in rows if r["split"] == "test" and r["label"] != r["predicted"])
+    copy = next(r for r in made_run.read(own_run, "examples.csv") if r["split"] == "val")
+    assert "its copy" not in body(own_run)
+    finding = {"problem": "yes", "kind": "contradiction", "name": wrong["path"]}
+    finding |= {"other": copy["path"], "label": wrong["label"], "split": "test", "detail": ""}
+    findings = [finding, *made_run.read(own_run, "findings.csv")]
+    made_run.write_table(own_run / "findings.csv", findings)
+    name = Path(copy["path"]).name
+    assert f"its copy {name} is labelled {copy['label']}" in body(own_run)

@@ -6,6 +6,7 @@ import efftune
 from conftest import fill
 from efftune.errors import UsageError
 from efftune.model.backbone import Backbone
+from efftune.model.engines import openvino_engine
 from efftune.recipe.recipe import Recipe
 from efftune.training import planning
 
@@ -90,6 +91,44 @@ def test_large_batches_of_few_pictures_are_warned_of(backbone):
     (note,) = plan(backbone, batch_size=512).notes
     assert "a batch size of 512 leaves 1 step(s) per epoch" in note
     assert plan(backbone, batch_size=250).notes == ()
+
+
+@pytest.mark.parametrize(("pictures", "expected"), [(1000, 64), (255, 32), (40, 16)])
+def test_automatic_batch_leaves_steps_in_an_epoch(backbone, pictures, expected):
+    recipe = Recipe(batch_size="auto", views=3)
+    made = planning.plan(recipe, backbone, {"train": pictures, "val": 20, "test": 20})
+    assert made.recipe.optimization.batch_size == expected
+    assert any("pictures per step" in note for note in made.notes) == (expected < 64)
+
+
+def test_automatic_batch_fits_into_half_of_the_memory(backbone, monkeypatch):
+    memory = namedtuple("memory", "total available")
+    all_blocks = backbone.step_bytes("pixels")
+    assert backbone.step_bytes("block5") < all_blocks
+    room = memory(int(2 * 20 * all_blocks), 64 * GIB)  # for 20 pictures in half of it
+    monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: room)
+    plans = [
+        plan(backbone, batch_size="auto", **choices)
+        for choices in ({"whole_epochs": 1}, {"unfreeze": "none"})
+    ]
+    assert [each.recipe.optimization.batch_size for each in plans] == [16, 64]
+
+
+def test_precision_is_that_of_the_recipe(backbone, monkeypatch):
+    made = plan(backbone, precision="f32")
+    assert planning.settings(made).precision == "f32"
+    monkeypatch.setattr(openvino_engine, "fastest_precision", lambda: "bf16")
+    assert planning.settings(made).precision == "f32"
+    for precision in ("bf16", "auto"):
+        made = plan(backbone, precision=precision)
+        assert planning.settings(made).precision == "bf16"
+        assert planning.settings(made, exact=True).precision == "f32"
+
+
+def test_precision_that_the_processor_lacks_is_an_error(backbone, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "fastest_precision", lambda: "f32")
+    with pytest.raises(UsageError, match="no bfloat16: use --precision auto"):
+        plan(backbone, precision="bf16")
 
 
 def test_small_disk_means_fewer_views(backbone, room):

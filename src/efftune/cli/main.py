@@ -18,7 +18,8 @@ def main() -> None:
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     # Raise on SIGTERM, so that partial files are removed as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
-    warnings.filterwarnings("ignore", module="PIL")  # our messages name such files
+    for reader in ("PIL", "pydicom"):
+        warnings.filterwarnings("ignore", module=reader)  # our messages name such files
     warnings.formatwarning = lambda message, *_: f"efftune: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

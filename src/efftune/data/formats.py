@@ -45,6 +45,8 @@ _TARGA = (
     rb".{4}(?!\x00\x00)..(?!\x00\x00)..[\x01\x08\x10\x18\x20][\x00-\x3f]"
 )
 FORMATS = {
+    # First, as its files may start as a TIFF file does.
+    "DICOM": _format(".dcm .dicom .ima", rb".{128}DICM", several="frame"),
     "JPEG": _format(".jpg .jpeg .jpe .jfif .mpo", rb"\xff\xd8\xff", "JPEG", "MPO"),
     "PNG": _format(".png .apng", rb"\x89PNG\r\n\x1a\n", several="frame"),
     "WEBP": _format(".webp", rb"RIFF.{4}WEBP", several="frame"),
@@ -65,7 +67,6 @@ SUFFIXES = frozenset(suffix for each in FORMATS.values() for suffix in each.suff
 _SAVE = "save it as PNG or JPEG"
 _RAW = "camera raw; export it as JPEG or TIFF"
 _UNREADABLE = (  # pictures, and how to convert them
-    (rb".{128}DICM", f"DICOM; with its window applied, {_SAVE}"),
     (rb"8BPS", f"Photoshop (PSD); {_SAVE}"),
     (rb"\xff\x0a|\x00{3}\x0cJXL \r\n\x87\n", "JPEG XL; convert it with djxl"),
     (rb"(?:II\*\x00|MM\x00\*).{4}CR", _RAW),

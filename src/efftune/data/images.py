@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from efftune.data import bit_depth, colour, formats, heic
+from efftune.data import bit_depth, colour, dicom, formats, heic
 from efftune.data.bit_depth import BitDepth, Kind, Range, Values
 from efftune.data.formats import FORMATS
 from efftune.data.resizing import Framing, Resizing, fitted
@@ -125,6 +125,9 @@ def decoded(
     """
     with _errors_of_decoders():
         form = formats.detect(content[: formats.HEAD])
+        if form == "DICOM":
+            frame, several = dicom.opened(content, MOST_PIXELS, TOO_LARGE)
+            return _of_values(frame, form, size, fit, depth, several=several)
         try:
             image = _opened(content, form)
         except UnidentifiedImageError:
@@ -133,9 +136,10 @@ def decoded(
                 raise
             return _of_values(values, form, size, fit, depth)
         with image:
+            deep_colour = content if bit_depth.is_deep_colour(image) else b""
             several = bool(FORMATS[form].several and getattr(image, "is_animated", False))
             original_size, mode, orientation = image.size, image.mode, _orientation(image)
-            pixels, deep = _pixels(image, content, size, fit, depth)
+            pixels, deep = _pixels(image, size, fit, depth, deep_colour)
             swapped = orientation >= 5 and form != "TIFF"  # Pillow reports its rotated size
             width, height = original_size[::-1] if swapped else original_size
             return Decoded(pixels, form, width, height, mode, several, orientation, *deep)
@@ -146,15 +150,16 @@ def of_image(
 ) -> Pixels:
     """Like `decode`, for a Pillow picture, which is not changed."""
     with _errors_of_decoders():
-        return _pixels(image.copy(), b"", size, fit, depth)[0]
+        return _pixels(image.copy(), size, fit, depth)[0]
 
 
 _Deep: TypeAlias = tuple[Range, Kind] | tuple[()]  # the last fields of `Decoded`
 
 
 def _pixels(
-    image: Image.Image, content: bytes, size: int, fit: Framing, depth: BitDepth
+    image: Image.Image, size: int, fit: Framing, depth: BitDepth, deep_colour: bytes = b""
 ) -> tuple[Pixels, _Deep]:
+    """The pixels of a picture; `deep_colour` is its file, if it has colours of 16 bits."""
     # Affects JPEG only. Both sides stay at least `size`, so that the final resampling never
     # enlarges. A published evaluation decodes at the full scale; of twice the size that it resizes
     # to, nothing differs that counts.
@@ -164,9 +169,8 @@ def _pixels(
         raise BadImage(TOO_LARGE)
     profile = image.info.get("icc_profile") or b""
     orientation = _orientation(image)
-    is_deep_colour = bool(content) and bit_depth.is_deep_colour(image)
     image.load()
-    values = bit_depth.colour_values(content) if is_deep_colour else None
+    values = bit_depth.colour_values(deep_colour) if deep_colour else None
     deep: _Deep = ()
     if values is not None:
         image, deep = _of_8_bits(values, depth)
@@ -178,7 +182,9 @@ def _pixels(
     return colour.to_srgb(fitted(_rgb(image, profile), size, fit), profile), deep
 
 
-def _of_values(values: Values, form: str, size: int, fit: Framing, depth: BitDepth) -> Decoded:
+def _of_values(
+    values: Values, form: str, size: int, fit: Framing, depth: BitDepth, *, several: bool = False
+) -> Decoded:
     """A picture that Pillow does not read, from its values."""
     height, width = values.shape[:2]
     if width * height > MOST_PIXELS:
@@ -186,14 +192,14 @@ def _of_values(values: Values, form: str, size: int, fit: Framing, depth: BitDep
     image, deep = _of_8_bits(values, depth)
     mode = f"{image.mode} of {values.dtype}"
     pixels = fitted(_rgb(image, b""), size, fit)
-    return Decoded(pixels, form, width, height, mode, False, 1, *deep)
+    return Decoded(pixels, form, width, height, mode, several, 1, *deep)
 
 
 def _of_8_bits(values: Values, depth: BitDepth) -> tuple[Image.Image, _Deep]:
     """A picture of 8 bits; and, if `depth` does not know their range, that of the values."""
     has_opacity = values.ndim == 3 and values.shape[2] == 4
     colours = values[..., :3] if has_opacity else values
-    limits = depth.range_for(colours)
+    limits = (0, 255) if values.dtype == np.uint8 else depth.range_for(colours)
     deep: _Deep = ()
     if limits is None:
         inner_range = bit_depth.inner_range(colours)

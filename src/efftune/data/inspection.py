@@ -2,20 +2,13 @@
 
 Every file is decoded with `images.decoded`. The results are findings: problems, for which
 `efftune check` exits with 1, and remarks, which are harmless.
-
-The quality measures are those of cleanvision (https://github.com/cleanlab/cleanvision), computed
-on the picture decoded to a square of SIDE pixels instead of the original picture.
 """
 
 import csv
-import hashlib
 import io
 import itertools
 import re
-import tempfile
-import threading
 import unicodedata
-import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,13 +23,9 @@ from efftune.data import bit_depth, formats, images
 from efftune.data.bit_depth import BitDepth, Kind, Range
 from efftune.data.examples import LEFTOVERS, SPLITS, Example, Examples
 from efftune.data.formats import FORMATS, SUFFIXES
-from efftune.data.images import Pixels
+from efftune.data.measurements import MEASUREMENTS, SIDE, Thumbnails, measure
 from efftune.errors import BadImage
-from efftune.system import files
 from efftune.system.machine import usable_processors
-
-SIDE = 128  # of the decoded pictures that are measured, in pixels
-SMALL = 48  # side of the greyscale thumbnails, used for finding copies, in pixels
 
 _CODES = {  # kinds of findings, by the reason why a file is set aside
     formats.EMPTY: "empty",
@@ -56,6 +44,7 @@ _DEEP = "more-than-8-bits"
 _REMARKS |= {"greyscale", "tiny", "long", _DEEP}
 _FORMATS = tuple(FORMATS)
 
+_DEPTH_FIELDS = ("kind", "low", "high")
 _BATCH = 4096  # pictures queued for the threads at once: each needs a kilobyte of memory
 _TINY = 32  # pixels: pictures with a shorter side contain little information
 _LONG = 8  # aspect ratio: cropping to a square removes most of the picture
@@ -65,49 +54,6 @@ _BLOWN_OUT = 240  # 5th percentile of the brightness, 0 to 255
 _BLURRY = 0.002  # fraction of the variance of the brightness that is in the finest details
 _FEW = 10  # training pictures: a class with fewer is hard to learn
 _IMBALANCE = 10  # ratio of the numbers of pictures in the largest and the smallest class
-
-MEASUREMENTS = np.dtype(
-    [
-        *(("sha256", "V32"), ("pixels", "V16")),
-        *(("width", np.int32), ("height", np.int32), ("format", np.int8)),
-        *(("orientation", np.int8), ("several", np.bool_), ("grey", np.bool_)),
-        *(("bright", np.float32), ("dark", np.float32)),
-        *(("spread", np.float32), ("detail", np.float32)),
-        *(("kind", np.int8), ("low", np.float64), ("high", np.float64)),
-    ]
-)
-
-_DEPTH_FIELDS = ("kind", "low", "high")
-_MEASUREMENTS_AND_THUMBNAIL = np.dtype([*MEASUREMENTS.descr, ("small", np.uint8, (SMALL, SMALL))])
-
-
-class Thumbnails:
-    """Greyscale thumbnails of many pictures, stored in an unnamed file to save memory."""
-
-    def __init__(self) -> None:
-        """Create an empty store."""
-        self._file = tempfile.TemporaryFile(dir=files.cache_folder())  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
-        self._lock = threading.Lock()
-        self._indices: Sequence[int] | None = None
-
-    def put(self, index: int, thumbnail: Pixels) -> None:
-        """Store a thumbnail, uint8 (SMALL, SMALL), at an index."""
-        with self._lock:
-            self._file.seek(index * SMALL**2)
-            self._file.write(thumbnail.tobytes())
-
-    def choose(self, indices: Sequence[int]) -> None:
-        """Keep only the thumbnails at `indices`, numbered in that order."""
-        self._indices = indices
-
-    def __getitem__(self, number: int) -> Pixels:
-        """A thumbnail, uint8 (SMALL, SMALL)."""
-        index = number if self._indices is None else self._indices[number]
-        with self._lock:
-            self._file.seek(index * SMALL**2)
-            content = self._file.read(SMALL**2)
-        return np.frombuffer(content, np.uint8).reshape(SMALL, SMALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,47 +80,6 @@ class Finding:
     def is_problem(self) -> bool:
         """Whether this needs attention; otherwise it is only a remark."""
         return self.kind not in _REMARKS
-
-
-def measure(content: bytes, depth: BitDepth = bit_depth.UNKNOWN) -> NDArray[np.void]:
-    """Measure one picture.
-
-    Args:
-        content: the bytes of its file.
-        depth: see `images.decoded`.
-
-    Returns:
-        A record with the fields of `MEASUREMENTS`, and `small`, the greyscale thumbnail. `sha256`
-        is the hash of the file, `pixels` that of the decoded pixels and the picture's size.
-        `bright` and `dark` are the 99th and the 5th percentile of the brightness, `spread` is its
-        standard deviation, 0 to 255, and `detail` the fraction of its variance in the finest
-        details. `kind` is 0 for a picture of 8 bits; for others, 1 and more if `depth` did not
-        know the range of their values: `low` to `high`.
-
-    Raises:
-        BadImage: the picture cannot be decoded.
-    """
-    decoded = images.decoded(content, SIDE, "stretch", depth)
-    pixels = decoded.pixels
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    record = np.zeros((), _MEASUREMENTS_AND_THUMBNAIL)
-    record["sha256"] = np.void(hashlib.sha256(content).digest())
-    size = np.array([decoded.width, decoded.height], np.int64).tobytes()
-    record["pixels"] = np.void(hashlib.blake2b(pixels.tobytes() + size, digest_size=16).digest())
-    record["small"] = cv2.resize(grey, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
-    record["width"], record["height"] = decoded.width, decoded.height
-    record["format"] = _FORMATS.index(decoded.format)
-    record["orientation"], record["several"] = decoded.orientation, decoded.several
-    red, green, blue = cv2.split(pixels)
-    record["grey"] = max(cv2.absdiff(red, green).max(), cv2.absdiff(green, blue).max()) <= 2
-    record["dark"], record["bright"] = np.percentile(grey, (5, 99))
-    variance = float(grey.var(dtype=np.float64))
-    record["spread"] = variance**0.5
-    if decoded.kind and decoded.inner_range:
-        record["kind"] = 1 + bit_depth.KINDS.index(decoded.kind)
-        record["low"], record["high"] = decoded.inner_range
-    record["detail"] = cv2.Laplacian(grey, cv2.CV_32F).var() / max(20 * variance, 1e-6)
-    return record
 
 
 def inspect(
@@ -271,7 +176,7 @@ def quality_findings(
 def _quality_problems(row: Example, record: NDArray[np.void]) -> Iterator[tuple[str, str]]:
     form = _FORMATS[int(record["format"])]
     suffix = row.path.suffix.lower()
-    if suffix not in FORMATS[form].suffixes:
+    if suffix not in FORMATS[form].suffixes and form != "DICOM":  # scanners name them by number
         ending = f"with the suffix {suffix}" if suffix else "without a suffix"
         yield "wrong-suffix", f"a {form} file {ending}"
     width, height = int(record["width"]), int(record["height"])

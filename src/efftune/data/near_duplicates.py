@@ -21,7 +21,8 @@ from efftune.data import bit_depth, images
 from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
-from efftune.data.inspection import SMALL, Finding, Thumbnails
+from efftune.data.inspection import Finding
+from efftune.data.measurements import SMALL, Thumbnails
 from efftune.errors import BadImage
 from efftune.system.machine import usable_processors
 
@@ -82,17 +83,15 @@ def pairs(
     Args:
         rows: usable pictures.
         measurements: their records, from `inspection.inspect`.
-        thumbnails: their thumbnails, from `inspection.inspect`.
+        thumbnails: likewise.
         depth: of the set.
         on_progress: called with the number of pictures compared with all later ones and the total.
     """
     duplicates: list[DuplicatePair] = []
     first: dict[object, int] = {}
     for i, key in enumerate(zip(measurements["pixels"].tolist(), strict=True)):
-        if key in first:
+        if first.setdefault(key, i) != i:
             duplicates.append(DuplicatePair(first[key], i, exact=True))
-        else:
-            first[key] = i
     large = np.minimum(measurements["width"], measurements["height"]) >= _MIN_SIDE
     distinct = np.array([i for i in first.values() if large[i]], dtype=np.int64)
     load = lru_cache(_CACHE_SIZE)(partial(_grey_picture, depth=depth))

@@ -54,9 +54,7 @@ def split(
     pairs = near_duplicates.pairs(rows, measurements, thumbnails, examples.depth)
     group_ids = near_duplicates.groups(len(rows), pairs, [row.group for row in rows])
     together = {row.path: group_id for row, group_id in zip(rows, group_ids.tolist(), strict=True)}
-    examples = examples.split(
-        recipe.data.val_fraction, recipe.data.test_fraction, recipe.seed, together
-    )
+    examples = examples.split(*recipe.data.shares, recipe.seed, together)
     examples = relabelling.relabelled(examples, decisions)
     all_findings = findings(examples, measurements, pairs)
     rows = [row for row in examples.rows if row.usable]  # now with splits and decided labels

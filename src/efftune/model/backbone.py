@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import warnings
@@ -125,6 +126,20 @@ class Backbone:
         if output == FEATURES:
             return (self.entry.features,)
         return tuple(self._output(output).shape[1:])
+
+    def step_bytes(self, block: str) -> int:
+        """Memory of a training step from a block up, for one picture, at most: what layers put out.
+
+        Measured, it was 0.4 to 1.0 of this (B0, Lite0 and V2-B0 with all or the upper blocks).
+        """
+        start = self.keras_model.input if block == "pixels" else self._output(self.block(block))
+        reached, total = {id(start)}, 0
+        for layer in self.keras_model.layers:
+            inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+            if inputs and id(inputs[0]) in reached:
+                reached.add(id(layer.output))
+                total += 4 * math.prod(layer.output.shape[1:])
+        return total
 
     def cut(self, block: str) -> tuple["keras.Model", "keras.Model"]:
         """Split the network at a block into two models that share its weights.

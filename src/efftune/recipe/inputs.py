@@ -18,6 +18,20 @@ RecipeName = Literal["quick", "balanced", "thorough", "scratch", "keras-example"
 _SplitShare = Annotated[float, Ge(0.01), Le(0.5)]
 
 
+def _held_out(value: Any) -> Any:
+    """A share, also as text or in percent; any other text is a path."""
+    if not isinstance(value, str):
+        return value
+    number = value.strip().removesuffix("%")
+    try:
+        share = float(number) / (100 if number != value.strip() else 1)
+    except ValueError:
+        return value
+    if not 0.01 <= share <= 0.5:
+        raise ValueError("give a share from 0.01 to 0.5, or the path of a source")
+    return share
+
+
 def _phases(value: Any) -> Any:
     """Phases in order, from a sequence or comma-separated text."""
     names = value.split(",") if isinstance(value, str) else value
@@ -97,6 +111,15 @@ class BackboneSettings:
             "--fit",
         ),
     ] = "crop"
+    precision: Annotated[
+        Literal["auto", "f32", "bf16"],
+        Setting(
+            "Type of matrix products in training and of the frozen network over training pictures: "
+            "float32, or bfloat16, which is faster on processors that have it; auto uses it there. "
+            "Validation, test and predictions are always computed in float32.",
+            "--precision",
+        ),
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -158,13 +181,23 @@ class DataSettings:
             "because the best epoch is selected on it."
         ),
     ] = "train"
-    val_fraction: Annotated[
-        _SplitShare,
-        Setting("Share of the pictures for validation, if SOURCE has no val split.", "--val"),
+    val: Annotated[
+        _SplitShare | str,
+        Setting(
+            "Validation pictures, if SOURCE has no val split: their share, or a folder, archive or "
+            "table of further ones.",
+            "--val",
+            parse=_held_out,
+        ),
     ] = 0.15
-    test_fraction: Annotated[
-        _SplitShare,
-        Setting("Share of the pictures for testing, if SOURCE has no test split.", "--test"),
+    test: Annotated[
+        _SplitShare | str,
+        Setting(
+            "Test pictures, if SOURCE has no test split: their share, or a folder, archive or "
+            "table of further ones.",
+            "--test",
+            parse=_held_out,
+        ),
     ] = 0.15
     leaks: Annotated[
         Literal["report", "drop", "keep"],
@@ -196,3 +229,19 @@ class DataSettings:
             "damaged or truncated, or to continue without them."
         ),
     ] = "refuse"
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The shares of the pictures for validation and testing; 0 where a path is given."""
+        val, test = (0.0 if isinstance(each, str) else each for each in (self.val, self.test))
+        return val, test
+
+    @property
+    def held_out(self) -> dict[Literal["val", "test"], str]:
+        """The paths of further pictures for validation and testing, by split."""
+        held_out: dict[Literal["val", "test"], str] = {}
+        if isinstance(self.val, str):
+            held_out["val"] = self.val
+        if isinstance(self.test, str):
+            held_out["test"] = self.test
+        return held_out

@@ -64,6 +64,8 @@ SETTINGS: dict[str, Place] = dict(_places())
 _KEYS = {key: key for key in SETTINGS} | {
     f"{place.section}.{place.name}": key for key, place in SETTINGS.items() if place.section
 }
+for split in ("val", "test"):  # names in recipes of earlier versions
+    _KEYS |= {f"{split}_fraction": split, f"data.{split}_fraction": split}
 # Settings that have no effect if only the head is fitted.
 _FINE_TUNING = {
     key
@@ -178,13 +180,16 @@ class Recipe:
     def resolved(self, pictures: int) -> "Recipe":
         """The same recipe with automatic `epochs` and `views` replaced by numbers.
 
+        `batch_size` must be a number already.
+
         Args:
             pictures: number of training pictures.
         """
         if not self.trains_by_gradient_descent:
             return self
         tuning, augmentation = self.tuning, self.augmentation
-        enough = math.ceil(tuning.steps / max(1, pictures // self.optimization.batch_size))
+        batch_size = int(self.optimization.batch_size)
+        enough = math.ceil(tuning.steps / max(1, pictures // batch_size))
         automatic = min(max(LEAST_EPOCHS, enough), MOST_EPOCHS)
         epochs = automatic if tuning.epochs == "auto" else tuning.epochs
         new = max(0, epochs - augmentation.plain_view)

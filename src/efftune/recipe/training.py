@@ -181,7 +181,14 @@ class ScratchSettings:
 class OptimizationSettings:
     """Gradient descent, in every stage."""
 
-    batch_size: Annotated[int, Ge(1), Le(4096), Setting("Pictures per step.", "--batch-size")] = 64
+    batch_size: Annotated[
+        Annotated[int, Ge(1), Le(4096)] | Literal["auto"],
+        Setting(
+            "Pictures per step. auto takes 64, or fewer if an epoch would have few steps or memory "
+            "is short.",
+            "--batch-size",
+        ),
+    ] = 64
     optimizer: Annotated[
         Literal["adamw", "adam", "rmsprop"],
         Setting("The optimizer; adam is adamw without weight decay.", "--optimizer"),

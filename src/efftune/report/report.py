@@ -231,6 +231,18 @@ def _mistakes(stored: StoredRun) -> dict[str, Any]:
     return values | (stored.missing("explained") if wrong and not explained else {})
 
 
+def _contradictions(stored: StoredRun) -> dict[str, list[Row]]:
+    """The copies with another label, as rows of `examples.csv`, by picture."""
+    by_name = {row["path"]: row for row in stored.examples}
+    copies: dict[str, list[Row]] = defaultdict(list)
+    for row in stored.findings or ():
+        if row["kind"] == "contradiction":
+            for one, other in ((row["name"], row["other"]), (row["other"], row["name"])):
+                if other in by_name:
+                    copies[one].append(by_name[other])
+    return copies
+
+
 def _suspects(stored: StoredRun) -> dict[str, Any]:
     """The training pictures whose labels look wrong."""
     if stored.suspects is None:
@@ -328,6 +340,7 @@ _PARTS: tuple[tuple[str, str, Callable[[StoredRun], Any]], ...] = (
     ("suspects", SUSPECTS_FILE, _suspects),
     ("set_aside", "examples.csv", _set_aside),
     ("findings", "findings.csv", _findings),
+    ("contradictions", "findings.csv", _contradictions),
     ("calibration", "evaluation.json", _calibration),
     ("learning", "evaluation.json", _learning),
     ("usage", "run.json", _usage),

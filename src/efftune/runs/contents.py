@@ -106,6 +106,7 @@ class RunContents:
         """The contents of `run.json`."""
         training, result, recipe = self.training, self.result, self._recipe
         backbone = training.network.backbone
+        precision = openvino_engine.chosen_precision(recipe.backbone.precision)
         return {
             "state": "finished",
             "command": machine.command(),
@@ -122,7 +123,7 @@ class RunContents:
             "recipe": recipe.name,
             "seed": recipe.seed,
             "versions": machine.versions(),
-            "machine": machine.machine() | {"precision": openvino_engine.fastest_precision()},
+            "machine": machine.machine() | {"precision": precision},
             "head": {"strength": training.head.strength, "accuracy": self.view_accuracy},
             "plan": self.plan.to_dict(),
             "stages": [stage.to_dict() for stage in training.stages],

@@ -72,7 +72,7 @@ def _attempt(
     recipe: Recipe,
     on_step: Callable[[int, int], None],
 ) -> tuple[Head, StageResult]:
-    size = min(recipe.optimization.batch_size, len(labels))
+    size = min(int(recipe.optimization.batch_size), len(labels))
     steps = len(labels) // size  # without the last partial batch
     random = np.random.default_rng(recipe.seed)
     model = _model(val[0].shape[1], int(labels.max()) + 1, stage, recipe)

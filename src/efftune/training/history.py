@@ -48,11 +48,13 @@ def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
             "validation accuracy is above training accuracy because augmentation and dropout make "
             "training harder; this is not an error"
         )
+    # A head trained by gradient descent may not have settled, so that any further training gains.
     frozen = max((each.val_accuracy for each in epochs if each.stage == "head"), default=math.nan)
+    is_fitted = not recipe.head.epochs
     fine_tuned = max(
         (each.val_accuracy for each in epochs if each.stage == "upper"), default=math.nan
     )
-    if last.stage == "upper" and fine_tuned - frozen > _LARGE_GAIN:
+    if last.stage == "upper" and is_fitted and fine_tuned - frozen > _LARGE_GAIN:
         sentences.append(
             f"fine-tuning gained {100 * (fine_tuned - frozen):.0f} points over the frozen network, "
             "so these pictures differ a lot from ImageNet's: --recipe thorough or a lower "

@@ -12,7 +12,7 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 from efftune.model.backbone import Backbone
-from efftune.model.engines.openvino_engine import fastest_precision
+from efftune.model.engines.openvino_engine import Precision, chosen_precision
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.training.folding import folded, fused
 
@@ -47,7 +47,7 @@ class Network:
         _freeze(backbone, stage, recipe)
         _seed(backbone, recipe.seed)
         kernel, bias = head
-        part = _trained_part(backbone, stage)
+        part = _trained_part(backbone, stage, chosen_precision(recipe.backbone.precision))
         x = layers.Dropout(recipe.optimization.dropout, seed=recipe.seed, name="dropout")(
             part.output
         )
@@ -153,11 +153,11 @@ def _seed(backbone: Backbone, seed: int) -> None:
             layer.seed_generator.state.assign(np.array([(seed + i) % 2**32, 0], np.uint32))
 
 
-def _trained_part(backbone: Backbone, stage: Stage) -> keras.Model:
+def _trained_part(backbone: Backbone, stage: Stage, precision: Precision) -> keras.Model:
     if stage.name == "scratch":
         return fused(backbone)
     block = stage.block if stage.block == "pixels" else backbone.block(stage.block)
-    product_dtype = "bfloat16" if fastest_precision() == "bf16" else "float32"
+    product_dtype = "bfloat16" if precision == "bf16" else "float32"
     return folded(backbone, block, product_dtype)
 
 

@@ -17,7 +17,7 @@ from efftune.errors import UsageError
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import FEATURES, Backbone
-from efftune.model.engines.openvino_engine import fastest_precision
+from efftune.model.engines.openvino_engine import chosen_precision
 from efftune.model.uncertainty import REFERENCES
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.recipe.training import Augment, Flip
@@ -28,6 +28,8 @@ _DISK_SHARE = 1 / 2  # of the free disk space
 _ACTIVATION_BYTES = 2  # per cached value
 _FEATURE_BYTES = 4  # per cached value
 _FEW_STEPS = 4  # per epoch; below this, smaller batches train better
+_USUAL_BATCH, _SMALL_BATCH = 64, 16
+_STEP_SHARE = 0.5  # of all memory that the activations of a step may take
 _MEASURED_PICTURES = 24
 _MEASURED_STEPS = 2
 _TOTAL_STRIDE = 32  # of the backbone: the side of its input over that of its last activations
@@ -92,10 +94,14 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
         pictures: number of pictures by split.
 
     Raises:
-        UsageError: the backbone has no such block, or the disk has no space for the decoded
-            pictures, the features or the activations of any block.
+        UsageError: the backbone has no such block, the processor has no such precision, or the
+            disk has no space for the decoded pictures, the features or the activations of any
+            block.
     """
-    recipe = recipe.resolved(pictures["train"])
+    chosen_precision(recipe.backbone.precision)  # now, and not after an hour
+    automatic = recipe.optimization.batch_size == "auto"
+    batch_size = _batch_size(recipe, backbone, pictures["train"])
+    recipe = recipe.changed(batch_size=batch_size).resolved(pictures["train"])
     decoded_bytes = 0
     if any(stage.block == "pixels" for stage in recipe.stages):
         decoded_bytes = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
@@ -111,6 +117,8 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
     if feature_bytes and free < 0:
         raise _disk_full(feature_bytes, "features", "train the head with fewer --head-epochs")
     notes = [*_padding_notes(recipe), *_optimization_notes(recipe, pictures["train"])]
+    if automatic and batch_size < _USUAL_BATCH:
+        notes.append(f"{batch_size} pictures per step, because of their number or of the memory")
     if not any(stage.name == "upper" for stage in recipe.stages):
         return Plan(recipe, pictures, decoded_bytes=decoded_bytes, notes=tuple(notes))
     memory = psutil.virtual_memory().available
@@ -197,7 +205,7 @@ def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
     return ExtractionSettings(
         fit=recipe.backbone.fit,
         depth=plan.depth,
-        precision="f32" if exact else fastest_precision(),
+        precision="f32" if exact else chosen_precision(recipe.backbone.precision),
         dtype=recipe.tuning.activations,
         augment=strength,
         flip=flip,
@@ -234,7 +242,7 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
     """Seconds to trace a stage and to run all its steps, from a few steps on blank inputs."""
     from efftune.training.network import Network
 
-    size = min(plan.recipe.optimization.batch_size, plan.pictures["train"])
+    size = min(int(plan.recipe.optimization.batch_size), plan.pictures["train"])
     start = time.perf_counter()
     head = (np.zeros((backbone.entry.features, 2), np.float32), np.zeros(2, np.float32))
     recipe = plan.recipe.changed(mix="none")
@@ -250,6 +258,22 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
     network.inference_model.set_weights(initial_weights)
     steps = max(1, plan.pictures["train"] // size) * stage.epochs
     return traced - start + step * steps
+
+
+def _batch_size(recipe: Recipe, backbone: Backbone, pictures: int) -> int:
+    """The pictures per step; with `auto`, the usual number halved until it suits."""
+    size = recipe.optimization.batch_size
+    if size != "auto":
+        return size
+    size = _USUAL_BATCH
+    while size > _SMALL_BATCH and pictures < _FEW_STEPS * size:
+        size //= 2
+    limit = psutil.virtual_memory().total * _STEP_SHARE  # not the free one: it changes
+    blocks = [stage.block for stage in recipe.stages if stage.name != "head"]
+    needed = max(map(backbone.step_bytes, blocks), default=0)
+    while size > 1 and size * needed > limit:
+        size //= 2
+    return size
 
 
 def _padding_notes(recipe: Recipe) -> list[str]:
@@ -272,12 +296,12 @@ def _optimization_notes(recipe: Recipe, pictures: int) -> list[str]:
             "rmsprop takes its largest steps at the start, before its moving averages have warmed "
             "up, which damages pretrained weights; adamw or adam is safer"
         )
-    batch_size = recipe.optimization.batch_size
+    batch_size = int(recipe.optimization.batch_size)
     steps = pictures // batch_size
     if recipe.trains_by_gradient_descent and steps < _FEW_STEPS < pictures:
         notes.append(
             f"a batch size of {batch_size} leaves {max(1, steps)} step(s) per epoch; with so few "
-            "pictures a smaller one, such as --batch-size 16, trains better"
+            "pictures a smaller one, such as --batch-size auto, trains better"
         )
     return notes
 

@@ -119,7 +119,7 @@ def fit(
             fits into memory.
     """
     failures: list[str] = []
-    batch_size = min(recipe.optimization.batch_size, len(train.labels))
+    batch_size = min(int(recipe.optimization.batch_size), len(train.labels))
     parts = 1
     while True:
         attempt = _Attempt(network, stage, recipe, (train, val), (batch_size, parts))

@@ -401,3 +401,39 @@ def test_missing_path_from_standard_input_is_named(monkeypatch):
     tell(monkeypatch, b"gone.jpg\n")
     with pytest.raises(UsageError, match=r"no file or folder 'gone\.jpg'"):
         image_paths.pictures(["-"])
+
+
+def test_held_out_pictures_may_be_elsewhere(tmp_path):
+    train, val = fill(tmp_path / "photos", count=4), fill(tmp_path / "other", count=2, offset=50)
+    test = fill(tmp_path / "set" / "test", count=3, offset=90).parent
+    fill(tmp_path / "set" / "train", count=1, offset=120)
+    found = discovery.find(train, held_out={"val": f"{val}/", "test": str(test)})
+    assert [len(found.of(split)) for split in ("val", "test")] == [6, 9]
+    assert {row.split for row in found.rows if row.path.is_relative_to(train)} == {""}
+    names = [row.name for row in found.rows]
+    assert f"{val}/blue/00.jpg" in names
+    assert len(set(names)) == len(names) == 12 + 6 + 9
+
+
+def test_held_out_pictures_inside_the_source_are_not_trained_on(tmp_path):
+    fill(tmp_path, count=4)
+    inside = tmp_path / "red" / "later"
+    for colour in COLOURS:
+        (inside / colour).mkdir(parents=True)
+        square(COLOURS[colour], 7).save(inside / colour / "x.png")
+    found = discovery.find(tmp_path, held_out={"val": str(inside)})
+    later = [row for row in found.rows if row.path.is_relative_to(inside)]
+    assert {row.split for row in later} == {"val"}
+    assert sorted(row.label for row in later) == sorted(COLOURS)
+
+
+def test_held_out_pictures_must_not_be_given_twice(tmp_path):
+    for name in ("train", "val"):
+        fill(tmp_path / "set" / name, count=2)
+    fill(tmp_path / "other", count=2)
+    with pytest.raises(UsageError, match="has val pictures already: omit --val"):
+        discovery.find(tmp_path / "set", held_out={"val": str(tmp_path / "other")})
+    with pytest.raises(UsageError, match="divided into splits, and none is test"):
+        discovery.find(tmp_path / "other", held_out={"test": str(tmp_path / "set")})
+    with pytest.raises(UsageError, match="There is no folder"):
+        discovery.find(tmp_path / "other", held_out={"test": str(tmp_path / "nowhere")})

@@ -1,9 +1,13 @@
 """Selects the reader for a source: folder, archive, table or named data set."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
-from efftune.data.examples import Examples
+from efftune.data.examples import Example, Examples
 from efftune.data.sources import archives, folders, hf, tables, tfds
 from efftune.data.sources.folders import SPLIT_FOLDERS, Layout
 from efftune.data.sources.samples import digits_folder
@@ -24,6 +28,7 @@ def find(
     source: str | Path,
     on_progress: Progress = silent,
     columns: Columns = Columns(),  # noqa: B008  (frozen)
+    held_out: Mapping[Literal["val", "test"], str] = MappingProxyType({}),
 ) -> Examples:
     """Find the examples in a source.
 
@@ -36,25 +41,53 @@ def find(
             unpacked, and the total; before a Hugging Face data set is loaded by name, also with
             `download`.
         columns: column names of a table or of a Hugging Face data set.
+        held_out: further sources, of the pictures of the splits `val` and `test`. Their names get
+            the source in front.
 
     Returns:
         One example per file, sorted by name, or one per row of a table, in its order. Splits are
         set where the source defines them.
 
     Raises:
-        UsageError: the source does not exist, or a package that it needs is not installed.
+        UsageError: a source does not exist, or a package that it needs is not installed; or both
+            the source and `held_out` have pictures of a split.
         DataError: a folder, archive or table cannot be read, split folders are ambiguous, or a
             data set cannot be downloaded.
     """
-    name = str(source)
+    rows = _rows(source, on_progress, columns)
+    splits = {row.split for row in rows if row.usable}
+    for split, other in held_out.items():
+        if split in splits:
+            raise UsageError(
+                f"{source} has {split} pictures already: omit --{split} {other}, or train on "
+                "the folder of its training pictures only."
+            )
+        further = _rows(other, on_progress, columns)
+        own = {row.split for row in further} - {""}
+        if own - {split} and split not in own:
+            raise UsageError(
+                f"--{split} {other} is divided into splits, and none is {split}: give the folder "
+                "of one of them."
+            )
+        paths, folder = {row.path for row in further}, other.rstrip("/\\")
+        rows = [row for row in rows if row.path not in paths]  # it may lie in the source
+        rows += [
+            replace(row, name=f"{folder}/{row.name}", split=split)
+            for row in further
+            if not own or row.split == split
+        ]
+    return Examples(str(source), tuple(rows))
+
+
+def _rows(source: str | Path, on_progress: Progress, columns: Columns) -> list[Example]:
     try:
-        layout = _layout(name, source, on_progress, columns)
+        layout = _layout(str(source), source, on_progress, columns)
     except PermissionError as error:
         raise DataError(
             f"No permission to access {error.filename}. Change its permissions, or move it out."
         ) from None
-    _LOGGER.info("%s: %s", name, layout.description)
-    return Examples(name, layout.rows)
+    _LOGGER.info("%s: %s", source, layout.description)
+    return list(layout.rows)
 
 
 def _layout(name: str, source: str | Path, on_progress: Progress, columns: Columns) -> Layout:

@@ -22,6 +22,7 @@ from openvino import opset13 as ops
 from openvino.preprocess import PrePostProcessor
 
 from efftune.data.images import Pixels
+from efftune.errors import UsageError
 from efftune.system.machine import usable_processors
 
 Precision = Literal["f32", "bf16"]
@@ -42,6 +43,18 @@ WINDOW_BYTES = 256 * 2**20  # maximum size of the decoded pictures that wait for
 def fastest_precision() -> Precision:
     """The fastest inference precision of this machine's CPU: bf16 where it is supported."""
     return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+def chosen_precision(wanted: Literal["auto"] | Precision) -> Precision:
+    """The precision to compute in: with `auto`, the fastest.
+
+    Raises:
+        UsageError: this machine's CPU does not compute in it.
+    """
+    fastest = fastest_precision()
+    if wanted == "bf16" and fastest != "bf16":
+        raise UsageError("This machine's processor has no bfloat16: use --precision auto.")
+    return fastest if wanted == "auto" else wanted
 
 
 def read(path: Path) -> ov.Model:

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -205,6 +206,20 @@ def test_classify_names_what_a_picture_shows(efftune_command, source):
     (output,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(output["top"]) == 3
     assert output["label"] == output["top"][0]["label"]
+    answer = output["top"][0]
+    assert answer["class_index"] == output["class_index"]
+    assert re.fullmatch(r"n\d{8}", answer["wordnet_id"])
+    done = efftune_command("classify", source / "red" / "01.png", "--csv", "--top", 2)
+    header, first, _second = done.stdout.splitlines()
+    assert header.endswith("unlike,class_index,wordnet_id")
+    assert first.endswith(f"{answer['class_index']},{answer['wordnet_id']}")
+
+
+def test_classify_with_other_weights_names_those_that_there_are(efftune_command, source):
+    done = efftune_command("classify", source / "red" / "01.png", "--weights", "noisy-student")
+    assert done.returncode == 2
+    assert "No noisy-student weights are published for efficientnet-lite0" in done.stderr
+    assert "imagenet, timm" in done.stderr
 
 
 def test_classify_without_weights_names_a_model_that_has_them(efftune_command, source, monkeypatch):
@@ -225,6 +240,10 @@ def test_models_lists_the_family(efftune_command):
     output = json.loads(efftune_command("models", "--json").stdout)
     assert {row["name"] for row in output} == set(rows)
     assert [row["here"] for row in output if row["name"] == "efficientnet-lite0"] == [True]
+    assert re.search(r"b0 +noisy-student +78\.7 % +224 px +Apache-2\.0 +downloaded", done.stdout)
+    (b4,) = (row for row in output if row["name"] == "efficientnet-b4")
+    names = ["imagenet", "noisy-student", "advprop", "autoaugment", "timm"]
+    assert [each["weights"] for each in b4["published"]] == names
 
 
 def test_unknown_model_is_not_fetched(efftune_command):

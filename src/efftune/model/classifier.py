@@ -15,11 +15,11 @@ from efftune.data import bit_depth
 from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
 from efftune.data.pictures import Picture, decode, listed, path_of
+from efftune.data.resizing import Framing
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.model.backbone import Backbone
 from efftune.model.engines import openvino_engine
 from efftune.model.uncertainty import Uncertainty
-from efftune.recipe.inputs import Fit
 from efftune.system import files
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ class Prediction:
         unlike: whether the picture is out-of-distribution: unlike the training pictures.
         class_index: position of the class in `Classifier.class_names`.
         index: position of the picture among those given.
+        top_indices: positions of the classes of `top` in `Classifier.class_names`.
+        wordnet_ids: WordNet ids of the classes of `top`, such as `n02123045`; empty if the classes
+            are not ImageNet's.
     """
 
     path: Path | None
@@ -56,6 +59,8 @@ class Prediction:
     unlike: bool = False
     class_index: int = 0
     index: int = 0
+    top_indices: tuple[int, ...] = ()
+    wordnet_ids: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """The class, its probability and the flags."""
@@ -69,7 +74,15 @@ class Prediction:
             **{"path": None if self.path is None else str(self.path), "label": self.label},
             **{"confidence": self.confidence, "class_index": self.class_index},
             **{"unsure": self.unsure, "unlike": self.unlike},
-            "top": [{"label": label, "confidence": value} for label, value in self.top],
+            "top": [self._ranked(rank) for rank in range(len(self.top))],
+        }
+
+    def _ranked(self, rank: int) -> dict[str, Any]:
+        label, confidence = self.top[rank]
+        ids = {"class_index": self.top_indices, "wordnet_id": self.wordnet_ids}
+        return {
+            **{"label": label, "confidence": confidence},
+            **{name: values[rank] for name, values in ids.items() if values},
         }
 
 
@@ -100,7 +113,7 @@ class Classifier:
         folder: the run that it was loaded from.
         class_names: in the order of the probabilities.
         image_size: side of the input square, in pixels.
-        fit: how pictures are resized to squares.
+        fit: how pictures are resized to squares; of a published model, as it was evaluated.
         uncertainty: temperature and thresholds; None for a published model.
         depth: which values of pictures of more than 8 bits become black and white.
     """
@@ -110,7 +123,7 @@ class Classifier:
         folder: Path,
         class_names: Sequence[str],
         image_size: int,
-        fit: Fit,
+        fit: Framing,
         uncertainty: Uncertainty | None = None,
         depth: BitDepth = bit_depth.UNKNOWN,
     ):
@@ -251,7 +264,13 @@ class Classifier:
             probabilities = self.uncertainty.raw(probabilities) if raw else probabilities
         order = np.argsort(-probabilities, kind="stable")[:top].tolist()
         ranked = tuple((self.class_names[i], float(probabilities[i])) for i in order)
-        return Prediction(path, *ranked[0], ranked, unsure, unlike, order[0], index)
+        return Prediction(
+            path,
+            *ranked[0],
+            ranked,
+            **{"unsure": unsure, "unlike": unlike, "class_index": order[0], "index": index},
+            top_indices=tuple(order),
+        )
 
 
 def save(

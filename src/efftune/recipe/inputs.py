@@ -87,8 +87,9 @@ class BackboneSettings:
         str,
         Len(1),
         Setting(
-            "imagenet, a weights file of the same model, or none for random weights, which "
-            "require --recipe scratch.",
+            "Published weights of the model, as `efftune models` lists them: imagenet, "
+            "noisy-student, advprop, autoaugment, imagenet21k or timm; a weights file of the same "
+            "model; or none for random weights, which require --recipe scratch.",
             "--weights",
         ),
     ] = "imagenet"

@@ -180,3 +180,53 @@ def test_missing_weights_file_is_refused():
 def test_random_weights_need_no_file():
     found = download.locate(catalogue.model("efficientnet-b0"), "none")
     assert (found.path, found.checksum) == (None, "none")
+
+
+@pytest.fixture
+def with_others(server, entry):
+    """B0, all of its other weights being CONTENT and on our server, too."""
+    sha256 = hashlib.sha256(CONTENT).hexdigest()[:8]
+    url = f"http://127.0.0.1:{server.server_port}/"
+    others = [
+        replace(each, checksum=f"sha256:{sha256}", url=url + each.file) for each in entry.others
+    ]
+    return replace(entry, others=tuple(others))
+
+
+def test_other_weights_are_downloaded_by_name_and_resumed(server, with_others, own_cache):
+    server.cut_after = [1_000_000]
+    found = download.locate(with_others, "advprop")
+    assert found.path == own_cache / "weights" / "tf_efficientnet_b0_ap-f262efe1.pth"
+    assert found.path.read_bytes() == CONTENT
+    assert server.asked == ["all", "bytes=1000000-"]
+    assert found.graph.mean == (0.5, 0.5, 0.5)
+    assert download.locate(with_others, "timm").graph.padding == "symmetric"
+    server.asked.clear()
+    download.locate(with_others, "advprop")
+    assert server.asked == []
+
+
+def test_other_weights_that_are_altered_are_deleted(server, with_others, own_cache):
+    server.content = CONTENT[:-1] + b"?"
+    with pytest.raises(DataError, match=r"_ns-c0e6a31c\.pth is not the published file.*deleted"):
+        download.locate(with_others, "noisy-student")
+    assert beside(own_cache) == []
+
+
+def test_weights_that_are_not_published_for_the_model_are_refused():
+    entry = catalogue.model("efficientnet-b0")
+    with pytest.raises(
+        UsageError, match=r"No imagenet21k .* efficientnet-b0\. Published: imagenet, noisy-student"
+    ):
+        download.locate(entry, "imagenet21k")
+
+
+def test_features_are_not_shared_between_networks_with_the_same_tensors(tmp_path):
+    """What caches are keyed by: the same file means another network under another name."""
+    entry = catalogue.model("efficientnet-b0")
+    found = []
+    for name in ("tf_efficientnet_b0.pth", "efficientnet_b0.pth"):
+        (tmp_path / name).write_bytes(b"the same")
+        found.append(download.locate(entry, tmp_path / name))
+    assert found[0].checksum == found[1].checksum == found[0].identity
+    assert found[1].identity != found[0].identity

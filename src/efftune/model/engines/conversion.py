@@ -70,7 +70,11 @@ def _converter(layer: layers.Layer) -> Callable[..., Node]:
 
 
 def _rescaling(layer: layers.Rescaling, x: Node) -> Node:
-    return ops.add(ops.multiply(x, np.float32(layer.scale)), np.float32(layer.offset))
+    # One value, or one per channel.
+    scale, offset = (
+        np.asarray(each, np.float32).reshape(-1, 1, 1) for each in (layer.scale, layer.offset)
+    )
+    return ops.add(ops.multiply(x, scale), offset)
 
 
 def _convolution(layer: layers.Conv2D, x: Node) -> Node:

@@ -13,6 +13,8 @@ from filelock import FileLock
 
 from efftune.errors import DataError, UsageError
 from efftune.model import catalogue
+from efftune.model.weights import recognition
+from efftune.model.weights_table import OWN, Graph, Weights
 from efftune.system import files
 from efftune.system.progress import Progress, silent
 
@@ -29,38 +31,52 @@ class WeightsFile:
     Attributes:
         path: the file; None for random weights.
         checksum: algorithm and digits, such as `sha256:…`; `none` for random weights.
+        graph: the network that they were trained in.
+        published: their row in the table, if they are published.
     """
 
     path: Path | None
     checksum: str
+    graph: Graph = OWN
+    published: Weights | None = None
+
+    @property
+    def identity(self) -> str:
+        """What features depend on: the checksum, and the graph if it isn't the family's own."""
+        return self.checksum if self.graph == OWN else f"{self.checksum} {self.graph}"
 
 
 def locate(
     entry: catalogue.Model, weights: str | Path, on_progress: Progress = silent
 ) -> WeightsFile:
-    """Locate a model's weights; the ImageNet weights are downloaded if needed.
+    """Locate a model's weights; published ones are downloaded if needed.
 
     Args:
         entry: the model.
-        weights: `imagenet`, `none` or a file.
+        weights: the name of published weights, such as `imagenet`; `none` or a file.
         on_progress: called with `download`, the bytes received and the total.
 
     Raises:
-        UsageError: there is no such file, or the weights' package is not installed.
+        UsageError: there is no such file, no such weights are published for the model, or their
+            package is not installed.
         DataError: they cannot be downloaded; the message says why and what to do.
     """
     if weights == "none":
         return WeightsFile(None, "none")
-    if weights == "imagenet":
-        return WeightsFile(ensure_downloaded(entry, on_progress), entry.weights.checksum)
+    if weights in catalogue.WEIGHTS_NAMES:
+        chosen = entry.with_weights(str(weights))
+        path = ensure_downloaded(chosen, on_progress)
+        return WeightsFile(path, chosen.weights.checksum, chosen.weights.graph, chosen.weights)
     path = files.user_path(weights)
     if not path.is_file():
-        raise UsageError(f"There is no weights file {path}. Pass a file, imagenet or none.")
-    return WeightsFile(path, f"sha256:{files.sha256(path)}")
+        names = ", ".join(each.name for each in entry.published)
+        raise UsageError(f"There is no weights file {path}. Pass a file, {names} or none.")
+    sha256 = files.sha256(path)
+    return WeightsFile(path, f"sha256:{sha256}", recognition.recognise(entry, path, sha256))
 
 
 def ensure_downloaded(entry: catalogue.Model, on_progress: Progress = silent) -> Path:
-    """The file of a model's ImageNet weights, downloaded if it is missing.
+    """The file of a model's weights, downloaded if it is missing.
 
     Args:
         entry: the model.

@@ -1,4 +1,4 @@
-"""Loading weights files of Keras, NumPy or PyTorch into the family's Keras models."""
+"""Loading weights files of Keras, NumPy, PyTorch or safetensors into the family's Keras models."""
 
 import re
 import warnings
@@ -13,7 +13,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from efftune.errors import DataError
-from efftune.model.weights import torch_tensors
+from efftune.model.weights import safetensors_file, torch_tensors
 
 Array = NDArray[Any]
 Head = tuple[NDArray[np.float32], NDArray[np.float32]]  # kernel (features, classes), bias (classes)
@@ -31,7 +31,8 @@ def load(model: keras.Model, path: Path) -> Head | None:
         path: a file in one of these formats. `.h5`: weights of Keras 2 and `keras.applications`.
             `.weights.h5`, `.keras`: files of Keras 3. `.npz`: arrays named LAYER/VARIABLE, as
             written by `save_npz`. `.pth`, `.pt`, `.bin`: PyTorch tensors with the names of
-            `efficientnet-pytorch` or of timm's `tf_` models, whose padding is the same as ours.
+            `efficientnet-pytorch` or of timm. `.safetensors`: the same. The model has to have the
+            graph that they were trained in: see `recognition`.
 
     Returns:
         The head in the file; None if it contains only a backbone.
@@ -194,7 +195,14 @@ def _array(arrays: Mapping[str, Array], name: str) -> Array:
 
 
 def _torch(model: keras.Model, path: Path) -> Head | None:
-    tensors = torch_tensors.read(path.read_bytes())
+    return _from_tensors(model, torch_tensors.read(path.read_bytes()))
+
+
+def _safetensors(model: keras.Model, path: Path) -> Head | None:
+    return _from_tensors(model, safetensors_file.read(path.read_bytes()))
+
+
+def _from_tensors(model: keras.Model, tensors: Mapping[str, Array]) -> Head | None:
     names = _timm_names(model) if "conv_stem.weight" in tensors else _plain_names(model)
     for layer in model.layers:
         if layer.weights and not isinstance(layer, layers.Normalization):
@@ -303,4 +311,5 @@ _READERS: dict[str, Callable[[keras.Model, Path], Head | None]] = {
     ".pth": _torch,
     ".pt": _torch,
     ".bin": _torch,
+    ".safetensors": _safetensors,
 }

@@ -13,6 +13,8 @@ from PIL import Image, ImageCms
 from efftune.data import images
 from efftune.errors import BadImage
 
+from .profiles import DISPLAY_P3, SRGB, profile
+
 SAMPLES = Path(__file__).parent / "samples"
 FORMATS = [  # those that Pillow writes
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA"),
@@ -179,37 +181,6 @@ def test_transparent_palette_colour_is_laid_on_white():
 def test_cmyk_becomes_rgb():
     content = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95)
     assert is_red(images.decode(content, 16, "stretch")[8, 8])
-
-
-DISPLAY_P3 = np.array(  # linear, to XYZ under the white that profiles refer to
-    [[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]]
-)
-SRGB = np.array(
-    [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
-)
-
-
-def xyz(values: np.ndarray) -> bytes:
-    return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65536) for value in values))
-
-
-def profile(space: bytes, gamma: float, to_xyz: np.ndarray | None = None) -> bytes:
-    """An ICC profile of a display whose channels all have the same gamma."""
-    curve = b"curv" + struct.pack(">IIH", 0, 1, round(gamma * 256)) + b"\0\0"
-    tags = {b"wtpt": xyz((0.9642, 1, 0.8249))}
-    if to_xyz is None:
-        tags[b"kTRC"] = curve
-    else:
-        for name, column in zip((b"r", b"g", b"b"), to_xyz.T, strict=True):
-            tags |= {name + b"XYZ": xyz(column), name + b"TRC": curve}
-    table, data = struct.pack(">I", len(tags)), b""
-    for name, content in tags.items():
-        at = 128 + 4 + 12 * len(tags) + len(data)
-        table, data = table + name + struct.pack(">II", at, len(content)), data + content
-    kinds = (b"mntr", space, b"XYZ ")
-    header = struct.pack(">I4sI4s4s4s", 128 + len(table) + len(data), b"", 0x02400000, *kinds)
-    header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
-    return header.ljust(128, b"\0") + table + data
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "MPO"])

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from efftune.data import colour, formats, heic
 from efftune.data.formats import FORMATS
@@ -41,6 +41,8 @@ BROKEN_LINK = "broken link"
 NO_SUCH_FILE = "no such file"
 _ORIENTATION = 0x0112  # EXIF tag number
 _SUBFILE_TYPE, _REDUCED, _DNG_VERSION = 254, 1, 50706  # TIFF tags, and a value of the first
+# Of a packed text in a PNG file; with Pillow's limit, photos with a long history look damaged.
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 _GREY = 127  # mapped to zero by the models' preprocessing
 
 
@@ -117,10 +119,12 @@ def decoded(content: bytes, size: int, fit: Fit) -> Decoded:
     with _errors_of_decoders():
         form = formats.detect(content[: formats.HEAD])
         with _opened(content, form) as image:
-            several = bool(FORMATS[form].several and getattr(image, "is_animated", False))
             original_size, mode = image.size, image.mode
+            if form != "TIFF":  # which Pillow turns while it loads them
+                _load(image, size)
             orientation = _orientation(image)
             pixels = _pixels(image, size, fit)
+            several = bool(FORMATS[form].several) and _has_several(image)
             swapped = orientation >= 5 and form != "TIFF"  # Pillow reports its rotated size
             width, height = original_size[::-1] if swapped else original_size
             return Decoded(pixels, form, width, height, mode, several, orientation)
@@ -132,14 +136,18 @@ def of_image(image: Image.Image, size: int, fit: Fit) -> Pixels:
         return _pixels(image.copy(), size, fit)
 
 
-def _pixels(image: Image.Image, size: int, fit: Fit) -> Pixels:
+def _load(image: Image.Image, size: int) -> None:
     # Affects JPEG only. Both sides stay at least `size`, so that the final resampling never
     # enlarges.
     image.draft("RGB", (size, size))
     if image.width * image.height > MOST_PIXELS:
         raise BadImage(TOO_LARGE)
-    profile = image.info.get("icc_profile") or b""
     image.load()
+
+
+def _pixels(image: Image.Image, size: int, fit: Fit) -> Pixels:
+    profile = image.info.get("icc_profile") or b""
+    _load(image, size)
     _apply_orientation(image)
     return colour.to_srgb(_fitted(_rgb(image, profile), size, fit), profile)
 
@@ -214,10 +222,19 @@ def _apply_orientation(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation. Load PNG files before: Pillow would do it here, and errors be lost."""
     with suppress(Exception):
         value = int(image.getexif().get(_ORIENTATION, 1))
         return value if 1 <= value <= 8 else 1
     return 1
+
+
+def _has_several(image: Image.Image) -> bool:
+    """Whether there is a second frame or page. Call this after loading the first."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # noqa: BLE001
+        return True  # which is damaged, and not used
 
 
 def _rgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -298,6 +315,6 @@ def _readable(path: Path) -> Iterator[None]:
     except IsADirectoryError:
         raise BadImage(FOLDER) from None
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno == errno.ELOOP or path.is_symlink():
             raise BadImage(BROKEN_LINK) from None
         raise BadImage(f"cannot be read: {error.strerror}") from None

@@ -96,7 +96,7 @@ def test_png_whose_pixels_are_damaged_is_not_used():
 def test_first_frame_is_used_if_a_later_one_is_cut_off():
     frames = {"save_all": True, "append_images": [halves().rotate(180)]}
     content = encoded(halves(), "GIF", **frames)
-    second = content.index(b"\x21\xf9", content.index(b"\x21\xf9") + 1)
+    second = content.rindex(b"\x21\xf9")
     for end in range(second + 1, len(content)):
         decoded = images.decoded(content[:end], 32, "stretch")
         assert is_red(decoded.pixels[4, 16])

@@ -1,6 +1,5 @@
 """Printing of results to the terminal."""
 
-import csv
 import json
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from efftune.model.classifier import Prediction
 from efftune.report.explanation_images import ExplanationFile
 from efftune.report.source_check import Check
 from efftune.runs.run import Run
+from efftune.system import files
 from efftune.training.planning import Plan
 
 
@@ -211,7 +211,7 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
         for each in predictions:
             print(json.dumps(each.to_dict(), ensure_ascii=False))
     elif form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = files.csv_writer(sys.stdout)
         writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike"])
         for each in predictions:
             flags = ["yes" if flag else "no" for flag in (each.unsure, each.unlike)]

@@ -1,6 +1,5 @@
 """Examples: the pictures of a source with their classes and splits."""
 
-import csv
 import hashlib
 import io
 import itertools
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.errors import DataError
+from efftune.system import files
 
 Split = Literal["train", "val", "test"]
 Undecided = Literal[""]
@@ -255,7 +255,7 @@ class Examples:
     def to_csv(self) -> str:
         """The table `examples.csv`: path, label, split, status, reason, sha256."""
         table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
+        writer = files.csv_writer(table)
         writer.writerow(["path", "label", "split", "status", "reason", "sha256"])
         for row in self.rows:
             status = "used" if row.usable else "set aside"

@@ -7,7 +7,6 @@ The quality measures are those of cleanvision (https://github.com/cleanlab/clean
 on the picture decoded to a square of SIDE pixels instead of the original picture.
 """
 
-import csv
 import hashlib
 import io
 import itertools
@@ -321,7 +320,7 @@ def to_csv(findings: Iterable[Finding]) -> str:
     """The table `findings.csv`: problem, kind, name, other, label, split, detail."""
     table = io.StringIO()
     columns = ("kind", "name", "other", "label", "split", "detail")
-    writer = csv.writer(table, lineterminator="\n")
+    writer = files.csv_writer(table)
     writer.writerow(["problem", *columns])
     for each in findings:
         values = (getattr(each, column) for column in columns)

@@ -207,6 +207,12 @@ def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):
     assert discovery.find(tmp_path).class_names == ("blue", "caf\u00e9", "green")
 
 
+def test_icon_of_a_folder_under_macos_is_hidden(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "red" / "Icon\r").touch()
+    assert reasons(discovery.find(tmp_path)) == {"red/Icon\r": "hidden"}
+
+
 def test_pipe_in_a_class_folder_is_set_aside(tmp_path):
     fill(tmp_path)
     os.mkfifo(tmp_path / "red" / "pipe.jpg")

@@ -250,7 +250,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _leftover(path: Path) -> str:
     """The reason if the name is that of a hidden or operating-system file, else empty."""
-    if path.name.startswith("."):
+    if path.name.startswith(".") or path.name == "Icon\r":  # of a folder, under macOS
         return HIDDEN
     if path.name == "__MACOSX":
         return MACOS

@@ -3,10 +3,12 @@
 import contextlib
 import io
 import os
+import re
 import socket
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -716,3 +718,32 @@ KINDS: dict[str, Callable[[], Iterator[Sketch]]] = {
     **{"heic": heic, "no pictures": no_pictures, "not read": not_read},
     **{"videos and raw": videos_and_raw, "bombs": bombs, "names": names, "no files": no_files},
 }
+
+
+def untrue(files: list[OddFile], listed: list[tuple[str, str]]) -> list[str]:
+    """What is wrong with a list of files and the reasons why they are set aside, in words.
+
+    Args:
+        files: those that were made.
+        listed: names and reasons, of which the empty one means that the picture is used.
+    """
+    counts, given = Counter(name for name, _ in listed), dict(listed)
+    wrong = [
+        f"{name!r} is not there" for name in given if name not in {each.name for each in files}
+    ]
+    for each in files:
+        if counts[each.name] != 1:
+            wrong.append(f"{each.name!r} is listed {counts[each.name]} times")
+        elif not re.fullmatch(each.reasons, given[each.name]):
+            reason = given[each.name] or "used"
+            wrong.append(f"{each.name!r} is {reason}; true is {each.reasons or 'used'}")
+    return wrong
+
+
+def wrong_facts(files: list[OddFile], found: Mapping[str, set[str]]) -> list[str]:
+    """What is wrong with the kinds of findings by name of a picture, in words."""
+    return [
+        f"{each.name!r}: {sorted(found[each.name] & FACTS)}; true is {sorted(each.facts)}"
+        for each in files
+        if each.facts is not None and found[each.name] & FACTS != each.facts
+    ]

@@ -189,6 +189,10 @@ class Examples:
                 )
             else:
                 problem = f"that can be read. Found: {self.reasons_summary}."
+                if "no such file" in self.reasons_summary:
+                    problem += (
+                        " Correct the paths in the table, or choose their folder with --root."
+                    )
             raise DataError(f"{self.source} holds no picture {problem}")
         if not allow_missing:
             self._require_no_class_lost()

@@ -128,10 +128,10 @@ def files_case(place: Path, every: int) -> Case:
     case.efftune(place, "train", "odd", *SMALL, *allow, code=0)
     if not (place / "run" / "examples.csv").exists():
         return case
-    trained = _examples(place / "run")
-    wrong = odd_files.untrue([_as_written(each) for each in made], trained)
+    trained = odd_files.examples(place / "run")
+    wrong = odd_files.untrue(odd_files.as_written(made), trained)
     case.faults += [f"examples.csv: {each}" for each in wrong]
-    if dict(trained) != {_text(name): reason for name, reason in reasons.items()}:
+    if dict(trained) != {odd_files.as_text(name): reason for name, reason in reasons.items()}:
         case.faults.append("train and check give different reasons")
     _predicted(case, place, made, reasons)
     case.efftune(place, "report", "run", code=0)
@@ -149,7 +149,8 @@ def _checked(case: Case, place: Path, made: list[OddFile]) -> dict[str, str]:
         case.faults.append(f"check: messages in spite of --quiet: {stderr[:300]}")
     found: dict[str, set[str]] = defaultdict(set)
     aside: list[tuple[str, str]] = []
-    for each in json.loads(stdout)["findings"]:
+    findings = json.loads(stdout)["findings"]
+    for each in findings:
         found[each["name"]].add(each["kind"])
         if each["kind"] not in PICTURES:
             aside.append((each["name"], each["detail"]))
@@ -163,7 +164,7 @@ def _checked(case: Case, place: Path, made: list[OddFile]) -> dict[str, str]:
     case.faults += [f"check: {each}" for each in odd_files.wrong_facts(used, found)]
     with (place / "found" / "findings.csv").open(newline="", encoding="utf-8") as stream:
         rows = Counter(row["name"] for row in csv.DictReader(stream))
-    if any(rows[_text(name)] != len(kinds) for name, kinds in found.items() if name in names):
+    if rows != Counter(odd_files.as_text(each["name"]) for each in findings):
         case.faults.append("check: findings.csv has other rows than the JSON")
     return dict(listed)
 
@@ -203,21 +204,6 @@ def _predicted(case: Case, place: Path, made: list[OddFile], reasons: dict[str, 
         )
 
 
-def _examples(run: Path) -> list[tuple[str, str]]:
-    """Names and reasons in the table of a run."""
-    with (run / "examples.csv").open(newline="", encoding="utf-8") as stream:
-        return [(row["path"], row["reason"]) for row in csv.DictReader(stream)]
-
-
-def _text(name: str) -> str:
-    """A name of any bytes as it is written into tables."""
-    return name.encode(errors="backslashreplace").decode()
-
-
-def _as_written(each: OddFile) -> OddFile:
-    return OddFile(_text(each.name), each.kind, each.reasons, each.facts)
-
-
 def layout_case(place: Path, layout: Layout) -> Case:
     """A layout."""
     case = Case(layout.name)
@@ -237,7 +223,7 @@ def layout_case(place: Path, layout: Layout) -> Case:
     if layout.refused and (place / "run").exists():
         case.faults.append("train: it is refused, and leaves a run")
     if not layout.refused and (place / "run").exists():
-        used = sum(not reason for _, reason in _examples(place / "run"))
+        used = sum(not reason for _, reason in odd_files.examples(place / "run"))
         if used != sum(layout.pictures.values()):
             case.faults.append(f"train: {used} pictures, expected {sum(layout.pictures.values())}")
     return case

@@ -1,6 +1,6 @@
 """Thousands of odd files as people have them among their pictures, and what is true of each."""
 
-import contextlib
+import csv
 import io
 import os
 import re
@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,21 @@ from .profiles import ADOBE_RGB, DISPLAY_P3, printer, profile
 
 COLOURS = {"blue": (70, 90, 190), "green": (80, 170, 90), "red": (190, 90, 80)}
 SIZE = (40, 34)
-MODES = (
-    *("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB"),
-    *("HSV", "I;16", "I;16B", "I;16L", "I", "F"),
-)
+_MANY = ("1", "L", "LA", "P", "RGB", "RGBA")
+_DEEP = ("I;16", "I;16B", "I;16L", "I", "F")
+_ALL = (*_MANY, "PA", "RGBX", "CMYK", "YCbCr", "LAB", *_DEEP)
+MODES = {  # that Pillow writes, by format: first those that are read
+    **{"JPEG": ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr"), "MPO": ("L", "RGB", "CMYK")},
+    **{"PNG": (*_MANY, "I;16", "I;16B"), "WEBP": (*_ALL, "RGBa", "HSV"), "GIF": (*_MANY, *_DEEP)},
+    **{"AVIF": (*_ALL, "RGBa", "HSV"), "TIFF": _ALL, "BMP": ("1", "L", "P", "RGB", "RGBA")},
+    **{"JPEG2000": ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B"), "TGA": _MANY},
+    **{"PPM": ("1", "L", "RGB", "RGBA", "I;16", "I", "F"), "ICO": (*_MANY, "I;16", "I;16B")},
+    **{"BLP": ("P",), "DDS": ("L", "LA", "RGB", "RGBA"), "EPS": ("L", "RGB", "CMYK")},
+    **{"ICNS": (*_MANY, "I;16"), "IM": (*_MANY, "PA", "RGBX", "CMYK", "YCbCr", *_DEEP)},
+    **{"MSP": ("1",), "PALM": ("1", "P"), "PCX": ("1", "L", "P", "RGB"), "QOI": ("RGB", "RGBA")},
+    **{"PDF": (*_MANY, "CMYK"), "SGI": ("L", "RGB", "RGBA"), "XBM": ("1",)},
+    **{"SPIDER": (*_MANY, "PA", "CMYK", "HSV", *_DEEP), "DIB": ("1", "L", "P", "RGB", "RGBA")},
+}
 GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F")
 SUFFIXES = {  # of the formats that are read, the usual one of each
     **{"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"},
@@ -42,10 +53,10 @@ WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF")
 WITH_PROFILE = (*WITH_EXIF, "JPEG2000")
 FRAMES = {"GIF": "animated", "PNG": "animated", "WEBP": "animated", "AVIF": "animated"}
 FRAMES |= {"TIFF": "pages", "MPO": ""}
-_ALL = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "F")
+_PACKED = (*_MANY, "CMYK", "YCbCr", "LAB", "I;16", "I", "F")
 COMPRESSIONS = {  # of TIFF, and the modes that they take
-    **dict.fromkeys(("packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"), _ALL),
-    **dict.fromkeys(("zstd", "lzma"), _ALL),
+    **dict.fromkeys(("packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"), _PACKED),
+    **dict.fromkeys(("zstd", "lzma"), _PACKED),
     **{"jpeg": ("L", "RGB", "CMYK"), "group3": ("1",), "group4": ("1",), "tiff_ccitt": ("1",)},
 }
 FACTS = {"wrong-suffix", "rotated", "animated", "pages", "tiny", "long", "greyscale"}
@@ -130,6 +141,7 @@ def _made(root: Path, kind: str, sketch: Sketch, number: int) -> OddFile:
     return OddFile(name, kind, reasons, sketch.facts)
 
 
+@lru_cache(maxsize=64)
 def picture(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
     """A small picture in the colour of its class, with coarse and fine details."""
     random = np.random.default_rng(seed)
@@ -150,10 +162,7 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
     if mode in ("La", "RGBa"):
         return in_mode(image, mode.upper()).convert(mode)
     if mode == "LAB":
-        to_lab = ImageCms.buildTransform(
-            ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"
-        )
-        return to_lab.apply(image)
+        return _to_lab().apply(image)
     if mode[0] not in "IF":
         return image.convert(mode)
     deep = np.asarray(image.convert("L")).astype(np.uint16) * 257
@@ -163,11 +172,9 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 @cache
-def writable(form: str, mode: str) -> bool:
-    """Whether Pillow writes pictures of this mode in this format."""
-    with contextlib.suppress(ValueError, OSError, KeyError, TypeError, SystemError):
-        return bool(encoded(in_mode(picture(0), mode), form))
-    return False
+def _to_lab() -> ImageCms.ImageCmsTransform:
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    return ImageCms.buildTransform(srgb, lab, "RGB", "LAB")
 
 
 def readable(content: bytes) -> bool:
@@ -201,9 +208,8 @@ def _sketch(form: str, mode: str, what: str, *more: str, **options: Any) -> Sket
 def modes() -> Iterator[Sketch]:
     """Every format that is read, in every mode that it has."""
     for form in SUFFIXES:
-        for mode in MODES:
-            if writable(form, mode):
-                yield _sketch(form, mode, "")
+        for mode in MODES[form]:
+            yield _sketch(form, mode, "")
 
 
 def exif_data() -> Iterator[Sketch]:
@@ -216,9 +222,8 @@ def exif_data() -> Iterator[Sketch]:
             yield _sketch(form, "RGB", f" turned {number}", turned, exif=exif.tobytes())
         exif = Image.Exif()
         exif[0x0112], exif[0x010E] = 6, "what it shows " * 3000
-        for mode in MODES:
-            if writable(form, mode):
-                yield _sketch(form, mode, " described", "rotated", exif=exif.tobytes())
+        for mode in MODES[form]:
+            yield _sketch(form, mode, " described", "rotated", exif=exif.tobytes())
     for form in ("JPEG", "PNG", "WEBP"):
         for name, content in {
             "of nothing": b"",
@@ -242,23 +247,26 @@ def profiles() -> Iterator[Sketch]:
     for form in WITH_PROFILE:
         for mode in ("RGB", "L", "RGBA", "CMYK", "P", "1", "LAB", "I;16"):
             for name, content in contents.items():
-                if writable(form, mode) and (mode in ("RGB", "CMYK") or name in ("P3", "grey")):
+                if mode in MODES[form] and (mode in ("RGB", "CMYK") or name in ("P3", "grey")):
                     yield _sketch(form, mode, f" profile {name}", icc_profile=content)
+
+
+def _moving(image: Image.Image, form: str, mode: str, count: int) -> bytes:
+    others = [in_mode(picture(97 + i), mode) for i in range(count - 1)]
+    return _encode(image, form, mode, save_all=True, append_images=others)
 
 
 def frames() -> Iterator[Sketch]:
     """Several frames or pages, of one size and others."""
     for form, fact in FRAMES.items():
-        for mode in MODES:
-            if writable(form, mode):
-                for count in (1, 2, 4):
-                    others = [in_mode(picture(99 + i), mode) for i in range(count - 1)]
-                    options = {"save_all": True, "append_images": others}
-                    more = fact if count > 1 else ""
-                    sketch = _sketch(form, mode, f" {count} frames", more, **options)
-                    # These cut off values at 255, and then all frames are the same.
-                    unknown = form in ("GIF", "WEBP") and mode[0] in "IF"
-                    yield replace(sketch, facts=None) if unknown else sketch
+        for mode in MODES[form]:
+            for count in (1, 2, 4):
+                content = partial(_moving, form=form, mode=mode, count=count)
+                # These cut off values at 255, and then all frames are the same.
+                is_unknown = form in ("GIF", "WEBP") and mode[0] in "IF"
+                known = None if is_unknown else facts(mode, fact if count > 1 else "")
+                name = f"{mode.replace(';', ' ')} {count} frames{SUFFIXES[form]}"
+                yield Sketch(name, content, USED, known)
     other = [picture(98, (60, 20))]
     for form in ("TIFF", "GIF", "MPO"):
         options = {"save_all": True, "append_images": other}
@@ -539,15 +547,11 @@ def not_read() -> Iterator[Sketch]:
     }.items():
         # A document of pictures is no picture; nothing tells a picture of Palm from any bytes.
         reasons = {"PDF": NO_PICTURE, "PALM": NO_PICTURE}.get(form, NOT_READ)
-        for mode in MODES:
-            if writable(form, mode):
-
-                def content(image: Image.Image, form: str = form, mode: str = mode) -> bytes:
-                    return encoded(in_mode(image, mode), form)
-
-                name = f"{form} {mode.replace(';', ' ')}"
-                yield Sketch(f"{name}.{suffix}", content, reasons)
-                yield Sketch(f"{name}.jpg", content, reasons)
+        for mode in MODES[form]:
+            content = partial(_encode, form=form, mode=mode)
+            name = f"{form} {mode.replace(';', ' ')}"
+            yield Sketch(f"{name}.{suffix}", content, reasons)
+            yield Sketch(f"{name}.jpg", content, reasons)
     for suffix, kind in ((".hdr", "f4"), (".sr", "u1"), (".pam", "u1"), (".pfm", "f4")):
 
         def by_opencv(image: Image.Image, suffix: str = suffix, kind: str = kind) -> bytes:
@@ -629,7 +633,7 @@ def names() -> Iterator[Sketch]:
         *("=1+1.png", "@sum.png", "-rf.png", "--help.png", "-.png", "+1.png", "~.png", "~root.png"),
         *("%s{0}$HOME.png", "100%.png", "%2e%2e%2f.png", "#anchor.png", "a?b=c.png", "*.png"),
         *("[a-z].png", "{a,b}.png", "`id`.png", "$(id).png", "a|b.png", "a&b.png", "!.png"),
-        *(" blank .png", "  .png", "dots...png", "a.png.", "..png.png", ":stream.png", "C:.png"),
+        *(" blank .png", "  .png", "dots...png", "a.png.", ":stream.png", "C:.png"),
         *("\u202egnp.exe.png", "\u200f\u0635\u0648\u0631\u0629.png", "\u5199\u771f.png"),
         *("\U0001f431\u200d\U0001f464.png", "\ufeffmark.png", "\u2028separator.png", "\x85.png"),
         *("\x1b[31mred.png", "\x07bell.png", "\x7f.png", "nul.png", "CON.png", "Thumbs.db.png"),
@@ -640,9 +644,24 @@ def names() -> Iterator[Sketch]:
     ):
         wrong = "" if name.endswith("g") else "wrong-suffix"
         yield Sketch(name, partial(_encode, form="PNG", mode="RGB"), USED, facts("RGB", wrong))
-    for name in (".hidden.png", "._twin.png", ".ipynb_checkpoints", "Thumbs.db", "desktop.ini"):
+    for name in (
+        ".hidden.png",
+        "..png.png",
+        "._twin.png",
+        ".ipynb_checkpoints",
+        "Thumbs.db",
+        "desktop.ini",
+    ):
         leftover = "left over from Windows" if name[0] != "." else "hidden"
         yield Sketch(name, partial(_encode, form="PNG", mode="RGB"), leftover)
+
+
+def _outside(path: Path) -> Path:
+    """A path beside the source of this file."""
+    root = path.parents[2].resolve()
+    outside = root.with_name(f"{root.name}, outside")
+    outside.mkdir(exist_ok=True)
+    return outside / path.name
 
 
 def no_files() -> Iterator[Sketch]:
@@ -653,11 +672,9 @@ def no_files() -> Iterator[Sketch]:
 
     def good_link(image: Image.Image) -> Write:
         def write(path: Path) -> None:
-            root = path.parents[2].resolve()
-            outside = root.with_name(f"{root.name}, outside")
-            outside.mkdir(exist_ok=True)
-            (outside / path.name).write_bytes(encoded(image, "PNG"))
-            path.symlink_to(outside / path.name)
+            other = _outside(path)
+            other.write_bytes(encoded(image, "PNG"))
+            path.symlink_to(other)
 
         return write
 
@@ -703,8 +720,8 @@ def no_files() -> Iterator[Sketch]:
 
     def to_each_other(_: Image.Image) -> Write:
         def write(path: Path) -> None:
-            path.symlink_to(f".{path.name}")
-            path.with_name(f".{path.name}").symlink_to(path.name)
+            _outside(path).symlink_to(path)
+            path.symlink_to(_outside(path))
 
         return write
 
@@ -747,3 +764,19 @@ def wrong_facts(files: list[OddFile], found: Mapping[str, set[str]]) -> list[str
         for each in files
         if each.facts is not None and found[each.name] & FACTS != each.facts
     ]
+
+
+def examples(run: Path) -> list[tuple[str, str]]:
+    """Names and reasons in the table of a run."""
+    with (run / "examples.csv").open(newline="", encoding="utf-8") as stream:
+        return [(row["path"], row["reason"]) for row in csv.DictReader(stream)]
+
+
+def as_text(name: str) -> str:
+    """A name of any bytes as it is written into tables."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def as_written(files: list[OddFile]) -> list[OddFile]:
+    """The files by their names as they are in tables."""
+    return [replace(each, name=as_text(each.name)) for each in files]

@@ -24,7 +24,7 @@ from efftune.system import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from data.test_images import DISPLAY_P3, profile  # noqa: E402  (found by the line above)
+from data.test_images import DISPLAY_P3, profile
 
 ADOBE_RGB = np.array(
     [[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]]

@@ -12,7 +12,7 @@ import time
 import pytest
 
 import efftune
-from conftest import fill
+from conftest import COLOURS, fill, square
 
 MODULES = (
     "import sys; sys.argv[1:] = {arguments!r}\n"
@@ -433,6 +433,20 @@ def test_stopped_command_leaves_no_run(tmp_path, number, code):
     assert ("Stopped." in stderr) == (number == signal.SIGINT)
     assert "Traceback" not in stderr
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_libraries_do_not_write_to_the_terminal(efftune_command, source, tmp_path):
+    shutil.copytree(source, tmp_path / "photos")
+    scan = tmp_path / "photos" / "red" / "scan.tif"
+    square(COLOURS["red"], 7).save(scan, compression="tiff_lzw")
+    content = bytearray(scan.read_bytes())
+    content[20:60] = b"\xff" * 40  # of which libtiff complains
+    scan.write_bytes(content)
+    done = efftune_command("check", "photos", "--quiet", "--json")
+    assert "damaged" in json.loads(done.stdout)["kinds"]
+    assert done.stderr == ""
+    done = efftune_command("check", "nowhere")
+    assert "efftune: There is no folder 'nowhere'" in done.stderr
 
 
 @pytest.mark.long

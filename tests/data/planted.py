@@ -171,7 +171,7 @@ def _bombs() -> Iterator[Oddity]:
         "black.png": png(20_000, 20_000, zlib.compress(bytes(20_000 * 20_001), 1)),
         "black, 1 bit.png": png(20_000, 20_000, zlib.compress(bytes(2501 * 20_000), 1), depth=1),
         **{"header.jpg": bytes(jpeg), "header.gif": bytes(gif), "header.bmp": bytes(bmp)},
-        **{"header.webp": bytes(webp), "header.tif": _tiff(60_000, 60_000)},
+        **{"header.webp": bytes(webp), "header.tif": tiff(60_000, 60_000)},
     }
     for name, content in contents.items():
         yield _odd(f"train/coat/bomb, {name}", content, "too-large")
@@ -181,7 +181,7 @@ def _bombs() -> Iterator[Oddity]:
         yield _odd(f"train/coat/bomb, {name}.png", content, "damaged")
 
 
-def _tiff(width: int, height: int) -> bytes:
+def tiff(width: int, height: int) -> bytes:
     """A TIFF file with this size in its header."""
     entries = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 200), (277, 1)]
     entries += [(278, height), (279, width * height)]

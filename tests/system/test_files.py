@@ -1,4 +1,6 @@
+import csv
 import hashlib
+import io
 import multiprocessing
 import os
 import shutil
@@ -15,6 +17,16 @@ from efftune.system import files
 def test_write_makes_the_file_and_its_folder(tmp_path):
     files.write(tmp_path / "a" / "b.txt", "Grüße\n")
     assert (tmp_path / "a" / "b.txt").read_bytes() == "Grüße\n".encode()
+
+
+@pytest.mark.parametrize("cell", ["Icon\r", "a\nb", "a\r\nb", 'a,"b"', "\u2028", ""])
+def test_cells_of_tables_come_back(cell):
+    stream = io.StringIO()
+    files.csv_writer(stream).writerows([["path", "label"], [cell, "x"]])
+    text = stream.getvalue()
+    assert text.startswith("path,label\n")
+    assert text.endswith(",x\n")
+    assert list(csv.reader(io.StringIO(text, newline="")))[1] == [cell, "x"]
 
 
 def test_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):

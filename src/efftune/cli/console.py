@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 # Columns with paths or commands, which may be too long for one line.
 _WRAPPING_COLUMNS = {"picture", "run", "vs. first", "example", "split", "weights"}
@@ -14,14 +14,12 @@ _WRAPPING_COLUMNS = {"picture", "run", "vs. first", "example", "split", "weights
 
 def echo(text: str = "") -> None:
     """Print a line to stdout."""
-    _console().print(escape_control(text, keep="\n"), markup=False, highlight=False, soft_wrap=True)
+    _console().print(Text(escape_control(text, keep="\n")), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print a line to stderr."""
-    Console(stderr=True).print(
-        escape_control(text, keep="\n"), markup=False, highlight=False, soft_wrap=True
-    )
+    Console(stderr=True).print(Text(escape_control(text, keep="\n")), soft_wrap=True)
 
 
 def escape_control(text: str, keep: str = "") -> str:
@@ -47,7 +45,7 @@ def show_table(
         no_wrap = heading not in _WRAPPING_COLUMNS
         table.add_column(heading, justify=justify, no_wrap=no_wrap, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(escape_control(cell)) for cell in row))
+        table.add_row(*(Text(escape_control(cell)) for cell in row))
     _console().print(table)
 
 

@@ -8,7 +8,7 @@ from efftune.system.progress import Progress
 
 
 def importing_keras(recipe: Recipe, report: Progress) -> Progress:
-    """Avoid TensorFlow if the recipe allows it, or else import it quietly and late.
+    """Avoid TensorFlow if the recipe allows it, or else import it late.
 
     Importing TensorFlow takes 4 seconds, or 10 from a cold disk. The `quick` recipe only builds and
     saves Keras models, which Keras' OpenVINO backend can do too. Call this from the command line
@@ -41,19 +41,7 @@ def avoid_tensorflow() -> None:
 
 
 def _import_keras() -> None:
-    """Import Keras with stderr silenced; errors are still raised.
-
-    TensorFlow prints to file descriptor 2 on import, whatever its log level.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # By default TensorFlow allocates and frees memory from the system in each operation, which can
     # take as long as the operation itself. The BFC allocator keeps memory for reuse.
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 2)
-    try:
-        from efftune.model import lite  # noqa: F401
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(devnull)
+    from efftune.model import lite  # noqa: F401

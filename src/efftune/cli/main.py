@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -14,8 +16,24 @@ from efftune.errors import EfftuneError
 
 def main() -> None:
     """Run the command line; user errors are printed as one line, without a traceback."""
-    # Use a copy of stderr: the original is silenced while TensorFlow is imported.
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with _silent_libraries():
+        _run()
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Silence file descriptor 2, to which libtiff, libjpeg and TensorFlow write; we use a copy."""
+    copy, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    sys.stderr = os.fdopen(copy, "w", buffering=1)
+    os.dup2(devnull, 2)
+    os.close(devnull)
+    try:
+        yield
+    finally:
+        os.dup2(copy, 2)
+
+
+def _run() -> None:
     # Raise on SIGTERM, so that partial files are removed as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     for reader in ("PIL", "pydicom"):

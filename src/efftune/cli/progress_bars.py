@@ -34,7 +34,10 @@ def progress(*, quiet: bool) -> Iterator[Report]:
     if quiet:
         yield lambda _phase, _done, _total: None
     elif sys.stderr.isatty():
-        with _bars() as bars, _messages(lambda text: bars.console.print(text, markup=False)):
+        with (
+            _bars() as bars,
+            _messages(lambda text: bars.console.print(text, markup=False, emoji=False)),
+        ):
             yield _on_bars(bars)
     else:
         with _messages(warn):

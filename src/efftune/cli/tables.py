@@ -1,6 +1,5 @@
 """Printing of results to the terminal."""
 
-import csv
 import json
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ from efftune.model.classifier import Prediction
 from efftune.report.explanation_images import ExplanationFile
 from efftune.report.source_check import Check
 from efftune.runs.run import Run
+from efftune.system import files
 from efftune.training.planning import Plan
 
 
@@ -209,7 +209,7 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
         for each in predictions:
             print(json.dumps(each.to_dict(), ensure_ascii=False))
     elif form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = files.csv_writer(sys.stdout)
         ids = ["class_index", "wordnet_id"] if any(each.wordnet_ids for each in predictions) else []
         writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike", *ids])
         for each in predictions:

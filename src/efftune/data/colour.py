@@ -22,9 +22,11 @@ def to_srgb(pixels: NDArray[np.uint8], profile: bytes) -> NDArray[np.uint8]:
 
     Returns:
         The converted pixels, uint8 (height, width, 3); the same if the profile is that of sRGB, of
-        a CMYK picture, or damaged.
+        another kind of picture, or damaged.
     """
     mode = _SPACES.get(profile[16:20], "")
+    if mode == "L" and (pixels != pixels[..., :1]).any():
+        return pixels
     transform = _transform(profile, mode) if mode in ("RGB", "L") else None
     if transform is None:
         return pixels

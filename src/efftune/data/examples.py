@@ -1,6 +1,5 @@
 """Examples: the pictures of a source with their classes and splits."""
 
-import csv
 import hashlib
 import io
 import itertools
@@ -17,7 +16,9 @@ from numpy.typing import NDArray
 
 from efftune.data import bit_depth
 from efftune.data.bit_depth import BitDepth
+from efftune.data.stratified_split import StratifiedSplit
 from efftune.errors import DataError
+from efftune.system import files
 
 Split = Literal["train", "val", "test"]
 Undecided = Literal[""]
@@ -149,7 +150,7 @@ class Examples:
             "test": 0.0 if "test" in self._source_splits else test,
             "val": 0.0 if "val" in self._source_splits else val,
         }
-        splitter = _Splitter(self.rows, together)
+        splitter = StratifiedSplit(self.rows, together)
         random = np.random.default_rng(seed)
         for label in self.class_names:
             splitter.divide(label, fractions, random)
@@ -193,6 +194,10 @@ class Examples:
                 )
             else:
                 problem = f"that can be read. Found: {self.reasons_summary}."
+                if "no such file" in self.reasons_summary:
+                    problem += (
+                        " Correct the paths in the table, or choose their folder with --root."
+                    )
             raise DataError(f"{self.source} holds no picture {problem}")
         if not allow_missing:
             self._require_no_class_lost()
@@ -259,7 +264,7 @@ class Examples:
     def to_csv(self) -> str:
         """The table `examples.csv`: path, label, split, status, reason, sha256."""
         table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
+        writer = files.csv_writer(table)
         writer.writerow(["path", "label", "split", "status", "reason", "sha256"])
         for row in self.rows:
             status = "used" if row.usable else "set aside"
@@ -289,62 +294,3 @@ def _summary(reasons: Counter[str]) -> str:
 
 def _quoted_list(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (" …" if len(names) > 5 else "")
-
-
-class _Splitter:
-    """Assigns rows without a fixed split to splits, one group at a time."""
-
-    def __init__(self, rows: Sequence[Example], together: Mapping[Path, int]):
-        self.rows = rows
-        self.open = [i for i, row in enumerate(rows) if row.usable and row.split in ("", "train")]
-        groups: dict[object, list[int]] = {}
-        for i in self.open:
-            groups.setdefault(together.get(rows[i].path, f"alone {i}"), []).append(i)
-        self.group = {i: members for members in groups.values() for i in members}
-        self.split: dict[int, Split] = {}
-
-    @property
-    def result(self) -> tuple[Example, ...]:
-        """All rows; rows not assigned to another split are for training."""
-        chosen: dict[int, Split] = {i: self.split.get(i, "train") for i in self.open}
-        return tuple(
-            replace(row, split=chosen[i]) if i in chosen else row for i, row in enumerate(self.rows)
-        )
-
-    def divide(
-        self, label: str, fractions: Mapping[str, float], random: np.random.Generator
-    ) -> None:
-        """Assign pictures of a class, with their whole groups, to the missing splits."""
-        order = random.permutation([i for i in self.open if self.rows[i].label == label]).tolist()
-        counts = _split_counts(len(order), fractions)
-        for name, count in counts.items():
-            assigned = sum(self.split.get(i) == name for i in order)
-            needed_later = 1 + (name == "test" and bool(counts["val"]))
-            for i in order:
-                if i in self.split or assigned >= count:
-                    continue
-                group_count = sum(self.rows[j].label == label for j in self.group[i])
-                overshoots = assigned + group_count - count > count - assigned and assigned > 0
-                if overshoots or self._unassigned_groups(order) <= needed_later:
-                    continue
-                self.split |= dict.fromkeys(self.group[i], name)
-                assigned += group_count
-
-    def _unassigned_groups(self, order: Sequence[int]) -> int:
-        return len({self.group[i][0] for i in order if i not in self.split})
-
-
-def _split_counts(total: int, fractions: Mapping[str, float]) -> dict[Split, int]:
-    """How many of `total` pictures go to each missing split.
-
-    Every split gets one picture, in the order training, test, validation, before any gets two.
-    """
-    counts: dict[Split, int] = {}
-    remaining = total
-    reserved: tuple[tuple[Split, int], ...] = (("test", 1 + bool(fractions["val"])), ("val", 1))
-    for name, later_splits in reserved:
-        wanted = max(1, round(fractions[name] * total)) if fractions[name] else 0
-        reserved_count = max(1, min(later_splits, remaining - 1))
-        counts[name] = max(0, min(wanted, remaining - reserved_count))
-        remaining -= counts[name]
-    return counts

@@ -47,7 +47,7 @@ _TARGA = (
 FORMATS = {
     # First, as its files may start as a TIFF file does.
     "DICOM": _format(".dcm .dicom .ima", rb".{128}DICM", several="frame"),
-    "JPEG": _format(".jpg .jpeg .jpe .jfif .mpo", rb"\xff\xd8\xff", "JPEG", "MPO"),
+    "JPEG": _format(".jpg .jpeg .jpe .jfif .mpo", rb"\xff\xd8\xff(?!\xf7)", "JPEG", "MPO"),
     "PNG": _format(".png .apng", rb"\x89PNG\r\n\x1a\n", several="frame"),
     "WEBP": _format(".webp", rb"RIFF.{4}WEBP", several="frame"),
     "GIF": _format(".gif", rb"GIF8[79]a", several="frame"),
@@ -64,14 +64,14 @@ FORMATS = {
 }
 SUFFIXES = frozenset(suffix for each in FORMATS.values() for suffix in each.suffixes)
 
-_SAVE = "save it as PNG or JPEG"
+_SAVE, _WRITE = "save it as PNG or JPEG", "write its pictures as PNG or TIFF"
 _RAW = "camera raw; export it as JPEG or TIFF"
 _UNREADABLE = (  # pictures, and how to convert them
     (rb"8BPS", f"Photoshop (PSD); {_SAVE}"),
     (rb"\xff\x0a|\x00{3}\x0cJXL \r\n\x87\n", "JPEG XL; convert it with djxl"),
     (rb"(?:II\*\x00|MM\x00\*).{4}CR", _RAW),
     (_FTYP + rb"crx ", _RAW),
-    (rb"FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\x00", _RAW),
+    (rb"FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\x00|II\x1a.{3}HEAPCCDR|FOVb|\x00MRM", _RAW),
     (rb"gimp xcf", f"GIMP (XCF); {_SAVE}"),
     (rb"v/1\x01", "OpenEXR; convert it to PNG or float TIFF"),
     (rb"#\?R", "Radiance HDR; convert it to PNG or float TIFF"),
@@ -80,11 +80,28 @@ _UNREADABLE = (  # pictures, and how to convert them
     (rb"qoif", f"QOI; {_SAVE}"),
     (rb"BPG\xfb", f"BPG; {_SAVE}"),
     (rb"icns", f"Apple icon (ICNS); {_SAVE}"),
+    (rb"\xff\xd8\xff\xf7", f"JPEG-LS; {_SAVE}"),
+    (rb"FLIF", f"FLIF; {_SAVE}"),
+    (rb"[\x8a\x8b][MJ]NG\r\n\x1a\n", f"MNG or JNG; {_SAVE}"),
+    (rb"AT&TFORM", f"DjVu; {_SAVE}"),
+    (rb"FORM.{4}(?:ILBM|PBM )", f"Amiga (IFF); {_SAVE}"),
+    (rb"SDPX|XPDS|\x80\x2a\x5f\xd7|\xd7\x5f\x2a\x80", f"DPX or Cineon; {_SAVE}"),
     (rb"SIMPLE  =", "FITS; convert it to float TIFF"),
     (rb"\x93NUMPY", "NumPy array; write it as PNG or TIFF"),
+    (rb"\x89HDF\r\n\x1a\n", f"HDF5; {_WRITE}"),
+    (rb"GRIB|BUFR", f"GRIB or BUFR; {_WRITE}"),
+    (rb".{344}n[+i][12]\x00", f"NIfTI; {_WRITE}"),
+    # Headers without a signature: one layer (of floats), and the first layer is a picture.
+    (rb"\x00\x00\x80\x3f.{12}\x00\x00\x80\x3f", f"SPIDER; {_WRITE}"),
+    (rb"\x3f\x80\x00\x00.{12}\x3f\x80\x00\x00", f"SPIDER; {_WRITE}"),
     (rb"\x01\xda[\x00\x01]", f"Silicon Graphics (SGI); {_SAVE}"),
     (rb"\x59\xa6\x6a\x95", f"Sun raster; {_SAVE}"),
     (rb"\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]", f"PCX; {_SAVE}"),
+    (rb"DanM|LinS", f"Microsoft Paint (MSP); {_SAVE}"),
+    (rb"BLP[12]", f"Blizzard (BLP); {_SAVE}"),
+    (rb"Image type: ", f"IFUNC (IM); {_SAVE}"),
+    (rb"\s*#define\s+\w+_width\s", f"X bitmap (XBM); {_SAVE}"),
+    (rb"[\x28\x6c\x7c]\x00{3}.{8}\x01\x00[\x01\x04\x08\x10\x18\x20]\x00", f"DIB; {_SAVE}"),
     (rb"P7\n|PF\n", f"PAM or colour PFM; {_SAVE}"),
     (rb"\xd7\xcd\xc6\x9a|\x01\x00\x00\x00.{36} EMF", f"Windows metafile; {_SAVE}"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", f"PostScript; {_SAVE}"),
@@ -92,10 +109,15 @@ _UNREADABLE = (  # pictures, and how to convert them
 )
 _OTHER = (  # files that are no pictures
     (rb"%PDF", "a PDF document"),
+    (_FTYP + rb"M4[AB] ", "a sound"),
     (_FTYP, "a video"),
+    (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11|FLV\x01", "a video"),
     (rb"\x1aE\xdf\xa3|RIFF.{4}AVI |\x00\x00\x01[\xba\xb3]|.{4}(?:moov|mdat)", "a video"),
     (rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b", "an archive"),
-    (rb"\s*<(?i:!doctype html|html)", "a web page"),
+    (
+        rb"(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)?<(?i:!doctype html|html|head)",
+        "a web page",
+    ),
 )
 _KNOWN = [(name, re.compile(each.starts, re.DOTALL)) for name, each in FORMATS.items()]
 _NAMED = [

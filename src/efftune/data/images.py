@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from efftune.data import bit_depth, colour, dicom, formats, heic
 from efftune.data.bit_depth import BitDepth, Kind, Range, Values
@@ -43,6 +43,8 @@ BROKEN_LINK = "broken link"
 NO_SUCH_FILE = "no such file"
 _ORIENTATION = 0x0112  # EXIF tag number
 _SUBFILE_TYPE, _REDUCED, _DNG_VERSION = 254, 1, 50706  # TIFF tags, and a value of the first
+# Of a packed text in a PNG file; with Pillow's limit, photos with a long history look damaged.
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 
 
 def sniff(path: Path) -> str:
@@ -137,9 +139,12 @@ def decoded(
             return _of_values(values, form, size, fit, depth)
         with image:
             deep_colour = content if bit_depth.is_deep_colour(image) else b""
-            several = bool(FORMATS[form].several and getattr(image, "is_animated", False))
-            original_size, mode, orientation = image.size, image.mode, _orientation(image)
+            original_size, mode = image.size, image.mode
+            if form != "TIFF":  # which Pillow turns while it loads them
+                _load(image, size, fit)
+            orientation = _orientation(image)
             pixels, deep = _pixels(image, size, fit, depth, deep_colour)
+            several = bool(FORMATS[form].several) and _has_several(image)
             swapped = orientation >= 5 and form != "TIFF"  # Pillow reports its rotated size
             width, height = original_size[::-1] if swapped else original_size
             return Decoded(pixels, form, width, height, mode, several, orientation, *deep)
@@ -160,16 +165,9 @@ def _pixels(
     image: Image.Image, size: int, fit: Framing, depth: BitDepth, deep_colour: bytes = b""
 ) -> tuple[Pixels, _Deep]:
     """The pixels of a picture; `deep_colour` is its file, if it has colours of 16 bits."""
-    # Affects JPEG only. Both sides stay at least `size`, so that the final resampling never
-    # enlarges. A published evaluation decodes at the full scale; of twice the size that it resizes
-    # to, nothing differs that counts.
-    scaled = 2 * min(fit.scaled(*image.size, size)) if isinstance(fit, Resizing) else size
-    image.draft("RGB", (scaled, scaled))
-    if image.width * image.height > MOST_PIXELS:
-        raise BadImage(TOO_LARGE)
     profile = image.info.get("icc_profile") or b""
     orientation = _orientation(image)
-    image.load()
+    _load(image, size, fit)
     values = bit_depth.colour_values(deep_colour) if deep_colour else None
     deep: _Deep = ()
     if values is not None:
@@ -180,6 +178,17 @@ def _pixels(
     if values is not None:
         image, deep = _of_8_bits(values, depth)
     return colour.to_srgb(fitted(_rgb(image, profile), size, fit), profile), deep
+
+
+def _load(image: Image.Image, size: int, fit: Framing) -> None:
+    # Affects JPEG only. Both sides stay at least `size`, so that the final resampling never
+    # enlarges. A published evaluation decodes at the full scale; of twice the size that it resizes
+    # to, nothing differs that counts.
+    scaled = 2 * min(fit.scaled(*image.size, size)) if isinstance(fit, Resizing) else size
+    image.draft("RGB", (scaled, scaled))
+    if image.width * image.height > MOST_PIXELS:
+        raise BadImage(TOO_LARGE)
+    image.load()
 
 
 def _of_values(
@@ -287,10 +296,19 @@ def _apply_orientation(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation. Load PNG files before: Pillow would do it here, and errors be lost."""
     with suppress(Exception):
         value = int(image.getexif().get(_ORIENTATION, 1))
         return value if 1 <= value <= 8 else 1
     return 1
+
+
+def _has_several(image: Image.Image) -> bool:
+    """Whether there is a second frame or page. Call this after loading the first."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # noqa: BLE001
+        return True  # which is damaged, and not used
 
 
 def _rgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -324,6 +342,6 @@ def _readable(path: Path) -> Iterator[None]:
     except IsADirectoryError:
         raise BadImage(FOLDER) from None
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno == errno.ELOOP or path.is_symlink():
             raise BadImage(BROKEN_LINK) from None
         raise BadImage(f"cannot be read: {error.strerror}") from None

@@ -4,7 +4,6 @@ Every file is decoded with `images.decoded`. The results are findings: problems,
 `efftune check` exits with 1, and remarks, which are harmless.
 """
 
-import csv
 import io
 import itertools
 import re
@@ -25,6 +24,7 @@ from efftune.data.examples import LEFTOVERS, SPLITS, Example, Examples
 from efftune.data.formats import FORMATS, SUFFIXES
 from efftune.data.measurements import MEASUREMENTS, SIDE, Thumbnails, measure
 from efftune.errors import BadImage
+from efftune.system import files
 from efftune.system.machine import usable_processors
 
 _CODES = {  # kinds of findings, by the reason why a file is set aside
@@ -258,7 +258,7 @@ def to_csv(findings: Iterable[Finding]) -> str:
     """The table `findings.csv`: problem, kind, name, other, label, split, detail."""
     table = io.StringIO()
     columns = ("kind", "name", "other", "label", "split", "detail")
-    writer = csv.writer(table, lineterminator="\n")
+    writer = files.csv_writer(table)
     writer.writerow(["problem", *columns])
     for each in findings:
         values = (getattr(each, column) for column in columns)

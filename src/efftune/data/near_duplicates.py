@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data import bit_depth, images
-from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
 from efftune.data.inspection import Finding
@@ -73,7 +72,7 @@ def pairs(
     rows: Sequence[Example],
     measurements: NDArray[np.void],
     thumbnails: _Thumbnails,
-    depth: BitDepth = bit_depth.UNKNOWN,
+    depth: bit_depth.BitDepth = bit_depth.UNKNOWN,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[DuplicatePair]:
     """Find all pairs of copies.
@@ -98,9 +97,9 @@ def pairs(
 
     def verified(candidate: tuple[int, int, bool]) -> DuplicatePair | None:
         i, j, mirrored = candidate
+        small = thumbnails[i], _flipped(thumbnails[j], mirrored)
         similarity = _detail_similarity(
-            (thumbnails[i], _flipped(thumbnails[j], mirrored)),
-            lambda: (load(rows[i].path), _flipped(load(rows[j].path), mirrored)),
+            small, lambda: (load(rows[i].path), _flipped(load(rows[j].path), mirrored))
         )
         if similarity < _COPY_SIMILARITY:
             return None
@@ -238,7 +237,7 @@ def _dct(thumbnails: _Thumbnails, chosen: _Numbers, border: int) -> _Coefficient
     return even, odd
 
 
-def _grey_picture(path: Path, depth: BitDepth) -> Pixels:
+def _grey_picture(path: Path, depth: bit_depth.BitDepth) -> Pixels:
     try:
         pixels = images.decode(images.read(path), _SIDE, "stretch", depth)
     except BadImage:  # the file was removed or changed after the inspection

@@ -63,7 +63,7 @@ def write(path: Path, decisions: Mapping[str, Decision]) -> None:
         files.written_whole(path) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
     ):
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = files.csv_writer(stream)
         writer.writerow(COLUMNS)
         for name, each in decisions.items():
             writer.writerow([name, each.label, each.choice, each.new_label])

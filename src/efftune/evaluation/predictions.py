@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from efftune.data.examples import Example, Split
 from efftune.errors import DataError
+from efftune.system import files
 
 FILE = "predictions.csv"
 
@@ -46,7 +47,7 @@ def to_csv(predictions: Iterable[SplitPredictions], class_names: Sequence[str]) 
         no), and one column `p_CLASS` per class with its probability, to six decimals.
     """
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
+    writer = files.csv_writer(table)
     header = ["path", "split", "label", "predicted", "confidence", "unsure", "unlike"]
     writer.writerow(header + [f"p_{name}" for name in class_names])
     for part in predictions:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from efftune.data.examples import Example
 from efftune.errors import DataError
+from efftune.system import files
 
 FILE = "suspects.csv"
 
@@ -92,7 +93,7 @@ def suspects(
 def to_csv(suspects: Sequence[Suspect]) -> str:
     """Format `suspects.csv`: path, label, suggested, p_label, p_suggested, score, likely."""
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
+    writer = files.csv_writer(table)
     writer.writerow(["path", "label", "suggested", "p_label", "p_suggested", "score", "likely"])
     for each in suspects:
         numbers = (f"{value:.6f}" for value in (each.p_label, each.p_suggested, each.score))

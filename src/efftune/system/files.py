@@ -1,6 +1,7 @@
 """Atomic writes of files and folders, checksums, and the cache folder."""
 
 import atexit
+import csv
 import functools
 import hashlib
 import json
@@ -11,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import platformdirs
@@ -147,6 +148,22 @@ def write(path: Path, content: str | bytes, *, flush: bool = True) -> None:
         content = content.encode(errors="backslashreplace")  # file names may contain any bytes
     with written_whole(path, flush=flush) as partial:
         partial.write_bytes(content)
+
+
+def csv_writer(stream: TextIO) -> Any:
+    """A `csv.writer` for lines that end with a newline, and that quotes carriage returns in cells.
+
+    `csv.writer` itself quotes only those of them that end its lines.
+    """
+    return csv.writer(_NewlineEnds(stream), lineterminator="\r\n")
+
+
+class _NewlineEnds:
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, line: str) -> int:
+        return self._stream.write(line.removesuffix("\r\n") + "\n")
 
 
 def temporary_array(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

@@ -99,9 +99,8 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
             block.
     """
     chosen_precision(recipe.backbone.precision)  # now, and not after an hour
-    automatic = recipe.optimization.batch_size == "auto"
-    batch_size = _batch_size(recipe, backbone, pictures["train"])
-    recipe = recipe.changed(batch_size=batch_size).resolved(pictures["train"])
+    recipe, notes = _with_batch_size(recipe, backbone, pictures["train"])
+    recipe = recipe.resolved(pictures["train"])
     decoded_bytes = 0
     if any(stage.block == "pixels" for stage in recipe.stages):
         decoded_bytes = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
@@ -116,9 +115,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
     free -= feature_bytes
     if feature_bytes and free < 0:
         raise _disk_full(feature_bytes, "features", "train the head with fewer --head-epochs")
-    notes = [*_padding_notes(recipe), *_optimization_notes(recipe, pictures["train"])]
-    if automatic and batch_size < _USUAL_BATCH:
-        notes.append(f"{batch_size} pictures per step, because of their number or of the memory")
+    notes += [*_padding_notes(recipe), *_optimization_notes(recipe, pictures["train"])]
     if not any(stage.name == "upper" for stage in recipe.stages):
         return Plan(recipe, pictures, decoded_bytes=decoded_bytes, notes=tuple(notes))
     memory = psutil.virtual_memory().available
@@ -260,11 +257,10 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
     return traced - start + step * steps
 
 
-def _batch_size(recipe: Recipe, backbone: Backbone, pictures: int) -> int:
-    """The pictures per step; with `auto`, the usual number halved until it suits."""
-    size = recipe.optimization.batch_size
-    if size != "auto":
-        return size
+def _with_batch_size(recipe: Recipe, backbone: Backbone, pictures: int) -> tuple[Recipe, list[str]]:
+    """The recipe with a number for `auto`: the usual one, halved until it suits; and notes."""
+    if recipe.optimization.batch_size != "auto":
+        return recipe, []
     size = _USUAL_BATCH
     while size > _SMALL_BATCH and pictures < _FEW_STEPS * size:
         size //= 2
@@ -273,7 +269,8 @@ def _batch_size(recipe: Recipe, backbone: Backbone, pictures: int) -> int:
     needed = max(map(backbone.step_bytes, blocks), default=0)
     while size > 1 and size * needed > limit:
         size //= 2
-    return size
+    note = f"{size} pictures per step, because of their number or of the memory"
+    return recipe.changed(batch_size=size), [note] if size < _USUAL_BATCH else []
 
 
 def _padding_notes(recipe: Recipe) -> list[str]:

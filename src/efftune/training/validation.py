@@ -1,6 +1,5 @@
 """Validation metrics, the choice of the best epoch, and the history as CSV."""
 
-import csv
 import io
 import math
 from collections.abc import Sequence
@@ -8,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from efftune.system import files
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _cross_entropy(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> f
 def to_csv(epochs: Sequence[Epoch]) -> str:
     """The epochs as `history.csv`; values that do not apply to a stage are empty."""
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
+    writer = files.csv_writer(table)
     metrics = ("loss", "accuracy", "val_loss", "val_accuracy")
     writer.writerow(["stage", "epoch", "seconds", *metrics, "learning_rate"])
     for epoch in epochs:

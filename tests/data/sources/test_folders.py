@@ -207,10 +207,25 @@ def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):
     assert discovery.find(tmp_path).class_names == ("blue", "caf\u00e9", "green")
 
 
+def test_icon_of_a_folder_under_macos_is_hidden(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "red" / "Icon\r").touch()
+    assert reasons(discovery.find(tmp_path)) == {"red/Icon\r": "hidden"}
+
+
 def test_pipe_in_a_class_folder_is_set_aside(tmp_path):
     fill(tmp_path)
     os.mkfifo(tmp_path / "red" / "pipe.jpg")
     assert reasons(discovery.find(tmp_path)) == {"red/pipe.jpg": "not a regular file"}
+
+
+def test_link_to_a_folder_above_the_classes_is_not_followed(tmp_path):
+    fill(tmp_path / "photos", count=3)
+    (tmp_path / "photos" / "red" / "all").symlink_to("..")
+    (tmp_path / "photos" / "blue" / "here").symlink_to(tmp_path / "photos")
+    found = discovery.find(tmp_path)
+    assert reasons(found) == dict.fromkeys(("blue/here", "red/all"), "folder links back to itself")
+    assert len(found.rows) == 3 * 3 + 2
 
 
 def test_home_of_nobody_is_a_name_like_any(tmp_path, monkeypatch):

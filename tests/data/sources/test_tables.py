@@ -178,6 +178,28 @@ def test_columns_of_classes_may_be_chosen(dogs):
         discovery.find(table, columns=Columns(labels=("blue", "green")))
 
 
+def test_blanks_around_paths_are_left_out(dogs):
+    table = written(dogs, "breed, path\nblue, train/b0f.JPG\nred, train\\r1f.png \n")
+    assert [row.path.name for row in discovery.find(table).rows] == ["b0f.JPG", "r1f.png"]
+    (dogs / " b0f.JPG").write_bytes((dogs / "train" / "b1f.png").read_bytes())
+    table = written(dogs, 'breed,path\nblue," b0f.JPG"\n')
+    assert discovery.find(table).rows[0].path == dogs / " b0f.JPG"
+
+
+@pytest.mark.parametrize("hint", ["sep=;", "SEP=;", '"sep=;"', "\ufeffsep=;"])
+def test_separator_that_excel_notes_is_no_header(dogs, hint):
+    table = written(dogs, f"{hint}\r\nid;label\r\nb0f;blue, pale\r\nzzz;red\r\n")
+    blue, red = discovery.find(table).rows
+    assert (blue.label, blue.line, blue.path.stem) == ("blue, pale", 3, "b0f")
+    assert (red.label, red.line) == ("red", 4)
+
+
+def test_paths_of_another_machine_come_with_a_way_out(dogs):
+    table = written(dogs, "path,label\n/content/b0f.JPG,blue\n/content/r1f.png,red\n")
+    with pytest.raises(DataError, match=r"2 no such file\. Correct the paths .* --root"):
+        discovery.find(table).require_splittable(allow_missing=False)
+
+
 def test_long_texts_in_other_columns_are_no_paths(dogs):
     text = "/".join(["a" * 300] * 20)
     table = written(dogs, f"about,id,breed\n{text},b0f,blue\n~,r1f,red\n\0,g0f,green\n")

@@ -209,7 +209,8 @@ def files_below(
 ) -> Iterator[Example]:
     """Examples for all files in a class folder and its subfolders."""
     count = 0
-    for path in _walk(folder, frozenset()):
+    above = [each for each in folder.parents if each == root or root in each.parents]
+    for path in _walk(folder, frozenset(map(_identity, above))):
         count += 1
         reason = _leftover(path) or ("folder links back to itself" if path.is_dir() else "")
         if not reason:
@@ -224,17 +225,18 @@ def files_below(
 
 def _walk(folder: Path, ancestors: frozenset[tuple[int, int]]) -> Iterator[Path]:
     """Files below `folder`, following links, but not into leftovers or link loops."""
-    status = folder.stat()
-    ancestors = ancestors | {(status.st_dev, status.st_ino)}
+    ancestors |= {_identity(folder)}
     for entry in _entries(folder):
-        if not entry.is_dir() or _leftover(entry):
-            yield entry
-            continue
-        inner = entry.stat()
-        if (inner.st_dev, inner.st_ino) in ancestors:
+        if not entry.is_dir() or _leftover(entry) or _identity(entry) in ancestors:
             yield entry
         else:
             yield from _walk(entry, ancestors)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Device and number of a folder, which are the same under all its names."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -250,7 +252,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _leftover(path: Path) -> str:
     """The reason if the name is that of a hidden or operating-system file, else empty."""
-    if path.name.startswith("."):
+    if path.name.startswith(".") or path.name == "Icon\r":  # of a folder, under macOS
         return HIDDEN
     if path.name == "__MACOSX":
         return MACOS

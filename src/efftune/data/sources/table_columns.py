@@ -61,9 +61,9 @@ class PictureFiles:
     def path(self, text: str) -> Path:
         """The file of a path; if there is none, where it would be.
 
-        Windows' separators are read, and the suffix may be missing.
+        Windows' separators are read, the suffix may be missing, and blanks may surround the path.
         """
-        for name in dict.fromkeys((text, text.replace("\\", "/"))):
+        for name in dict.fromkeys((text, text.strip(), text.strip().replace("\\", "/"))):
             path = self.folder / files.user_path(name)
             if os.path.lexists(path):
                 return path

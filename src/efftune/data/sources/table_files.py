@@ -9,6 +9,7 @@ from typing import Any, Protocol, TextIO
 from efftune.errors import DataError, UsageError
 
 _DELIMITERS = (",", ";", "\t")  # Excel writes semicolons in many European locales
+_DELIMITER_HINT = "sep="  # with the delimiter, a first line that is Excel's own and no header
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -38,13 +39,17 @@ class CsvTable:
         Args:
             path: of the file.
             required: column names. Of the usual delimiters the one is used with which most of
-                these are found, and then most columns.
+                these are found, and then most columns, unless the first line names one (`sep=;`).
 
         Raises:
             DataError: the file cannot be read, or is empty.
         """
         self.path = path
-        headers = {delimiter: _header(path, delimiter) for delimiter in _DELIMITERS}
+        with _open(path) as stream:
+            hint = stream.readline().strip().strip('"').casefold()
+        self._has_hint = hint.startswith(_DELIMITER_HINT) and len(hint) == len(_DELIMITER_HINT) + 1
+        delimiters = hint[-1:] if self._has_hint else _DELIMITERS
+        headers = {each: _header(path, each, skip=self._has_hint) for each in delimiters}
         if not any(headers.values()):
             raise DataError(
                 f"{path} is empty. Its first line must contain the column names: path,label or, "
@@ -63,9 +68,11 @@ class CsvTable:
             DataError: a line has another number of cells than the header, or wrong quotes.
         """
         positions = {name: self.names.index(name) for name in wanted}
-        start = 1  # first line of the row: quoted cells may span several
+        start = 1 + self._has_hint  # first line of the row: quoted cells may span several
         has_header = False
         with _open(self.path) as stream:
+            if self._has_hint:
+                stream.readline()
             reader = csv.reader(stream, delimiter=self.delimiter, strict=True)
             try:
                 for cells in reader:
@@ -73,7 +80,7 @@ class CsvTable:
                         self._require_width(cells, start)
                         yield start, {name: cells[i] for name, i in positions.items()}
                     has_header = has_header or bool(cells)
-                    start = reader.line_num + 1
+                    start = reader.line_num + 1 + self._has_hint
             except csv.Error as error:
                 raise DataError(
                     f"{self.path}, line {start}, cannot be read: {error}. Quote cells that contain "
@@ -89,8 +96,10 @@ class CsvTable:
             )
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
+def _header(path: Path, delimiter: str, *, skip: bool) -> list[str]:
     with _open(path) as stream:
+        if skip:
+            stream.readline()
         try:
             cells = next(filter(None, csv.reader(stream, delimiter=delimiter)), [])
         except csv.Error:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from efftune.system.text import escape_control
+
 # Columns with paths or commands, which may be too long for one line.
 _WRAPPING_COLUMNS = {"picture", "run", "vs. first", "example", "split", "weights"}
 
@@ -21,19 +23,6 @@ def warn(text: str) -> None:
     """Print a line to stderr."""
     Console(stderr=True).print(
         escape_control(text, keep="\n"), markup=False, highlight=False, soft_wrap=True
-    )
-
-
-def escape_control(text: str, keep: str = "") -> str:
-    """Escape characters that would control the terminal, since file names may contain any.
-
-    Args:
-        text: the text to print.
-        keep: characters to leave as they are.
-    """
-    return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
-        for char in text
     )
 
 

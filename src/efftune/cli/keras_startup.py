@@ -45,7 +45,6 @@ def _import_keras() -> None:
 
     TensorFlow prints to file descriptor 2 on import, whatever its log level.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # By default TensorFlow allocates and frees memory from the system in each operation, which can
     # take as long as the operation itself. The BFC allocator keeps memory for reuse.
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")

@@ -18,6 +18,7 @@ def main() -> None:
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     # Raise on SIGTERM, so that partial files are removed as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything else sets it
     warnings.filterwarnings("ignore", module="PIL")  # our messages name such files
     warnings.formatwarning = lambda message, *_: f"efftune: {message}\n"
     for stream in (sys.stdout, sys.stderr):

@@ -98,12 +98,12 @@ class SplitEvaluation:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the accuracy, and the classes, weakest first."""
-        return Markup("<div><b>{}</b> of {}, 95 % interval {}</div>{}").format(
+        line = Markup("<div><b>{}</b> of {}, 95 % interval {}</div>").format(
             text.percent(self.accuracy),
             text.counted(self.pictures, "picture"),
             text.interval(self.low, self.high),
-            self.class_table,
         )
+        return str(line + self.class_table)
 
     @property
     def class_table(self) -> Markup:
@@ -119,9 +119,8 @@ class SplitEvaluation:
             for each in ranked[:_MAX_SHOWN]
         ]
         more = len(ranked) - len(rows)
-        return text.table(("class", "pictures", "recall", "precision", "F1"), rows) + (
-            f"and {text.counted(more, 'class', 'classes')} more" if more else ""
-        )
+        table = text.table(("class", "pictures", "recall", "precision", "F1"), rows)
+        return table + (f"and {text.counted(more, 'class', 'classes')} more" if more else "")
 
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as JSON values; the inverse of `from_dict`."""
@@ -181,7 +180,7 @@ class Evaluation:
             if score is not None
         ]
         headings = ("split", "pictures", "accuracy", "95 % interval", "macro-F1")
-        return text.table(headings, rows) + self.test.class_table
+        return str(text.table(headings, rows) + self.test.class_table)
 
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as JSON values; the inverse of `from_dict`."""

@@ -73,15 +73,13 @@ class Prediction:
         flags = {"unsure": self.unsure, "unlike the training pictures": self.unlike}
         marked = ", ".join(flag for flag, is_set in flags.items() if is_set)
         rows = [(text.name(label), text.bar(share)) for label, share in self.top]
-        return text.beside(
-            picture,
-            Markup("<b>{}</b>{}{}<small>{}</small>").format(
-                text.name(self.label),
-                f" ({marked})" if marked else "",
-                text.table(("class", "probability"), rows),
-                "" if self.path is None else text.name(str(self.path)),
-            ),
+        told = Markup("<b>{}</b>{}{}<small>{}</small>").format(
+            text.name(self.label),
+            f" ({marked})" if marked else "",
+            text.table(("class", "probability"), rows),
+            "" if self.path is None else text.name(str(self.path)),
         )
+        return str(text.beside(picture, told))
 
     def to_dict(self) -> dict[str, Any]:
         """The prediction as values for JSON; `path` is None if there is none."""

@@ -72,7 +72,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the result, the classes, some mistakes, a link to the report."""
-        return notebook.show(self.folder, self.record, self.evaluation)
+        return str(notebook.show(self.folder, self.record, self.evaluation))
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Progress bars by rich: in a terminal, and in the output of a notebook's cell."""
 
 import contextvars
+import functools
 import logging
 import sys
 import threading
@@ -42,8 +43,10 @@ def automatic() -> Iterator[Report]:
 @contextmanager
 def in_terminal() -> Iterator[Report]:
     """Bars on stderr that vanish at the end, and what the package logs above them."""
-    with _bars() as bars, messages(lambda text: bars.console.print(text, markup=False)):
-        yield _on_bars(bars)
+    with _bars() as bars:
+        show = functools.partial(bars.console.print, markup=False, highlight=False)
+        with messages(show):
+            yield _on_bars(bars)
 
 
 @contextmanager

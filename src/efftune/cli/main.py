@@ -25,7 +25,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may contain any bytes
     try:
-        app()
+        app(prog_name="efftune")  # also for `python -m efftune`
     except EfftuneError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:

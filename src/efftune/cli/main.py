@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import warnings
+from pathlib import Path
 
 import typer
 
@@ -14,8 +15,11 @@ from efftune.errors import EfftuneError
 
 def main() -> None:
     """Run the command line; user errors are printed as one line, without a traceback."""
+    if sys.stdout is None:  # closed by the parent process; what is printed then goes nowhere
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (kept open)
     # Use a copy of stderr: the original is silenced while TensorFlow is imported.
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    stderr = os.devnull if sys.stderr is None else os.dup(2)
+    sys.stderr = open(stderr, "w", buffering=1)  # noqa: PTH123, SIM115  (a descriptor, kept open)
     # Raise on SIGTERM, so that partial files are removed as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything else sets it

@@ -282,7 +282,29 @@ def test_every_command_has_json_and_quiet():
         assert {"json", "quiet"} <= inspect.signature(command.callback).parameters.keys()
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+WARNS = """
+import sys, warnings, efftune
+
+def list_models():
+    warnings.warn("from a dependency", RuntimeWarning, stacklevel=1)
+    warnings.warn("from a dependency", UserWarning, stacklevel=2)
+    warnings.warn("the cache is full", efftune.EfftuneWarning, stacklevel=2)
+    return ()
+
+efftune.models = list_models
+sys.argv = ["efftune", "models", "--json"]
+from efftune.cli.main import main
+main()
+"""
+
+
+def test_warnings_of_dependencies_are_hidden_and_ours_are_not():
+    done = subprocess.run([sys.executable, "-c", WARNS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n")
+    assert done.stderr == "efftune: the cache is full\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_closed_streams_are_no_fault(finished_run, source, closed):
     """As in a service that closes what it does not use."""
     picture = source / "red" / "01.png"

@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from efftune.cli.commands import app
-from efftune.errors import EfftuneError
+from efftune.errors import EfftuneError, EfftuneWarning
 
 
 def main() -> None:
@@ -23,7 +23,9 @@ def main() -> None:
     # Raise on SIGTERM, so that partial files are removed as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything else sets it
-    warnings.filterwarnings("ignore", module="PIL")  # our messages name such files
+    if not sys.warnoptions:  # those of dependencies mean nothing to the user
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", EfftuneWarning)
     warnings.formatwarning = lambda message, *_: f"efftune: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

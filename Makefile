@@ -23,7 +23,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist worksteal
 
-# What `make test` leaves out, but for the largest variants and the comparison with PyTorch.
+# What `make test` leaves out, but for the largest variants and the comparison with PyTorch: also the
+# demo, by the wheel installed alone.
 test-all: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist worksteal -m "(variant or long or shared) and not (slow or torch)"
 

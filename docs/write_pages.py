@@ -18,7 +18,29 @@ def cli_page() -> str:
     for command in app.registered_commands:
         name = command.callback.__name__
         parts += [f"## {name}\n", _help(name)]
-    return "\n".join(parts)
+    return "\n".join([*parts, _EXIT_CODES])
+
+
+_EXIT_CODES = """\
+## Output and exit codes
+
+Results go to standard output; progress, notes and errors to standard error. `--json` prints one
+JSON document and nothing else, or one object per line for `predict`, `explain` and `classify`.
+`--quiet` leaves only results, errors and the pictures that cannot be decoded.
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | `check` found problems |
+| 1 | `predict`, `explain` or `classify` left out a picture that cannot be decoded |
+| 1 | the files are at fault: no pictures, too few of a class, a damaged or modified run |
+| 1 | a download or the system failed, as on a full disk; the reader of a pipe went away |
+| 2 | the command is at fault: an unknown option or name, a missing path, an existing run folder |
+| 130 | stopped by Ctrl-C; no partial run is left |
+| 143 | stopped by SIGTERM; no partial run is left |
+
+An error is one line that begins with `efftune:`. A traceback is a fault of efftune itself (code 1).
+"""
 
 
 def settings_page() -> str:

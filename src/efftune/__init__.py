@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from efftune.data.inspection import Finding
-    from efftune.errors import DataError, EfftuneError, UsageError
+    from efftune.errors import DataError, EfftuneError, EfftuneWarning, UsageError
     from efftune.evaluation.comparison import Comparison
     from efftune.evaluation.metrics import Evaluation, SplitEvaluation
     from efftune.model.architectures import build
@@ -30,6 +30,7 @@ _HOMES = {
     "Comparison": "evaluation.comparison",
     "DataError": "errors",
     "EfftuneError": "errors",
+    "EfftuneWarning": "errors",
     "Evaluation": "evaluation.metrics",
     "Finding": "data.inspection",
     "Plan": "training.planning",
@@ -55,6 +56,7 @@ __all__ = [
     "Comparison",
     "DataError",
     "EfftuneError",
+    "EfftuneWarning",
     "Evaluation",
     "Finding",
     "Plan",

@@ -18,6 +18,10 @@ class EfftuneError(Exception):
     exit_code = 1
 
 
+class EfftuneWarning(UserWarning):
+    """Something that the user should know and that does not keep efftune from going on."""
+
+
 class UsageError(EfftuneError):
     """The command or call is invalid: an unknown name, a missing path, an existing run folder."""
 

@@ -19,7 +19,7 @@ from efftune.recipe.recipe import Recipe
 from efftune.runs.contents import RunContents
 from efftune.runs.run import Run
 from efftune.system import files
-from efftune.system.progress import Progress, Timer, silent
+from efftune.system.progress import OnProgress, Timer, showing
 from efftune.training import fine_tuning, planning, training_data, view_selection
 from efftune.training.planning import Plan
 
@@ -35,7 +35,7 @@ def train(
     *,
     recipe: str | Recipe = "balanced",
     run: str | Path | None = None,
-    on_progress: Progress = silent,
+    on_progress: OnProgress = "auto",
     **choices: Any,
 ) -> Run:
     """Train a classifier on the pictures in a source and write a run folder.
@@ -46,8 +46,10 @@ def train(
             or a dataset: `sample:digits`, `tfds:NAME`, `hf:NAME`. See the quickstart for details.
         recipe: the name of a recipe, or a `Recipe`.
         run: the run folder to create; by default the next free `runs/SOURCE-MODEL-N`.
-        on_progress: called with the name of the phase, the number of items done and their total (0
-            if the phase has no item count). It may be called from several threads.
+        on_progress: `auto` draws progress bars in a notebook or a terminal, and nothing elsewhere;
+            None, nothing anywhere. A function is called with the name of the phase, the number of
+            items done and their total (0 if the phase has no item count), perhaps from several
+            threads.
         **choices: settings of the `Recipe` to override, by name, such as `head_epochs=5`.
 
     Returns:
@@ -58,33 +60,34 @@ def train(
             created.
         DataError: the source is not usable for training.
     """
-    timer = Timer(on_progress)
-    setup = _set_up(source, recipe, choices, timer)
-    backbone, plan = setup.backbone, setup.plan
-    with files.reserved_folder(_run_folders(run, setup)) as folder:
-        with timer.phase("features"):
-            examples, data = training_data.compute(setup.examples, backbone, plan, timer.count)
-        with timer.phase("head"):
-            head = fine_tuning.fit_head(data, backbone, plan.recipe)
-            plan, view_accuracy = view_selection.choose_views(plan, backbone, head, data)
-        training = fine_tuning.fine_tune(backbone, head, data, plan, timer)
-        with timer.phase("evaluate"):
-            result = evaluator.evaluate(training, data, examples, plan.recipe, timer)
-        contents = RunContents(
-            plan, examples, setup.findings, data, training, view_accuracy, result
-        )
-        contents.write(folder, timer)
-    finished = Run.load(folder)
-    with timer.phase("report"):
-        finished.report()
-    return finished
+    with showing(on_progress) as report:
+        timer = Timer(report)
+        setup = _set_up(source, recipe, choices, timer)
+        backbone, plan = setup.backbone, setup.plan
+        with files.reserved_folder(_run_folders(run, setup)) as folder:
+            with timer.phase("features"):
+                examples, data = training_data.compute(setup.examples, backbone, plan, timer.count)
+            with timer.phase("head"):
+                head = fine_tuning.fit_head(data, backbone, plan.recipe)
+                plan, view_accuracy = view_selection.choose_views(plan, backbone, head, data)
+            training = fine_tuning.fine_tune(backbone, head, data, plan, timer)
+            with timer.phase("evaluate"):
+                result = evaluator.evaluate(training, data, examples, plan.recipe, timer)
+            contents = RunContents(
+                plan, examples, setup.findings, data, training, view_accuracy, result
+            )
+            contents.write(folder, timer)
+        finished = Run.load(folder)
+        with timer.phase("report"):
+            finished.report()
+        return finished
 
 
 def plan(
     source: str | Path,
     *,
     recipe: str | Recipe = "balanced",
-    on_progress: Progress = silent,
+    on_progress: OnProgress = "auto",
     **choices: Any,
 ) -> Plan:
     """Describe what `train` would do with the same arguments, with time estimates.
@@ -92,16 +95,17 @@ def plan(
     The estimates come from running a few pictures and training steps. No run folder is created.
     For the arguments and exceptions, see `train`.
     """
-    timer = Timer(on_progress)
-    setup = _set_up(source, recipe, choices, timer)
-    with timer.phase("measure"):
-        paths = [row.path for row in setup.examples.of("train")]
-        seconds = planning.estimate(setup.plan, setup.backbone, paths)
+    with showing(on_progress) as report:
+        timer = Timer(report)
+        setup = _set_up(source, recipe, choices, timer)
+        with timer.phase("measure"):
+            paths = [row.path for row in setup.examples.of("train")]
+            seconds = planning.estimate(setup.plan, setup.backbone, paths)
         inspected = round(timer.seconds["inspect"], 1)
         return replace(setup.plan, seconds={"inspect": inspected, **seconds})
 
 
-def demo(*, run: str | Path | None = None, on_progress: Progress = silent) -> Run:
+def demo(*, run: str | Path | None = None, on_progress: OnProgress = "auto") -> Run:
     """Train the head on the built-in sample, 1,797 scanned digits, in seconds; see `train`."""
     return train("sample:digits", recipe="quick", run=run, on_progress=on_progress)
 

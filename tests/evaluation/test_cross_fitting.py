@@ -37,6 +37,13 @@ def test_a_picture_does_not_influence_its_own_prediction():
     assert (probabilities.argmax(axis=1) == labels).mean() < 0.5
 
 
+def test_classes_of_one_picture_each_are_all_unknown():
+    features, labels = clusters(3)
+    fitting = made(features, labels)
+    assert np.isnan(fitting.out_of_fold()).all()
+    assert fitting.correct_by_size(features, labels)[3].all()
+
+
 def test_class_of_one_picture_is_unknown_without_it():
     features, labels = clusters(100)
     labels[-1] = 3

@@ -1,7 +1,9 @@
+import base64
 import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +34,24 @@ def test_prediction_is_the_likeliest_class(finished_run, source):
     assert [value for _, value in prediction.top] == sorted(
         (value for _, value in prediction.top), reverse=True
     )
+
+
+def test_notebooks_show_the_picture_and_its_classes(finished_run, source, tmp_path):
+    path = tmp_path / "<script>.png"
+    path.write_bytes((source / "red" / "01.png").read_bytes())  # 48 by 40 pixels
+    (prediction,) = finished_run.classifier.predict(path, top=3)
+    html = prediction._repr_html_()
+    encoded = re.search(r'src="data:image/webp;base64,([^"]*)"', html)[1]
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as shown:
+        assert shown.size == (128, 107)
+        assert np.argmax(np.asarray(shown).mean((0, 1))) == 0
+    assert f"{100 * prediction.confidence:.1f}" in html
+    assert all(name in html for name in ("red", "green", "blue", "&lt;script&gt;.png"))
+    assert "<script" not in html
+    path.unlink()
+    assert "<img" not in prediction._repr_html_()
+    (unnamed,) = finished_run.classifier.predict(as_array(source / "red" / "01.png"))
+    assert "<img" not in unnamed._repr_html_()
 
 
 def as_array(path):

@@ -278,7 +278,7 @@ def _record(counts: tuple[int, int, int]) -> dict:
         ],
         "advice": ["more may be won with --recipe thorough"],
         "seconds": {"find": 0.2, "features": 27.9, "head": 7.7, "upper": 165.3, "evaluate": 4.9},
-        "files": {},
+        "files": {"classes.json": "0" * 64},
     }
 
 

@@ -11,7 +11,6 @@ from efftune.cli import options
 from efftune.cli.options import Output, command
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from efftune.system.text import escape_control
+
 # Columns with paths or commands, which may be too long for one line.
 _WRAPPING_COLUMNS = {"picture", "run", "vs. first", "example", "split", "weights"}
 
@@ -20,19 +22,6 @@ def echo(text: str = "") -> None:
 def warn(text: str) -> None:
     """Print a line to stderr."""
     Console(stderr=True).print(Text(escape_control(text, keep="\n")), soft_wrap=True)
-
-
-def escape_control(text: str, keep: str = "") -> str:
-    """Escape characters that would control the terminal, since file names may contain any.
-
-    Args:
-        text: the text to print.
-        keep: characters to leave as they are.
-    """
-    return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
-        for char in text
-    )
 
 
 def show_table(

@@ -7,15 +7,18 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
 from efftune.cli.commands import app
-from efftune.errors import EfftuneError
+from efftune.errors import EfftuneError, EfftuneWarning
 
 
 def main() -> None:
     """Run the command line; user errors are printed as one line, without a traceback."""
+    if sys.stdout is None:  # closed by the parent process; what is printed then goes nowhere
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (kept open)
     with _silent_libraries():
         _run()
 
@@ -23,6 +26,10 @@ def main() -> None:
 @contextmanager
 def _silent_libraries() -> Iterator[None]:
     """Silence file descriptor 2, to which libtiff, libjpeg and TensorFlow write; we use a copy."""
+    if sys.stderr is None:  # closed by the parent process
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (kept open)
+        yield
+        return
     copy, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     sys.stderr = os.fdopen(copy, "w", buffering=1)
     os.dup2(devnull, 2)
@@ -36,14 +43,16 @@ def _silent_libraries() -> Iterator[None]:
 def _run() -> None:
     # Raise on SIGTERM, so that partial files are removed as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
-    for reader in ("PIL", "pydicom"):
-        warnings.filterwarnings("ignore", module=reader)  # our messages name such files
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything else sets it
+    if not sys.warnoptions:  # those of dependencies mean nothing to the user
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", EfftuneWarning)
     warnings.formatwarning = lambda message, *_: f"efftune: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may contain any bytes
     try:
-        app()
+        app(prog_name="efftune")  # also for `python -m efftune`
     except EfftuneError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:

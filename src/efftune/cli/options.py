@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from annotated_types import Ge, Gt, Le, Lt
 
+from efftune.cli import completion
 from efftune.recipe.recipe import SETTINGS, Place
 from efftune.recipe.settings import merged_choices
 
@@ -64,7 +65,8 @@ DryRun = Annotated[
 SplitName = Annotated[
     str | None,
     typer.Option(
-        help="train, val or test. (default: test if SOURCE has one, otherwise all pictures)"
+        help="train, val or test. (default: test if SOURCE has one, otherwise all pictures)",
+        autocompletion=completion.words("train", "val", "test"),
     ),
 ]
 
@@ -93,7 +95,9 @@ Runs = Annotated[
     ),
 ]
 
-ComparedSplit = Annotated[str, typer.Option(help="test or val.")]
+ComparedSplit = Annotated[
+    str, typer.Option(help="test or val.", autocompletion=completion.words("test", "val"))
+]
 
 PlotFile = Annotated[
     Path | None,
@@ -101,7 +105,10 @@ PlotFile = Annotated[
 ]
 
 # For classify and models.
-PublishedModel = Annotated[str, typer.Option(help="A model, as listed by `efftune models`.")]
+PublishedModel = Annotated[
+    str,
+    typer.Option(help="A model, as listed by `efftune models`.", autocompletion=completion.models),
+]
 PublishedWeights = Annotated[
     str,
     typer.Option(
@@ -112,7 +119,10 @@ PublishedWeights = Annotated[
 ]
 Fetch = Annotated[
     str | None,
-    typer.Option(help="Download the weights of this model for offline use."),
+    typer.Option(
+        help="Download the weights of this model for offline use.",
+        autocompletion=completion.models,
+    ),
 ]
 
 
@@ -145,7 +155,11 @@ _Config = Annotated[
 ]
 _Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any setting of the recipe, as KEY=VALUE; may be repeated."),
+    typer.Option(
+        "--set",
+        help="Any setting of the recipe, as KEY=VALUE; may be repeated.",
+        autocompletion=completion.assignments,
+    ),
 ]
 
 COLUMNS = (
@@ -252,7 +266,11 @@ def option(key: str, default: str = "", *, panels: bool = False) -> Any:
     return Annotated[
         kind | None,
         typer.Option(
-            place.setting.flag, help=_help(place, default), metavar=metavar, rich_help_panel=panel
+            place.setting.flag,
+            help=_help(place, default),
+            metavar=metavar,
+            rich_help_panel=panel,
+            autocompletion=completion.of_setting(key),
         ),
     ]
 

@@ -1,25 +1,13 @@
 """Progress on stderr: bars in a terminal, plain lines otherwise."""
 
-import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
-from efftune.cli.console import escape_control, warn
-
-Report = Callable[[str, int, int], None]
+from efftune.cli.console import warn
+from efftune.system import progress_bars
+from efftune.system.progress_bars import Report
 
 _PRINT_INTERVAL_SECONDS = 10.0
 
@@ -34,61 +22,11 @@ def progress(*, quiet: bool) -> Iterator[Report]:
     if quiet:
         yield lambda _phase, _done, _total: None
     elif sys.stderr.isatty():
-        with (
-            _bars() as bars,
-            _messages(lambda text: bars.console.print(text, markup=False, emoji=False)),
-        ):
-            yield _on_bars(bars)
+        with progress_bars.in_terminal() as report:
+            yield report
     else:
-        with _messages(warn):
+        with progress_bars.messages(warn):
             yield _PlainLines().report
-
-
-@contextmanager
-def _messages(show: Callable[[str], object]) -> Iterator[None]:
-    """Show what the package logs, such as how a source was read."""
-
-    class Shown(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            show(escape_control(record.getMessage()))
-
-    logger, handler = logging.getLogger("efftune"), Shown()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-def _bars() -> Progress:
-    return Progress(
-        TextColumn("{task.description:10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-
-
-def _on_bars(bars: Progress) -> Report:
-    tasks: dict[str, TaskID] = {}
-
-    def report(phase: str, done: int, total: int) -> None:
-        if phase not in tasks:
-            for task in tasks.values():  # finish the previous phases
-                if bars.tasks[task].total is None:
-                    bars.update(task, total=1, completed=1)
-            tasks[phase] = bars.add_task(phase, total=None)
-        if total:
-            bars.update(tasks[phase], completed=done, total=total)
-
-    return report
 
 
 class _PlainLines:

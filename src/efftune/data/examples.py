@@ -75,12 +75,12 @@ class Examples:
     """
 
     source: str
-    rows: tuple[Example, ...]
+    rows: tuple[Example, ...] = field(repr=False)  # thousands
     cut: frozenset[Split] = frozenset()
     val_is_test: bool = False
-    leaked: frozenset[Path] = frozenset()
-    confirmed: frozenset[Path] = frozenset()
-    together: Mapping[Path, int] = field(default_factory=dict)
+    leaked: frozenset[Path] = field(default=frozenset(), repr=False)
+    confirmed: frozenset[Path] = field(default=frozenset(), repr=False)
+    together: Mapping[Path, int] = field(default_factory=dict, repr=False)
     depth: BitDepth = bit_depth.UNKNOWN
 
     @property

@@ -1,10 +1,12 @@
 """Pictures as programs have them: paths, bytes, file objects, Pillow pictures and arrays."""
 
+import base64
 import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,6 +17,8 @@ from efftune.data.images import Pixels
 from efftune.data.resizing import Framing
 from efftune.errors import UsageError
 from efftune.system import files
+
+_QUALITY = 60  # of WebP, 1 to 100
 
 Picture: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
 
@@ -69,6 +73,31 @@ def decode(
     if not isinstance(content, bytes):
         raise UsageError("The file object returns text. Open the file with mode 'rb'.")
     return images.decode(content, size, fit, depth)
+
+
+def thumbnail(path: Path, side: int) -> str:
+    """A picture in its own proportions, as WebP in base64.
+
+    Args:
+        path: the file.
+        side: of the square that it fits in, in pixels.
+
+    Raises:
+        BadImage: the picture cannot be decoded.
+    """
+    square = images.decoded(images.read(path), side, "pad")
+    scale = side / max(square.width, square.height)
+    width, height = (max(1, round(scale * each)) for each in (square.width, square.height))
+    left, top = (side - width) // 2, (side - height) // 2
+    return webp(square.pixels[top : top + height, left : left + width])
+
+
+def webp(pixels: Pixels) -> str:
+    """Encode pixels, uint8 (height, width, 3), as WebP in base64."""
+    _, content = cv2.imencode(
+        ".webp", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, _QUALITY]
+    )
+    return base64.b64encode(content.tobytes()).decode()
 
 
 _KINDS = (

@@ -97,7 +97,7 @@ class CrossFitting:
         """Probabilities for `rows` by a head fitted on a subset of the training pictures."""
         present, numbers = np.unique(self._labels[inside], return_inverse=True)
         probabilities = np.zeros((len(rows), int(self._labels.max()) + 1), np.float32)
-        if len(present) == 1:
+        if len(present) < 2:  # none, if every class has a single picture
             probabilities[:, present] = 1
             return probabilities
         coefficients, intercepts = heads.regression(

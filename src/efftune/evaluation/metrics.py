@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from efftune.data.examples import Split
@@ -16,8 +17,10 @@ from efftune.evaluation.calibration import (
     reliability,
 )
 from efftune.evaluation.learning_curve import LearningCurve
+from efftune.system import text
 
 _MAX_PAIRS = 10  # of confused classes
+_MAX_SHOWN = 20  # classes in a notebook
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class ConfusedPair:
     pictures: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SplitEvaluation:
     """Metrics of a classifier on one split.
 
@@ -88,6 +91,37 @@ class SplitEvaluation:
     confusion: tuple[tuple[int, ...], ...]
     confused: tuple[ConfusedPair, ...]
 
+    def __repr__(self) -> str:
+        """The accuracy, with its interval."""
+        ends = f"{self.low:.3f} to {self.high:.3f}"
+        return f"SplitEvaluation(accuracy={self.accuracy:.3f} ({ends}), pictures={self.pictures})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the accuracy, and the classes, weakest first."""
+        line = Markup("<div><b>{}</b> of {}, 95 % interval {}</div>").format(
+            text.percent(self.accuracy),
+            text.counted(self.pictures, "picture"),
+            text.interval(self.low, self.high),
+        )
+        return str(line + self.class_table)
+
+    @property
+    def class_table(self) -> Markup:
+        """The classes as HTML, those with the lowest F1 first and those without pictures last."""
+        ranked = sorted(self.per_class, key=lambda each: (not each.support, each.f1, each.name))
+        rows = [
+            (
+                *(text.name(each.name), f"{each.support:,}"),
+                *(text.bar(each.recall), text.bar(each.precision), f"{each.f1:.2f}"),
+            )
+            if each.support
+            else (text.name(each.name), "0", "", "", "")
+            for each in ranked[:_MAX_SHOWN]
+        ]
+        more = len(ranked) - len(rows)
+        table = text.table(("class", "pictures", "recall", "precision", "F1"), rows)
+        return table + (f"and {text.counted(more, 'class', 'classes')} more" if more else "")
+
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as JSON values; the inverse of `from_dict`."""
         return asdict(self)
@@ -102,7 +136,7 @@ class SplitEvaluation:
         return cls(**{**values, **nested})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """The evaluation of a classifier on validation and test.
 
@@ -126,6 +160,27 @@ class Evaluation:
     unsure: SelectivePrediction | None = None
     unlike: OutOfDistribution | None = None
     learning_curve: LearningCurve | None = None
+
+    def __repr__(self) -> str:
+        """The accuracies on validation and test."""
+        return f"Evaluation(val={self.val!r}, test={self.test!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the scores of all splits, and the classes of the test split."""
+        scores = {
+            **{"validation": self.val, "validation, without leaks": self.val_without_leaks},
+            **{"test": self.test, "test, without leaks": self.test_without_leaks},
+        }
+        rows = [
+            (
+                *(name, f"{score.pictures:,}", text.percent(score.accuracy)),
+                *(text.interval(score.low, score.high), f"{score.macro_f1:.3f}"),
+            )
+            for name, score in scores.items()
+            if score is not None
+        ]
+        headings = ("split", "pictures", "accuracy", "95 % interval", "macro-F1")
+        return str(text.table(headings, rows) + self.test.class_table)
 
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as JSON values; the inverse of `from_dict`."""

@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from efftune.errors import EfftuneWarning
 from efftune.system import files
 
 Digest = bytes  # SHA-256 of a picture's file, 32 bytes
@@ -100,6 +101,7 @@ class FeatureCache:
             warnings.warn(
                 f"Features could not be cached in {self._folder}: {error.strerror}. They are kept "
                 "in memory; the next run computes them again.",
+                EfftuneWarning,
                 stacklevel=2,
             )
         self._places |= {digest: (path, i) for i, digest in enumerate(digests)}

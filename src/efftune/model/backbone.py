@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.errors import unknown_name
+from efftune.errors import EfftuneWarning, unknown_name
 from efftune.model import catalogue
 from efftune.model.engines import openvino_engine
 from efftune.model.weights import download
@@ -284,6 +284,7 @@ class Backbone:
                 warnings.warn(
                     f"The converted network could not be cached in {folder.parent}: "
                     f"{error.strerror}. The next run converts it again.",
+                    EfftuneWarning,
                     stacklevel=2,
                 )
         return model

@@ -3,24 +3,26 @@
 import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from efftune.data import bit_depth
 from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
-from efftune.data.pictures import Picture, decode, listed, path_of
+from efftune.data.pictures import Picture, decode, listed, path_of, thumbnail
 from efftune.data.resizing import Framing
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.model.backbone import Backbone
 from efftune.model.engines import openvino_engine
 from efftune.model.uncertainty import Uncertainty
-from efftune.system import files
+from efftune.system import files, text
 
 if TYPE_CHECKING:
     import keras
@@ -30,6 +32,7 @@ OPENVINO_FILE = "openvino/model.xml"
 CLASSES_FILE = "classes.json"
 UNCERTAINTY_FILE = "uncertainty.npz"
 UNCERTAINTY_FILE_BEFORE = "doubts.npz"  # its name in runs of earlier versions
+_SIDE = 128  # pixels of the picture that a notebook shows
 FILES = (KERAS_FILE, OPENVINO_FILE, "openvino/model.bin", CLASSES_FILE)
 
 
@@ -67,6 +70,23 @@ class Prediction:
         flags = "".join(f", {flag}" for flag in ("unsure", "unlike") if getattr(self, flag))
         where = f"{str(self.path)!r}: " if self.path else ""
         return f"Prediction({where}{self.label!r}, {self.confidence:.3f}{flags})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the picture, if its file can be read, and the classes."""
+        picture: str | Markup = ""
+        if self.path is not None:
+            with suppress(BadImage):
+                picture = text.thumbnail(thumbnail(self.path, _SIDE), _SIDE)
+        flags = {"unsure": self.unsure, "unlike the training pictures": self.unlike}
+        marked = ", ".join(flag for flag, is_set in flags.items() if is_set)
+        rows = [(text.name(label), text.bar(share)) for label, share in self.top]
+        told = Markup("<b>{}</b>{}{}<small>{}</small>").format(
+            text.name(self.label),
+            f" ({marked})" if marked else "",
+            text.table(("class", "probability"), rows),
+            "" if self.path is None else text.name(str(self.path)),
+        )
+        return str(text.beside(picture, told))
 
     def to_dict(self) -> dict[str, Any]:
         """The prediction as values for JSON; `path` is None if there is none."""

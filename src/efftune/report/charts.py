@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from efftune.report.page import interval, percent
+from efftune.system.text import interval, percent
 
 Point = tuple[float, float]
 

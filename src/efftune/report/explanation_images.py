@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,15 +132,10 @@ def write(explanation: Explanation, path: Path) -> None:
     title = f"{label}  {100 * explanation.confidence:.1f} %"
     height = (_SIDE + _TITLE_HEIGHT / 2) / (_SIDE + _TITLE_HEIGHT)
     figure.text(0.5, height, title, ha="center", va="center", fontsize=11, parse_math=False)
-    with warnings.catch_warnings():
-        # Matplotlib's font lacks some scripts and draws boxes instead; no warning is needed.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        try:
-            plots.save(figure, path)
-        except OSError as error:
-            raise UsageError(
-                f"Cannot write {path}: {error.strerror}. Choose another folder."
-            ) from None
+    try:
+        plots.save(figure, path)
+    except OSError as error:
+        raise UsageError(f"Cannot write {path}: {error.strerror}. Choose another folder.") from None
 
 
 def _free_name(path: Path, taken: set[str]) -> str:

@@ -10,23 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
-from markupsafe import Markup
 
 from efftune.errors import DataError
+from efftune.system.text import counted, interval, name, percent, seconds, shown
 
 Row = dict[str, str]
 
 _READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)
-_NO_BREAK = "\N{NO-BREAK SPACE}"
-# Control characters, and those that change the direction of the text after them. Neither
-# right-to-left scripts nor joined emoji need any of these.
-_INVISIBLE = (
-    *(range(0x20), range(0x7F, 0xA0), (0x61C, 0x200E, 0x200F, 0x2028, 0x2029)),
-    *(range(0x202A, 0x202F), range(0x2066, 0x206A)),
-)
-_ESCAPES = {
-    code: chr(code).encode("unicode_escape").decode() for codes in _INVISIBLE for code in codes
-}
 
 
 def render(page: str, **values: Any) -> str:
@@ -93,46 +83,6 @@ def read_table(path: Path) -> list[Row]:
             if None in row or None in row.values():
                 raise ValueError(f"row {number} does not have as many cells as the header")
         return rows
-
-
-def percent(share: float) -> str:
-    """Format a share with one decimal; 100 % and 0 % are reserved for exactly all and none."""
-    digits = f"{100 * share:.1f}"
-    if digits == "100.0":
-        digits = "100" if share > 1 - 1e-9 else "over 99.9"
-    elif digits in ("0.0", "-0.0"):
-        digits = "0" if share < 1e-9 else "under 0.1"
-    return f"{digits}{_NO_BREAK}%"
-
-
-def interval(low: float, high: float) -> str:
-    """Format an interval of two shares: "91.2 to 96.1 %"."""
-    return f"{percent(low).removesuffix(f'{_NO_BREAK}%')} to {percent(high)}"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """Format a count: "1 picture", "2,000 pictures". `plural` is for irregular nouns."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
-def seconds(value: float) -> str:
-    """Format a duration: "9.5 s", "45 s", "2 min 30 s"."""
-    whole = round(value)
-    if value < 10:
-        text = f"{value:.1f} s"
-    else:
-        text = f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60} s"
-    return text.replace(" ", _NO_BREAK)
-
-
-def shown(text: str) -> str:
-    """Escape invisible characters in a name."""
-    return text.translate(_ESCAPES)
-
-
-def name(text: str) -> Markup:
-    """Mark up a name, isolated from the direction of the surrounding text."""
-    return Markup("<bdi>{}</bdi>").format(shown(text))
 
 
 def _escape_surrogates(value: Any) -> Any:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import itertools
 import math
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -311,5 +312,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def save(figure: "Figure", path: Path) -> None:
     """Write a figure as a PNG, atomically."""
-    with files.written_whole(path) as partial:
+    with files.written_whole(path) as partial, warnings.catch_warnings():
+        # Matplotlib's font lacks some scripts and draws boxes instead; no warning is needed.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(partial, dpi=120)

@@ -17,8 +17,9 @@ from markupsafe import Markup
 
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 from efftune.report import charts, thumbnails, words
-from efftune.report.page import Row, counted, read_json, read_table, reading, render, shown
+from efftune.report.page import Row, read_json, read_table, reading, render
 from efftune.system import files
+from efftune.system.text import counted, shown
 
 FILE = "report.html"
 _MAX_MATRIX_CLASSES = 40

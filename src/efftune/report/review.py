@@ -12,8 +12,9 @@ from efftune.data.relabelling import LABELS_FILE, Decision
 from efftune.errors import DataError
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 from efftune.report import thumbnails
-from efftune.report.page import Row, read_json, read_table, reading, render, shown
+from efftune.report.page import Row, read_json, read_table, reading, render
 from efftune.system import files
+from efftune.system.text import shown
 
 FILE = "review.html"
 

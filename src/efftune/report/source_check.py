@@ -13,10 +13,10 @@ from efftune.data.sources.table_columns import Columns
 from efftune.errors import DataError, UsageError
 from efftune.report import plots
 from efftune.system import files
-from efftune.system.progress import Progress, Timer, silent
+from efftune.system.progress import OnProgress, Timer, showing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Check:
     """The result of checking a source.
 
@@ -29,6 +29,11 @@ class Check:
     examples: Examples
     numbers: dict[str, Any]
     findings: tuple[Finding, ...]
+
+    def __repr__(self) -> str:
+        """The numbers of pictures, classes and problems."""
+        numbers = f"{self.numbers['pictures']:,} pictures of {len(self.numbers['classes'])} classes"
+        return f"Check({self.examples.source!r}: {numbers}, {len(self.problems):,} problems)"
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -48,7 +53,7 @@ def check(
     *,
     out: str | Path | None = None,
     columns: Columns = Columns(),  # noqa: B008  (frozen)
-    on_progress: Progress = silent,
+    on_progress: OnProgress = "auto",
 ) -> Check:
     """Check the files, classes, duplicates and splits of a source.
 
@@ -64,24 +69,27 @@ def check(
         UsageError: the source does not exist, or `out` cannot be written to.
         DataError: the source cannot be read, or contains no file.
     """
-    timer = Timer(on_progress)
     folder = None if out is None else _writable(files.user_path(out))
-    with timer.phase("find"):
-        examples = discovery.find(source, timer.on_progress, columns)
-    if not examples.rows:
-        raise DataError(f"{examples.source} is empty: put class folders there.")
-    with timer.phase("inspect"):
-        examples, measurements, thumbnails = inspection.inspect(examples, timer.count)
-    rows = [row for row in examples.rows if row.usable]
-    with timer.phase("compare"):
-        pairs = near_duplicates.pairs(rows, measurements, thumbnails, examples.depth, timer.count)
-    findings = splitting.findings(examples, measurements, pairs)
-    findings.sort(key=lambda each: not each.is_problem)
-    result = Check(examples, inspection.described(examples, measurements), tuple(findings))
-    if folder is not None:
-        with timer.phase("plots"):
-            files.write(folder / "findings.csv", inspection.to_csv(findings))
-            plots.draw_source(folder, rows, measurements, pairs, examples.depth)
+    with showing(on_progress) as report:
+        timer = Timer(report)
+        with timer.phase("find"):
+            examples = discovery.find(source, timer.on_progress, columns)
+        if not examples.rows:
+            raise DataError(f"{examples.source} is empty: put class folders there.")
+        with timer.phase("inspect"):
+            examples, measurements, thumbnails = inspection.inspect(examples, timer.count)
+        rows = [row for row in examples.rows if row.usable]
+        with timer.phase("compare"):
+            pairs = near_duplicates.pairs(
+                rows, measurements, thumbnails, examples.depth, timer.count
+            )
+        findings = splitting.findings(examples, measurements, pairs)
+        findings.sort(key=lambda each: not each.is_problem)
+        result = Check(examples, inspection.described(examples, measurements), tuple(findings))
+        if folder is not None:
+            with timer.phase("plots"):
+                files.write(folder / "findings.csv", inspection.to_csv(findings))
+                plots.draw_source(folder, rows, measurements, pairs, examples.depth)
     return result
 
 

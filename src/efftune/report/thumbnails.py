@@ -1,18 +1,15 @@
 """Thumbnails for the report and the review page, stored in the run because sources may move."""
 
-import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from efftune.data import images
+from efftune.data import images, pictures
 from efftune.data.examples import Example
-from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError
 from efftune.evaluation.explanation import Explainer
 from efftune.evaluation.predictions import SplitPredictions
@@ -28,7 +25,6 @@ _OLD_FILE = "pictures.json"  # written by earlier versions
 SIDE = 96  # pixels
 MAX_BYTES = 2_500_000  # of all thumbnails in base64; other pictures are shown by name
 MAX_EXPLAINED = 12  # most confident mistakes
-_QUALITY = 60  # of WebP, 1 to 100
 _MAX_SUSPECTS = 100
 
 
@@ -75,7 +71,7 @@ def write(
     for done, i in enumerate(wrong[:MAX_EXPLAINED], start=len(rows) + 1):
         with suppress(DataError):  # the file may have been removed since
             explanation = explainer.explain(test.rows[i].path)
-            explained[test.rows[i].name] = _webp(explanation_images.pair(explanation, SIDE))
+            explained[test.rows[i].name] = pictures.webp(explanation_images.pair(explanation, SIDE))
         on_progress(done, total)
     files.write(folder / FILE, json.dumps({"thumbnails": encoded, "explanations": explained}))
 
@@ -104,9 +100,8 @@ def _encoded(rows: Sequence[Example], classifier: Classifier) -> Iterator[tuple[
 
     def encode(row: Example) -> str:
         try:
-            return _webp(
-                images.decode(images.read(row.path), SIDE, classifier.fit, classifier.depth)
-            )
+            pixels = images.decode(images.read(row.path), SIDE, classifier.fit, classifier.depth)
+            return pictures.webp(pixels)
         except BadImage:
             return ""
 
@@ -115,11 +110,3 @@ def _encoded(rows: Sequence[Example], classifier: Classifier) -> Iterator[tuple[
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
             yield from zip(part, pool.map(encode, part), strict=True)
-
-
-def _webp(pixels: Pixels) -> str:
-    """Encode pixels, uint8 (height, width, 3), as WebP in base64."""
-    _, content = cv2.imencode(
-        ".webp", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, _QUALITY]
-    )
-    return base64.b64encode(content.tobytes()).decode()

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from efftune.report.page import counted, interval, name, percent
+from efftune.system.text import counted, interval, name, percent
 
 _WIDE_INTERVAL = 0.1  # from this width on, the report says why the interval is wide
 _MIN_GAIN = 0.005  # of accuracy: a smaller gain is not worth twice the photos

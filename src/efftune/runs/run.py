@@ -25,15 +25,15 @@ from efftune.model.classifier import Classifier
 from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.recipe import Recipe
 from efftune.recipe.settings import read_choices
-from efftune.report import comparison_plot, explanation_images, report, review
+from efftune.report import comparison_plot, explanation_images, notebook, report, review
 from efftune.report.explanation_images import ExplanationFile
 from efftune.system import files
-from efftune.system.progress import Progress, silent
+from efftune.system.progress import OnProgress, showing
 
 RECORD = "run.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished run.
 
@@ -66,6 +66,14 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
             raise DataError(f"The run {folder} is damaged: {error}. Train again.") from None
         return cls(folder, recipe, evaluation, record)
+
+    def __repr__(self) -> str:
+        """The folder and the test accuracy."""
+        return f"Run({str(self.folder)!r}, test={self.evaluation.test!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the result, the classes, some mistakes, a link to the report."""
+        return str(notebook.show(self.folder, self.record, self.evaluation))
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -131,7 +139,7 @@ class Run:
         label: str | None = None,
         *,
         on_unreadable: Callable[[Path, str], None] | None = None,
-        on_progress: Progress = silent,
+        on_progress: OnProgress = "auto",
     ) -> list[ExplanationFile]:
         """Draw Grad-CAM heatmaps that show the evidence for a class in each picture.
 
@@ -146,14 +154,15 @@ class Run:
             UsageError: the class is unknown, or `out` is not writable.
             DataError: a picture cannot be decoded and `on_unreadable` is not given.
         """
-        return explanation_images.explain(
-            self.classifier,
-            [files.user_path(path) for path in pictures],
-            files.user_path(out),
-            label,
-            on_unreadable=on_unreadable,
-            on_progress=lambda done, total: on_progress("explain", done, total),
-        )
+        with showing(on_progress) as show:
+            return explanation_images.explain(
+                self.classifier,
+                [files.user_path(path) for path in pictures],
+                files.user_path(out),
+                label,
+                on_unreadable=on_unreadable,
+                on_progress=lambda done, total: show("explain", done, total),
+            )
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -170,7 +179,7 @@ class Run:
         split: str | None = None,
         *,
         columns: Columns | None = None,
-        on_progress: Progress = silent,
+        on_progress: OnProgress = "auto",
     ) -> tuple[SplitEvaluation, Examples]:
         """Evaluate this run's classifier on another set of labelled pictures.
 
@@ -189,8 +198,23 @@ class Run:
             DataError: no picture can be decoded, or a class is unknown.
         """
         columns = columns or Columns.of(self.recipe)
-        examples = discovery.find(source, on_progress, columns)
-        rows = _rows_of_split(examples, split)
+        with showing(on_progress) as show:
+            examples = discovery.find(source, show, columns)
+            rows = _rows_of_split(examples, split)
+            self._require_known(examples, rows)
+            probabilities, failures = self.classifier.probabilities(
+                [row.path for row in rows],
+                lambda done, total: show("evaluate", done, total),
+            )
+        readable = np.array([row.path not in failures for row in rows], dtype=bool)
+        if not readable.any():
+            raise DataError(f"None of the pictures in {examples.source} can be decoded.")
+        names = self.classifier.class_names
+        score = metrics.evaluate(probabilities[readable], labels(rows, names)[readable], names)
+        return score, examples.as_read({}, failures)
+
+    def _require_known(self, examples: Examples, rows: Sequence[Example]) -> None:
+        """Raise a DataError if a picture is of a class that the classifier does not have."""
         names = self.classifier.class_names
         unknown = sorted({row.label for row in rows} - set(names))
         if unknown:
@@ -198,15 +222,6 @@ class Run:
                 f"{examples.source} has pictures of {unknown[0]!r}, a class that {self.folder} "
                 f"was not trained on. Its classes are: {', '.join(names)}."
             )
-        probabilities, failures = self.classifier.probabilities(
-            [row.path for row in rows], lambda done, total: on_progress("evaluate", done, total)
-        )
-        readable = np.array([row.path not in failures for row in rows], dtype=bool)
-        if not readable.any():
-            raise DataError(f"None of the pictures in {examples.source} can be decoded.")
-        truth = labels(rows, names)
-        score = metrics.evaluate(probabilities[readable], truth[readable], names)
-        return score, examples.as_read({}, failures)
 
 
 def load(folder: str | Path, max_error: float | str | None = None) -> Classifier:

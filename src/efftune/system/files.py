@@ -18,7 +18,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from efftune.errors import UsageError
+from efftune.errors import EfftuneWarning, UsageError
 
 _CHECKSUMS_FILE = "sha256.json"
 
@@ -48,6 +48,7 @@ def _temporary_cache(folder: Path) -> Path:
     warnings.warn(
         f"Cannot write to the cache folder {folder}: what is computed is not kept for the next "
         "run. Set EFFTUNE_CACHE to a writable folder.",
+        EfftuneWarning,
         stacklevel=3,
     )
     temporary = Path(tempfile.mkdtemp(prefix="efftune-cache-"))

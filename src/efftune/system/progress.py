@@ -3,12 +3,37 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal, TypeAlias
+
+from efftune.errors import UsageError
 
 Progress = Callable[[str, int, int], None]  # phase, items done, total items
 
 
+# What a Python function does about progress: a callback, nothing (None), or bars where they help.
+OnProgress: TypeAlias = Progress | Literal["auto"] | None
+
+
 def silent(_phase: str, _done: int, _total: int) -> None:
     """Ignore progress."""
+
+
+@contextmanager
+def showing(on_progress: OnProgress) -> Iterator[Progress]:
+    """Yield the callback that `on_progress` stands for; its bars are removed at the end.
+
+    Raises:
+        UsageError: it is another text than `auto`.
+    """
+    if isinstance(on_progress, str):
+        from efftune.system import progress_bars
+
+        if on_progress != "auto":
+            raise UsageError(f"on_progress is 'auto', None or a function. Not {on_progress!r}.")
+        with progress_bars.automatic() as report:
+            yield report
+    else:
+        yield on_progress or silent
 
 
 class Timer:

@@ -20,31 +20,41 @@ def timm_name(short, *, plain=False):
 
 
 def random_model(name, seed=0):
-    """A model of timm's; every tensor is random, and activations stay of a sane size."""
+    """A model of timm's with random tensors; the statistics of its norms fit them.
+
+    So activations neither vanish nor grow, however deep it is. The kernels are small, so that
+    variances are, too, and the epsilon of BatchNorm tells.
+    """
     timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
-    model = timm.create_model(name, pretrained=False).eval()
+    model = timm.create_model(name, pretrained=False)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                for tensor in (module.weight, module.running_var):
-                    tensor.uniform_(0.8, 1.2, generator=generator)
-                for tensor in (module.bias, module.running_mean):
-                    tensor.normal_(0, 0.1, generator=generator)
+                module.momentum = 1.0
+                module.weight.uniform_(0.8, 1.2, generator=generator)
+                module.bias.normal_(0, 0.3, generator=generator)
             elif isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
                 fan_in = module.weight[0].numel()
-                module.weight.normal_(0, fan_in**-0.5, generator=generator)
+                module.weight.normal_(0, 0.3 * fan_in**-0.5, generator=generator)
                 if module.bias is not None:
                     module.bias.normal_(0, 0.1, generator=generator)
-    return model
+        batch = torch.from_numpy(scaled(model, pixels_of(SIZE)))
+        model.train()(torch.cat([batch, batch.flip(1), batch.flip(2), batch.roll(9, 3)]))
+    return model.eval()
 
 
-def outputs(model, pixels, mean, std):
+def scaled(model, pixels):
+    """Pixels, 0 to 255, as timm scales them for a model: float32, channels first."""
+    mean, std = (np.array(model.pretrained_cfg[key], np.float32) for key in ("mean", "std"))
+    return ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
+
+
+def outputs(model, pixels):
     """Features and logits that timm computes for pixels, 0 to 255."""
     torch = pytest.importorskip("torch")
-    batch = ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
     with torch.no_grad():
-        features = model.forward_features(torch.from_numpy(batch))
+        features = model.forward_features(torch.from_numpy(scaled(model, pixels)))
         pooled = model.forward_head(features, pre_logits=True)
         return pooled.numpy(), model.classifier(pooled).numpy()
 
@@ -59,7 +69,11 @@ def ours(short, path, pixels):
 
 
 def pixels_of(size):
-    return np.random.default_rng(1).integers(0, 256, (2, size, size, 3)).astype(np.float32)
+    """Noise, and a smooth picture of other colours, float32 (2, size, size, 3)."""
+    noise = np.random.default_rng(1).integers(0, 256, (size, size, 3))
+    ramp = np.linspace(0, 255, size)
+    smooth = np.stack([np.tile(ramp, (size, 1)), np.tile(ramp, (size, 1)).T, 0 * noise[..., 0]], 2)
+    return np.stack([noise, smooth]).astype(np.float32)
 
 
 def assert_equal_outputs(short, name, path, size):
@@ -76,10 +90,8 @@ def assert_equal_outputs(short, name, path, size):
     else:
         pytest.importorskip("torch").save(model.state_dict(), path)
     pixels = pixels_of(size)
-    for mine, theirs in zip(
-        ours(short, path, pixels), outputs(model, pixels, mean, std), strict=True
-    ):
-        assert theirs.std() > 0.05  # neither dead nor saturated
+    for mine, theirs in zip(ours(short, path, pixels), outputs(model, pixels), strict=True):
+        assert np.abs(theirs[0] - theirs[1]).max() > 0.05  # the pictures tell
         assert np.abs(mine - theirs).max() <= 1e-3
 
 
@@ -93,3 +105,10 @@ def test_networks_with_tensorflows_padding_give_what_timm_gives(short, tmp_path)
 def test_networks_with_symmetric_padding_give_what_timm_gives(short, tmp_path):
     path = tmp_path / "pytorch_model.bin"
     assert_equal_outputs(short, timm_name(short, plain=True), path, SIZE)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("short", ["lite0", "b0", "v2-s"])
+def test_odd_sizes_are_padded_as_timm_pads_them(short, plain, tmp_path):
+    path = tmp_path / "model.safetensors"
+    assert_equal_outputs(short, timm_name(short, plain=plain), path, 75)

@@ -24,7 +24,6 @@ from efftune.system.text import escape_control
 
 Report = Callable[[str, int, int], None]
 
-_AS_IT_IS = {"markup": False, "highlight": False, "emoji": False}  # how names are printed
 _REFRESH_SECONDS = 0.5  # between two pictures of the bars in a notebook
 
 
@@ -45,7 +44,9 @@ def automatic() -> Iterator[Report]:
 def in_terminal() -> Iterator[Report]:
     """Bars on stderr that vanish at the end, and what the package logs above them."""
     with _bars() as bars:
-        show = functools.partial(bars.console.print, **_AS_IT_IS)
+        show = functools.partial(  # names as they are
+            bars.console.print, markup=False, highlight=False, emoji=False
+        )
         with messages(show):
             yield _on_bars(bars)
 

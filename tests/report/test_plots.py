@@ -26,7 +26,13 @@ def evaluation(names):
 
 
 @pytest.mark.parametrize(
-    "names", [["cat", "dog"], [f"class {i}" for i in range(60)], ["$x^2$", "très_{long}", "<b>"]]
+    "names",
+    [
+        ["cat", "dog"],
+        [f"class {i}" for i in range(60)],
+        ["$x^2$", "très_{long}", "<b>"],
+        ["\udce9t\udce9", "a\rb\nc", "w" * 240, "\u732b", "\0"],
+    ],
 )
 def test_all_plots_are_drawn_for_any_class_names(tmp_path, names):
     (tmp_path / "history.csv").write_text(

@@ -220,6 +220,8 @@ def layout_case(place: Path, layout: Layout) -> Case:
     case.faults += [f"train: {each}" for each in _mistaken(layout, stderr)]
     if layout.refused and layout.refused not in stderr:
         case.faults.append(f"train: no {layout.refused!r} in the message: {stderr[-300:]}")
+    if not layout.refused and "efftune: " in stderr:
+        case.faults.append(f"train: a warning: {stderr[stderr.index('efftune: ') :][:300]}")
     if layout.refused and (place / "run").exists():
         case.faults.append("train: it is refused, and leaves a run")
     if not layout.refused and (place / "run").exists():

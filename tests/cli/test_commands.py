@@ -288,9 +288,10 @@ def no_number(text):
     ],
     ids=lambda command: command[0],
 )
-def test_json_is_all_that_is_printed(efftune_command, finished_run, source, command):
+def test_json_is_all_that_is_printed(efftune_command, finished_run, source, tmp_path, command):
     """`train` and `demo` themselves: below, and in the test of the wheel."""
-    places = {"RUN": finished_run.folder, "SOURCE": source, "PICTURE": source / "red" / "01.png"}
+    run = shutil.copytree(finished_run.folder, tmp_path / "run")  # some commands write to it
+    places = {"RUN": run, "SOURCE": source, "PICTURE": source / "red" / "01.png"}
     done = efftune_command(*(places.get(word, word) for word in command), "--json", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     json.loads(done.stdout, parse_constant=no_number)

@@ -27,7 +27,13 @@ def evaluation(names):
 
 @pytest.mark.filterwarnings("error:Glyph")  # the font lacks some, which is no news
 @pytest.mark.parametrize(
-    "names", [["cat", "猫"], [f"class {i}" for i in range(60)], ["$x^2$", "très_{long}", "<b>"]]
+    "names",
+    [
+        ["cat", "dog"],
+        [f"class {i}" for i in range(60)],
+        ["$x^2$", "très_{long}", "<b>"],
+        ["\udce9t\udce9", "a\rb\nc", "w" * 240, "\u732b", "\0"],
+    ],
 )
 def test_all_plots_are_drawn_for_any_class_names(tmp_path, names):
     (tmp_path / "history.csv").write_text(

@@ -29,7 +29,7 @@ from efftune.system.machine import usable_processors
 
 Pixels = NDArray[np.uint8]
 
-VERSION = 2  # part of every cache key: increase it when the output of `decode` changes
+VERSION = 3  # part of every cache key: increase it when the output of `decode` changes
 MOST_PIXELS = 89_000_000  # larger pictures would need more than 350 MB to decode
 
 # Reasons why a file is set aside, beside those of `formats`; they appear in messages and tables.

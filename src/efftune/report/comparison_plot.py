@@ -49,5 +49,5 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 
 def _name(run: ComparedRun) -> str:
-    folder = run.folder.resolve().name.encode(errors="replace").decode()  # may hold any bytes
+    folder = plots.drawable(run.folder.resolve().name)
     return f"{folder} ({run.model.removeprefix('efficientnet-')}, {run.recipe})"

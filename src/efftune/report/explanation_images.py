@@ -19,7 +19,7 @@ from efftune.system import files
 _OPACITY = 0.55  # of the heat map over the picture
 _SIDE = 420  # of each of the two images, in pixels
 _TITLE_HEIGHT = 40  # pixels
-_MAX_NAME = 60  # characters of a file or class name
+_MAX_NAME = 60  # characters of a file name
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,7 @@ def write(explanation: Explanation, path: Path) -> None:
     figure = plots.new_figure(2 * _SIDE / inch, (_SIDE + _TITLE_HEIGHT) / inch)
     figure.set_layout_engine("none")  # unnecessary here, and slow
     figure.figimage(pair(explanation, _SIDE), origin="upper")
-    label = explanation.label.encode(errors="replace").decode()  # may hold any bytes
-    label = label if len(label) <= _MAX_NAME else f"{label[: _MAX_NAME - 1]}…"
-    title = f"{label}  {100 * explanation.confidence:.1f} %"
+    title = f"{plots.drawable(explanation.label)}  {100 * explanation.confidence:.1f} %"
     height = (_SIDE + _TITLE_HEIGHT / 2) / (_SIDE + _TITLE_HEIGHT)
     figure.text(0.5, height, title, ha="center", va="center", fontsize=11, parse_math=False)
     try:

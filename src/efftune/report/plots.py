@@ -33,6 +33,7 @@ _SIDE = 224  # of sample pictures, in pixels
 _MAX_BARS = 60
 _MAX_MARKERS = 40  # points of a curve; longer curves have no markers
 _MAX_LABELLED = 40  # classes of a confusion matrix with names and counts
+_MAX_NAME = 60  # characters of a class or folder
 _DARK = 0.55  # share of a row above which the count is white
 
 
@@ -183,7 +184,7 @@ def _classes(path: Path, rows: Sequence[Example]) -> None:
         values = np.array([by_split[name, split] for name in ranked])
         axes.barh(range(len(ranked)), values, left=left, label=split or "not split yet")
         left += values
-    axes.set_yticks(range(len(ranked)), ranked, parse_math=False)
+    axes.set_yticks(range(len(ranked)), [*map(drawable, ranked)], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("pictures")
     left_out = len(counts) - len(ranked)
@@ -206,7 +207,7 @@ def _grid(
     for axes, picture, title in zip(grid, pictures, titles, strict=False):
         axes.imshow(picture)
         # Class names come from the user: a dollar sign must not start a formula.
-        axes.set_title(title, fontsize=10, parse_math=False)
+        axes.set_title(drawable(title), fontsize=10, parse_math=False)
     save(figure, path)
 
 
@@ -231,11 +232,12 @@ def _curves(path: Path, history: Path) -> None:
 
 def _confusion(path: Path, score: SplitEvaluation) -> None:
     """The confusion matrix; with many classes, counts and names are omitted."""
-    names = [each.name for each in score.per_class]
+    names = [drawable(each.name) for each in score.per_class]
     counts = np.array(score.confusion)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     labelled = len(names) <= _MAX_LABELLED
-    side = 2.4 + 0.42 * len(names) if labelled else 9.0
+    for_names = 0.08 * max(0, max(map(len, names)) - 12)
+    side = 2.4 + 0.42 * len(names) + for_names if labelled else 9.0
     figure = new_figure(side, side)
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -316,3 +318,9 @@ def save(figure: "Figure", path: Path) -> None:
         # Matplotlib's font lacks some scripts and draws boxes instead; no warning is needed.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(partial, dpi=120)
+
+
+def drawable(name: str) -> str:
+    """The name of a class or folder, which may be long and hold any bytes, as a plot has it."""
+    text = name.encode(errors="replace").decode()
+    return text if len(text) <= _MAX_NAME else f"{text[: _MAX_NAME - 1]}…"

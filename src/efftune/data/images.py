@@ -138,7 +138,8 @@ def decoded(
                 raise
             return _of_values(values, form, size, fit, depth)
         with image:
-            deep_colour = content if bit_depth.is_deep_colour(image) else b""
+            may_be_deep = form in ("PNG", "TIFF") and bit_depth.is_deep_colour(image)
+            deep_colour = content if may_be_deep else b""
             original_size, mode = image.size, image.mode
             if form != "TIFF":  # which Pillow turns while it loads them
                 _load(image, size, fit)
@@ -166,7 +167,7 @@ def _pixels(
 ) -> tuple[Pixels, _Deep]:
     """The pixels of a picture; `deep_colour` is its file, if it has colours of 16 bits."""
     profile = image.info.get("icc_profile") or b""
-    orientation = _orientation(image)
+    orientation = _orientation(image) if deep_colour else 1
     _load(image, size, fit)
     values = bit_depth.colour_values(deep_colour) if deep_colour else None
     deep: _Deep = ()

@@ -103,7 +103,7 @@ def assert_each_is_listed_once(root: Path, names: set[str]) -> None:
     reasons = {row.reason for row in examples.rows if not row.usable}
     kinds = {inspection._DETAILS.split(reason)[0].strip() for reason in reasons}
     known = {formats.EMPTY, formats.NOT_AN_IMAGE, formats.UNSUPPORTED}
-    assert kinds <= known | {images.TRUNCATED, images.DAMAGED, images.TOO_LARGE}
+    assert kinds <= known | {images.TRUNCATED, images.DAMAGED, formats.TOO_LARGE}
     assert len(list(inspection.unusable(examples))) == len(examples.set_aside)
 
 

@@ -148,7 +148,9 @@ def colour_values(content: bytes) -> Values | None:
     """
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # or it remarks on files
     values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype == np.uint8 or values.ndim == 2:
-        return values if values is None or values.dtype != np.uint8 else None
+    if values is None or values.dtype == np.uint8:
+        return None
+    if values.ndim == 2:
+        return np.asarray(values)
     order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(values.shape[2])
     return None if order is None else np.asarray(values[..., order])

@@ -14,13 +14,11 @@ _NOT_INSTALLED = f'{formats.UNSUPPORTED}: DICOM; pip install "efftune[dicom]" ma
 _ABOVE_ALL = 2.0**40  # of any value that a scanner stores
 
 
-def opened(content: bytes, most_pixels: int, too_large: str) -> tuple[Values, bool]:
+def opened(content: bytes) -> tuple[Values, bool]:
     """The first frame of a DICOM file.
 
     Args:
         content: the bytes of the file.
-        most_pixels: of a frame.
-        too_large: the reason for a larger frame.
 
     Returns:
         Its values, (height, width) or (height, width, 3): uint8 if the file has 8 bits or says
@@ -39,8 +37,8 @@ def opened(content: bytes, most_pixels: int, too_large: str) -> tuple[Values, bo
     file = dcmread(io.BytesIO(content))
     if not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise BadImage(_NO_PIXELS)
-    if file.Rows * file.Columns > most_pixels:
-        raise BadImage(too_large)
+    if file.Rows * file.Columns > formats.MOST_PIXELS:
+        raise BadImage(formats.TOO_LARGE)
     try:
         frame = pixel_array(file, index=0)
     except (RuntimeError, NotImplementedError):

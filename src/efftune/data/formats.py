@@ -12,6 +12,8 @@ HEAD = 4096  # bytes of a file that `detect` needs at most
 NOT_AN_IMAGE = "not an image"
 EMPTY = "empty file"
 UNSUPPORTED = "unsupported format"
+TOO_LARGE = "too large"
+MOST_PIXELS = 89_000_000  # larger pictures would need more than 350 MB to decode
 
 
 @dataclass(frozen=True, slots=True)

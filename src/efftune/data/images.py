@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedIm
 
 from efftune.data import bit_depth, colour, dicom, formats, heic
 from efftune.data.bit_depth import BitDepth, Kind, Range, Values
-from efftune.data.formats import FORMATS
+from efftune.data.formats import FORMATS, MOST_PIXELS, TOO_LARGE
 from efftune.data.resizing import Framing, Resizing, fitted
 from efftune.errors import BadImage
 from efftune.recipe.inputs import Fit
@@ -30,12 +30,10 @@ from efftune.system.machine import usable_processors
 Pixels = NDArray[np.uint8]
 
 VERSION = 3  # part of every cache key: increase it when the output of `decode` changes
-MOST_PIXELS = 89_000_000  # larger pictures would need more than 350 MB to decode
 
 # Reasons why a file is set aside, beside those of `formats`; they appear in messages and tables.
 TRUNCATED = "truncated"
 DAMAGED = "damaged"
-TOO_LARGE = "too large"
 NOT_REGULAR = "not a regular file"
 FOLDER = "a folder, not a picture"
 NO_PERMISSION = "no permission to read"
@@ -128,7 +126,7 @@ def decoded(
     with _errors_of_decoders():
         form = formats.detect(content[: formats.HEAD])
         if form == "DICOM":
-            frame, several = dicom.opened(content, MOST_PIXELS, TOO_LARGE)
+            frame, several = dicom.opened(content)
             return _of_values(frame, form, size, fit, depth, several=several)
         try:
             image = _opened(content, form)

@@ -59,7 +59,8 @@ COMPRESSIONS = {  # of TIFF, and the modes that they take
     **dict.fromkeys(("zstd", "lzma"), _PACKED),
     **{"jpeg": ("L", "RGB", "CMYK"), "group3": ("1",), "group4": ("1",), "tiff_ccitt": ("1",)},
 }
-FACTS = {"wrong-suffix", "rotated", "animated", "pages", "tiny", "long", "greyscale"}
+DEEP = "more-than-8-bits"
+FACTS = {"wrong-suffix", "rotated", "animated", "pages", "tiny", "long", "greyscale", DEEP}
 MOST_PIXELS = 89_000_000  # that are read, as documented
 
 # Reasons that are true of files, as regular expressions; of a usable picture it is the empty one.
@@ -202,7 +203,13 @@ def _encode(image: Image.Image, form: str, mode: str, **options: Any) -> bytes:
 def _sketch(form: str, mode: str, what: str, *more: str, **options: Any) -> Sketch:
     name = f"{mode.replace(';', ' ')}{what}{SUFFIXES[form]}"
     content = partial(_encode, form=form, mode=mode, **options)
-    return Sketch(name, content, USED, facts(mode, *more))
+    return Sketch(name, content, USED, facts(mode, _deep(form, mode), *more))
+
+
+def _deep(form: str, mode: str) -> str:
+    """The fact that a file has more than 8 bits; other formats cut values off at 255."""
+    keeps = form in ("PNG", "TIFF", "JPEG2000", "PPM", "ICO")
+    return DEEP if keeps and mode[0] in "IF" else ""
 
 
 def modes() -> Iterator[Sketch]:
@@ -264,7 +271,11 @@ def frames() -> Iterator[Sketch]:
                 content = partial(_moving, form=form, mode=mode, count=count)
                 # These cut off values at 255, and then all frames are the same.
                 is_unknown = form in ("GIF", "WEBP") and mode[0] in "IF"
-                known = None if is_unknown else facts(mode, fact if count > 1 else "")
+                known = (
+                    None
+                    if is_unknown
+                    else facts(mode, _deep(form, mode), fact if count > 1 else "")
+                )
                 name = f"{mode.replace(';', ' ')} {count} frames{SUFFIXES[form]}"
                 yield Sketch(name, content, USED, known)
     other = [picture(98, (60, 20))]
@@ -316,7 +327,10 @@ def options() -> Iterator[Sketch]:
             yield _sketch("TIFF", mode, f" {compression}", compression=compression)
     for name, content in _by_others().items():
         grey = ["greyscale"] if "grey" in name else []
-        yield Sketch(name, content, USED, facts("RGB", *grey))
+        # Colours of other formats are scaled to 8 bits by their decoders, which know the depth.
+        kept = "grey" in name or name.endswith((".png", ".tiff"))
+        deep = [DEEP] if kept and ("16 bits" in name or "float" in name) else []
+        yield Sketch(name, content, USED, facts("RGB", *grey, *deep))
 
 
 def _by_others() -> dict[str, Callable[[Image.Image], bytes]]:

@@ -1,6 +1,9 @@
 """Pictures of more than 8 bits, in the files that scanners, microscopes and cameras write."""
 
 import io
+import json
+import pickle
+import shutil
 import zlib
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from conftest import fill
 from efftune.data import bit_depth, images, inspection
 from efftune.data.bit_depth import BitDepth
 from efftune.data.sources import discovery
+from efftune.errors import BadImage
 
 
 def grey(values: np.ndarray, form: str = "PNG", **tags: int) -> bytes:
@@ -134,6 +138,16 @@ def test_colour_tiff_of_floats_is_read():
     assert decoded.pixels[6, 4].tolist() == [0, 0, 255]
 
 
+def test_colour_tiff_of_floats_that_claims_to_be_huge_is_not_decoded():
+    content = bytearray(colour(np.zeros((8, 8, 3), np.float32), ".tiff"))
+    for tag in (b"\x00\x01", b"\x01\x01"):  # width and height, of 16 bits each
+        at = content.index(tag + b"\x03\x00\x01\x00\x00\x00\x08\x00")
+        content[at + 8 : at + 10] = (60_000).to_bytes(2, "little")
+    with pytest.raises(BadImage) as error:
+        images.decode(bytes(content), 8, "stretch")
+    assert error.value.reason == "too large"
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_transparent_areas_of_16_bits_become_white(suffix):
     values = np.full((8, 8, 4), 1000, np.uint16)
@@ -179,17 +193,30 @@ def test_brighter_is_never_darker(values):
     assert (np.diff(pixels[0].astype(int)) >= 0).all()
 
 
-def test_depth_is_kept_with_the_run_and_used_by_predict(tmp_path):
+# Darker than any of the set: by itself it would be taken for a picture of 10 bits.
+DARK = np.full((40, 48, 3), 400, np.uint16)
+
+
+def test_predict_scales_as_the_run_did(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run.folder, tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["model"]["depth"] == {"integers": None, "floats": None}
+    record["model"]["depth"]["integers"] = [0, 4095]
+    (folder / "run.json").write_text(json.dumps(record))
+    loaded = pickle.loads(pickle.dumps(efftune.load(folder)))
+    assert loaded.depth == BitDepth((0, 4095))
+    outputs = loaded.outputs([colour(DARK, ".png"), np.full((40, 48, 3), 25, np.uint8)])
+    assert outputs.probabilities[0] == pytest.approx(outputs.probabilities[1], abs=1e-4)
+
+
+@pytest.mark.long
+def test_depth_is_kept_with_the_run(tmp_path):
     folder = fill(tmp_path / "squares", count=10)
     for path in sorted(folder.rglob("*.*")):
         pixels = np.asarray(Image.open(path).convert("RGB"))
         path.unlink()
         path.with_suffix(".png").write_bytes(colour(pixels.astype(np.uint16) * 16, ".png"))
     run = efftune.train(folder, recipe="quick", image_size=32, run=tmp_path / "run")
-    loaded = efftune.load(run.folder)
-    assert loaded.depth == BitDepth((0, 4095))
+    assert run.classifier.depth == BitDepth((0, 4095))
     assert "4095 is white" in run.record["plan"]["notes"][0]
-    # Darker than any of the set: by itself it would be taken for a picture of 10 bits.
-    dark = np.full((40, 48, 3), 400, np.uint16)
-    outputs = loaded.outputs([colour(dark, ".png"), np.full((40, 48, 3), 25, np.uint8)])
-    assert outputs.probabilities[0] == pytest.approx(outputs.probabilities[1], abs=1e-4)
+    assert run.evaluation.test.accuracy == 1

@@ -4,6 +4,7 @@ A file of 16 bits often holds 10, 12 or 14, or another part of its range, and sa
 the range is found over a set of pictures: equal values stay equally bright.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -12,6 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
+
+from efftune.data import formats
+from efftune.errors import BadImage
 
 Values: TypeAlias = NDArray[Any]  # of a picture of more than 8 bits, see `grey_values`
 Kind: TypeAlias = Literal["integers", "floats"]
@@ -23,7 +27,8 @@ _LEAST_USED = 0.25  # of a range from 0: values that fill less get a range of th
 _INNER = (0.1, 99.9)  # percentiles of a picture: hot pixels and burnt-in marks lie outside
 _INNER_PICTURES = (1, 99)  # percentiles over the pictures of a set
 _SAMPLED = 500_000  # values of a picture that its range is found from
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag, and a value of it
+_WIDTH, _HEIGHT, _PHOTOMETRIC, _WHITE_IS_ZERO = 256, 257, 262, 0  # TIFF tags, and a value
+_BIG = 43  # the version of BigTIFF in the header
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +159,22 @@ def colour_values(content: bytes) -> Values | None:
         return np.asarray(values)
     order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(values.shape[2])
     return None if order is None else np.asarray(values[..., order])
+
+
+def float_tiff_values(content: bytes) -> Values | None:
+    """The values of a TIFF file that Pillow does not identify, if they are floats; else None.
+
+    Pillow reads neither colours nor 64 bits as floats.
+
+    Raises:
+        BadImage: the picture is too large.
+    """
+    stream = io.BytesIO(content)
+    header = stream.read(16)
+    first = TiffImagePlugin.ImageFileDirectory_v2(header if header[2] == _BIG else header[:8])
+    stream.seek(first.next)
+    first.load(stream)
+    if first[_WIDTH] * first[_HEIGHT] > formats.MOST_PIXELS:
+        raise BadImage(formats.TOO_LARGE)
+    values = colour_values(content)
+    return values if values is not None and kind_of(values) == "floats" else None

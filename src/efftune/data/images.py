@@ -131,8 +131,8 @@ def decoded(
         try:
             image = _opened(content, form)
         except UnidentifiedImageError:
-            values = bit_depth.colour_values(content) if form == "TIFF" else None
-            if values is None or bit_depth.kind_of(values) != "floats":
+            values = bit_depth.float_tiff_values(content) if form == "TIFF" else None
+            if values is None:
                 raise
             return _of_values(values, form, size, fit, depth)
         with image:

@@ -28,7 +28,8 @@ class Resizing:
     Attributes:
         share: share of the shorter side that the central square keeps, above 0 and up to 1.
         filter: how pixels are interpolated. `bicubic`: Pillow's, over all pixels, as timm
-            evaluates. `bilinear`: between neighbouring pixels, as TensorFlow 2 resizes.
+            evaluates. `bilinear`: between neighbouring pixels, as TensorFlow 2 resizes; here after
+            averaging to less than twice the size.
         stretch: ignore the aspect ratio: the share is one of both sides.
     """
 

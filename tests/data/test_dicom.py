@@ -55,6 +55,16 @@ def test_where_low_values_are_white_they_are_turned():
     assert pixels[..., 1] == pytest.approx(255 - windowed(500, 1500), abs=1.5)
 
 
+def test_sets_of_both_kinds_without_windows_have_one_range():
+    turned = dicom(4095 - RAMP, PhotometricInterpretation="MONOCHROME1")
+    one, other = images.decoded(dicom(RAMP), 8, "stretch"), images.decoded(turned, 8, "stretch")
+    assert one.inner_range == other.inner_range
+    assert np.array_equal(one.pixels, other.pixels)
+    signed = (2047 - RAMP.astype(np.int16)).astype(np.int16)  # of 12 bits: -2048 to 2047
+    decoded = images.decoded(dicom(signed, PhotometricInterpretation="MONOCHROME1"), 8, "stretch")
+    assert decoded.inner_range == (-2048, 1952)
+
+
 def test_table_of_grey_levels_is_applied():
     table = Dataset()
     table.LUTDescriptor = [4096, 0, 10]

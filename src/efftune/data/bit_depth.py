@@ -129,13 +129,8 @@ def grey_values(image: Image.Image) -> Values | None:
         isinstance(image, TiffImagePlugin.TiffImageFile)
         and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     ):
-        return inverted(values)
+        return np.invert(values) if kind_of(values) == "integers" else -values
     return values
-
-
-def inverted(values: Values) -> Values:
-    """Values of which the lowest were white, with the highest as white."""
-    return np.invert(values) if kind_of(values) == "integers" else -values
 
 
 def is_deep_colour(image: Image.Image) -> bool:

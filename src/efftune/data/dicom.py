@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from efftune.data import formats
-from efftune.data.bit_depth import Values, inverted, to_8_bits
+from efftune.data.bit_depth import Range, Values, to_8_bits
 from efftune.errors import BadImage
 
 _NO_PIXELS = f"{formats.NOT_AN_IMAGE}: DICOM without pixels"
@@ -55,13 +55,20 @@ def _windowed(frame: Values, file: Any) -> Values:
         frame = to_8_bits(apply_color_lut(frame, file), (0, white))
     if frame.ndim == 3:
         return frame
-    if frame.dtype == np.uint8:  # of 8 bits, or fewer in masks
-        frame = to_8_bits(frame, (0, 2.0**file.BitsStored - 1))
-    frame = apply_modality_lut(frame, file)
+    low_is_white = file.PhotometricInterpretation == "MONOCHROME1"
     if file.get("VOILUTSequence"):
-        white = 2.0 ** int(file.VOILUTSequence[0].LUTDescriptor[2]) - 1
-        frame = to_8_bits(apply_voi_lut(frame, file), (0, white))
+        limits: Range = 0.0, 2.0 ** int(file.VOILUTSequence[0].LUTDescriptor[2]) - 1
     elif file.get("WindowCenter") is not None and file.get("WindowWidth") is not None:
         black, white = apply_voi_lut(np.array([-_ABOVE_ALL, _ABOVE_ALL]), file).tolist()
-        frame = to_8_bits(apply_voi_lut(frame, file), (black, white))
-    return inverted(frame) if file.PhotometricInterpretation == "MONOCHROME1" else frame
+        limits = black, white
+    else:
+        # Turned within the stored bits: the range of a set is then that of its other pictures.
+        lowest = -(2 ** (file.BitsStored - 1)) if file.PixelRepresentation else 0
+        highest = lowest + 2**file.BitsStored - 1
+        if low_is_white:
+            frame = (lowest + highest - frame.astype(np.int64)).astype(frame.dtype)
+        if frame.dtype == np.uint8:  # of 8 bits, or fewer in masks
+            return to_8_bits(frame, (0, highest))
+        return np.asarray(apply_modality_lut(frame, file))
+    shown = to_8_bits(apply_voi_lut(apply_modality_lut(frame, file), file), limits)
+    return 255 - shown if low_is_white else shown

@@ -99,8 +99,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
             block.
     """
     chosen_precision(recipe.backbone.precision)  # now, and not after an hour
-    recipe, notes = _with_batch_size(recipe, backbone, pictures["train"])
-    recipe = recipe.resolved(pictures["train"])
+    recipe, notes = _resolved(recipe, backbone, pictures["train"])
     decoded_bytes = 0
     if any(stage.block == "pixels" for stage in recipe.stages):
         decoded_bytes = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
@@ -257,10 +256,13 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
     return traced - start + step * steps
 
 
-def _with_batch_size(recipe: Recipe, backbone: Backbone, pictures: int) -> tuple[Recipe, list[str]]:
-    """The recipe with a number for `auto`: the usual one, halved until it suits; and notes."""
+def _resolved(recipe: Recipe, backbone: Backbone, pictures: int) -> tuple[Recipe, list[str]]:
+    """The recipe with numbers for `auto`, and notes.
+
+    The batch size is the usual one, halved until it suits.
+    """
     if recipe.optimization.batch_size != "auto":
-        return recipe, []
+        return recipe.resolved(pictures), []
     size = _USUAL_BATCH
     while size > _SMALL_BATCH and pictures < _FEW_STEPS * size:
         size //= 2
@@ -270,7 +272,8 @@ def _with_batch_size(recipe: Recipe, backbone: Backbone, pictures: int) -> tuple
     while size > 1 and size * needed > limit:
         size //= 2
     note = f"{size} pictures per step, because of their number or of the memory"
-    return recipe.changed(batch_size=size), [note] if size < _USUAL_BATCH else []
+    recipe = recipe.changed(batch_size=size).resolved(pictures)
+    return recipe, [note] if size < _USUAL_BATCH else []
 
 
 def _padding_notes(recipe: Recipe) -> list[str]:

@@ -452,3 +452,5 @@ def test_held_out_pictures_must_not_be_given_twice(tmp_path):
         discovery.find(tmp_path / "other", held_out={"test": str(tmp_path / "set")})
     with pytest.raises(UsageError, match="There is no folder"):
         discovery.find(tmp_path / "other", held_out={"test": str(tmp_path / "nowhere")})
+    with pytest.raises(UsageError, match=r"holds all pictures of .*: none are left"):
+        discovery.find(tmp_path / "other", held_out={"test": str(tmp_path / "other")})

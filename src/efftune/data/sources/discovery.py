@@ -71,6 +71,10 @@ def find(
             )
         paths, folder = {row.path for row in further}, other.rstrip("/\\")
         rows = [row for row in rows if row.path not in paths]  # it may lie in the source
+        if splits and not any(row.usable for row in rows):
+            raise UsageError(
+                f"--{split} {other} holds all pictures of {source}: none are left to train on."
+            )
         rows += [
             replace(row, name=f"{folder}/{row.name}", split=split)
             for row in further

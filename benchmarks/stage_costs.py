@@ -22,7 +22,6 @@ from efftune.data import augmentation, images
 from efftune.data.sources import discovery
 from efftune.features.cache import CachedRows, FeatureCache
 from efftune.model.backbone import FEATURES, Backbone
-from efftune.model.engines.openvino_engine import Network as Frozen
 from efftune.model.engines.openvino_engine import fastest_precision
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.system import machine
@@ -102,12 +101,8 @@ def view_ms(pixels: images.Pixels) -> float:
 
 
 def frozen_ms(backbone: Backbone, output: str, pixels: images.Pixels) -> float:
-    network = Frozen(
-        lambda: backbone.openvino_model([output]),
-        size=backbone.image_size,
-        precision=fastest_precision(),
-        dtypes=["float32" if output == FEATURES else "float16"],
-    )
+    dtypes = ["float32" if output == FEATURES else "float16"]
+    network = backbone.pretrained([output], precision=fastest_precision(), dtypes=dtypes)
 
     def run() -> None:
         network.run(range(len(pixels)), lambda i: pixels[i][None], lambda _i, _n, _out: None)

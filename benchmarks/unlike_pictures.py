@@ -35,7 +35,7 @@ from sklearn.metrics import roc_auc_score
 import efftune
 from efftune.data import images
 from efftune.model import uncertainty
-from efftune.model.classifier import OPENVINO_FILE, Classifier
+from efftune.model.classifier import Classifier
 from efftune.model.engines import openvino_engine
 from efftune.system import machine
 
@@ -108,10 +108,8 @@ def splits(run: Path, source: Path) -> dict[str, list[tuple[Path, str]]]:
 
 def network_outputs(classifier: Classifier, paths: Sequence[Path]) -> Outputs:
     """The outputs of the saved network for pictures, decoded as in prediction."""
-    network = openvino_engine.Network(
-        lambda: openvino_engine.read(classifier.folder / OPENVINO_FILE),
-        size=classifier.image_size,
-        dtypes=("float32", "float32"),
+    network = openvino_engine.classifier(
+        classifier.folder, size=classifier.image_size, has_features=True
     )
     features: dict[int, Array] = {}
     confidences = np.zeros(len(paths), np.float32)

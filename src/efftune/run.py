@@ -15,6 +15,7 @@ from efftune.data.sources.table_columns import Columns
 from efftune.evaluation import evaluator
 from efftune.features import cache
 from efftune.model.backbone import Backbone
+from efftune.model.engines import devices
 from efftune.recipe.recipe import Recipe
 from efftune.runs.contents import RunContents
 from efftune.runs.run import Run
@@ -128,11 +129,13 @@ def _set_up(
     )
     recipe.require_effect()
     with timer.phase("find"):
+        device = devices.chosen(recipe.device)  # before anything imports Keras
         backbone = Backbone(
             recipe.backbone.model,
             recipe.backbone.image_size,
             weights="none" if recipe.phases == ("scratch",) else recipe.backbone.weights,
             drop_connect_rate=recipe.optimization.drop_connect_rate,
+            device=device,
             on_progress=timer.on_progress,
         )
         examples = discovery.find(

@@ -11,6 +11,7 @@ from efftune.evaluation.explanation import Explainer, Explanation
 from efftune.model import classifier as classifiers
 from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier
+from efftune.model.engines import openvino_engine
 from efftune.report import explanation_images
 from efftune.report.explanation_images import explain, overlay, pair
 
@@ -192,10 +193,8 @@ def test_explained_class_is_that_of_predict(disc_run, picture):
 
 def test_network_is_read_when_first_needed_and_only_once(disc_run, picture, monkeypatch):
     read = []
-    original = explanation.openvino_engine.read
-    monkeypatch.setattr(
-        explanation.openvino_engine, "read", lambda path: read.append(1) or original(path)
-    )
+    original = openvino_engine.read
+    monkeypatch.setattr(openvino_engine, "read", lambda path: read.append(1) or original(path))
     explainer = Explainer(disc_run.classifier)
     assert read == []
     first, again = (explainer.explain(picture).heat for _ in range(2))

@@ -8,14 +8,13 @@ from keras import ops
 from efftune.errors import UsageError
 from efftune.model import catalogue
 from efftune.model.backbone import Backbone
-from efftune.model.engines.openvino_engine import Network
 
 from .conftest import distance, each, shaken
 
 
 def output(backbone):
     result = []
-    network = Network(backbone.openvino_model, size=32)
+    network = backbone.pretrained(precision="f32", dtypes=["float32"])
     pixels = np.full((1, 32, 32, 3), 90, np.uint8)
     network.run([0], lambda _i: pixels, lambda _i, _n, rows: result.append(rows[0].copy()))
     return result[0]
@@ -101,9 +100,12 @@ def test_untrained_biases_are_zero_and_pixels_still_normalised():
 FULL = """
 import resource, sys
 from efftune.model.backbone import Backbone
+from efftune.model.engines import openvino_engine
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))  # as if the disk were full
-print(len(Backbone("efficientnet-lite0", 32).openvino_model().get_ops()))
+backbone = Backbone("efficientnet-lite0", 32)
+folder = backbone.conversion(openvino_engine)
+print(len(openvino_engine.converted(lambda: backbone.keras_model, cached=folder).get_ops()))
 """
 
 

@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_image
 import efftune
 from efftune.data import images
 from efftune.errors import DataError, UsageError
-from efftune.model.engines import openvino_engine
+from efftune.model.engines import engine
 
 
 def pixels_of(paths, size):
@@ -104,7 +104,7 @@ def test_grey_arrays_are_grey_pictures(finished_run):
 
 
 def test_iterators_are_advanced_as_pictures_are_needed(finished_run, source, monkeypatch):
-    monkeypatch.setattr(openvino_engine, "WINDOW_BYTES", 0)
+    monkeypatch.setattr(engine, "WINDOW_BYTES", 0)
     pixels, ahead, counts = as_array(source / "red" / "01.png"), [], []
 
     def pictures():

@@ -2,13 +2,14 @@
 
 import os
 import sys
+from importlib.util import find_spec
 
 from efftune.recipe.recipe import Recipe
 from efftune.system.progress import Progress
 
 
 def importing_keras(recipe: Recipe, report: Progress) -> Progress:
-    """Avoid TensorFlow if the recipe allows it, or else import it late.
+    """Choose Keras' backend: JAX for GPUs; without them, import TensorFlow late or not at all.
 
     Importing TensorFlow takes 4 seconds, or 10 from a cold disk. The `quick` recipe only builds and
     saves Keras models, which Keras' OpenVINO backend can do too. Call this from the command line
@@ -21,6 +22,10 @@ def importing_keras(recipe: Recipe, report: Progress) -> Progress:
     Returns:
         A progress callback that calls `report` and imports Keras in the phase `start`.
     """
+    from efftune.model.engines import devices
+
+    if devices.chosen(recipe.device) == "gpu":
+        return report
     if not recipe.trains_by_gradient_descent:
         avoid_tensorflow()
         return report
@@ -34,8 +39,8 @@ def importing_keras(recipe: Recipe, report: Progress) -> Progress:
 
 
 def avoid_tensorflow() -> None:
-    """Use Keras' OpenVINO backend, unless the user has chosen a backend."""
-    if "KERAS_BACKEND" not in os.environ:
+    """Use Keras' OpenVINO backend, unless that is missing or another backend has been chosen."""
+    if "KERAS_BACKEND" not in os.environ and find_spec("openvino"):
         os.environ["KERAS_BACKEND"] = "openvino"
         sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras tries to import it
 

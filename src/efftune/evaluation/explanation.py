@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from efftune.data import images
 from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError, unknown_name
-from efftune.model.classifier import OPENVINO_FILE, Classifier
-from efftune.model.engines import openvino_engine
-from efftune.model.engines.activations import with_activations
+from efftune.model.classifier import Classifier
+from efftune.model.engines.engine import Network
 from efftune.system import files
 
 Array = NDArray[np.float32]
@@ -93,22 +92,23 @@ class Explainer:
         if label is not None and label not in names:
             raise unknown_name("class", label, names)
         pixels = images.decode(images.read(path), size, self.classifier.fit, self.classifier.depth)
-        outputs = self._network.compiled(pixels[None])
-        probabilities, activations = outputs[0][0], outputs[1][0]
+        network, kernel = self._network
+        outputs: list[Array] = []
+
+        def deliver(_item: Pixels, _view: int, values: list[Array]) -> None:
+            outputs.extend(map(np.copy, values))
+
+        network.run([pixels], lambda each: each[None], deliver)
+        probabilities, activations = outputs
         number = int(probabilities.argmax()) if label is None else names.index(label)
-        heat = _heat(activations, self._model[1][:, number], size)
+        heat = _heat(activations, kernel[:, number], size)
         return Explanation(path, names[number], float(probabilities[number]), pixels, heat)
 
     @cached_property
-    def _model(self) -> tuple[Any, Array]:
-        return with_activations(openvino_engine.read(self.classifier.folder / OPENVINO_FILE))
-
-    @cached_property
-    def _network(self) -> openvino_engine.Network:
-        return openvino_engine.Network(
-            lambda: self._model[0],
-            size=self.classifier.image_size,
-            dtypes=("float32", "float32"),
+    def _network(self) -> tuple[Network, Array]:
+        """The network with its last activations, and the head's kernel."""
+        return self.classifier.engine.explainer(
+            self.classifier.folder, size=self.classifier.image_size
         )
 
 

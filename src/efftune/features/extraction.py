@@ -10,7 +10,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ from efftune.errors import BadImage, DataError
 from efftune.features.cache import MAPPED_BYTES, SHARD_ROWS, CachedRows, Digest, FeatureCache
 from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
-from efftune.model.engines import openvino_engine
-from efftune.model.engines.openvino_engine import Network, Precision
+from efftune.model.engines.engine import Precision
 from efftune.recipe.inputs import Fit
 from efftune.recipe.training import Flip, Strength
 from efftune.system import files
@@ -78,8 +76,10 @@ class ExtractionSettings:
             "fit": self.fit,
             "precision": self.precision,
             "dtype": self.dtype_of(output),
-            "versions": [images.VERSION, BACKBONE_VERSION, version("openvino")],
+            "versions": [images.VERSION, BACKBONE_VERSION, backbone.engine.version()],
         }
+        if backbone.engine.NAME != "openvino":  # caches of earlier versions name no engine
+            settings["engine"] = [backbone.engine.NAME, backbone.device]
         if self.depth != bit_depth.UNKNOWN:
             settings["depth"] = asdict(self.depth)
         if view == MIRRORED:
@@ -150,12 +150,8 @@ def extract(
         Rows for each output and view, one per readable picture, in the order of `paths`.
     """
     work = _Extraction(paths, backbone, settings, on_done, (outputs, views))
-    network = Network(
-        lambda: backbone.openvino_model(outputs),
-        size=backbone.image_size,
-        precision=settings.precision,
-        dtypes=[settings.dtype_of(output) for output in outputs],
-    )
+    dtypes = [settings.dtype_of(output) for output in outputs]
+    network = backbone.pretrained(outputs, precision=settings.precision, dtypes=dtypes)
     for part in work.parts():
         try:
             network.run(part, work.load, work.deliver, views=len(views))
@@ -298,8 +294,6 @@ def extract_pooled(
     Raises:
         DataError: a picture cannot be decoded any more.
     """
-    from efftune.model.engines.conversion import convert
-
     features: NDArray[np.float32] = files.temporary_array(
         (len(paths), backbone.entry.features), np.float32
     )
@@ -316,8 +310,6 @@ def extract_pooled(
         features[i] = outputs[0]
         on_progress()
 
-    network = openvino_engine.Network(
-        lambda: convert(backbone.keras_model, mirrored=mirrored), size=backbone.image_size
-    )
+    network = backbone.trained(mirrored=mirrored)
     network.run(range(len(paths)), load, deliver)
     return features

@@ -1,30 +1,31 @@
-"""The pretrained backbone: built in Keras, split at a block, converted to OpenVINO."""
+"""The pretrained backbone: built in Keras, split at a block, run by an engine."""
 
 import hashlib
 import json
 import math
 import re
-import shutil
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.errors import EfftuneWarning, unknown_name
+from efftune.errors import unknown_name
 from efftune.model import catalogue
-from efftune.model.engines import openvino_engine
+from efftune.model.engines import devices
+from efftune.model.engines.devices import Device
+from efftune.model.engines.engine import Engine, Network, Precision
 from efftune.model.weights import download
 from efftune.system import files
 from efftune.system.progress import Progress, silent
 
 if TYPE_CHECKING:
     import keras
-    import openvino as ov
 
+    from efftune.model.folding import Arithmetic
     from efftune.model.weights.readers import Head
 
 FEATURES = "features"  # the output after global average pooling; other outputs are block inputs
@@ -39,6 +40,7 @@ class Backbone:
     Attributes:
         entry: its row in the catalogue.
         image_size: side of the input square, in pixels.
+        device: where it is computed.
         weights_changed: whether the Keras weights differ from the weights file, by training or
             because they are random.
     """
@@ -50,6 +52,7 @@ class Backbone:
         *,
         weights: str = "imagenet",
         drop_connect_rate: float = 0.0,
+        device: Device = "cpu",
         on_progress: Progress = silent,
     ):
         """Select a model and locate its weights.
@@ -60,6 +63,7 @@ class Backbone:
             weights: the name of published weights, such as `imagenet`, downloaded if needed; `none`
                 for random weights; or a file.
             drop_connect_rate: see `architectures.backbone`.
+            device: from `devices.chosen`.
             on_progress: called with `download`, the bytes received and the total.
 
         Raises:
@@ -71,7 +75,13 @@ class Backbone:
         self.weights_changed = weights == "none"
         self._weights_file = download.locate(self.entry, weights, on_progress)
         self._drop_connect_rate = drop_connect_rate
-        self._converted: dict[tuple[str, ...], ov.Model] = {}
+        self.device = device
+        self._networks: dict[tuple[Any, ...], Network] = {}
+
+    @property
+    def engine(self) -> Engine:
+        """What computes it."""
+        return devices.engine(self.device)
 
     @cached_property
     def keras_model(self) -> "keras.Model":
@@ -157,24 +167,18 @@ class Backbone:
         lower = keras.Model(model.input, activations, name="lower")
         return lower, keras.Model(activations, model.output, name="upper")
 
-    def upper(self, block: str, apply: Callable[[Any, list[Any]], Any]) -> "keras.Model":
-        """The part from a block up, rebuilt layer by layer.
+    def upper(self, block: str, arithmetic: "Arithmetic") -> "keras.Model":
+        """The part from a block up, with every BatchNorm folded; see `folding.folded`.
 
         Args:
             block: its first block; `block1a` excludes the stem, `pixels` gives the whole network.
-            apply: called with each layer and a list of its input tensors, returns its output
-                tensor.
+            arithmetic: how to compute.
         """
-        import keras
+        from efftune.model import folding
 
-        start = self.keras_model.input if block == "pixels" else self._output(block)
-        entry = keras.Input(start.shape[1:], name=block)
-        tensors = {id(start): entry}
-        for layer in self.keras_model.layers:
-            inputs = layer.input if isinstance(layer.input, list) else [layer.input]
-            if not isinstance(layer, keras.layers.InputLayer) and id(inputs[0]) in tensors:
-                tensors[id(layer.output)] = apply(layer, [tensors[id(tensor)] for tensor in inputs])
-        return keras.Model(entry, tensors[id(self.keras_model.output)], name="upper")
+        model = self.keras_model
+        start = model.input if block == "pixels" else self._output(block)
+        return folding.folded(model, start, [model.output], arithmetic, input_name=block)
 
     def randomly_initialized(self, seed: int) -> "Backbone":
         """The same network with random weights.
@@ -187,7 +191,11 @@ class Backbone:
         """
         rate = self._drop_connect_rate
         backbone = Backbone(
-            self.entry.name, self.image_size, weights="none", drop_connect_rate=rate
+            self.entry.name,
+            self.image_size,
+            weights="none",
+            drop_connect_rate=rate,
+            device=self.device,
         )
         backbone._initialize(seed)
         return backbone
@@ -207,27 +215,54 @@ class Backbone:
                 zeros = [np.zeros(bias.shape) for bias in biases]
                 layer.set_weights([initializer(kernel.shape), *zeros])
 
-    def openvino_model(self, outputs: Sequence[str] = (FEATURES,)) -> "ov.Model":
-        """The pretrained network for OpenVINO, converted once and cached on disk.
+    def pretrained(
+        self, outputs: Sequence[str] = (FEATURES,), *, precision: Precision, dtypes: Sequence[str]
+    ) -> Network:
+        """The pretrained network as the engine runs it, made once.
 
         Args:
             outputs: `features`, or names of blocks for the activations at their input (height,
                 width, channels).
+            precision: of the computation.
+            dtypes: of the outputs.
         """
-        key = tuple(outputs)
-        if key not in self._converted:
-            self._converted[key] = self._cached_conversion(key)
-        return self._converted[key]
+        key = (tuple(outputs), precision, tuple(dtypes))
+        if key not in self._networks:
+            self._networks[key] = self.engine.network(
+                lambda: self._part(outputs),
+                size=self.image_size,
+                precision=precision,
+                dtypes=dtypes,
+                cached=self.conversion(self.engine, outputs),
+            )
+        return self._networks[key]
 
-    def openvino_classifier(
-        self, kernel: NDArray[np.float32], bias: NDArray[np.float32], *, mirrored: bool = False
-    ) -> "ov.Model":
-        """Like `keras_classifier`, for OpenVINO."""
-        if not self.weights_changed and not mirrored:
-            return openvino_engine.with_head(self.openvino_model(), kernel, bias)
-        from efftune.model.engines.conversion import convert
+    def trained(self, *, mirrored: bool) -> Network:
+        """The network with its weights of now, in float32, as the engine runs it.
 
-        return openvino_engine.with_head(convert(self.keras_model, mirrored=mirrored), kernel, bias)
+        Args:
+            mirrored: average the features of each picture and its mirror image.
+        """
+        return self.engine.network(
+            lambda: self.keras_model, size=self.image_size, mirrored=mirrored
+        )
+
+    def conversion(self, engine: Engine, outputs: Sequence[str] = (FEATURES,)) -> Path:
+        """The folder where an engine may keep what it makes of the pretrained network."""
+        determinants = {
+            "weights": self.weights,
+            "image_size": self.image_size,
+            "outputs": tuple(outputs),
+            "versions": [VERSION, version("keras"), engine.version()],
+        }
+        digest = hashlib.sha256(json.dumps(determinants).encode()).hexdigest()[:16]
+        return files.cache_folder() / "backbones" / f"{self.entry.name}-{digest}"
+
+    def _part(self, outputs: Sequence[str]) -> "keras.Model":
+        import keras
+
+        tensors = [self._output(output) for output in outputs]
+        return keras.Model(self.keras_model.input, tensors, name=self.entry.short_name)
 
     def keras_classifier(
         self, kernel: NDArray[np.float32], bias: NDArray[np.float32], *, mirrored: bool = False
@@ -263,38 +298,3 @@ class Backbone:
         layers = self.keras_model.layers
         first = next(layer for layer in layers if layer.name.startswith(f"{name}_"))
         return first.input
-
-    def _cached_conversion(self, outputs: tuple[str, ...]) -> "ov.Model":
-        folder = files.cache_folder() / "backbones" / self._conversion_key(outputs)
-        if files.is_intact(folder):
-            return openvino_engine.read(folder / "model.xml")
-        import keras
-
-        from efftune.model.engines.conversion import convert
-
-        tensors = [self._output(output) for output in outputs]
-        model = convert(keras.Model(self.keras_model.input, tensors, name=self.entry.short_name))
-        if not files.is_intact(folder):  # another process may have written it by now
-            try:
-                shutil.rmtree(folder, ignore_errors=True)
-                with files.folder_written_whole(folder) as partial:
-                    openvino_engine.write(model, partial / "model.xml")
-                    files.seal(partial)
-            except OSError as error:
-                warnings.warn(
-                    f"The converted network could not be cached in {folder.parent}: "
-                    f"{error.strerror}. The next run converts it again.",
-                    EfftuneWarning,
-                    stacklevel=2,
-                )
-        return model
-
-    def _conversion_key(self, outputs: tuple[str, ...]) -> str:
-        determinants = {
-            "weights": self.weights,
-            "image_size": self.image_size,
-            "outputs": outputs,
-            "versions": [VERSION, version("keras"), version("openvino")],
-        }
-        digest = hashlib.sha256(json.dumps(determinants).encode()).hexdigest()[:16]
-        return f"{self.entry.name}-{digest}"

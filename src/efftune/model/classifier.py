@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,20 +21,20 @@ from efftune.data.pictures import Picture, decode, listed, path_of, thumbnail
 from efftune.data.resizing import Framing
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.model.backbone import Backbone
-from efftune.model.engines import openvino_engine
+from efftune.model.engines import devices
+from efftune.model.engines.devices import Device
+from efftune.model.engines.engine import KERAS_FILE, OPENVINO_FILE, Engine, Network
 from efftune.model.uncertainty import Uncertainty
 from efftune.system import files, text
 
 if TYPE_CHECKING:
     import keras
 
-KERAS_FILE = "model.keras"
-OPENVINO_FILE = "openvino/model.xml"
 CLASSES_FILE = "classes.json"
 UNCERTAINTY_FILE = "uncertainty.npz"
 UNCERTAINTY_FILE_BEFORE = "doubts.npz"  # its name in runs of earlier versions
 _SIDE = 128  # pixels of the picture that a notebook shows
-FILES = (KERAS_FILE, OPENVINO_FILE, "openvino/model.bin", CLASSES_FILE)
+_OPENVINO_FILES = (OPENVINO_FILE, "openvino/model.bin")
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,8 +127,9 @@ class ModelOutputs:
 class Classifier:
     """A trained classifier, loaded from a run folder.
 
-    Predictions are computed by the OpenVINO model in float32, on every CPU, without importing a
-    training framework. `model` is the same classifier in Keras.
+    Predictions are computed in float32: on the CPU by the OpenVINO model, without importing a
+    training framework, or where OpenVINO is not installed, and on GPUs, by JAX. `model` is the same
+    classifier in Keras.
 
     Attributes:
         folder: the run that it was loaded from.
@@ -136,6 +138,7 @@ class Classifier:
         fit: how pictures are resized to squares; of a published model, as it was evaluated.
         uncertainty: temperature and thresholds; None for a published model.
         depth: which values of pictures of more than 8 bits become black and white.
+        device: where it is computed; may be set before the first prediction.
     """
 
     def __init__(
@@ -153,16 +156,29 @@ class Classifier:
         self.fit = fit
         self.uncertainty = uncertainty
         self.depth = depth
-        self._network = openvino_engine.Network(
-            lambda: openvino_engine.read(self.folder / OPENVINO_FILE),
-            size=image_size,
-            dtypes=["float32"] * (1 if uncertainty is None else 2),
-        )
+        self.device: Device = "cpu"
+        self._made: Network | None = None
+        self._making = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings: the network is read from `folder` again when it is needed."""
         settings = (self.class_names, self.image_size, self.fit, self.uncertainty, self.depth)
-        return Classifier, (self.folder, *settings)
+        return _unpickled, (self.device, self.folder, *settings)
+
+    @property
+    def engine(self) -> Engine:
+        """What computes it."""
+        return devices.engine(self.device)
+
+    @property
+    def _network(self) -> Network:
+        """The network, made on first use."""
+        with self._making:
+            if self._made is None:
+                self._made = self.engine.classifier(
+                    self.folder, size=self.image_size, has_features=self.uncertainty is not None
+                )
+            return self._made
 
     @cached_property
     def model(self) -> "keras.Model":
@@ -293,6 +309,12 @@ class Classifier:
         )
 
 
+def _unpickled(device: Device, *settings: Any) -> Classifier:
+    classifier = Classifier(*settings)
+    classifier.device = device
+    return classifier
+
+
 def save(
     folder: Path,
     backbone: Backbone,
@@ -304,8 +326,11 @@ def save(
 ) -> dict[str, str]:
     """Write a classifier's files: Keras model, OpenVINO model, class names, uncertainty.
 
+    Where OpenVINO is not installed, its model is written when the classifier is first used on a
+    machine that has it.
+
     Args:
-        folder: where to write `FILES`, and `UNCERTAINTY_FILE` if `uncertainty` is given.
+        folder: where to write them.
         backbone: the trained or pretrained backbone.
         head: kernel (features, classes) and bias (classes,).
         class_names: in the order of the head's outputs.
@@ -319,12 +344,29 @@ def save(
         uncertainty.write(folder / UNCERTAINTY_FILE)
     with files.written_whole(folder / KERAS_FILE) as partial:
         backbone.keras_classifier(*head, mirrored=mirrored).save(partial)
-    with files.folder_written_whole((folder / OPENVINO_FILE).parent) as partial:
-        classifier = backbone.openvino_classifier(*head, mirrored=mirrored)
-        openvino_engine.write(classifier, partial / Path(OPENVINO_FILE).name)
+    if devices.has_openvino():
+        _write_openvino(folder, backbone, head, mirrored=mirrored)
     files.write(folder / CLASSES_FILE, json.dumps(list(class_names), indent=1, ensure_ascii=False))
-    written = FILES if uncertainty is None else (*FILES, UNCERTAINTY_FILE)
-    return {name: files.sha256(folder / name) for name in written}
+    names = (KERAS_FILE, *_OPENVINO_FILES, CLASSES_FILE, UNCERTAINTY_FILE)
+    return {name: files.sha256(folder / name) for name in names if (folder / name).exists()}
+
+
+def _write_openvino(
+    folder: Path,
+    backbone: Backbone,
+    head: tuple[NDArray[np.float32], NDArray[np.float32]],
+    *,
+    mirrored: bool,
+) -> None:
+    from efftune.model.engines import openvino_engine
+
+    is_published = not backbone.weights_changed and not mirrored
+    converted = openvino_engine.converted(
+        lambda: backbone.keras_model,
+        mirrored=mirrored,
+        cached=backbone.conversion(openvino_engine) if is_published else None,
+    )
+    openvino_engine.write_classifier(openvino_engine.with_head(converted, *head), folder)
 
 
 def summary(folder: Path) -> str:

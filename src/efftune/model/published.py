@@ -73,7 +73,9 @@ def published(name: str, weights: str = IMAGENET, on_progress: Progress = silent
     """
     chosen = catalogue.model(name).with_weights(weights).weights
     backbone = Backbone(name, chosen.resolution, weights=weights, on_progress=on_progress)
-    versions = f"{backbone.weights} {BACKBONE_VERSION} {version('keras')} {version('openvino')}"
+    versions = (
+        f"{backbone.weights} {BACKBONE_VERSION} {version('keras')} {backbone.engine.version()}"
+    )
     digest = hashlib.sha256(versions.encode()).hexdigest()[:16]
     folder = files.cache_folder() / "classifiers" / f"{name}-{digest}"
     _ids, names = _classes()

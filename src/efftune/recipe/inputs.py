@@ -14,6 +14,7 @@ from efftune.recipe.setting import Setting
 
 Fit = Literal["stretch", "crop", "pad"]
 Phase = Literal["scratch", "head", "tune"]
+DeviceChoice = Literal["auto", "cpu", "gpu"]
 RecipeName = Literal["quick", "balanced", "thorough", "scratch", "keras-example"]
 _SplitShare = Annotated[float, Ge(0.01), Le(0.5)]
 
@@ -63,6 +64,14 @@ class General:
         Lt(2**32),
         Setting("Random seed of splits, views, folds and training.", "--seed"),
     ] = 0
+    device: Annotated[
+        DeviceChoice,
+        Setting(
+            "Where to train: on the processor, or on the machine's NVIDIA GPUs through JAX; auto "
+            "uses GPUs that JAX sees.",
+            "--device",
+        ),
+    ] = "auto"
     phases: Annotated[
         tuple[Phase, ...],
         Len(1),
@@ -115,7 +124,8 @@ class BackboneSettings:
         Literal["auto", "f32", "bf16"],
         Setting(
             "Type of matrix products in training and of the frozen network over training pictures: "
-            "float32, or bfloat16, which is faster on processors that have it; auto uses it there. "
+            "float32, or bfloat16, which is faster on GPUs and on processors that have it; auto "
+            "uses it there. "
             "Validation, test and predictions are always computed in float32.",
             "--precision",
         ),

@@ -7,7 +7,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_type_hints
 
 from efftune.errors import UsageError, unknown_name
-from efftune.recipe.inputs import BackboneSettings, DataSettings, General, Phase, RecipeName
+from efftune.recipe.inputs import (
+    BackboneSettings,
+    DataSettings,
+    DeviceChoice,
+    General,
+    Phase,
+    RecipeName,
+)
 from efftune.recipe.setting import Setting
 from efftune.recipe.training import (
     AugmentationSettings,
@@ -107,6 +114,7 @@ class Recipe:
 
     name: RecipeName
     seed: int
+    device: DeviceChoice
     phases: tuple[Phase, ...]
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     data: DataSettings = field(default_factory=DataSettings)

@@ -15,7 +15,7 @@ from efftune.evaluation import predictions, suspects
 from efftune.evaluation.evaluator import EvaluationResult
 from efftune.model import classifier as classifiers
 from efftune.model.classifier import Classifier
-from efftune.model.engines import openvino_engine
+from efftune.model.engines import devices
 from efftune.recipe.recipe import Recipe
 from efftune.report import plots, thumbnails
 from efftune.runs.run import RECORD
@@ -94,6 +94,7 @@ class RunContents:
         size = self.training.network.backbone.image_size
         depth, uncertainty = self.examples.depth, self.result.uncertainty
         classifier = Classifier(folder, names, size, recipe.backbone.fit, uncertainty, depth)
+        classifier.device = self.training.network.backbone.device
         test = next(each for each in self.result.predictions if each.split == "test")
         thumbnails.write(folder, classifier, test, self.result.suspects, timer.count)
         plots.draw_evaluation(folder, self.result.evaluation)
@@ -106,7 +107,6 @@ class RunContents:
         """The contents of `run.json`."""
         training, result, recipe = self.training, self.result, self._recipe
         backbone = training.network.backbone
-        precision = openvino_engine.chosen_precision(recipe.backbone.precision)
         return {
             "state": "finished",
             "command": machine.command(),
@@ -123,7 +123,7 @@ class RunContents:
             "recipe": recipe.name,
             "seed": recipe.seed,
             "versions": machine.versions(),
-            "machine": machine.machine() | {"precision": precision},
+            "machine": machine.machine() | self._computed_on(),
             "head": {"strength": training.head.strength, "accuracy": self.view_accuracy},
             "plan": self.plan.to_dict(),
             "stages": [stage.to_dict() for stage in training.stages],
@@ -133,6 +133,17 @@ class RunContents:
             "likely_wrong_labels": sum(each.likely for each in result.suspects),
             "seconds": seconds,
             "files": checksums,
+        }
+
+    def _computed_on(self) -> dict[str, str]:
+        """What computed the run, for `run.json`."""
+        backbone = self.training.network.backbone
+        gpu = devices.name(backbone.device)
+        return {
+            "device": backbone.device,
+            **({"gpu": gpu} if gpu else {}),
+            "engine": backbone.engine.NAME,
+            "precision": self.plan.precision,
         }
 
     def _data_record(self) -> dict[str, Any]:

@@ -22,7 +22,10 @@ from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model import classifier as classifiers
 from efftune.model import uncertainty as uncertainties
 from efftune.model.classifier import Classifier
+from efftune.model.engines import devices
+from efftune.model.engines.devices import Device
 from efftune.model.uncertainty import Uncertainty
+from efftune.recipe.inputs import DeviceChoice
 from efftune.recipe.recipe import Recipe
 from efftune.recipe.settings import read_choices
 from efftune.report import comparison_plot, explanation_images, notebook, report, review
@@ -42,19 +45,25 @@ class Run:
         recipe: all settings, as used.
         evaluation: the metrics on the validation and test splits.
         record: the contents of `run.json`: versions, machine, seconds per phase, checksums, etc.
+        device: where its classifier is computed: `cpu`, or `gpu` for NVIDIA GPUs through JAX.
     """
 
     folder: Path
     recipe: Recipe
     evaluation: Evaluation
     record: dict[str, Any]
+    device: Device = "cpu"
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Run":
+    def load(cls, folder: str | Path, *, device: DeviceChoice = "cpu") -> "Run":
         """Read a run folder.
 
+        Args:
+            folder: the run folder.
+            device: where to compute its classifier; see `load`.
+
         Raises:
-            UsageError: the folder does not exist.
+            UsageError: the folder does not exist, or there is no usable GPU.
             DataError: it is not a finished run, or one of its files is missing or damaged.
         """
         folder = files.user_path(folder)
@@ -65,7 +74,7 @@ class Run:
             evaluation = Evaluation.from_dict(metrics_json)
         except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
             raise DataError(f"The run {folder} is damaged: {error}. Train again.") from None
-        return cls(folder, recipe, evaluation, record)
+        return cls(folder, recipe, evaluation, record, devices.chosen(device))
 
     def __repr__(self) -> str:
         """The folder and the test accuracy."""
@@ -171,7 +180,7 @@ class Run:
         Raises:
             DataError: its files were modified after the run finished.
         """
-        return load(self.folder)
+        return load(self.folder, device=self.device)
 
     def evaluate(
         self,
@@ -224,16 +233,24 @@ class Run:
             )
 
 
-def load(folder: str | Path, max_error: float | str | None = None) -> Classifier:
+def load(
+    folder: str | Path,
+    max_error: float | str | None = None,
+    *,
+    device: DeviceChoice = "cpu",
+) -> Classifier:
     """Load the classifier of a finished run and verify its checksums.
 
     Args:
         folder: the run folder.
         max_error: the highest acceptable error rate among predictions not marked `unsure`, such as
             0.01 or `1%`; by default as the run was trained.
+        device: where to compute: `cpu`, which starts fastest; `gpu`, for many pictures, through
+            JAX; or `auto`, a GPU if JAX sees one.
 
     Raises:
-        UsageError: the folder does not exist, or `max_error` is not a valid share.
+        UsageError: the folder does not exist, `max_error` is not a valid share, or there is no
+            usable GPU.
         DataError: it is not a finished run, or its model was modified after the run finished.
     """
     folder = files.user_path(folder)
@@ -258,7 +275,9 @@ def load(folder: str | Path, max_error: float | str | None = None) -> Classifier
         uncertainty = replace(uncertainty, unsure_below=threshold)
     model = record["model"]
     depth = BitDepth.from_dict(model.get("depth", {}))
-    return Classifier(folder, names, model["image_size"], model["fit"], uncertainty, depth)
+    classifier = Classifier(folder, names, model["image_size"], model["fit"], uncertainty, depth)
+    classifier.device = devices.chosen(device)
+    return classifier
 
 
 def compare(

@@ -12,9 +12,9 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 from efftune.model.backbone import Backbone
-from efftune.model.engines.openvino_engine import Precision, chosen_precision
+from efftune.model.engines.engine import chosen_precision
+from efftune.model.folding import trainable_norms
 from efftune.recipe.recipe import Recipe, Stage
-from efftune.training.folding import folded, fused
 
 
 class Network:
@@ -47,7 +47,7 @@ class Network:
         _freeze(backbone, stage, recipe)
         _seed(backbone, recipe.seed)
         kernel, bias = head
-        part = _trained_part(backbone, stage, chosen_precision(recipe.backbone.precision))
+        part = _trained_part(backbone, stage, recipe)
         x = layers.Dropout(recipe.optimization.dropout, seed=recipe.seed, name="dropout")(
             part.output
         )
@@ -153,12 +153,13 @@ def _seed(backbone: Backbone, seed: int) -> None:
             layer.seed_generator.state.assign(np.array([(seed + i) % 2**32, 0], np.uint32))
 
 
-def _trained_part(backbone: Backbone, stage: Stage, precision: Precision) -> keras.Model:
+def _trained_part(backbone: Backbone, stage: Stage, recipe: Recipe) -> keras.Model:
+    precision = chosen_precision(backbone.engine, recipe.backbone.precision)
+    arithmetic = backbone.engine.training_arithmetic(precision)
     if stage.name == "scratch":
-        return fused(backbone)
+        return trainable_norms(backbone.keras_model, arithmetic)
     block = stage.block if stage.block == "pixels" else backbone.block(stage.block)
-    product_dtype = "bfloat16" if precision == "bf16" else "float32"
-    return folded(backbone, block, product_dtype)
+    return backbone.upper(block, arithmetic)
 
 
 def _build_for_training(model: keras.Model, classes: int) -> None:

@@ -17,7 +17,7 @@ from efftune.errors import UsageError
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import FEATURES, Backbone
-from efftune.model.engines.openvino_engine import chosen_precision
+from efftune.model.engines.engine import Precision, chosen_precision
 from efftune.model.uncertainty import REFERENCES
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.recipe.training import Augment, Flip
@@ -43,6 +43,7 @@ class Plan:
     Attributes:
         recipe: all settings; every `auto` that can be resolved before training is a number.
         pictures: number of pictures by split.
+        precision: of training and of the frozen network over training pictures.
         activation_bytes: size of the cached activations.
         mapped_bytes: how many of these bytes may be in memory at the same time.
         place: `memory` if all cached activations fit there, else `disk`; empty if none are cached.
@@ -54,6 +55,7 @@ class Plan:
 
     recipe: Recipe
     pictures: Mapping[Split, int]
+    precision: Precision
     activation_bytes: int = 0
     mapped_bytes: int = 0
     place: str = ""
@@ -98,7 +100,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
             disk has no space for the decoded pictures, the features or the activations of any
             block.
     """
-    chosen_precision(recipe.backbone.precision)  # now, and not after an hour
+    precision = chosen_precision(backbone.engine, recipe.backbone.precision)
     recipe, notes = _resolved(recipe, backbone, pictures["train"])
     decoded_bytes = 0
     if any(stage.block == "pixels" for stage in recipe.stages):
@@ -116,7 +118,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
         raise _disk_full(feature_bytes, "features", "train the head with fewer --head-epochs")
     notes += [*_padding_notes(recipe), *_optimization_notes(recipe, pictures["train"])]
     if not any(stage.name == "upper" for stage in recipe.stages):
-        return Plan(recipe, pictures, decoded_bytes=decoded_bytes, notes=tuple(notes))
+        return Plan(recipe, pictures, precision, decoded_bytes=decoded_bytes, notes=tuple(notes))
     free_memory = int(psutil.virtual_memory().available * _MEMORY_SHARE)
     limit = int(recipe.tuning.memory * 2**30) or free_memory
     block, views = _fitting_block(recipe, backbone, pictures, free)
@@ -130,6 +132,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
     return Plan(
         recipe.changed(unfreeze=block, views=views),
         pictures,
+        precision,
         cached_bytes,
         min(cached_bytes, limit),
         "memory" if cached_bytes <= limit else "disk",
@@ -195,13 +198,13 @@ def _view_count(stage: Stage, recipe: Recipe) -> int:
 
 
 def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
-    """Extraction settings of a plan: float32 if `exact`, else the CPU's fastest precision."""
+    """Extraction settings of a plan: float32 if `exact`, else in the plan's precision."""
     recipe = plan.recipe
     strength, flip = recipe.view_settings
     return ExtractionSettings(
         fit=recipe.backbone.fit,
         depth=plan.depth,
-        precision="f32" if exact else chosen_precision(recipe.backbone.precision),
+        precision="f32" if exact else plan.precision,
         dtype=recipe.tuning.activations,
         augment=strength,
         flip=flip,

@@ -9,7 +9,7 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from efftune.model.engines import openvino_engine
+from efftune.model.engines import engine, openvino_engine
 from efftune.model.engines.openvino_engine import Network
 
 
@@ -172,7 +172,7 @@ def test_running_does_not_look_numpy_up(tmp_path):
 
 
 def test_few_pictures_wait_at_a_time(monkeypatch):
-    monkeypatch.setattr(openvino_engine, "WINDOW_BYTES", 0)
+    monkeypatch.setattr(engine, "WINDOW_BYTES", 0)
     loaded, most = [], []
 
     def deliver(i, _number, _outputs):

@@ -1,19 +1,20 @@
 """Fast inference on the CPU with OpenVINO, while threads decode the next pictures.
 
-Does not need a training framework.
+Does not need a training framework, but to convert a network for the first time.
 """
 
 import errno
-import itertools
 import os
+import shutil
+import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 import openvino as ov
@@ -22,12 +23,18 @@ from openvino import opset13 as ops
 from openvino.preprocess import PrePostProcessor
 
 from efftune.data.images import Pixels
-from efftune.errors import UsageError
+from efftune.errors import EfftuneWarning
+from efftune.model.engines import engine
+from efftune.model.engines.engine import OPENVINO_FILE, Item, Precision
+from efftune.system import files
 from efftune.system.machine import usable_processors
 
-Precision = Literal["f32", "bf16"]
-Item = TypeVar("Item")
+if TYPE_CHECKING:
+    import keras
 
+    from efftune.model.folding import Arithmetic
+
+NAME = "openvino"
 _TYPES = {"float32": ov.Type.f32, "float16": ov.Type.f16, "bfloat16": ov.Type.bf16}
 _BATCH_SIZES: dict[Precision, int] = {"bf16": 4, "f32": 1}  # fastest as measured
 # OpenVINO looks NumPy up when it first sees an array, behind a lock of its own. Two threads that
@@ -37,7 +44,10 @@ ov.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018
 # Never released: to release a network waits for its threads, which a forked process has not.
 _OF_OTHER_PROCESSES: list[tuple[ov.CompiledModel | None, SimpleQueue[ov.InferRequest]]] = []
 
-WINDOW_BYTES = 256 * 2**20  # maximum size of the decoded pictures that wait for the network
+
+def version() -> str:
+    """The version of OpenVINO."""
+    return metadata.version("openvino")
 
 
 def fastest_precision() -> Precision:
@@ -45,16 +55,105 @@ def fastest_precision() -> Precision:
     return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
-def chosen_precision(wanted: Literal["auto"] | Precision) -> Precision:
-    """The precision to compute in: with `auto`, the fastest.
+def training_arithmetic(precision: Precision) -> "Arithmetic":
+    """See `Engine`: CPUs gain from bfloat16 in matrix products only."""
+    from efftune.model.folding import Arithmetic
+
+    return Arithmetic(products="bfloat16" if precision == "bf16" else "float32")
+
+
+def network(
+    build: "Callable[[], keras.Model]",
+    *,
+    size: int,
+    precision: Precision = "f32",
+    dtypes: Sequence[str] = ("float32",),
+    mirrored: bool = False,
+    cached: Path | None = None,
+) -> "Network":
+    """See `Engine`; bfloat16 is returned as uint16."""
+
+    def load() -> ov.Model:
+        return converted(build, mirrored=mirrored, cached=cached)
+
+    return Network(load, size=size, precision=precision, dtypes=dtypes)
+
+
+def classifier(folder: Path, *, size: int, has_features: bool) -> "Network":
+    """See `Engine`."""
+    dtypes = ["float32"] * (2 if has_features else 1)
+    return Network(lambda: read_classifier(folder), size=size, dtypes=dtypes)
+
+
+def explainer(folder: Path, *, size: int) -> tuple["Network", NDArray[np.float32]]:
+    """See `Engine`."""
+    from efftune.model.engines.activations import with_activations
+
+    model, kernel = with_activations(read_classifier(folder))
+    return Network(lambda: model, size=size, dtypes=("float32", "float32")), kernel
+
+
+def converted(
+    build: "Callable[[], keras.Model]", *, mirrored: bool = False, cached: Path | None = None
+) -> ov.Model:
+    """Convert a Keras model, or read the conversion made before.
+
+    Args:
+        build: returns the model; called only if it has not been converted before.
+        mirrored: see `conversion.convert`.
+        cached: the folder of the conversion.
+    """
+    if cached is not None and files.is_intact(cached):
+        return read(cached / "model.xml")
+    from efftune.model.engines.conversion import convert
+
+    model = convert(build(), mirrored=mirrored)
+    if cached is not None and not files.is_intact(cached):  # by another process
+        try:
+            shutil.rmtree(cached, ignore_errors=True)
+            with files.folder_written_whole(cached) as partial:
+                write(model, partial / "model.xml")
+                files.seal(partial)
+        except OSError as error:
+            warnings.warn(
+                f"The converted network could not be cached in {cached.parent}: "
+                f"{error.strerror}. The next run converts it again.",
+                EfftuneWarning,
+                stacklevel=2,
+            )
+    return model
+
+
+def read_classifier(folder: Path) -> ov.Model:
+    """Read a saved classifier; where it was saved without OpenVINO, its conversion is added."""
+    path = folder / OPENVINO_FILE
+    if path.exists():
+        return read(path)
+    from efftune.model.engines.conversion import convert
+    from efftune.model.engines.saved import SavedClassifier
+
+    saved = SavedClassifier.load(folder)
+    model = with_head(convert(saved.backbone, mirrored=saved.mirrored), saved.kernel, saved.bias)
+    try:
+        write_classifier(model, folder)
+    except OSError as error:
+        warnings.warn(
+            f"The network could not be stored in {path.parent}: {error.strerror}. It is converted "
+            "again when it is next used.",
+            EfftuneWarning,
+            stacklevel=2,
+        )
+    return model
+
+
+def write_classifier(model: ov.Model, folder: Path) -> None:
+    """Write a classifier to its file in a folder.
 
     Raises:
-        UsageError: this machine's CPU does not compute in it.
+        OSError: the files cannot be written.
     """
-    fastest = fastest_precision()
-    if wanted == "bf16" and fastest != "bf16":
-        raise UsageError("This machine's processor has no bfloat16: use --precision auto.")
-    return fastest if wanted == "auto" else wanted
+    with files.folder_written_whole((folder / OPENVINO_FILE).parent) as partial:
+        write(model, partial / Path(OPENVINO_FILE).name)
 
 
 def read(path: Path) -> ov.Model:
@@ -186,53 +285,15 @@ class Network:
         *,
         views: int = 1,
     ) -> None:
-        """Run the network on many items while threads load the next ones.
-
-        Args:
-            items: the items, such as paths; an iterator is advanced as they are needed.
-            load: returns an item's pixels, uint8 (views, size, size, 3), or None to skip it.
-                Called from several threads.
-            deliver: receives an item, the index of the view, and the network's outputs for it:
-                arrays without batch axis, valid only during the call. Called in the order of
-                the items, from the caller's thread.
-            views: maximum number of views per item, for the memory limit of decoded pictures.
-
-        Raises:
-            Exception: any exception of `load` or `deliver`; no further item is started.
-        """
-        window = max(2 * usable_processors(), WINDOW_BYTES // (views * self.size**2 * 3))
+        """See `engine.Network`."""
         requests = _Requests(self, deliver)
         try:
-            with closing(_loaded(items, load, window)) as loaded:
-                for item, pixels in loaded:
+            with closing(engine.loaded(items, load, engine.window(views, self.size))) as pairs:
+                for item, pixels in pairs:
                     requests.add(item, pixels)
             requests.finish()
         finally:
             requests.release()
-
-
-def _loaded(
-    items: Iterable[Item], load: Callable[[Item], Pixels | None], window: int
-) -> Generator[tuple[Item, Pixels | None], None, None]:
-    """Items in order with what is loaded of them, up to `window` at a time in threads."""
-    iterator = iter(items)
-    first = list(itertools.islice(iterator, 2))
-    if len(first) == 1:  # threads would take longer to start than it takes to load
-        yield first[0], load(first[0])
-        return
-    queued: deque[tuple[Item, Future[Pixels | None]]] = deque()
-    pool = ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode")
-    try:
-        for item in itertools.chain(first, iterator):
-            queued.append((item, pool.submit(load, item)))
-            if len(queued) >= window:
-                done, future = queued.popleft()
-                yield done, future.result()
-        while queued:
-            done, future = queued.popleft()
-            yield done, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class _Requests(Generic[Item]):

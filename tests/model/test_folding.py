@@ -4,7 +4,14 @@ import pytest
 from keras import layers, ops
 
 from efftune.model.backbone import Backbone
-from efftune.training.folding import FoldedConvolution, FusedNorm, folded, fused
+from efftune.model.folding import (
+    FLOAT32,
+    Arithmetic,
+    FoldedConvolution,
+    FusedNorm,
+    shifted,
+    trainable_norms,
+)
 from model.conftest import distance, shaken
 
 
@@ -25,7 +32,7 @@ def test_folded_part_gives_the_outputs_of_the_plain_one(backbone, pixels, block)
         lower, plain = backbone.cut(block)
         inputs = lower(pixels)
     expected = ops.convert_to_numpy(plain(inputs))
-    found = ops.convert_to_numpy(folded(backbone, block)(inputs))
+    found = ops.convert_to_numpy(backbone.upper(block, FLOAT32)(inputs))
     assert np.abs(found - expected).max() <= 1e-4
 
 
@@ -46,7 +53,7 @@ def test_other_families_are_folded_too(name, block, pixels):
         block = backbone.block(block)
         lower, plain = backbone.cut(block)
         inputs = lower(pixels)
-    part = folded(backbone, block)
+    part = backbone.upper(block, FLOAT32)
     assert not [each for each in part.layers if isinstance(each, layers.BatchNormalization)]
     expected = ops.convert_to_numpy(plain(inputs))
     assert distance(ops.convert_to_numpy(part(inputs)), expected) <= 1e-4
@@ -56,13 +63,59 @@ def test_bfloat16_products_stay_close(backbone, pixels):
     lower, plain = backbone.cut("block6a")
     inputs = lower(pixels)
     expected = ops.convert_to_numpy(plain(inputs))
-    found = ops.convert_to_numpy(folded(backbone, "block6a", "bfloat16")(inputs))
+    found = ops.convert_to_numpy(backbone.upper("block6a", Arithmetic("bfloat16"))(inputs))
     assert 1e-4 < np.abs(found - expected).max() <= 0.25
     assert np.abs(found - expected).mean() <= 0.01
 
 
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-b0", "efficientnet-v2-b0"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_short_activations_stay_close(name, fold, pixels):
+    backbone = Backbone(name, 64, weights="none")
+    shaken(backbone.keras_model)
+    expected = ops.convert_to_numpy(backbone.keras_model(pixels))
+    short = Arithmetic("bfloat16", "bfloat16")
+    model = backbone.keras_model
+    part = backbone.upper("pixels", short) if fold else trainable_norms(model, short)
+    types = [keras.backend.standardize_dtype(each.output.dtype) for each in part.layers]
+    assert types.count("bfloat16") > len(types) / 3
+    found = part(pixels)
+    assert keras.backend.standardize_dtype(found.dtype) == "float32"
+    difference = ops.convert_to_numpy(found) - expected
+    assert 1e-4 < np.sqrt((difference**2).mean()) / expected.std() <= 0.15
+    names = {each.path for each in part.trainable_variables}
+    assert names == {each.path for each in backbone.keras_model.trainable_variables}
+
+
+def test_norms_that_train_are_updated_with_short_activations(pixels):
+    backbone = Backbone("efficientnet-lite0", 64, weights="none").randomly_initialized(0)
+    norm = backbone.keras_model.get_layer("block3a_bn")
+    before = ops.convert_to_numpy(norm.moving_mean).copy()
+    trainable_norms(backbone.keras_model, Arithmetic("bfloat16", "bfloat16"))(pixels, training=True)
+    assert np.abs(ops.convert_to_numpy(norm.moving_mean) - before).max() > 0
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize(("height", "width"), [(9, 12), (8, 5)])
+def test_shifted_products_are_a_depthwise_convolution(padding, stride, size, height, width):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, height, width, 4)).astype(np.float32)
+    kernel = random.normal(size=(size, size, 4)).astype(np.float32)
+    expected = ops.depthwise_conv(x, kernel[..., None], stride, padding=padding)
+    found = ops.convert_to_numpy(shifted(x, kernel, stride, padding))
+    assert found == pytest.approx(ops.convert_to_numpy(expected), abs=1e-5)
+
+
+def test_shifts_give_the_outputs_of_the_backends_kernels(backbone, pixels):
+    expected = ops.convert_to_numpy(backbone.keras_model(pixels))
+    found = backbone.upper("pixels", Arithmetic(shifts=True))(pixels)
+    assert np.abs(ops.convert_to_numpy(found) - expected).max() <= 1e-4
+
+
 def test_folding_leaves_no_norm_to_pass(backbone):
-    part = folded(backbone, "block5a")
+    part = backbone.upper("block5a", FLOAT32)
     assert not [each for each in part.layers if isinstance(each, layers.BatchNormalization)]
     count = sum(isinstance(each, FoldedConvolution) for each in part.layers)
     plain = [each.name for each in backbone.cut("block5a")[1].layers if "conv" in each.name]
@@ -84,7 +137,7 @@ def test_folded_part_learns_what_the_plain_one_learns(pixels):
         for layer in backbone.keras_model.layers:
             layer.trainable = not isinstance(layer, layers.BatchNormalization)
         lower, plain = backbone.cut("block7a")
-        part = folded(backbone, "block7a") if fold else plain
+        part = backbone.upper("block7a", FLOAT32) if fold else plain
         before = [ops.convert_to_numpy(each).copy() for each in plain.trainable_weights]
         after = stepped(part, ops.convert_to_numpy(lower(pixels)), plain.trainable_weights)
         results.append([two - one for one, two in zip(before, after, strict=True)])
@@ -122,7 +175,7 @@ def test_fused_norm_learns_what_keras_norm_learns(side):
 @on_tensorflow
 def test_fused_network_answers_as_the_plain_one(pixels):
     backbone = Backbone("efficientnet-lite0", 64)
-    part = fused(backbone)
+    part = trainable_norms(backbone.keras_model)
     assert not [each for each in part.layers if isinstance(each, layers.BatchNormalization)]
     assert {each.path for each in part.weights} == {
         each.path for each in backbone.keras_model.weights

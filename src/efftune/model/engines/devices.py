@@ -1,0 +1,159 @@
+"""Where networks are computed: the choice between a GPU and the CPU, and of the engine for it."""
+
+import importlib
+import os
+import sys
+import warnings
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from efftune.errors import EfftuneWarning, UsageError
+from efftune.model.engines.engine import Engine
+from efftune.recipe.inputs import DeviceChoice
+from efftune.system import files
+
+Device = Literal["cpu", "gpu"]
+
+_PROGRAM_BYTES = 2**30  # of compiled programs that are kept
+_INSTALL = "install it with: pip install 'efftune[gpu]'"
+# NVIDIA's driver on Linux, and that of Windows under WSL.
+_DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
+
+
+def chosen(wanted: DeviceChoice) -> Device:
+    """The device to use; Keras is told to run on it, unless it runs already.
+
+    With `auto`, it is a GPU if JAX sees one and neither the environment variable KERAS_BACKEND nor
+    the program has chosen another backend for Keras.
+
+    Raises:
+        UsageError: a GPU is wanted, and there is none, it cannot be used, or Keras runs on another
+            backend.
+    """
+    device = wanted if wanted == "cpu" else _gpu_or_cpu(wanted)
+    backend = _keras_backend()
+    if backend is None and (device == "gpu" or not _is_installed("tensorflow")):
+        os.environ["KERAS_BACKEND"] = backend = "jax"
+    if device == "gpu":
+        _keep_programs()
+    elif wanted == "cpu" and backend == "jax":
+        _keep_off_gpu()
+    return device
+
+
+def engine(device: Device) -> Engine:
+    """What computes frozen networks: JAX on a GPU, OpenVINO on the CPU, or JAX if that is missing.
+
+    Raises:
+        UsageError: neither is installed.
+    """
+    name = "openvino" if device == "cpu" and has_openvino() else "jax"
+    if not _is_installed(name):
+        raise UsageError("Neither OpenVINO nor JAX is installed: pip install openvino.")
+    if name == "jax" and _keras_backend() is None:
+        os.environ["KERAS_BACKEND"] = "jax"
+    found: Engine = importlib.import_module(f"efftune.model.engines.{name}_engine")
+    return found
+
+
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed."""
+    return _is_installed("openvino")
+
+
+def name(device: Device) -> str:
+    """What the device is called, such as `NVIDIA H100 80GB HBM3`; empty for the CPU."""
+    if device == "cpu":
+        return ""
+    import jax
+
+    kinds = [each.device_kind for each in jax.local_devices()]
+    return kinds[0] if len(kinds) == 1 else f"{len(kinds)} × {kinds[0]}"
+
+
+def _gpu_or_cpu(wanted: DeviceChoice) -> Device:
+    backend = _keras_backend()
+    if backend not in (None, "jax"):
+        if wanted == "gpu":
+            raise UsageError(
+                f"GPUs are used through JAX, and Keras runs on {backend} in this process: unset "
+                "KERAS_BACKEND, or set it to jax before Keras is imported."
+            )
+        return "cpu"
+    problem = _gpu_problem(wanted == "gpu")
+    if not problem:
+        return "gpu"
+    if wanted == "gpu":
+        raise UsageError(f"--device gpu: {problem}.")
+    if any(driver.exists() for driver in _DRIVERS):
+        _warn_once(f"The GPU is not used: {problem}.")
+    return "cpu"
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, EfftuneWarning, stacklevel=4)
+
+
+@cache
+def _gpu_problem(is_wanted: bool) -> str:
+    """Why no GPU can be used; empty if one can be."""
+    has_driver = any(driver.exists() for driver in _DRIVERS)
+    if not has_driver and not is_wanted and "jax" not in sys.modules:
+        return "no NVIDIA driver was found"  # importing JAX would take a second
+    if not _is_installed("jax"):
+        return f"JAX is not installed; {_INSTALL}"
+    import jax
+
+    try:
+        devices = jax.local_devices(backend="gpu")
+    except RuntimeError as error:
+        if not has_driver:
+            return "no NVIDIA driver was found; nvidia-smi should list the GPU"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown error"
+        return (
+            f"JAX cannot use it ({reason.removesuffix('.')}); {_INSTALL}, and if it is installed, "
+            "update NVIDIA's driver, or close other programs that fill its memory"
+        )
+    if jax.default_backend() != "gpu":
+        return "JAX_PLATFORMS tells JAX to use another device"
+    return "" if devices else "JAX sees no GPU"
+
+
+def _keras_backend() -> str | None:
+    """The backend that Keras runs on or has been told to; None if that is open."""
+    if "keras" in sys.modules:
+        import keras
+
+        return str(keras.config.backend())
+    return os.environ.get("KERAS_BACKEND")
+
+
+def _is_installed(package: str) -> bool:
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return find_spec(package) is not None
+
+
+@cache
+def _keep_programs() -> None:
+    """Let JAX keep compiled programs in efftune's cache folder, if it keeps them nowhere else."""
+    import jax
+
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is None:
+        config.update("jax_compilation_cache_dir", str(files.cache_folder() / "jax"))
+        config.update("jax_compilation_cache_max_size", _PROGRAM_BYTES)
+
+
+def _keep_off_gpu() -> None:
+    """Let JAX use the CPU, if it has not begun with another device yet."""
+    if "jax" in sys.modules:
+        import jax
+
+        config: Any = jax.config
+        config.update("jax_platforms", "cpu")
+    else:
+        os.environ["JAX_PLATFORMS"] = "cpu"

@@ -105,7 +105,7 @@ def _recipe(choices: dict[str, Any]) -> efftune.Recipe:
     return efftune.Recipe.named(choices.pop("name", "balanced"), **choices)
 
 
-@command(app, settings=options.COLUMNS, default="as in training")
+@command(app, settings=(*options.COLUMNS, "device"), default="as in training")
 def evaluate(
     run: options.RunArgument,
     source: options.Source,
@@ -117,7 +117,7 @@ def evaluate(
     from efftune.cli import progress_bars, tables
     from efftune.data.sources.table_columns import Columns
 
-    finished = efftune.Run.load(run)
+    finished = efftune.Run.load(run, device=choices.get("device", "cpu"))
     columns = Columns.of(finished.recipe.changed(**choices))
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         score, examples = finished.evaluate(source, split, columns=columns, on_progress=on_progress)
@@ -127,7 +127,7 @@ def evaluate(
         tables.show_evaluation(score, examples)
 
 
-@command(app, settings=("max_error",), default="as in training", lines=True, csv=True)
+@command(app, settings=("max_error", "device"), default="as in training", lines=True, csv=True)
 def predict(
     run: options.RunArgument,
     images: options.Images,
@@ -140,7 +140,8 @@ def predict(
     from efftune.cli import progress_bars
     from efftune.data.sources import image_paths
 
-    classifier = efftune.load(run, choices.get("max_error"))
+    device = choices.get("device", "cpu")
+    classifier = efftune.load(run, choices.get("max_error"), device=device)
     paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         predictions = classifier.predict(
@@ -180,10 +181,11 @@ def review(
         tables.show_labels(finished, labels)
 
 
-@command(app, lines=True)
+@command(app, settings=("device",), lines=True)
 def explain(
     run: options.RunArgument,
     images: options.Images,
+    choices: dict[str, Any],
     output: Output,
     label: options.Label = None,
     out: options.ExplanationFolder = Path("explained"),
@@ -192,7 +194,7 @@ def explain(
     from efftune.cli import progress_bars, tables
     from efftune.data.sources import image_paths
 
-    finished = efftune.Run.load(run)
+    finished = efftune.Run.load(run, device=choices.get("device", "cpu"))
     paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         explanations = finished.explain(

@@ -166,6 +166,8 @@ COLUMNS = (
     *("path_column", "label_column", "split_column", "group_column", "root", "label_columns"),
     "splits",
 )
+# Defaults of commands that do not train; the processor starts fastest.
+_WITHOUT_TRAINING = {"device": "cpu"}
 ALL = tuple(key for key, place in SETTINGS.items() if place.setting.flag)
 _PANELS = {
     "": "Recipe",
@@ -203,10 +205,12 @@ def command(
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        setting_options = {key: option(key, default, panels=settings is ALL) for key in settings}
+        trains = settings is ALL
+        defaults = dict.fromkeys(settings, default) | ({} if trains else _WITHOUT_TRAINING)
+        setting_options = {key: option(key, defaults[key], panels=trains) for key in settings}
         if settings:
             setting_options |= {"config": _Config}
-        if settings is ALL:
+        if trains:
             setting_options |= {"settings": _Set}
         output_options = {"json": _JsonLines if lines else _Json} | ({"csv": _Csv} if csv else {})
         output_options |= {"quiet": _Quiet}

@@ -12,7 +12,7 @@ it of many operations, each of which passes over the activations; TensorFlow has
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import layers, ops
@@ -36,6 +36,17 @@ class Arithmetic:
 
 
 FLOAT32 = Arithmetic()
+
+
+def arithmetic(device: Literal["cpu", "gpu"], precision: Literal["f32", "bf16"]) -> Arithmetic:
+    """The fastest way to compute on a device in a precision.
+
+    JAX on CPUs takes five times as long for its own depthwise convolutions as for shifted products,
+    in both directions.
+    """
+    dtype = "bfloat16" if precision == "bf16" else "float32"
+    activations = dtype if device == "gpu" else "float32"
+    return Arithmetic(dtype, activations, shifts=keras.backend.backend() == "jax")
 
 
 class FoldedConvolution(layers.Layer):  # type: ignore[misc]

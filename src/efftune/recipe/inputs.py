@@ -67,8 +67,8 @@ class General:
     device: Annotated[
         DeviceChoice,
         Setting(
-            "Where to train: on the processor, or on the machine's NVIDIA GPUs through JAX; auto "
-            "uses GPUs that JAX sees.",
+            "Where to compute: on the processor, or on the machine's NVIDIA GPUs through JAX; auto "
+            "uses GPUs if JAX sees any.",
             "--device",
         ),
     ] = "auto"

@@ -25,7 +25,6 @@ from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
 from efftune.model.uncertainty import Uncertainty
-from efftune.recipe.inputs import DeviceChoice
 from efftune.recipe.recipe import Recipe
 from efftune.recipe.settings import read_choices
 from efftune.report import comparison_plot, explanation_images, notebook, report, review
@@ -55,7 +54,7 @@ class Run:
     device: Device = "cpu"
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: DeviceChoice = "cpu") -> "Run":
+    def load(cls, folder: str | Path, *, device: str = "cpu") -> "Run":
         """Read a run folder.
 
         Args:
@@ -237,7 +236,7 @@ def load(
     folder: str | Path,
     max_error: float | str | None = None,
     *,
-    device: DeviceChoice = "cpu",
+    device: str = "cpu",
 ) -> Classifier:
     """Load the classifier of a finished run and verify its checksums.
 

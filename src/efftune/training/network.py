@@ -11,9 +11,9 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
+from efftune.model import folding
 from efftune.model.backbone import Backbone
 from efftune.model.engines.engine import chosen_precision
-from efftune.model.folding import trainable_norms
 from efftune.recipe.recipe import Recipe, Stage
 
 
@@ -155,9 +155,9 @@ def _seed(backbone: Backbone, seed: int) -> None:
 
 def _trained_part(backbone: Backbone, stage: Stage, recipe: Recipe) -> keras.Model:
     precision = chosen_precision(backbone.engine, recipe.backbone.precision)
-    arithmetic = backbone.engine.training_arithmetic(precision)
+    arithmetic = folding.arithmetic(backbone.device, precision)
     if stage.name == "scratch":
-        return trainable_norms(backbone.keras_model, arithmetic)
+        return folding.trainable_norms(backbone.keras_model, arithmetic)
     block = stage.block if stage.block == "pixels" else backbone.block(stage.block)
     return backbone.upper(block, arithmetic)
 

@@ -7,9 +7,9 @@ import warnings
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from efftune.errors import EfftuneWarning, UsageError
+from efftune.errors import EfftuneWarning, UsageError, unknown_name
 from efftune.model.engines.engine import Engine
 from efftune.recipe.inputs import DeviceChoice
 from efftune.system import files
@@ -22,17 +22,19 @@ _INSTALL = "install it with: pip install 'efftune[gpu]'"
 _DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 
-def chosen(wanted: DeviceChoice) -> Device:
+def chosen(wanted: str) -> Device:
     """The device to use; Keras is told to run on it, unless it runs already.
 
     With `auto`, it is a GPU if JAX sees one and neither the environment variable KERAS_BACKEND nor
     the program has chosen another backend for Keras.
 
     Raises:
-        UsageError: a GPU is wanted, and there is none, it cannot be used, or Keras runs on another
-            backend.
+        UsageError: `wanted` is not auto, cpu or gpu; or a GPU is wanted, and there is none, it
+            cannot be used, or Keras runs on another backend.
     """
-    device = wanted if wanted == "cpu" else _gpu_or_cpu(wanted)
+    if wanted not in get_args(DeviceChoice):
+        raise unknown_name("device", wanted, get_args(DeviceChoice))
+    device: Device = "cpu" if wanted == "cpu" else _gpu_or_cpu(wanted == "gpu")
     backend = _keras_backend()
     if backend is None and (device == "gpu" or not _is_installed("tensorflow")):
         os.environ["KERAS_BACKEND"] = backend = "jax"
@@ -73,19 +75,19 @@ def name(device: Device) -> str:
     return kinds[0] if len(kinds) == 1 else f"{len(kinds)} × {kinds[0]}"
 
 
-def _gpu_or_cpu(wanted: DeviceChoice) -> Device:
+def _gpu_or_cpu(is_wanted: bool) -> Device:
     backend = _keras_backend()
     if backend not in (None, "jax"):
-        if wanted == "gpu":
+        if is_wanted:
             raise UsageError(
                 f"GPUs are used through JAX, and Keras runs on {backend} in this process: unset "
                 "KERAS_BACKEND, or set it to jax before Keras is imported."
             )
         return "cpu"
-    problem = _gpu_problem(wanted == "gpu")
+    problem = _gpu_problem(is_wanted)
     if not problem:
         return "gpu"
-    if wanted == "gpu":
+    if is_wanted:
         raise UsageError(f"--device gpu: {problem}.")
     if any(driver.exists() for driver in _DRIVERS):
         _warn_once(f"The GPU is not used: {problem}.")

@@ -17,8 +17,6 @@ from efftune.system.machine import usable_processors
 if TYPE_CHECKING:
     import keras
 
-    from efftune.model.folding import Arithmetic
-
 Precision = Literal["f32", "bf16"]
 Item = TypeVar("Item")
 
@@ -68,9 +66,6 @@ class Engine(Protocol):
 
     def fastest_precision(self) -> Precision:
         """The fastest precision of the device."""
-
-    def training_arithmetic(self, precision: Precision) -> "Arithmetic":
-        """How networks that are trained compute in a precision."""
 
     def network(
         self,

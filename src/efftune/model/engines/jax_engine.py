@@ -45,12 +45,6 @@ def fastest_precision() -> Precision:
     return "bf16" if jax.default_backend() == "gpu" else "f32"
 
 
-def training_arithmetic(precision: Precision) -> folding.Arithmetic:
-    """See `Engine`: GPUs wait for memory, so that short activations save most."""
-    dtype = "bfloat16" if precision == "bf16" else "float32"
-    return folding.Arithmetic(dtype, dtype, shifts=jax.default_backend() == "gpu")
-
-
 def network(
     build: Callable[[], keras.Model],
     *,
@@ -64,7 +58,7 @@ def network(
 
     def load() -> tuple[Program, Any]:
         model = build()
-        part = folding.folded(model, model.input, model.outputs, training_arithmetic(precision))
+        part = folding.folded(model, model.input, model.outputs, _arithmetic(precision))
 
         def program(weights: Any, pixels: Any) -> Outputs:
             outputs = _outputs(part, weights, pixels)
@@ -112,7 +106,8 @@ def _saved(folder: Path) -> tuple[SavedClassifier, Callable[[Any, Any], tuple[An
     saved = SavedClassifier.load(folder)
     backbone = saved.backbone
     pooling = [each for each in backbone.layers if _is_pooling(each)][-1]
-    part = folding.folded(backbone, backbone.input, [backbone.output, pooling.input])
+    ends = [backbone.output, pooling.input]
+    part = folding.folded(backbone, backbone.input, ends, _arithmetic("f32"))
 
     def run(weights: Any, pixels: Any) -> tuple[Any, Any]:
         features, activations = _outputs(part, weights, pixels)
@@ -123,6 +118,10 @@ def _saved(folder: Path) -> tuple[SavedClassifier, Callable[[Any, Any], tuple[An
         return features, activations
 
     return saved, run, _weights(part)
+
+
+def _arithmetic(precision: Precision) -> folding.Arithmetic:
+    return folding.arithmetic("gpu" if jax.default_backend() == "gpu" else "cpu", precision)
 
 
 def _is_pooling(layer: keras.layers.Layer) -> bool:

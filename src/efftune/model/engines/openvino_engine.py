@@ -32,8 +32,6 @@ from efftune.system.machine import usable_processors
 if TYPE_CHECKING:
     import keras
 
-    from efftune.model.folding import Arithmetic
-
 NAME = "openvino"
 _TYPES = {"float32": ov.Type.f32, "float16": ov.Type.f16, "bfloat16": ov.Type.bf16}
 _BATCH_SIZES: dict[Precision, int] = {"bf16": 4, "f32": 1}  # fastest as measured
@@ -53,13 +51,6 @@ def version() -> str:
 def fastest_precision() -> Precision:
     """The fastest inference precision of this machine's CPU: bf16 where it is supported."""
     return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
-
-
-def training_arithmetic(precision: Precision) -> "Arithmetic":
-    """See `Engine`: CPUs gain from bfloat16 in matrix products only."""
-    from efftune.model.folding import Arithmetic
-
-    return Arithmetic(products="bfloat16" if precision == "bf16" else "float32")
 
 
 def network(

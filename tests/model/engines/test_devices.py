@@ -1,0 +1,119 @@
+import subprocess
+import sys
+
+import pytest
+
+from efftune.errors import EfftuneWarning, UsageError
+from efftune.model.engines import devices, openvino_engine
+
+NO_GPU = "no NVIDIA driver was found"
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """What an earlier test found out about this machine."""
+    yield
+    devices._gpu_problem.cache_clear()
+    devices._warn_once.cache_clear()
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """A machine with NVIDIA's driver; JAX sees no GPU on this one."""
+    (tmp_path / "version").touch()
+    monkeypatch.setattr(devices, "_DRIVERS", (tmp_path / "version",))
+    monkeypatch.setattr(devices, "_keras_backend", lambda: "jax")
+    devices._gpu_problem.cache_clear()
+
+
+@pytest.fixture
+def no_driver(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "_DRIVERS", (tmp_path / "none",))
+    devices._gpu_problem.cache_clear()
+
+
+def test_cpu_is_run_by_openvino():
+    assert devices.chosen("cpu") == "cpu"
+    assert devices.engine("cpu") is openvino_engine
+    assert devices.name("cpu") == ""
+
+
+def test_unknown_device_is_refused():
+    with pytest.raises(UsageError, match=r"Unknown device 'tpu'.*auto, cpu, gpu"):
+        devices.chosen("tpu")
+
+
+def test_gpu_on_another_backend_is_refused(monkeypatch):
+    monkeypatch.setattr(devices, "_keras_backend", lambda: "tensorflow")
+    assert devices.chosen("auto") == "cpu"
+    with pytest.raises(UsageError, match=r"Keras runs on tensorflow.*unset KERAS_BACKEND"):
+        devices.chosen("gpu")
+
+
+def test_missing_gpu_is_refused(no_driver, monkeypatch):
+    monkeypatch.setattr(devices, "_keras_backend", lambda: "jax")
+    with pytest.raises(UsageError, match=f"--device gpu: {NO_GPU}"):
+        devices.chosen("gpu")
+
+
+def test_gpu_without_jax_is_said_how_to_use(driver, monkeypatch):
+    monkeypatch.setattr(devices, "_is_installed", lambda name: name != "jax")
+    with pytest.warns(
+        EfftuneWarning, match=r"JAX is not installed; .*pip install 'efftune\[gpu\]'"
+    ):
+        assert devices.chosen("auto") == "cpu"
+    with pytest.raises(UsageError, match="pip install"):
+        devices.chosen("gpu")
+
+
+def test_gpu_that_jax_cannot_use_is_said_why(driver):
+    pytest.importorskip("jax")
+    with pytest.warns(EfftuneWarning, match=r"The GPU is not used: JAX cannot use it \(.*gpu.*\)"):
+        assert devices.chosen("auto") == "cpu"
+    with pytest.raises(UsageError, match="update NVIDIA's driver"):
+        devices.chosen("gpu")
+
+
+def test_warning_comes_once(driver, recwarn, monkeypatch):
+    monkeypatch.setattr(devices, "_is_installed", lambda name: name != "jax")
+    for _ in range(3):
+        devices.chosen("auto")
+    assert len(recwarn) == 1
+
+
+LOADED = """
+import os, sys
+from efftune.model.engines import devices
+assert devices.chosen("auto") == "cpu"
+assert "KERAS_BACKEND" not in os.environ
+print(sorted({"jax", "keras", "tensorflow", "openvino"} & set(sys.modules)))
+"""
+
+
+def test_choice_imports_nothing_where_there_is_no_driver():
+    if any(each.exists() for each in devices._DRIVERS):
+        pytest.skip("this machine has NVIDIA's driver")
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+MISSING = """
+import os, sys
+sys.modules["tensorflow"] = sys.modules["openvino"] = None  # as if they were not installed
+from efftune.model.engines import devices
+assert devices.chosen("auto") == "cpu"
+assert os.environ["KERAS_BACKEND"] == "jax"
+assert devices.engine("cpu").NAME == "jax"
+"""
+
+
+def test_jax_takes_the_place_of_what_is_missing():
+    pytest.importorskip("jax")
+    done = subprocess.run([sys.executable, "-c", MISSING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_to_compute_with_is_an_error(monkeypatch):
+    monkeypatch.setattr(devices, "_is_installed", lambda _name: False)
+    with pytest.raises(UsageError, match="pip install openvino"):
+        devices.engine("cpu")

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from efftune.data import inspection
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
-from efftune.model import classifier as classifiers
+from efftune.model import saving
 from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier
 from efftune.model.engines import openvino_engine
@@ -93,7 +93,7 @@ def pixels_by_use(folder, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     settings = ExtractionSettings(fit="stretch", precision="f32")
     place = tmp_path_factory.mktemp("classifier")
     head = (np.zeros((1280, 2), np.float32), np.zeros(2, np.float32))
-    classifiers.save(place, backbone, head, NAMES)
+    saving.save(place, backbone, head, NAMES)
     with pytest.MonkeyPatch.context() as patch:
         given = listening(patch)
         extraction.extract(paths, backbone, settings)

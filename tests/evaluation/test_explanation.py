@@ -8,7 +8,7 @@ from efftune.data import images
 from efftune.errors import DataError, UsageError
 from efftune.evaluation import explanation
 from efftune.evaluation.explanation import Explainer, Explanation
-from efftune.model import classifier as classifiers
+from efftune.model import saving
 from efftune.model.backbone import Backbone
 from efftune.model.classifier import Classifier
 from efftune.model.engines import openvino_engine
@@ -59,7 +59,7 @@ def made(folder, name="efficientnet-lite0", classes=3, **choices):
     head = random.normal(size=(backbone.entry.features, classes)).astype(np.float32)
     bias = random.normal(size=classes).astype(np.float32)
     names = [f"class {i}" for i in range(classes)]
-    classifiers.save(folder, backbone, (head, bias), names, **choices)
+    saving.save(folder, backbone, (head, bias), names, **choices)
     return Classifier(folder, names, SIDE, "crop"), backbone, (head, bias)
 
 
@@ -170,7 +170,7 @@ def test_of_two_classes_both_are_explained(tmp_path, picture):
     for sign in (1, -1):
         folder = tmp_path / f"{sign}"
         kernel = np.hstack([np.zeros_like(weights), sign * weights])
-        classifiers.save(folder, backbone, (kernel, np.zeros(2, np.float32)), ["no", "yes"])
+        saving.save(folder, backbone, (kernel, np.zeros(2, np.float32)), ["no", "yes"])
         explainer = Explainer(Classifier(folder, ["no", "yes"], SIDE, "crop"))
         heats[sign] = [explainer.explain(picture, label).heat for label in ("no", "yes")]
     assert max(each.max() for each in heats[1]) == 1

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from efftune.errors import UsageError
 from efftune.recipe.recipe import Recipe
 
+Recipe(seed=1)  # imports pydantic, which Hypothesis would take for a slow draw
+
 recipes = st.builds(
     Recipe,
     model=st.text(min_size=1, max_size=20),

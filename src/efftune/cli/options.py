@@ -205,13 +205,7 @@ def command(
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        trains = settings is ALL
-        defaults = dict.fromkeys(settings, default) | ({} if trains else _WITHOUT_TRAINING)
-        setting_options = {key: option(key, defaults[key], panels=trains) for key in settings}
-        if settings:
-            setting_options |= {"config": _Config}
-        if trains:
-            setting_options |= {"settings": _Set}
+        setting_options = _setting_options(settings, default)
         output_options = {"json": _JsonLines if lines else _Json} | ({"csv": _Csv} if csv else {})
         output_options |= {"quiet": _Quiet}
 
@@ -236,6 +230,15 @@ def command(
         return wrapper
 
     return decorate
+
+
+def _setting_options(settings: Sequence[str], default: str) -> dict[str, Any]:
+    trains = settings is ALL
+    defaults = dict.fromkeys(settings, default) | ({} if trains else _WITHOUT_TRAINING)
+    found = {key: option(key, defaults[key], panels=trains) for key in settings}
+    return (
+        found | ({"config": _Config} if settings else {}) | ({"settings": _Set} if trains else {})
+    )
 
 
 def _own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:

@@ -13,7 +13,7 @@ from efftune.data.inspection import Finding
 from efftune.data.relabelling import LABELS_FILE
 from efftune.evaluation import predictions, suspects
 from efftune.evaluation.evaluator import EvaluationResult
-from efftune.model import classifier as classifiers
+from efftune.model import saving
 from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
 from efftune.recipe.recipe import Recipe
@@ -66,7 +66,7 @@ class RunContents:
     def _write_classifier(self, folder: Path) -> dict[str, str]:
         """Write the recipe and the classifier; returns the SHA-256 of the classifier's files."""
         files.write(folder / "recipe.toml", self._recipe.to_toml())
-        return classifiers.save(
+        return saving.save(
             folder,
             self.training.network.backbone,
             (self.result.head.kernel, self.result.head.bias),
@@ -101,7 +101,7 @@ class RunContents:
         if recipe.draws_example_plots:
             titles = [names[i] for i in self.data.labels["train"]]
             plots.draw(folder, self.data.paths["train"], titles, recipe, size, depth)
-            files.write(folder / "model.txt", classifiers.summary(folder))
+            files.write(folder / "model.txt", saving.summary(folder))
 
     def _record(self, checksums: dict[str, str], seconds: Mapping[str, float]) -> dict[str, Any]:
         """The contents of `run.json`."""

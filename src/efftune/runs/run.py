@@ -19,7 +19,7 @@ from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation import comparison, metrics, predictions, suspects
 from efftune.evaluation.comparison import ComparedRun, Comparison
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
-from efftune.model import classifier as classifiers
+from efftune.model import saving
 from efftune.model import uncertainty as uncertainties
 from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
@@ -262,10 +262,10 @@ def load(
                 f"{folder / name} was modified after the run finished (its checksum differs). "
                 "Restore it, or train again."
             )
-    names = json.loads((folder / classifiers.CLASSES_FILE).read_text(encoding="utf-8"))
-    path = folder / classifiers.UNCERTAINTY_FILE
+    names = json.loads((folder / saving.CLASSES_FILE).read_text(encoding="utf-8"))
+    path = folder / saving.UNCERTAINTY_FILE
     if not path.exists():
-        path = folder / classifiers.UNCERTAINTY_FILE_BEFORE
+        path = folder / saving.UNCERTAINTY_FILE_BEFORE
     uncertainty = Uncertainty.read(path)
     if max_error is not None:
         share = Recipe().changed(max_error=max_error).evaluation.max_error

@@ -10,6 +10,7 @@ from typing import Any
 _PACKAGES = (
     "efftune",
     "keras",
+    "jax",
     "tensorflow",
     "tensorflow-cpu",
     "openvino",

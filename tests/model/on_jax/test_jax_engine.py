@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from efftune.errors import DataError
-from efftune.model import classifier as classifiers
+from efftune.model import saving
 from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.engines import devices, jax_engine, openvino_engine
 from efftune.model.engines.jax_engine import Network
@@ -145,7 +145,7 @@ def saved(request, backbone, tmp_path_factory):
         random.normal(0, 0.2, (1280, 3)).astype(np.float32),
         random.normal(0, 1, 3).astype(np.float32),
     )
-    classifiers.save(folder, backbone, head, CLASSES, mirrored=request.param)
+    saving.save(folder, backbone, head, CLASSES, mirrored=request.param)
     return folder
 
 
@@ -195,7 +195,7 @@ def test_place_that_cannot_be_written_costs_only_the_conversion(saved, pixels, t
 def test_classifier_is_saved_without_openvino(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "has_openvino", lambda: False)
     head = (np.zeros((1280, 3), np.float32), np.zeros(3, np.float32))
-    written = classifiers.save(tmp_path, backbone, head, CLASSES)
+    written = saving.save(tmp_path, backbone, head, CLASSES)
     assert sorted(written) == ["classes.json", "model.keras"]
     assert not (tmp_path / "openvino").exists()
 

@@ -14,6 +14,7 @@ from keras import layers
 
 from efftune.errors import UsageError, unknown_name
 from efftune.model import catalogue, graphs, lite
+from efftune.model.initial_weights import drawn_by_numpy
 from efftune.model.weights import download, readers
 from efftune.model.weights_table import OWN, Graph
 from efftune.system.progress import Progress, silent
@@ -21,6 +22,7 @@ from efftune.system.progress import Progress, silent
 Pooling = Literal["avg", "max"]
 
 
+@drawn_by_numpy()
 def backbone(
     name: str, image_size: int, drop_connect_rate: float = 0.0, graph: Graph = OWN
 ) -> keras.Model:
@@ -109,6 +111,7 @@ class _Options:
     on_progress: Progress = silent
 
 
+@drawn_by_numpy()
 def build(name: str, num_classes: int = 1000, **options: Unpack[BuildOptions]) -> keras.Model:
     """Build a Keras model of the family, ready to be compiled.
 

@@ -183,12 +183,11 @@ class Backbone:
     def randomly_initialized(self, seed: int) -> "Backbone":
         """The same network with random weights.
 
-        Kernels are initialized as by EfficientNet's authors: He initialization by fan-out (scale
-        2, truncated normal).
-
         Args:
             seed: seed of the initialization.
         """
+        from efftune.model import initial_weights
+
         rate = self._drop_connect_rate
         backbone = Backbone(
             self.entry.name,
@@ -197,23 +196,8 @@ class Backbone:
             drop_connect_rate=rate,
             device=self.device,
         )
-        backbone._initialize(seed)
+        initial_weights.initialize(backbone.keras_model, seed)
         return backbone
-
-    def _initialize(self, seed: int) -> None:
-        import keras
-
-        for i, layer in enumerate(self.keras_model.layers):
-            if isinstance(layer, keras.layers.BatchNormalization):
-                shape = layer.gamma.shape
-                layer.set_weights([np.ones(shape), *np.zeros((2, *shape)), np.ones(shape)])
-            elif isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
-                initializer = keras.initializers.VarianceScaling(
-                    2.0, "fan_out", "truncated_normal", seed=np.uint32(seed + 7919 * i).item()
-                )
-                kernel, *biases = layer.weights
-                zeros = [np.zeros(bias.shape) for bias in biases]
-                layer.set_weights([initializer(kernel.shape), *zeros])
 
     def pretrained(
         self, outputs: Sequence[str] = (FEATURES,), *, precision: Precision, dtypes: Sequence[str]
@@ -280,6 +264,8 @@ class Backbone:
         import keras
         from keras import layers, ops
 
+        from efftune.model.initial_weights import drawn_by_numpy
+
         backbone = self.keras_model
         pixels, features = backbone.input, backbone.output
         if mirrored:
@@ -288,7 +274,8 @@ class Backbone:
             features = layers.Average(name="both")(both)
         x = layers.Dropout(0.2, name="dropout")(features)
         logits = layers.Dense(len(bias), name="logits")
-        probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits(x))
+        with drawn_by_numpy():  # and replaced at once
+            probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits(x))
         logits.set_weights([kernel, bias])
         return keras.Model(pixels, probabilities, name=f"{self.entry.short_name}-classifier")
 

@@ -100,7 +100,9 @@ def test_network_is_not_made_if_nothing_needs_it():
     Network(make, size=8).run(range(5), lambda _i: None, lambda *_: None)
 
 
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-b0"])
+@pytest.mark.parametrize(
+    "name", ["efficientnet-lite0", pytest.param("efficientnet-b0", marks=pytest.mark.long)]
+)
 def test_outputs_are_those_of_keras(name, pixels):
     weights = "imagenet" if name.endswith("lite0") else "none"
     backbone = Backbone(name, SIZE, weights=weights)
@@ -126,6 +128,7 @@ def test_bfloat16_stays_close_and_types_are_those_asked_for(backbone, pixels):
     assert 1e-5 < np.abs(features - expected).mean() / expected.std() <= 0.05
 
 
+@pytest.mark.long
 def test_mirrored_network_averages_both(backbone, pixels):
     plain, mirrored = (
         jax_engine.network(lambda: backbone.keras_model, size=SIZE, mirrored=each)
@@ -136,7 +139,7 @@ def test_mirrored_network_averages_both(backbone, pixels):
     assert np.abs(both - (one + other) / 2).max() <= 1e-5
 
 
-@pytest.fixture(scope="module", params=[False, True])
+@pytest.fixture(scope="module", params=[pytest.param(False, marks=pytest.mark.long), True])
 def saved(request, backbone, tmp_path_factory):
     """A classifier saved by Keras on JAX."""
     folder = tmp_path_factory.mktemp("classifier")
@@ -157,8 +160,16 @@ def test_saved_classifier_answers_as_with_openvino(saved, pixels):
     for ours, theirs in zip(*answers, strict=True):
         assert np.abs(ours - theirs).max() <= 1e-4
     assert answers[0][0].sum(axis=1) == pytest.approx(1)
-    (alone,) = outputs_of(jax_engine.classifier(saved, size=SIZE, has_features=False), pixels)
-    assert np.array_equal(alone, answers[0][0])
+
+
+@pytest.mark.long
+def test_classifier_can_leave_features_out(saved, pixels):
+    both, alone = (
+        outputs_of(jax_engine.classifier(saved, size=SIZE, has_features=each), pixels)
+        for each in (True, False)
+    )
+    assert len(alone) == 1
+    assert alone[0] == pytest.approx(both[0], abs=1e-6)
 
 
 def test_explanation_is_that_of_openvino(saved, pixels):

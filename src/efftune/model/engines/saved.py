@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.model.engines.engine import KERAS_FILE
+from efftune.model.initial_weights import drawn_by_numpy
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class SavedClassifier:
     @classmethod
     def load(cls, folder: Path) -> "SavedClassifier":
         """Read the Keras file in a folder."""
-        model = keras.saving.load_model(folder / KERAS_FILE)
+        with drawn_by_numpy():  # and replaced at once
+            model = keras.saving.load_model(folder / KERAS_FILE)
         nested = [each for each in model.layers if isinstance(each, keras.Model)]
         features = model.get_layer("dropout").input
         backbone = nested[0] if nested else keras.Model(model.input, features)

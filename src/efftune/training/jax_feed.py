@@ -19,7 +19,7 @@ from efftune.training.batches import Inputs
 RESIDENT_SHARE = 0.4  # of a device's free memory that the inputs of a split may take
 _READS = 2  # of each row on average; rows that are read less often need not lie on the device
 _BLOCK_BYTES = 128 * 2**20
-_BLOCK_PICTURES = 8192  # in a block; drawing their views takes some tenths of a second
+_BLOCK_PICTURES = 2048  # in a block; drawing their views takes about a tenth of a second
 _AXIS = "pictures"
 
 Item = TypeVar("Item")

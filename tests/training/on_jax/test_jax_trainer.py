@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from efftune.features.cache import CachedRows, FeatureCache
-from efftune.training import jax_trainer
+from efftune.training import jax_feed, jax_trainer
 from efftune.training.batches import ArrayViews, CachedViews, LabelledInputs, Mix
 from efftune.training.jax_feed import Feed, ahead, devices_for
 from efftune.training.jax_trainer import JaxTrainer
@@ -127,6 +127,13 @@ def test_activations_keep_their_type_on_the_device(tmp_path):
         assert data.dtype == np.float16
         found = np.asarray(data)[arrays["rows"]] if "rows" in arrays else np.asarray(data)
         assert (found == values[order]).all()
+
+
+def test_what_stays_on_the_device_is_brought_there_in_parts(monkeypatch):
+    monkeypatch.setattr(jax_feed, "_BLOCK_BYTES", 10 * SIZE * SIZE * 3)
+    split = pictures()
+    feed = Feed(split.inputs, devices_for(BATCH), (3, BATCH), 2 * PICTURES)
+    assert (np.asarray(feed._kept) == split.batch(np.arange(PICTURES), 0)).all()
 
 
 def test_what_is_read_once_does_not_stay_on_the_device():

@@ -45,7 +45,7 @@ class JaxTrainer:
             len(data.train.labels) * data.epochs,
         )
         self._program = _training_program(training_model, self._mesh, self._feed.block_steps)
-        self._call_steps = 0  # none yet, so that the first call is no measure: it compiles
+        self._call_steps = 0  # before the first call, which compiles and so is no measure
         val_count, devices = len(data.val.labels), self._mesh.size
         # The last batch is filled up with pictures, so that one program serves all.
         val_size = -(-min(data.val_batch_size, val_count) // devices) * devices
@@ -119,9 +119,6 @@ class JaxTrainer:
 
     def _set_pace(self, steps: int, seconds: float) -> None:
         """Choose the number of steps of the next call."""
-        if not self._call_steps:
-            self._call_steps = 1
-            return
         wanted = round(_CALL_SECONDS * steps / seconds)
         self._call_steps = max(1, min(wanted, _FASTER * self._call_steps))
 

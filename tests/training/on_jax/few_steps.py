@@ -17,7 +17,7 @@ from efftune.training.stages import NetworkState
 from efftune.training.trainer import trainer_for
 
 SIZE, CLASSES, BATCH, STEPS = 32, 3, 4, 3
-RATE = 1e-4
+RATE = 4e-5
 STAGES = {"upper": "block7a", "whole": "pixels", "scratch": "pixels"}
 RECIPE = Recipe(
     **{"image_size": SIZE, "batch_size": BATCH, "dropout": 0.0, "augment": "none", "views": 0},

@@ -21,8 +21,8 @@ def assert_same(name, expected):
     found = few_steps.after_steps(name)
     assert {f"{name}:{key}" for key in found} <= set(expected)
     for key, value in found.items():
-        off = np.abs(value - expected[f"{name}:{key}"])
-        assert off.max() < 2 * few_steps.RATE + 1e-6, key
+        off = np.abs(value - expected[f"{name}:{key}"]) / np.maximum(1, np.abs(value))
+        assert off.max() < 1e-4, key
         assert np.mean(off > 1e-5) < 1e-3, key
 
 

@@ -16,14 +16,12 @@ def on_tensorflow(path, *names):
     return dict(np.load(path))
 
 
-def assert_same(name, expected):
-    """Adam's step is as long for a gradient that is 0 but for rounding: a few weights are off."""
+def differences(name, expected):
+    """Of each array, those above 1 relative to the value."""
     found = few_steps.after_steps(name)
     assert {f"{name}:{key}" for key in found} <= set(expected)
     for key, value in found.items():
-        off = np.abs(value - expected[f"{name}:{key}"]) / np.maximum(1, np.abs(value))
-        assert off.max() < 1e-4, key
-        assert np.mean(off > 1e-5) < 1e-3, key
+        yield key, np.abs(value - expected[f"{name}:{key}"]) / np.maximum(1, np.abs(value))
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +31,14 @@ def expected(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["head", "upper", "whole"])
 def test_steps_are_those_of_tensorflow(name, expected, one_device):
-    assert_same(name, expected)
+    """Adam's step is as long for a gradient that is 0 but for rounding: a few weights are off."""
+    for key, off in differences(name, expected):
+        assert off.max() < 1e-4, key
+        assert off.mean() < 1e-6, key
 
 
 @pytest.mark.long
 def test_a_step_from_random_weights_is_that_of_tensorflow(tmp_path, one_device):
-    assert_same("scratch", on_tensorflow(tmp_path / "found.npz", "scratch"))
+    for key, off in differences("scratch", on_tensorflow(tmp_path / "found.npz", "scratch")):
+        assert off.max() < 1e-4, key
+        assert off.mean() < few_steps.RATE / 2, key

@@ -9,7 +9,7 @@ from efftune.errors import DataError
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.training import regression_head as heads
 from efftune.training import stages, validation
-from efftune.training.batches import LabelledInputs
+from efftune.training.batches import CachedViews, LabelledInputs
 from efftune.training.validation import Epoch
 
 from .conftest import BLOCK, squares, weights
@@ -141,20 +141,37 @@ def test_loss_that_explodes_twice_is_an_error_with_advice(given):
     assert all((value == before[name]).all() for name, value in weights(given.backbone).items())
 
 
-class Greedy(LabelledInputs):
+class Greedy(CachedViews):
     """Pictures of which only so many fit into memory."""
 
     fits = 3
+    row_count = 2**60
 
-    def batch(self, pictures, epoch):
-        if epoch and len(pictures) > self.fits:
+    def read(self, batch, rows):
+        if len(rows) > self.fits:
             raise MemoryError
-        return super().batch(pictures, epoch)
+        super().read(batch, rows)
+
+
+class Broken(CachedViews):
+    """Pictures that cannot be read."""
+
+    row_count = 2**60
+
+    def read(self, _batch, _rows):
+        raise LookupError("seven")
+
+
+def as_kind(kind, given):
+    """What a stage is given, with training pictures of another kind."""
+    inputs = kind.__new__(kind)
+    inputs.__dict__ = {**vars(given.train.inputs)}
+    del inputs.row_count
+    return replace(given, train=LabelledInputs(inputs, given.train.labels))
 
 
 def test_batch_that_does_not_fit_is_halved_and_gradients_gathered(given):
-    greedy = Greedy(given.train.inputs, given.train.labels)
-    _, outcome = fit(replace(blank(given), train=greedy))
+    _, outcome = fit(as_kind(Greedy, blank(given)))
     assert outcome.batch_size == 2
     assert outcome.failures == tuple(f"out of memory at a batch size of {size}" for size in (8, 4))
     assert outcome.selected.val_accuracy > outcome.start.val_accuracy
@@ -163,16 +180,12 @@ def test_batch_that_does_not_fit_is_halved_and_gradients_gathered(given):
 def test_picture_that_does_not_fit_is_an_error_with_advice(given, monkeypatch):
     monkeypatch.setattr(Greedy, "fits", 0)
     with pytest.raises(DataError, match="even at a batch size of 1"):
-        fit(replace(given, train=Greedy(given.train.inputs, given.train.labels)))
+        fit(as_kind(Greedy, given))
 
 
 def test_other_errors_come_out_as_they_are(given):
-    class Broken(LabelledInputs):
-        def batch(self, _pictures, _epoch):
-            raise LookupError("seven")
-
     with pytest.raises(LookupError, match="seven"):
-        fit(replace(given, train=Broken(given.train.inputs, given.train.labels)))
+        fit(as_kind(Broken, given))
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])

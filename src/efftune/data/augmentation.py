@@ -105,7 +105,7 @@ def apply(pixels: Pixels, view: View) -> Pixels:
     size = pixels.shape[0]
     warped = cv2.warpAffine(
         pixels,
-        _affine(view, size),
+        affine(view, size),
         (size, size),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT_101,
@@ -118,7 +118,7 @@ def apply(pixels: Pixels, view: View) -> Pixels:
     return np.asarray(cv2.LUT(warped, table))
 
 
-def _affine(view: View, size: int) -> NDArray[np.float64]:
+def affine(view: View, size: int) -> NDArray[np.float64]:
     """The (2, 3) matrix that maps coordinates in the view to coordinates in the picture."""
     angle = np.deg2rad(view.rotation)
     linear = view.scale * np.array(

@@ -15,9 +15,13 @@ import numpy as np
 from efftune.errors import DataError
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.training import stages, validation
+from efftune.training.batches import ArrayViews, LabelledInputs, StageData
 from efftune.training.regression_head import Head, Labels, Matrix, class_weights
 from efftune.training.stages import StageResult
+from efftune.training.trainer import trainer_for
 from efftune.training.validation import Epoch
+
+_VAL_BATCH_SIZE = 1024
 
 
 def fit(
@@ -73,24 +77,25 @@ def _attempt(
     on_step: Callable[[int, int], None],
 ) -> tuple[Head, StageResult]:
     size = min(int(recipe.optimization.batch_size), len(labels))
-    steps = len(labels) // size  # without the last partial batch
     random = np.random.default_rng(recipe.seed)
     model = _model(val[0].shape[1], int(labels.max()) + 1, stage, recipe)
-    targets = np.eye(model.output.shape[-1], dtype=np.float32)[labels]
     weights = class_weights(labels, recipe)[labels]
-    loss, accuracy, calibrated_loss = _validate(model, val)
+    train = LabelledInputs(ArrayViews(views, (len(labels), val[0].shape[1]), stage.epochs), labels)
+    held_out = LabelledInputs(ArrayViews(lambda _epoch: val[0], val[0].shape), val[1])
+    data = StageData(train, weights, held_out, stage.epochs, size, _VAL_BATCH_SIZE)
+    steps, trainer = data.steps, trainer_for(model, model, data)
+    loss, accuracy, calibrated_loss = validation.validation_metrics(trainer.logits(), val[1])
     initial = Epoch("head", 0, 0.0, math.nan, math.nan, loss, accuracy, 0.0, calibrated_loss)
     best, best_weights, top, epochs = initial, model.get_weights(), accuracy, list[Epoch]()
     for number in range(1, stage.epochs + 1):
         start = time.perf_counter()
-        features, order = views(number), random.permutation(len(labels))
+        order = random.permutation(len(labels))[: steps * size].reshape(steps, size)
         totals = np.zeros(2)  # of loss and accuracy
-        for step in range(steps):
-            batch = order[step * size : (step + 1) * size]
-            totals += model.train_on_batch(features[batch], targets[batch], weights[batch])
-            on_step((number - 1) * steps + step + 1, stage.epochs * steps)
+        for done, outcome in enumerate(trainer.train(number, order), (number - 1) * steps + 1):
+            totals += outcome
+            on_step(done, stage.epochs * steps)
         trained = (float(totals[0] / steps), float(totals[1] / steps))
-        loss, accuracy, calibrated_loss = _validate(model, val)
+        loss, accuracy, calibrated_loss = validation.validation_metrics(trainer.logits(), val[1])
         validated = (loss, accuracy, stage.learning_rate, calibrated_loss)
         epochs.append(Epoch("head", number, time.perf_counter() - start, *trained, *validated))
         top = max(top, accuracy)
@@ -118,13 +123,8 @@ def _model(width: int, classes: int, stage: Stage, recipe: Recipe) -> Any:
         metrics=["accuracy"],
         jit_compile=keras.backend.backend() == "jax",
     )
+    model.optimizer.build(model.trainable_variables)
     return model
-
-
-def _validate(model: Any, val: tuple[Matrix, Labels]) -> tuple[float, float, float]:
-    features, labels = val
-    logits = model.predict(features, batch_size=1024, verbose=0)
-    return validation.validation_metrics(logits, labels)
 
 
 def _folded(model: Any) -> Head:

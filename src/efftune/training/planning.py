@@ -22,6 +22,8 @@ from efftune.model.uncertainty import REFERENCES
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.recipe.training import Augment, Flip
 from efftune.system import files
+from efftune.training.batches import ArrayViews, LabelledInputs, StageData
+from efftune.training.trainer import trainer_for
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for cached activations
 _DISK_SHARE = 1 / 2  # of the free disk space
@@ -247,12 +249,15 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
     recipe = plan.recipe.changed(mix="none")
     network = Network(backbone, head, stage, recipe, (_MEASURED_STEPS + 1, 1))
     initial_weights = network.inference_model.get_weights()
-    inputs = np.zeros((size, *network.inference_model.input.shape[1:]), np.float32)
-    targets = np.eye(2, dtype=np.float32)[np.arange(size) % 2]
-    network.training_model.train_on_batch(inputs, targets)
+    order = np.arange(size * _MEASURED_STEPS).reshape(_MEASURED_STEPS, size)
+    shape = (order.size, *network.inference_model.input.shape[1:])
+    zeros = np.broadcast_to(np.zeros((), np.float32), shape)
+    blank = LabelledInputs(ArrayViews(lambda _epoch: zeros, shape), np.arange(order.size) % 2)
+    data = StageData(blank, np.ones(order.size, np.float32), blank, _MEASURED_STEPS, size, size)
+    trainer = trainer_for(network.training_model, network.inference_model, data)
+    list(trainer.train(1, order[:1]))
     traced = time.perf_counter()
-    for _ in range(_MEASURED_STEPS):
-        network.training_model.train_on_batch(inputs, targets)
+    list(trainer.train(1, order))
     step = (time.perf_counter() - traced) / _MEASURED_STEPS
     network.inference_model.set_weights(initial_weights)
     steps = max(1, plan.pictures["train"] // size) * stage.epochs

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +14,9 @@ from efftune.errors import DataError
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.training import regression_head as heads
-from efftune.training.batches import LabelledInputs
+from efftune.training.batches import LabelledInputs, Mix, StageData
 from efftune.training.regression_head import Head
+from efftune.training.trainer import trainer_for
 from efftune.training.validation import Epoch, is_better, validation_metrics
 
 Array = NDArray[np.float32]
@@ -145,6 +147,7 @@ def fit(
                     "Choose a smaller --image-size or --model, or a higher block with --unfreeze."
                 ) from None
             batch_size, parts = -(-batch_size // 2), parts * 2
+        del attempt  # and what it holds of the device's memory, before the next one is made
 
 
 class _Attempt:
@@ -161,17 +164,18 @@ class _Attempt:
         from efftune.training.network import Network
 
         self.initial, self.stage, self.recipe = initial, stage, recipe
-        self.train, self.val = data
+        train, val = data
         self.batch_size, parts = batch
-        self.steps = max(1, len(self.train.labels) // self.batch_size)
-        self.classes = len(initial.bias)
-        self.sample_weights = heads.class_weights(self.train.labels, recipe)[self.train.labels]
+        weights = heads.class_weights(train.labels, recipe)[train.labels]
+        self.data = StageData(train, weights, val, stage.epochs, self.batch_size, self.batch_size)
         # The loss of guessing, or that of the first step if it is higher.
-        self.reference_loss = self.trend = math.log(max(2, self.classes))
-        total = self.steps * stage.epochs
+        self.reference_loss = self.trend = math.log(max(2, len(initial.bias)))
+        self.total = self.data.steps * stage.epochs
         head = (initial.kernel, initial.bias)
-        self.network = Network(initial.backbone, head, stage, recipe, (total, parts))
+        self.network = Network(initial.backbone, head, stage, recipe, (self.total, parts))
         self.initial_weights = self.network.inference_model.get_weights()
+        models = self.network.training_model, self.network.inference_model
+        self.trainer = trainer_for(*models, self.data)
 
     def undo(self) -> None:
         self.network.inference_model.set_weights(self.initial_weights)
@@ -199,7 +203,7 @@ class _Attempt:
                 failures = (*failures, self._why_stopped(number, failures))
                 break
             top = max(top, epochs[-1].val_accuracy)
-            if is_better(epochs[-1], best, top, len(self.val.labels)):
+            if is_better(epochs[-1], best, top, len(self.data.val.labels)):
                 best, weights = epochs[-1], self.network.inference_model.get_weights()
             self.network.hide_averages()
             patience = self.recipe.optimization.patience
@@ -233,43 +237,33 @@ class _Attempt:
             Mean loss and accuracy of its steps.
         """
         random = np.random.default_rng([self.recipe.seed, epoch])
-        order = random.permutation(len(self.train.labels))
-        total_loss = total_accuracy = 0.0
-        for step in range(self.steps):
-            pictures = order[step * self.batch_size : (step + 1) * self.batch_size]
-            loss, accuracy = self._step(pictures, epoch, random)
-            if epoch == 1 and step == 0:  # computed before the first update of the weights
-                self.reference_loss = self.trend = max(self.reference_loss, loss)
-            self.trend += (loss - self.trend) / _TREND_STEPS
-            if not self.trend < _EXPLODED * self.reference_loss:  # NaN, too
-                raise _Diverged(f"the loss reached {loss:.3g} in epoch {epoch}")
-            total_loss, total_accuracy = total_loss + loss, total_accuracy + accuracy
-            on_step((epoch - 1) * self.steps + step + 1, self.steps * self.stage.epochs)
-        return total_loss / self.steps, total_accuracy / self.steps
-
-    def _step(
-        self, pictures: NDArray[np.int64], epoch: int, random: np.random.Generator
-    ) -> tuple[float, float]:
-        labels = self.train.labels[pictures]
-        inputs: Any = self.train.batch(pictures, epoch)
-        targets = np.eye(self.classes, dtype=np.float32)[labels]
+        steps = self.data.steps
+        order = random.permutation(len(self.data.train.labels))[: steps * self.batch_size]
+        mixes = None
         if self.recipe.augmentation.mix != "none":
-            partners = random.permutation(len(pictures)).astype(np.int32)
-            mask = _mixing_mask(self.recipe, self.train.inputs.shape[:2], random)
-            ratio = float(mask.mean())
-            targets = ratio * targets + (1 - ratio) * targets[partners]
-            inputs = [inputs, partners, np.repeat(mask, len(pictures), axis=0)]
-        weights = self.sample_weights[pictures]
-        loss, accuracy = self.network.training_model.train_on_batch(inputs, targets, weights)
-        return float(loss), float(accuracy)
+            mixes = (self._mix(random) for _ in range(steps))
+        total_loss = total_accuracy = 0.0
+        done = (epoch - 1) * steps
+        with closing(self.trainer.train(epoch, order.reshape(steps, -1), mixes)) as outcomes:
+            for loss, accuracy in outcomes:
+                if done == 0:  # computed before the first update of the weights
+                    self.reference_loss = self.trend = max(self.reference_loss, loss)
+                self.trend += (loss - self.trend) / _TREND_STEPS
+                if not self.trend < _EXPLODED * self.reference_loss:  # NaN, too
+                    raise _Diverged(f"the loss reached {loss:.3g} in epoch {epoch}")
+                total_loss, total_accuracy = total_loss + loss, total_accuracy + accuracy
+                done += 1
+                on_step(done, self.total)
+        return total_loss / steps, total_accuracy / steps
+
+    def _mix(self, random: np.random.Generator) -> Mix:
+        partners = random.permutation(self.batch_size).astype(np.int32)
+        mask = _mixing_mask(self.recipe, self.data.train.inputs.shape[:2], random)
+        return Mix(partners, mask, float(mask.mean()))
 
     def _validate(self) -> tuple[float, float, float]:
         """The `validation_metrics` of the network in its present state."""
-        batches = self.val.in_order(self.batch_size)
-        logits = np.concatenate(
-            [self.network.inference_model.predict_on_batch(batch) for batch in batches]
-        )
-        return validation_metrics(logits, self.val.labels)
+        return validation_metrics(self.trainer.logits(), self.data.val.labels)
 
 
 def _mixing_mask(recipe: Recipe, shape: tuple[int, ...], random: np.random.Generator) -> Array:

@@ -1,0 +1,39 @@
+"""Runs the tests in `on_jax/` in one process of their own, with JAX and four virtual devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+JAX = {
+    "KERAS_BACKEND": "jax",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than these programs
+}
+
+
+def run(*options):
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "tests/training/on_jax", *options]
+    environment = {key: value for key, value in os.environ.items() if "XDIST" not in key} | JAX
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_programs_of_jax():
+    pytest.importorskip("jax")
+    run()
+
+
+@pytest.mark.long
+def test_programs_of_jax_that_take_long():
+    pytest.importorskip("jax")
+    run("-m", "long")
+
+
+@pytest.mark.shared
+def test_programs_of_jax_on_photos(clothing):
+    pytest.importorskip("jax")
+    run("-m", "shared")

@@ -138,6 +138,7 @@ def _set_up(
             device=device,
             on_progress=timer.on_progress,
         )
+        training_data.prepare(recipe, backbone)
         examples = discovery.find(
             source, timer.on_progress, Columns.of(recipe), recipe.data.held_out
         )

@@ -94,7 +94,6 @@ class RunContents:
         size = self.training.network.backbone.image_size
         depth, uncertainty = self.examples.depth, self.result.uncertainty
         classifier = Classifier(folder, names, size, recipe.backbone.fit, uncertainty, depth)
-        classifier.device = self.training.network.backbone.device
         test = next(each for each in self.result.predictions if each.split == "test")
         thumbnails.write(folder, classifier, test, self.result.suspects, timer.count)
         plots.draw_evaluation(folder, self.result.evaluation)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from efftune.model import folding
 from efftune.model.backbone import Backbone
 from efftune.model.engines.engine import chosen_precision
+from efftune.model.initial_weights import drawn_by_numpy
 from efftune.recipe.recipe import Recipe, Stage
 
 
@@ -25,6 +26,7 @@ class Network:
         training_model: the same weights, compiled for training.
     """
 
+    @drawn_by_numpy()
     def __init__(
         self,
         backbone: Backbone,

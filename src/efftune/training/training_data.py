@@ -13,6 +13,7 @@ from efftune.errors import DataError
 from efftune.features import extraction
 from efftune.features.extraction import Features
 from efftune.model.backbone import FEATURES, Backbone
+from efftune.model.engines.engine import Precision, chosen_precision
 from efftune.recipe.recipe import Recipe
 from efftune.training import planning
 from efftune.training.planning import Plan
@@ -91,6 +92,30 @@ def compute(
         features,
     )
     return examples, data
+
+
+def prepare(recipe: Recipe, backbone: Backbone) -> None:
+    """Let the programs of a GPU be compiled while pictures are inspected, not when they are needed.
+
+    Args:
+        recipe: of the run.
+        backbone: the pretrained network.
+    """
+    if backbone.device != "gpu":
+        return
+    precision = chosen_precision(backbone.engine, recipe.backbone.precision)
+    outputs = _outputs(recipe, backbone)
+    programs: set[tuple[tuple[str, ...], Precision]] = {(tuple(outputs["train"]), precision)}
+    programs |= {(tuple(outputs[split]), "f32") for split in ("val", "test")}
+    for stage in recipe.stages:
+        if stage.name == "upper" and recipe.augmentation.augment != "none":
+            programs.add(((backbone.block(stage.block),), precision))
+    for names, precision in programs:
+        if names:
+            dtypes = [
+                "float32" if name == FEATURES else recipe.tuning.activations for name in names
+            ]
+            backbone.pretrained(names, precision=precision, dtypes=dtypes).prepare()
 
 
 def _outputs(recipe: Recipe, backbone: Backbone) -> dict[Split, list[str]]:

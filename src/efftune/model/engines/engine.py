@@ -51,6 +51,9 @@ class Network(Protocol):
             Exception: any exception of `load` or `deliver`; no further item is started.
         """
 
+    def prepare(self) -> None:
+        """Begin to make what `run` needs, in a thread, if that takes long."""
+
 
 class Engine(Protocol):
     """What computes networks. Its modules are imported only where it is used.

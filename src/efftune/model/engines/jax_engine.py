@@ -6,10 +6,10 @@ each computes a part of every batch. Programs are kept in JAX's persistent cache
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib import metadata
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, Generic
 
 import jax
@@ -29,6 +29,7 @@ from efftune.model.engines.saved import SavedClassifier
 NAME = "jax"
 # Per device. Smaller ones are for the last batch, or for few pictures.
 _BATCH_SIZES = {"gpu": (1, 16, 256), "cpu": (1, 8)}
+_building = Lock()  # of Keras' graphs, which share layers
 _RUNNING = 2  # batches that are computed while others are decoded
 
 Outputs = list[Any]  # arrays of JAX
@@ -161,7 +162,8 @@ class Network:
         self.size = size
         self._load = load
         self._lock = Lock()
-        self._loaded: tuple[Callable[..., Outputs], Any] | None = None
+        self._loaded: tuple[Any, Any] | None = None
+        self._compiled: dict[int, Any] = {}
         devices = jax.local_devices()
         spec: Any = PartitionSpec
         mesh = Mesh(np.array(devices), ("batch",))
@@ -185,14 +187,34 @@ class Network:
                 batches.add(item, pixels)
         batches.finish()
 
+    def prepare(self) -> None:
+        """See `engine.Network`: a full batch is prepared."""
+
+        def compile_full_batch() -> None:
+            with suppress(Exception):  # which `run` will meet, too
+                self._program(self.batch_sizes[-1])
+
+        Thread(target=compile_full_batch).start()
+
     def start(self, pixels: Pixels) -> Outputs:
         """Start to compute the outputs of a batch of one of `batch_sizes`."""
+        program, weights = self._program(len(pixels))
+        outputs: Outputs = program(weights, jax.device_put(pixels, self._batch))
+        return outputs
+
+    def _program(self, batch_size: int) -> tuple[Any, Any]:
+        """The compiled program for a batch size, and the weights."""
         with self._lock:
             if self._loaded is None:
-                program, weights = self._load()
+                with _building:
+                    program, weights = self._load()
                 self._loaded = jax.jit(program), jax.device_put(weights, self._everywhere)
             program, weights = self._loaded
-        return program(weights, jax.device_put(pixels, self._batch))
+            if batch_size not in self._compiled:
+                shape = (batch_size, self.size, self.size, 3)
+                pixels = jax.ShapeDtypeStruct(shape, np.uint8, sharding=self._batch)
+                self._compiled[batch_size] = program.lower(weights, pixels).compile()
+            return self._compiled[batch_size], weights
 
     def compute(self, pixels: Pixels) -> list[NDArray[Any]]:
         """The outputs of at most a full batch, in as many parts as the device's memory demands.

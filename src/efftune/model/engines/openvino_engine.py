@@ -268,6 +268,9 @@ class Network:
             {"NUM_STREAMS": usable_processors(), "INFERENCE_PRECISION_HINT": self.precision},
         )
 
+    def prepare(self) -> None:
+        """See `engine.Network`: there is nothing that takes long."""
+
     def run(
         self,
         items: Iterable[Item],

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Axes
 from numpy.typing import NDArray
 
@@ -30,7 +30,7 @@ def devices_for(batch_size: int) -> Mesh:
     """The local devices that share each batch: as many of them as divide it evenly."""
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    return Mesh(np.array(devices[:count]), (_AXIS,))
+    return Mesh(np.array(devices[:count]), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:

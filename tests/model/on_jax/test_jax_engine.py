@@ -1,4 +1,4 @@
-"""The engine of GPUs on JAX's CPU device; see `test_on_jax.py` for how these tests are run."""
+"""The engine of GPUs on JAX's CPU device."""
 
 import shutil
 

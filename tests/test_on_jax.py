@@ -1,4 +1,4 @@
-"""Runs the tests in `on_jax/` in one process of their own, with JAX and four virtual devices."""
+"""Runs the tests in folders `on_jax` in a process of its own, with JAX and four virtual devices."""
 
 import os
 import subprocess
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+PLACES = [str(path) for path in sorted(ROOT.glob("tests/*/on_jax"))]
 JAX = {
     "KERAS_BACKEND": "jax",
     "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
@@ -16,7 +17,7 @@ JAX = {
 
 
 def run(*options):
-    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "tests/training/on_jax", *options]
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *PLACES, *options]
     environment = {key: value for key, value in os.environ.items() if "XDIST" not in key} | JAX
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -31,6 +32,12 @@ def test_programs_of_jax():
 def test_programs_of_jax_that_take_long():
     pytest.importorskip("jax")
     run("-m", "long")
+
+
+@pytest.mark.slow
+def test_programs_of_jax_that_take_longest():
+    pytest.importorskip("jax")
+    run("-m", "slow")
 
 
 @pytest.mark.shared

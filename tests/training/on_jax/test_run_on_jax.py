@@ -1,0 +1,42 @@
+"""Whole runs as on a GPU, on JAX's CPU device: its graphs, programs and bfloat16."""
+
+import csv
+import json
+
+import pytest
+
+import efftune
+from conftest import TUNED
+from efftune.model.engines import devices, jax_engine
+
+SCRATCH = {"recipe": "scratch", "image_size": 32, "scratch_epochs": 2, "batch_size": 6}
+EXAMPLE = {"recipe": "keras-example", "image_size": 32, "phases": "head,tune", "head_epochs": 2}
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(devices, "chosen", lambda wanted: "cpu" if wanted == "cpu" else "gpu")
+    monkeypatch.setattr(jax_engine, "fastest_precision", lambda: "bf16")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        pytest.param(TUNED | {"whole_epochs": 2, "test_flip": True}, marks=pytest.mark.long),
+        pytest.param(SCRATCH, marks=pytest.mark.slow),
+        pytest.param(EXAMPLE, marks=pytest.mark.slow),
+    ],
+    ids=["thorough", "scratch", "keras-example"],
+)
+def test_runs_answer_as_they_do_with_openvino(choices, source, own_cache, tmp_path, as_on_a_gpu):
+    run = efftune.train(source, run=tmp_path / "run", **choices)
+    machine = json.loads((run.folder / "run.json").read_text())["machine"]
+    assert (machine["device"], machine["engine"], machine["precision"]) == ("gpu", "jax", "bf16")
+    with (run.folder / "predictions.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["split"] == "test"]
+    classifier = efftune.load(run.folder)
+    assert classifier.engine.NAME == "openvino"
+    answers = classifier.predict([source / row["path"] for row in rows])
+    assert [each.label for each in answers] == [row["predicted"] for row in rows]
+    confidences = [float(row["confidence"]) for row in rows]
+    assert [each.confidence for each in answers] == pytest.approx(confidences, abs=1e-3)

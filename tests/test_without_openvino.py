@@ -13,9 +13,10 @@ import pytest
 import efftune
 from conftest import ROOT
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("jax") is None, reason="JAX is not installed"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed"),
+]
 HIDDEN = ("openvino", "tensorflow", "keras_hub")
 
 
@@ -81,7 +82,6 @@ def test_run_is_the_same_as_any_other(command, source, tmp_path):
         assert (label, confidence) == (other["label"], pytest.approx(other["confidence"], abs=1e-4))
 
 
-@pytest.mark.long
 def test_digits_are_learnt(command, tmp_path):
     printed = command("train", "sample:digits", "--image-size", 48, "--run", "run", "--json")
     assert json.loads(printed)["test"]["accuracy"] >= 0.97

@@ -117,6 +117,7 @@ def test_outputs_are_those_of_keras(name, pixels):
         assert np.abs(found - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
 
 
+@pytest.mark.long
 def test_bfloat16_stays_close_and_types_are_those_asked_for(backbone, pixels):
     names = ["block5a", FEATURES]
     network = jax_engine.network(
@@ -172,6 +173,7 @@ def test_classifier_can_leave_features_out(saved, pixels):
     assert alone[0] == pytest.approx(both[0], abs=1e-6)
 
 
+@pytest.mark.long
 def test_explanation_is_that_of_openvino(saved, pixels):
     (ours, kernel), (theirs, expected) = (
         each.explainer(saved, size=SIZE) for each in (jax_engine, openvino_engine)

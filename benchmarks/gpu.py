@@ -1,24 +1,28 @@
-"""Training steps and forward passes of EfficientNet-B0 on one GPU, by Keras on JAX.
+"""What efftune does on one GPU, beside PyTorch and Keras' own `fit`.
 
-    python benchmarks/gpu.py [--rows depthwise whole upper scratch forward] [--small] [--out CSV]
-        [--torch-python OTHER/bin/python]
+    python benchmarks/gpu.py [--rows job forward ...] [--photos FOLDER] [--seconds 470] [--small]
+        [--out CSV] [--torch-python OTHER/bin/python]
 
-Needs JAX, Keras, annotated-types, platformdirs and what these bring, neither TensorFlow nor
-OpenVINO; for the peers, PyTorch and timm. Rows:
+Needs JAX and what efftune needs but for TensorFlow, OpenVINO and pi-heif; for the peers, PyTorch and
+timm. Rows, in the order in which they are measured:
 
+- job: `efftune train --recipe balanced` on as many photos as Stanford Dogs has (`made_photos.py`,
+  from those below --photos), from a cold process with an empty cache to the finished run folder.
+- forward: from pictures to features: the program alone, and with pictures from the host's memory.
+- whole: steps that train all blocks on pictures, BatchNorm and depthwise kernels frozen, views made
+  on the device; beside Keras' `fit`, and timm's network in PyTorch, compiled, with the same layers
+  frozen.
+- upper: the same from block 5 on kept activations, which are read from disk.
+- scratch: steps from random weights, BatchNorm trained; beside PyTorch.
 - depthwise: every depthwise shape of B0, as cuDNN's grouped convolution and as shifted
   multiply-adds: forward, input gradient, filter gradient.
-- whole: a step that trains all blocks on pictures, BatchNorm and depthwise kernels frozen; beside
-  Keras' own `fit`, and timm's network in PyTorch, compiled, with the same layers frozen.
-- upper: the same from block 5 on kept activations.
-- scratch: a step from random weights, BatchNorm trained; beside PyTorch.
-- forward: from pictures to features; beside PyTorch.
+- jobs: the job with `--recipe thorough`, and with the head and tune phases of `keras-example`.
 
-Pictures and activations lie in device memory, and all steps of a measurement are one compiled
-program. A row that fails says why, and the others go on. Values are medians of at least five
-measurements after a warm-up, on random data. Beside each rate stand two bounds, from the bytes that
-convolutions read and write and from their operations, at the rates at which this device copies and
-multiplies. `--small` takes tiny shapes, to try the script on a CPU.
+The steps are those of efftune: a stage's trainer, on the data that a stage is given. A row that fails
+says why, and the others go on; one for which no time is left is left out, and said so. Values are
+medians of at least five measurements after a warm-up, on random data. Beside each rate stand two
+bounds, from the bytes that convolutions read and write and from their operations, at the rates at
+which this device copies and multiplies. `--small` takes tiny shapes, to try the script on a CPU.
 """
 
 import argparse
@@ -29,10 +33,13 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, fields
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +47,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory, too
 
 RESULT = Path(__file__).parent / "results" / "gpu.csv"
-CLASSES = 120
 REPEATS = 5
-TORCH_SECONDS = 200  # for one row in PyTorch, most of it spent compiling
+TORCH_SECONDS = 100  # for one row in PyTorch, most of it spent compiling
 # Input side, channels, kernel and stride of B0's depthwise convolutions at 224 pixels.
 DEPTHWISE = (
     *((112, 32, 3, 1), (112, 96, 3, 2), (56, 144, 3, 1), (56, 144, 5, 2), (28, 240, 5, 1)),
@@ -56,14 +62,16 @@ class Sizes:
     """What is measured: shapes for a GPU, or tiny ones."""
 
     side: int = 224
-    pictures: int = 4096  # in device memory
-    batches: tuple[int, ...] = (128, 256, 512, 1024)
-    steps: int = 12  # in one program
+    pictures: int = 8192
+    batches: tuple[int, ...] = (256, 512, 128, 1024)  # the most telling first
+    steps: int = 12  # that peers run at a time
     depthwise: tuple[tuple[int, int, int, int], ...] = DEPTHWISE
     depthwise_batch: int = 256
+    photos: tuple[int, int] = (12_000, 8_580)  # for training and the test
+    classes: int = 120
 
 
-SMALL = Sizes(32, 32, (8,), 2, ((14, 8, 3, 1), (14, 8, 5, 2)), 4)
+SMALL = Sizes(32, 32, (8,), 2, ((14, 8, 3, 1), (14, 8, 5, 2)), 4, (24, 12), 3)
 
 
 @dataclass(frozen=True)
@@ -87,10 +95,28 @@ class Device:
     operations_per_second: float
 
 
+@dataclass(frozen=True)
+class Context:
+    """What every row is given."""
+
+    sizes: Sizes
+    device: Device
+    options: argparse.Namespace
+    end: float
+
+    def has_time(self, what: str) -> bool:
+        if time.perf_counter() < self.end:
+            return True
+        print(f"{what}: left out, no time is left", flush=True)
+        return False
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS])
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--photos", type=Path, help="real photos to make more of")
+    parser.add_argument("--seconds", type=float, default=470, help="after which no row begins")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--in-torch", choices=("whole", "scratch", "forward"))
@@ -100,19 +126,18 @@ def main() -> None:
         for result in in_torch(options.in_torch, sizes):
             print(json.dumps(astuple(result)), flush=True)
         return
+    began = time.perf_counter()
     print("\n".join(described()), flush=True)
-    device = rates(sizes)
+    context = Context(sizes, rates(sizes), options, began + options.seconds)
     results = []
     for row in options.rows:
         start = time.perf_counter()
         try:
-            for result in ROWS[row](sizes, device):
+            for result in ROWS[row](context):
                 results.append(result)
                 print(line(result), flush=True)
         except Exception:  # noqa: BLE001  (the other rows go on)
             print(f"{row} failed:\n{traceback.format_exc()}", flush=True)
-        if row in ("whole", "scratch", "forward"):
-            results += peers(row, options)
         print(f"[{row}: {time.perf_counter() - start:.0f} s]", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", encoding="utf-8", newline="") as stream:
@@ -186,16 +211,21 @@ def random(shape: tuple[int, ...], dtype: str = "bfloat16", seed: int = 0) -> An
     return jax.random.normal(key, shape, dtype)
 
 
-def depthwise(sizes: Sizes, device: Device) -> Iterator[Result]:
+def depthwise(context: Context) -> Iterator[Result]:
+    from efftune.model.folding import shifted
+
+    sizes, device = context.sizes, context.device
     for shape in sizes.depthwise:
         side, channels, kernel, stride = shape
+        if not context.has_time(f"depthwise {shape}"):
+            return
         x = random((sizes.depthwise_batch, side, side, channels))
         weights = random((kernel, kernel, channels), seed=1)
         down = -(-side // stride)
         gradient = random((sizes.depthwise_batch, down, down, channels), seed=2)
         bound = 1e6 * (x.nbytes + gradient.nbytes) / device.bytes_per_second
         outputs = {}
-        for name, way in (("cuDNN", grouped), ("shifts", shifted)):
+        for name, way in (("cuDNN", grouped), ("shifts", partial(shifted, padding="same"))):
             for part, call in passes(way, stride, (x, weights, gradient)).items():
                 outputs[part, name] = call()
                 what = f"{side}², {channels} channels, {kernel}×{kernel}/{stride}, {part}, {name}"
@@ -211,9 +241,9 @@ def passes(way: Callable[..., Any], stride: int, arrays: Any) -> dict[str, Calla
     x, weights, gradient = arrays
 
     def pulled(x: Any, weights: Any, gradient: Any, i: int) -> Any:
-        return jax.vjp(lambda *both: way(*both, stride), x, weights)[1](gradient)[i]
+        return jax.vjp(lambda *both: way(*both, stride=stride), x, weights)[1](gradient)[i]
 
-    forward = jax.jit(lambda x, weights: way(x, weights, stride))
+    forward = jax.jit(lambda x, weights: way(x, weights, stride=stride))
     backward = jax.jit(pulled, static_argnums=3)
     return {
         "forward": lambda: forward(x, weights),
@@ -246,103 +276,197 @@ def grouped(x: Any, weights: Any, stride: int) -> Any:
     )
 
 
-def shifted(x: Any, weights: Any, stride: int) -> Any:
-    """Depthwise convolution as a sum of shifted products, which XLA fuses into one pass."""
-    import jax.numpy as jnp
-
-    kernel, side = len(weights), x.shape[1]
-    down = -(-side // stride)
-    missing = max(0, (down - 1) * stride + kernel - side)  # as "SAME" pads
-    ends = (missing // 2, missing - missing // 2)
-    padded = jnp.pad(x, ((0, 0), ends, ends, (0, 0)))
-    reach = (down - 1) * stride + 1
-    total = 0.0
-    for i in range(kernel):
-        for j in range(kernel):
-            part = padded[:, i : i + reach : stride, j : j + reach : stride]
-            total += part.astype("float32") * weights[i, j].astype("float32")
-    return total.astype(x.dtype)
-
-
-def network(side: int, stage: str) -> Any:
-    """B0 with a head, in mixed precision: `whole`, `scratch`, or `upper` from block 5."""
-    import keras
-
-    from efftune.model import architectures
-
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    backbone = architectures.backbone("efficientnet-b0", side)
-    inputs = backbone.input
-    if stage == "upper":
-        inputs = next(each for each in backbone.layers if each.name.startswith("block5a")).input
-    if stage != "scratch":
-        for layer in backbone.layers:
-            frozen = keras.layers.BatchNormalization | keras.layers.DepthwiseConv2D
-            layer.trainable = not isinstance(layer, frozen)
-    logits = keras.layers.Dense(CLASSES, dtype="float32", name="logits")(backbone.output)
-    return keras.Model(inputs, logits)
-
-
-def training(stage: str) -> Callable[[Sizes, Device], Iterator[Result]]:
-    def row(sizes: Sizes, device: Device) -> Iterator[Result]:
-        model = network(sizes.side, stage)
-        bounds = step_bounds(model, device, trained=True)
-        for batch in sizes.batches:
-            taken = seconds(epoch(model, sizes, batch, stage))
-            rate = sizes.steps * batch / taken
-            yield Result(stage, "step, one program", batch, rate, "images/s", *bounds)
-        if stage == "whole":
-            yield keras_fit(model, sizes)
+def job(recipes: dict[str, list[str]]) -> Callable[[Context], Iterator[Result]]:
+    def row(context: Context) -> Iterator[Result]:
+        for recipe, choices in recipes.items():
+            if context.has_time(f"job {recipe}"):
+                yield train(context, recipe, choices)
 
     return row
 
 
-def epoch(model: Any, sizes: Sizes, batch: int, stage: str) -> Callable[[], Any]:
-    """A call that runs some steps as one program, on pictures in device memory."""
-    import jax
-    import jax.numpy as jnp
-    import keras
-
-    shape = tuple(model.input.shape[1:])
-    dtype = "bfloat16" if stage == "upper" else "uint8"
-    pictures = random((sizes.pictures, *shape), dtype)
-    labels = jax.random.randint(jax.random.key(1), (sizes.pictures,), 0, CLASSES)
-    rows = jax.random.randint(jax.random.key(2), (sizes.steps, batch), 0, sizes.pictures)
-    optimizer = keras.optimizers.AdamW(1e-4)
-    optimizer.build(model.trainable_variables)
-
-    def loss(trained: Any, others: Any, x: Any, y: Any) -> Any:
-        logits, others = model.stateless_call(trained, others, x, training=stage == "scratch")
-        return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean(), others
-
-    def step(state: Any, chosen: Any) -> Any:
-        trained, others, slots = state
-        x = pictures[chosen].astype("bfloat16" if stage == "upper" else "float32")
-        gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, others), gradients = gradient(trained, others, x, labels[chosen])
-        trained, slots = optimizer.stateless_apply(slots, gradients, trained)
-        return (trained, others, slots), value
-
-    program = jax.jit(lambda state, rows: jax.lax.scan(step, state, rows))
-    parts = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
-    state = tuple([variable.value for variable in part] for part in parts)
-    return lambda: program(state, rows)
+def train(context: Context, recipe: str, choices: list[str]) -> Result:
+    """The command, from its start to its end; what it prints stands in the output."""
+    small = ["--image-size", "32", "--batch-size", "8", "--epochs", "1"]
+    place = Path(tempfile.mkdtemp())
+    command = [
+        *(sys.executable, "-m", "efftune", "train", photos(context), "--quiet", "--json"),
+        *("--run", place / "run", "--recipe", recipe, *choices),
+        *(small if context.options.small else []),
+    ]
+    environment = os.environ | {"EFFTUNE_CACHE": str(place / "cache")}
+    environment.pop("KERAS_BACKEND", None)  # as users have it: efftune chooses
+    start = time.perf_counter()
+    done = subprocess.run(
+        [str(word) for word in command],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    taken = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(done.stderr[-1000:])
+    record = json.loads((place / "run" / "run.json").read_text())
+    print(done.stdout.strip(), json.dumps(record["seconds"]), record["machine"], flush=True)
+    used = sum(record["data"]["pictures"].values())
+    return Result("job", f"{recipe} {' '.join(choices)}".strip(), used, taken, "s")
 
 
-def keras_fit(model: Any, sizes: Sizes) -> Result:
+@cache
+def photos(context: Context) -> Path:
+    """As many photos as the public example has."""
+    import made_photos
+
+    folder, start = Path(tempfile.mkdtemp()) / "photos", time.perf_counter()
+    sizes = context.sizes
+    made_photos.make(folder, context.options.photos, sizes.photos, sizes.classes)
+    print(f"made {sum(sizes.photos):,} photos in {time.perf_counter() - start:.0f} s", flush=True)
+    return folder
+
+
+def training(stage: str) -> Callable[[Context], Iterator[Result]]:
+    def row(context: Context) -> Iterator[Result]:
+        sizes = context.sizes
+        trainer_of = trainers(context, stage)
+        for number, batch in enumerate(sizes.batches):
+            for way in ("shifts", "cuDNN") if number == 0 else ("shifts",):
+                if not context.has_time(f"{stage}, {way}, batch of {batch}"):
+                    continue
+                with depthwise_by(way):
+                    trainer, bounds = trainer_of(batch)
+                    rate = steps_per_second(trainer, sizes.pictures, batch) * batch
+                yield Result(stage, f"steps, depthwise by {way}", batch, rate, "images/s", *bounds)
+        if stage == "whole" and context.has_time("Keras' fit"):
+            yield keras_fit(sizes)
+        if stage != "upper" and context.has_time(f"{stage} in PyTorch"):
+            yield from peers(stage, context.options)
+
+    return row
+
+
+def trainers(context: Context, name: str) -> Callable[[int], tuple[Any, tuple[float, float]]]:
+    """A function from batch sizes to a stage's trainer, and bounds of its images per second."""
+    import numpy as np
+
+    from efftune.model.backbone import Backbone
+    from efftune.recipe.recipe import Recipe, Stage
+    from efftune.training.batches import LabelledInputs, StageData
+    from efftune.training.network import Network
+    from efftune.training.trainer import trainer_for
+
+    sizes = context.sizes
+    backbone = Backbone("efficientnet-b0", sizes.side, weights="none", device="gpu")
+    backbone = backbone.randomly_initialized(0)
+    block = "block5a" if name == "upper" else "pixels"
+    inputs = kept(backbone, block, sizes) if name == "upper" else decoded(sizes)
+    labels = np.arange(sizes.pictures) % sizes.classes
+    data = LabelledInputs(inputs, labels)
+    random = np.random.default_rng(0)
+    head = random.normal(0, 0.01, (backbone.entry.features, sizes.classes)).astype(np.float32)
+
+    def made(batch: int) -> tuple[Any, tuple[float, float]]:
+        recipe = Recipe(batch_size=batch, flip="yes", augment="standard")
+        stage = Stage(name, block, REPEATS + 2, 1e-4)
+        steps = (sizes.pictures // batch * stage.epochs, 1)
+        bias = np.zeros(sizes.classes, np.float32)
+        network = Network(backbone, (head, bias), stage, recipe, steps)
+        weights = np.ones(sizes.pictures, np.float32)
+        stage_data = StageData(data, weights, data, stage.epochs, batch, batch)
+        trainer = trainer_for(network.training_model, network.inference_model, stage_data)
+        part = backbone.keras_model if block == "pixels" else backbone.cut(block)[1]
+        return trainer, step_bounds(part, context.device, trained=True)
+
+    return made
+
+
+def decoded(sizes: Sizes) -> Any:
+    """Pictures in the host's memory, augmented in each epoch."""
+    import numpy as np
+
+    from efftune.recipe.recipe import Recipe
+    from efftune.training.batches import DecodedImages
+
+    shape = (sizes.pictures, sizes.side, sizes.side, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    digests = [i.to_bytes(32, "little") for i in range(sizes.pictures)]
+    return DecodedImages(pixels, digests, Recipe(flip="yes", augment="standard", views=0))
+
+
+def kept(backbone: Any, block: str, sizes: Sizes) -> Any:
+    """Activations of two views at a block's input, on disk."""
+    import numpy as np
+
+    from efftune.features.cache import CachedRows, FeatureCache
+    from efftune.training.batches import CachedViews
+
+    digests = [i.to_bytes(32, "little") for i in range(sizes.pictures)]
+    random, views = np.random.default_rng(0), []
+    for _ in range(2):
+        store = FeatureCache(Path(tempfile.mkdtemp()), "float16", backbone.shape(block))
+        for start in range(0, len(digests), 1024):
+            part = digests[start : start + 1024]
+            values = random.random((len(part), *store.shape), np.float32)
+            store.add(part, values.astype(np.float16))
+        views.append(CachedRows(store, digests))
+    return CachedViews(views, seed=0)
+
+
+def steps_per_second(trainer: Any, pictures: int, batch: int) -> float:
+    """Steps of whole epochs, with all that belongs to them; the first two are for warming up."""
+    import numpy as np
+
+    random, taken = np.random.default_rng(0), []
+    steps = pictures // batch
+    for epoch in range(1, REPEATS + 3):
+        order = random.permutation(pictures)[: steps * batch].reshape(steps, batch)
+        start = time.perf_counter()
+        outcomes = list(trainer.train(epoch, order))
+        taken.append(time.perf_counter() - start)
+        if not all(math.isfinite(loss) for loss, _ in outcomes):
+            raise ValueError("the loss is not finite")
+    return steps / statistics.median(taken[2:])
+
+
+@contextmanager
+def depthwise_by(way: str) -> Iterator[None]:
+    """Let networks built inside compute depthwise convolutions in one of both ways."""
+    from efftune.model import folding
+
+    original = folding.arithmetic
+    folding.arithmetic = lambda *choices: replace(original(*choices), shifts=way == "shifts")
+    try:
+        yield
+    finally:
+        folding.arithmetic = original
+
+
+def keras_fit(sizes: Sizes) -> Result:
     import keras
     import numpy as np
 
-    batch = sizes.batches[len(sizes.batches) // 2]
+    from efftune.model import architectures
+
+    batch = sizes.batches[0]
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        backbone = architectures.backbone("efficientnet-b0", sizes.side)
+        for layer in backbone.layers:
+            frozen = keras.layers.BatchNormalization | keras.layers.DepthwiseConv2D
+            layer.trainable = not isinstance(layer, frozen)
+        logits = keras.layers.Dense(sizes.classes, dtype="float32", name="logits")(backbone.output)
+        model = keras.Model(backbone.input, logits)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
     model.compile(
         optimizer=keras.optimizers.AdamW(1e-4),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=True,
     )
     count = sizes.steps * batch
-    side = sizes.side
-    pictures = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
-    labels = np.arange(count) % CLASSES
+    shape = (count, sizes.side, sizes.side, 3)
+    pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    labels = np.arange(count) % sizes.classes
     model.fit(pictures, labels, batch, verbose=0)
     taken = []
     for _ in range(REPEATS):
@@ -353,20 +477,38 @@ def keras_fit(model: Any, sizes: Sizes) -> Result:
     return Result("whole", "Keras' fit on JAX", batch, rate, "images/s")
 
 
-def forward(sizes: Sizes, device: Device) -> Iterator[Result]:
+def forward(context: Context) -> Iterator[Result]:
     import jax
+    import numpy as np
 
-    model = network(sizes.side, "whole")
-    bounds = step_bounds(model, device, trained=False)
-    trained, others = (
-        [variable.value for variable in part]
-        for part in (model.trainable_variables, model.non_trainable_variables)
-    )
-    pictures = random((max(sizes.batches), sizes.side, sizes.side, 3), "uint8")
-    run = jax.jit(lambda x: model.stateless_call(trained, others, x.astype("float32"))[0])
-    for batch in sizes.batches:
-        rate = batch / seconds(lambda part=pictures[:batch]: run(part))
-        yield Result("forward", "to features and logits", batch, rate, "images/s", *bounds)
+    from efftune.model.backbone import FEATURES, Backbone
+
+    sizes = context.sizes
+    backbone = Backbone("efficientnet-b0", sizes.side, weights="none", device="gpu")
+    bounds = step_bounds(backbone.keras_model, context.device, trained=False)
+    shape = (sizes.pictures, sizes.side, sizes.side, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    for way in ("shifts", "cuDNN"):
+        for precision in ("bf16", "f32"):
+            what = f"{precision}, depthwise by {way}"
+            if not context.has_time(f"forward, {what}"):
+                continue
+            with depthwise_by(way):
+                build = partial(backbone._part, (FEATURES,))
+                network = backbone.engine.network(build, size=sizes.side, precision=precision)
+                batch = network.batch_sizes[-1]
+                program, weights = network._program(batch)
+            pictures = jax.device_put(np.resize(pixels, (batch, *shape[1:])))
+            call = partial(program, weights, pictures)
+            rate = 10 * batch / seconds(lambda call=call: [call() for _ in range(10)])
+            yield Result("forward", f"program, {what}", batch, rate, "images/s", *bounds)
+            if way == "shifts":
+                start = time.perf_counter()
+                network.run(range(len(pixels)), lambda i: pixels[i][None], lambda *_: None)
+                rate = len(pixels) / (time.perf_counter() - start)
+                yield Result("forward", f"from host memory, {what}", batch, rate, "images/s")
+    if context.has_time("forward in PyTorch"):
+        yield from peers("forward", context.options)
 
 
 def step_bounds(model: Any, device: Device, *, trained: bool) -> tuple[float, float]:
@@ -401,12 +543,9 @@ def peers(row: str, options: argparse.Namespace) -> list[Result]:
         output, problem = done.stdout, "" if done.returncode == 0 else done.stderr[-400:]
     except subprocess.TimeoutExpired as error:
         output, problem = (error.stdout or b"").decode(), f"longer than {TORCH_SECONDS} s"
-    results = [Result(*json.loads(each)) for each in output.splitlines() if each.startswith("[")]
-    for result in results:
-        print(line(result), flush=True)
     if problem:
         print(f"{row} in PyTorch: {problem}", flush=True)
-    return results
+    return [Result(*json.loads(each)) for each in output.splitlines() if each.startswith("[")]
 
 
 def in_torch(row: str, sizes: Sizes) -> Iterator[Result]:
@@ -415,7 +554,7 @@ def in_torch(row: str, sizes: Sizes) -> Iterator[Result]:
 
     place = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
-    model = timm.create_model("efficientnet_b0", num_classes=CLASSES)
+    model = timm.create_model("efficientnet_b0", num_classes=sizes.classes)
     model = model.to(place, memory_format=torch.channels_last)
     model.train(row == "scratch")
     for module in model.modules() if row == "whole" else ():
@@ -424,10 +563,10 @@ def in_torch(row: str, sizes: Sizes) -> Iterator[Result]:
             module.requires_grad_(False)
     what = f"timm in PyTorch {torch.__version__}, compiled"
     compiled = torch.compile(model) if place == "cuda" else model
-    for batch in sizes.batches:
+    for batch in sizes.batches[:2]:  # each is compiled anew
         x = torch.randint(0, 256, (batch, 3, sizes.side, sizes.side), device=place).byte()
         x = x.to(memory_format=torch.channels_last)
-        y = torch.randint(0, CLASSES, (batch,), device=place)
+        y = torch.randint(0, sizes.classes, (batch,), device=place)
         taken = torch_seconds(torch_step(compiled, x, y, row, place), place, sizes.steps)
         yield Result(row, what, batch, batch / taken, "images/s")
 
@@ -472,12 +611,15 @@ def torch_seconds(step: Callable[[], None], place: str, steps: int) -> float:
     return statistics.median(taken)
 
 
-ROWS: dict[str, Callable[[Sizes, Device], Iterator[Result]]] = {
-    "depthwise": depthwise,
+EXAMPLE = ["--phases", "head,tune"]
+ROWS: dict[str, Callable[[Context], Iterator[Result]]] = {
+    "job": job({"balanced": []}),
     "forward": forward,
     "whole": training("whole"),
     "upper": training("upper"),
     "scratch": training("scratch"),
+    "depthwise": depthwise,
+    "jobs": job({"thorough": [], "keras-example": EXAMPLE}),
 }
 
 if __name__ == "__main__":

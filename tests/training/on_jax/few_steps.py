@@ -1,10 +1,11 @@
-"""Weights after a few steps of each stage, on the backend that Keras is set to.
+"""What a few steps of each stage change, on the backend that Keras is set to.
 
 python -m training.on_jax.few_steps OUT.npz STAGE…
 """
 
 import sys
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -25,8 +26,13 @@ RECIPE = Recipe(
 )
 
 
+def values(model: keras.Model) -> dict[str, np.ndarray]:
+    """A copy of every weight by name."""
+    return {each.path: ops.convert_to_numpy(each).copy() for each in model.weights}
+
+
 def network_after(name: str, steps: int) -> dict[str, np.ndarray]:
-    """Every weight of the network, and the mean loss of the steps."""
+    """The change of every weight of the network, and the mean loss of the steps."""
     pictures = steps * BATCH
     backbone = Backbone("efficientnet-lite0", SIZE, drop_connect_rate=0.0)
     random = np.random.default_rng(0)
@@ -36,7 +42,7 @@ def network_after(name: str, steps: int) -> dict[str, np.ndarray]:
         for kernel in kernels:
             kernel.assign(random.normal(0, np.prod(kernel.shape[:3]) ** -0.5, kernel.shape))
     if name == "upper":
-        activations = random.normal(0, 1, (pictures, *backbone.shape("block7a"))).astype("float32")
+        activations = random.normal(0, 50, (pictures, *backbone.shape("block7a"))).astype("float32")
         inputs = ArrayViews(lambda _epoch: activations, activations.shape)
     else:
         pixels = np.stack([np.asarray(scene(i, SIZE)) for i in range(pictures)])
@@ -46,13 +52,16 @@ def network_after(name: str, steps: int) -> dict[str, np.ndarray]:
     start = NetworkState(backbone, kernel, np.zeros(CLASSES, np.float32))
     stage = Stage(name, STAGES[name], 1, RATE)
     attempt = stages._Attempt(start, stage, RECIPE, (data, data), (BATCH, 1))
+    before = values(backbone.keras_model)
     loss, _ = attempt._train(1, lambda *_: None)
-    found = {each.path: ops.convert_to_numpy(each) for each in backbone.keras_model.weights}
-    return found | {"head": attempt.network.head[0], "loss": np.array(loss)}
+    after = values(backbone.keras_model)
+    assert np.mean(np.abs(after["top_conv/kernel"] - before["top_conv/kernel"]) > RATE / 2) > 0.05
+    changes = {path: value - before[path] for path, value in after.items()}
+    return changes | {"head": attempt.network.head[0] - kernel, "loss": np.array(loss)}
 
 
 def head_after(steps: int) -> dict[str, np.ndarray]:
-    """Every weight of the head by gradient descent, and the outcomes of the steps."""
+    """The change of every weight of the head by gradient descent, and the steps' outcomes."""
     pictures = steps * BATCH
     random = np.random.default_rng(0)
     features = random.normal(size=(pictures, 20)).astype(np.float32)
@@ -64,9 +73,10 @@ def head_after(steps: int) -> dict[str, np.ndarray]:
     )
     data = StageData(split, np.ones(pictures, np.float32), split, 1, BATCH, BATCH)
     order = np.arange(pictures).reshape(-1, BATCH)
+    before = values(model)
     outcomes = list(trainer_for(model, model, data).train(1, order))
-    weights = {each.path: ops.convert_to_numpy(each) for each in model.weights}
-    return weights | {"outcomes": np.array(outcomes)}
+    changes = {path: value - before[path] for path, value in values(model).items()}
+    return changes | {"outcomes": np.array(outcomes)}
 
 
 def after_steps(name: str) -> dict[str, np.ndarray]:

@@ -16,12 +16,14 @@ def on_tensorflow(path, *names):
     return dict(np.load(path))
 
 
-def differences(name, expected):
-    """Of each array, those above 1 relative to the value."""
+def assert_same(name, expected, rounding):
+    """Adam's step is as long for a gradient that is 0 but for rounding: a few weights are off."""
     found = few_steps.after_steps(name)
     assert {f"{name}:{key}" for key in found} <= set(expected)
-    for key, value in found.items():
-        yield key, np.abs(value - expected[f"{name}:{key}"]) / np.maximum(1, np.abs(value))
+    for key, change in found.items():
+        off = np.abs(change - expected[f"{name}:{key}"])
+        assert off.max() < 1e-4, key
+        assert off.mean() <= 0.03 * np.abs(change).mean() + rounding, key
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +33,11 @@ def expected(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["head", "upper", "whole"])
 def test_steps_are_those_of_tensorflow(name, expected, one_device):
-    """Adam's step is as long for a gradient that is 0 but for rounding: a few weights are off."""
-    for key, off in differences(name, expected):
-        assert off.max() < 1e-4, key
-        assert off.mean() < 1e-6, key
+    assert_same(name, expected, 1e-8)
 
 
 @pytest.mark.long
 def test_a_step_from_random_weights_is_that_of_tensorflow(tmp_path, one_device):
-    for key, off in differences("scratch", on_tensorflow(tmp_path / "found.npz", "scratch")):
-        assert off.max() < 1e-4, key
-        assert off.mean() < few_steps.RATE / 2, key
+    # A shift before the next BatchNorm has no gradient but for rounding.
+    expected = on_tensorflow(tmp_path / "found.npz", "scratch")
+    assert_same("scratch", expected, few_steps.RATE / 10)

@@ -3,8 +3,8 @@
     python benchmarks/gpu.py [--rows job forward ...] [--photos FOLDER] [--seconds 470] [--small]
         [--out CSV] [--torch-python OTHER/bin/python]
 
-Needs JAX and what efftune needs but for TensorFlow, OpenVINO and pi-heif; for the peers, PyTorch and
-timm. Rows, in the order in which they are measured:
+Needs JAX and what efftune needs but for TensorFlow, OpenVINO and pi-heif; for the peers, PyTorch
+and timm. Rows, in the order in which they are measured:
 
 - job: `efftune train --recipe balanced` on as many photos as Stanford Dogs has (`made_photos.py`,
   from those below --photos), from a cold process with an empty cache to the finished run folder.
@@ -18,11 +18,12 @@ timm. Rows, in the order in which they are measured:
   multiply-adds: forward, input gradient, filter gradient.
 - jobs: the job with `--recipe thorough`, and with the head and tune phases of `keras-example`.
 
-The steps are those of efftune: a stage's trainer, on the data that a stage is given. A row that fails
-says why, and the others go on; one for which no time is left is left out, and said so. Values are
-medians of at least five measurements after a warm-up, on random data. Beside each rate stand two
-bounds, from the bytes that convolutions read and write and from their operations, at the rates at
-which this device copies and multiplies. `--small` takes tiny shapes, to try the script on a CPU.
+The steps are those of efftune: a stage's trainer, on the data that a stage is given. A row that
+fails says why, and the others go on; one for which no time is left is left out, and said so. Values
+are medians of at least five measurements after a warm-up, on random data; jobs are single runs.
+Beside each rate stand two bounds, from the bytes that convolutions read and write and from their
+operations, at the rates at which this device copies and multiplies. `--small` takes tiny shapes, to
+try the script on a CPU.
 """
 
 import argparse
@@ -105,6 +106,7 @@ class Context:
     end: float
 
     def has_time(self, what: str) -> bool:
+        """Whether to begin what is named; says so if not."""
         if time.perf_counter() < self.end:
             return True
         print(f"{what}: left out, no time is left", flush=True)
@@ -290,12 +292,21 @@ def train(context: Context, recipe: str, choices: list[str]) -> Result:
     small = ["--image-size", "32", "--batch-size", "8", "--epochs", "1"]
     place = Path(tempfile.mkdtemp())
     command = [
-        *(sys.executable, "-m", "efftune", "train", photos(context), "--quiet", "--json"),
+        *(
+            sys.executable,
+            "-m",
+            "efftune",
+            "train",
+            photos(context.options.photos, context.sizes),
+            "--quiet",
+            "--json",
+        ),
         *("--run", place / "run", "--recipe", recipe, *choices),
         *(small if context.options.small else []),
     ]
     environment = os.environ | {"EFFTUNE_CACHE": str(place / "cache")}
-    environment.pop("KERAS_BACKEND", None)  # as users have it: efftune chooses
+    for name in ("KERAS_BACKEND", "XLA_PYTHON_CLIENT_PREALLOCATE"):  # as users have it
+        environment.pop(name, None)
     start = time.perf_counter()
     done = subprocess.run(
         [str(word) for word in command],
@@ -314,13 +325,14 @@ def train(context: Context, recipe: str, choices: list[str]) -> Result:
 
 
 @cache
-def photos(context: Context) -> Path:
+def photos(source: Path | None, sizes: Sizes) -> Path:
     """As many photos as the public example has."""
-    import made_photos
-
     folder, start = Path(tempfile.mkdtemp()) / "photos", time.perf_counter()
-    sizes = context.sizes
-    made_photos.make(folder, context.options.photos, sizes.photos, sizes.classes)
+    script = Path(__file__).with_name("made_photos.py")
+    numbers = [*map(str, sizes.photos), "--classes", str(sizes.classes)]
+    given = ["--from", str(source)] if source else []
+    command = [sys.executable, str(script), str(folder), "--count", *numbers, *given]
+    subprocess.run(command, check=True)
     print(f"made {sum(sizes.photos):,} photos in {time.perf_counter() - start:.0f} s", flush=True)
     return folder
 

@@ -144,7 +144,8 @@ def fit(
             if batch_size == 1:
                 raise DataError(
                     f"Stage {stage.name} does not fit into memory, even at a batch size of 1. "
-                    "Choose a smaller --image-size or --model, or a higher block with --unfreeze."
+                    "Choose a smaller --image-size or --model, or a higher block with --unfreeze, "
+                    "or close other programs that use the device's memory."
                 ) from None
             batch_size, parts = -(-batch_size // 2), parts * 2
         del attempt  # and what it holds of the device's memory, before the next one is made

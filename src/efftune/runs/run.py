@@ -73,7 +73,7 @@ class Run:
             evaluation = Evaluation.from_dict(metrics_json)
         except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
             raise DataError(f"The run {folder} is damaged: {error}. Train again.") from None
-        return cls(folder, recipe, evaluation, record, devices.chosen(device))
+        return cls(folder, recipe, evaluation, record, devices.for_prediction(device))
 
     def __repr__(self) -> str:
         """The folder and the test accuracy."""
@@ -275,7 +275,7 @@ def load(
     model = record["model"]
     depth = BitDepth.from_dict(model.get("depth", {}))
     classifier = Classifier(folder, names, model["image_size"], model["fit"], uncertainty, depth)
-    classifier.device = devices.chosen(device)
+    classifier.device = devices.for_prediction(device)
     return classifier
 
 

@@ -33,6 +33,8 @@ _FEW_STEPS = 4  # per epoch; below this, smaller batches train better
 _USUAL_BATCH, _SMALL_BATCH = 64, 16
 _STEP_SHARE = 0.5  # of all memory that the activations of a step may take
 _MEASURED_PICTURES = 24
+# Pictures for warming up and in all; a GPU computes 256 of them at a time.
+_MEASURED_FROZEN = {"cpu": (1, 24), "gpu": (64, 600)}
 _MEASURED_STEPS = 2
 _TOTAL_STRIDE = 32  # of the backbone: the side of its input over that of its last activations
 _HEAD_SECONDS = 1e-3  # per picture and epoch; too short to be worth measuring
@@ -223,13 +225,15 @@ def _frozen_seconds(
     views: Sequence[int],
 ) -> float:
     """Seconds per picture in the frozen part, without the constant cost of a call."""
-    sample = [paths[i] for i in np.linspace(0, len(paths) - 1, _MEASURED_PICTURES).astype(int)]
+    first, count = _MEASURED_FROZEN[backbone.device]
+    sample = [paths[i] for i in np.linspace(0, len(paths) - 1, count).astype(int)]
     elapsed = []
-    for part in (sample[:1], sample[1:2], sample[2:]):  # the first call includes the conversion
+    # The first call includes the conversion or the compilation.
+    for part in (sample[:first], sample[first : first + 1], sample[first + 1 :]):
         start = time.perf_counter()
         extraction.extract(part, backbone, settings, outputs=outputs, views=views)
         elapsed.append(time.perf_counter() - start)
-    return max(0.0, elapsed[2] - elapsed[1]) / (len(sample) - 3)
+    return max(0.0, elapsed[2] - elapsed[1]) / (len(sample) - first - 2)
 
 
 def _decode_seconds(paths: Sequence[Path], backbone: Backbone) -> float:

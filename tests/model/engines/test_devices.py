@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -48,6 +49,41 @@ def test_gpu_on_another_backend_is_refused(monkeypatch):
     assert devices.chosen("auto") == "cpu"
     with pytest.raises(UsageError, match=r"Keras runs on tensorflow.*unset KERAS_BACKEND"):
         devices.chosen("gpu")
+
+
+def test_gpu_that_keras_keeps_from_use_is_said(driver, monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setattr(devices, "_keras_backend", lambda: "tensorflow")
+    with pytest.warns(EfftuneWarning, match="set it to jax before Keras is imported"):
+        assert devices.chosen("auto") == "cpu"
+
+
+def test_backend_of_the_users_choice_is_taken_in_silence(driver, monkeypatch, recwarn):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.setattr(devices, "_keras_backend", lambda: "tensorflow")
+    assert devices.chosen("auto") == "cpu"
+    assert not recwarn.list
+
+
+PREDICTING = """
+import os, sys
+from efftune.model.engines import devices
+assert devices.for_prediction("cpu") == "cpu"
+assert "JAX_PLATFORMS" not in os.environ  # a later training may use the GPU
+assert devices.chosen("cpu") == "cpu"
+assert os.environ["JAX_PLATFORMS"] == "cpu"
+"""
+
+
+def test_only_training_on_the_cpu_keeps_jax_off_gpus():
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_PLATFORMS"}
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICTING],
+        env=environment | {"KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_missing_gpu_is_refused(no_driver, monkeypatch):

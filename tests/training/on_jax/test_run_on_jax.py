@@ -3,10 +3,12 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 import efftune
 from conftest import TUNED
+from efftune.data import images
 from efftune.model.engines import devices, jax_engine
 
 SCRATCH = {"recipe": "scratch", "image_size": 32, "scratch_epochs": 2, "batch_size": 6}
@@ -38,5 +40,9 @@ def test_runs_answer_as_they_do_with_openvino(choices, source, own_cache, tmp_pa
     assert classifier.engine.NAME == "openvino"
     answers = classifier.predict([source / row["path"] for row in rows])
     assert [each.label for each in answers] == [row["predicted"] for row in rows]
+    fit = run.recipe.backbone.fit
+    pixels = [images.decode(images.read(source / row["path"]), 32, fit) for row in rows]
+    probabilities = classifier.model.predict(np.array(pixels, np.float32), verbose=0)
     confidences = [float(row["confidence"]) for row in rows]
     assert [each.confidence for each in answers] == pytest.approx(confidences, abs=1e-3)
+    assert probabilities.max(axis=1) == pytest.approx(confidences, abs=1e-3)

@@ -45,6 +45,15 @@ def chosen(wanted: str) -> Device:
     return device
 
 
+def for_prediction(wanted: str) -> Device:
+    """The device to use for a saved classifier: like `chosen`, but `cpu` asks for nothing.
+
+    Raises:
+        UsageError: see `chosen`.
+    """
+    return "cpu" if wanted == "cpu" else chosen(wanted)
+
+
 def engine(device: Device) -> Engine:
     """What computes frozen networks: JAX on a GPU, OpenVINO on the CPU, or JAX if that is missing.
 
@@ -77,21 +86,26 @@ def name(device: Device) -> str:
 
 def _gpu_or_cpu(is_wanted: bool) -> Device:
     backend = _keras_backend()
-    if backend not in (None, "jax"):
-        if is_wanted:
-            raise UsageError(
-                f"GPUs are used through JAX, and Keras runs on {backend} in this process: unset "
-                "KERAS_BACKEND, or set it to jax before Keras is imported."
-            )
-        return "cpu"
-    problem = _gpu_problem(is_wanted)
+    if backend in (None, "jax"):
+        problem = _gpu_problem(is_wanted)
+    elif "KERAS_BACKEND" in os.environ and not is_wanted:
+        return "cpu"  # as the user has chosen
+    else:
+        problem = (
+            f"it is used through JAX, and Keras runs on {backend} in this process; unset "
+            "KERAS_BACKEND, or set it to jax before Keras is imported"
+        )
     if not problem:
         return "gpu"
     if is_wanted:
         raise UsageError(f"--device gpu: {problem}.")
-    if any(driver.exists() for driver in _DRIVERS):
+    if _has_driver():
         _warn_once(f"The GPU is not used: {problem}.")
     return "cpu"
+
+
+def _has_driver() -> bool:
+    return any(driver.exists() for driver in _DRIVERS)
 
 
 @cache
@@ -102,8 +116,7 @@ def _warn_once(message: str) -> None:
 @cache
 def _gpu_problem(is_wanted: bool) -> str:
     """Why no GPU can be used; empty if one can be."""
-    has_driver = any(driver.exists() for driver in _DRIVERS)
-    if not has_driver and not is_wanted and "jax" not in sys.modules:
+    if not _has_driver() and not is_wanted and "jax" not in sys.modules:
         return "no NVIDIA driver was found"  # importing JAX would take a second
     if not _is_installed("jax"):
         return f"JAX is not installed; {_INSTALL}"
@@ -112,7 +125,7 @@ def _gpu_problem(is_wanted: bool) -> str:
     try:
         devices = jax.local_devices(backend="gpu")
     except RuntimeError as error:
-        if not has_driver:
+        if not _has_driver():
             return "no NVIDIA driver was found; nvidia-smi should list the GPU"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown error"
         return (

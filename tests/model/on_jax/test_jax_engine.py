@@ -100,9 +100,8 @@ def test_network_is_not_made_if_nothing_needs_it():
     Network(make, size=8).run(range(5), lambda _i: None, lambda *_: None)
 
 
-@pytest.mark.parametrize(
-    "name", ["efficientnet-lite0", pytest.param("efficientnet-b0", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-b0"])
 def test_outputs_are_those_of_keras(name, pixels):
     weights = "imagenet" if name.endswith("lite0") else "none"
     backbone = Backbone(name, SIZE, weights=weights)

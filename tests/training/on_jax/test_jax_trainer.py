@@ -49,7 +49,10 @@ def assert_same(one, other, tolerance=1e-5):
 
 @pytest.mark.parametrize(
     "choices",
-    [{"use_ema": True, "ema_momentum": 0.5}, {"mixed": True, "gradient_accumulation_steps": 2}],
+    [
+        pytest.param({"use_ema": True, "ema_momentum": 0.5}, marks=pytest.mark.long),
+        {"mixed": True, "gradient_accumulation_steps": 2},
+    ],
     ids=["averages", "mixed, gathered"],
 )
 def test_many_steps_at_a_time_are_those_of_train_on_batch(choices):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from efftune.data.images import Pixels
@@ -166,7 +166,7 @@ class Network:
         self._compiled: dict[int, Any] = {}
         devices = jax.local_devices()
         spec: Any = PartitionSpec
-        mesh = Mesh(np.array(devices), ("batch",))
+        mesh = Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
         self._batch = NamedSharding(mesh, spec("batch"))
         self._everywhere = NamedSharding(mesh, spec())
         sizes = _BATCH_SIZES.get(jax.default_backend(), _BATCH_SIZES["cpu"])

@@ -18,8 +18,10 @@ Device = Literal["cpu", "gpu"]
 
 _PROGRAM_BYTES = 2**30  # of compiled programs that are kept
 _INSTALL = "install it with: pip install 'efftune[gpu]'"
-# NVIDIA's driver on Linux, and that of Windows under WSL.
-_DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
+# NVIDIA's driver on Linux, in containers, and under WSL.
+_DRIVERS = tuple(
+    map(Path, ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1"))
+)
 
 
 def chosen(wanted: str) -> Device:

@@ -38,7 +38,8 @@ def chosen(wanted: str) -> Device:
         raise unknown_name("device", wanted, get_args(DeviceChoice))
     device: Device = "cpu" if wanted == "cpu" else _gpu_or_cpu(wanted == "gpu")
     backend = _keras_backend()
-    if backend is None and (device == "gpu" or not _is_installed("tensorflow")):
+    needs_jax = device == "gpu" or not _is_installed("tensorflow")
+    if backend is None and needs_jax and _is_installed("jax"):
         os.environ["KERAS_BACKEND"] = backend = "jax"
     if device == "gpu":
         _keep_programs()

@@ -141,12 +141,16 @@ def main() -> None:
         except Exception:  # noqa: BLE001  (the other rows go on)
             print(f"{row} failed:\n{traceback.format_exc()}", flush=True)
         print(f"[{row}: {time.perf_counter() - start:.0f} s]", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", encoding="utf-8", newline="") as stream:
+        write(options.out, results)
+    print("\n" + "\n".join([*described(), *map(line, results)]))
+
+
+def write(path: Path, results: list[Result]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([field.name for field in fields(Result)])
         writer.writerows(astuple(result) for result in results)
-    print("\n" + "\n".join([*described(), *map(line, results)]))
 
 
 def line(result: Result) -> str:
@@ -291,16 +295,9 @@ def train(context: Context, recipe: str, choices: list[str]) -> Result:
     """The command, from its start to its end; what it prints stands in the output."""
     small = ["--image-size", "32", "--batch-size", "8", "--epochs", "1"]
     place = Path(tempfile.mkdtemp())
+    source = photos(context.options.photos, context.sizes)
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "efftune",
-            "train",
-            photos(context.options.photos, context.sizes),
-            "--quiet",
-            "--json",
-        ),
+        *(sys.executable, "-m", "efftune", "train", source, "--quiet", "--json"),
         *("--run", place / "run", "--recipe", recipe, *choices),
         *(small if context.options.small else []),
     ]
@@ -314,6 +311,7 @@ def train(context: Context, recipe: str, choices: list[str]) -> Result:
         check=False,
         capture_output=True,
         text=True,
+        timeout=max(60, context.end - start + 60),  # so that what was measured is not lost
     )
     taken = time.perf_counter() - start
     if done.returncode:
@@ -345,16 +343,28 @@ def training(stage: str) -> Callable[[Context], Iterator[Result]]:
             for way in ("shifts", "cuDNN") if number == 0 else ("shifts",):
                 if not context.has_time(f"{stage}, {way}, batch of {batch}"):
                     continue
-                with depthwise_by(way):
-                    trainer, bounds = trainer_of(batch)
-                    rate = steps_per_second(trainer, sizes.pictures, batch) * batch
+                try:
+                    with depthwise_by(way):
+                        trainer, bounds = trainer_of(batch)
+                        rate = steps_per_second(trainer, sizes.pictures, batch) * batch
+                except Exception as error:  # noqa: BLE001  (the others go on)
+                    print(f"{stage}, {way}, batch of {batch} failed: {error}"[:1000], flush=True)
+                    continue
+                finally:
+                    trainer = None  # and its memory, which peers need
                 yield Result(stage, f"steps, depthwise by {way}", batch, rate, "images/s", *bounds)
-        if stage == "whole" and context.has_time("Keras' fit"):
-            yield keras_fit(sizes)
-        if stage != "upper" and context.has_time(f"{stage} in PyTorch"):
-            yield from peers(stage, context.options)
+            if number == min(1, len(sizes.batches) - 1):  # before large batches fill the memory
+                yield from others(context, stage)
 
     return row
+
+
+def others(context: Context, stage: str) -> Iterator[Result]:
+    """The same by others."""
+    if stage == "whole" and context.has_time("Keras' fit"):
+        yield keras_fit(context.sizes)
+    if stage != "upper" and context.has_time(f"{stage} in PyTorch"):
+        yield from peers(stage, context.options)
 
 
 def trainers(context: Context, name: str) -> Callable[[int], tuple[Any, tuple[float, float]]]:

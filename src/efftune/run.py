@@ -138,10 +138,10 @@ def _set_up(
             device=device,
             on_progress=timer.on_progress,
         )
-        training_data.prepare(recipe, backbone)
         examples = discovery.find(
             source, timer.on_progress, Columns.of(recipe), recipe.data.held_out
         )
+    training_data.prepare(recipe, backbone)
     with timer.phase("inspect"):
         examples, findings = splitting.split(examples, recipe, timer.count)
     with timer.phase("start"):  # imports Keras if the recipe fine-tunes

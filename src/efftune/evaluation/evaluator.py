@@ -114,17 +114,22 @@ def _features(
         if (FEATURES, 0) in data.features["train"].rows:
             features["train"] = data.features["train"].pooled()[references]
     missing = [split for split in paths if split not in features]
-    total = sum(len(paths[split]) for split in missing)
+    if not missing:
+        return features
+    together = [path for split in missing for path in paths[split]]  # one network for all
     done = itertools.count(1)
+    found = extraction.extract_pooled(
+        network.backbone,
+        together,
+        recipe.backbone.fit,
+        depth,
+        lambda: timer.count(next(done), len(together)),
+        mirrored=mirrored,
+    )
+    start = 0
     for split in missing:
-        features[split] = extraction.extract_pooled(
-            network.backbone,
-            paths[split],
-            recipe.backbone.fit,
-            depth,
-            lambda: timer.count(next(done), total),
-            mirrored=mirrored,
-        )
+        features[split] = found[start : start + len(paths[split])]
+        start += len(paths[split])
     return features
 
 

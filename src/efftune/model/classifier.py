@@ -1,4 +1,4 @@
-"""Trained classifiers, of backbone, head and class names: prediction, saving and loading."""
+"""Trained classifiers, of backbone, head and class names, and their predictions."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence, Sized
@@ -179,7 +179,10 @@ class Classifier:
         """The Keras model, from float32 pixels, 0 to 255, to probabilities. Imports Keras."""
         import keras
 
-        return keras.saving.load_model(self.folder / KERAS_FILE)
+        from efftune.model.initial_weights import drawn_by_numpy
+
+        with drawn_by_numpy():  # and replaced at once
+            return keras.saving.load_model(self.folder / KERAS_FILE)
 
     def predict(
         self,

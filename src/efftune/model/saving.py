@@ -77,8 +77,10 @@ def summary(folder: Path) -> str:
     """Keras' layer summary of a run's classifier."""
     import keras
 
+    from efftune.model.initial_weights import drawn_by_numpy
+
     lines: list[str] = []
-    keras.saving.load_model(folder / KERAS_FILE).summary(
-        line_length=100, print_fn=lambda line, **_: lines.append(line)
-    )
+    with drawn_by_numpy():  # and replaced at once
+        model = keras.saving.load_model(folder / KERAS_FILE)
+    model.summary(line_length=100, print_fn=lambda line, **_: lines.append(line))
     return "\n".join(lines) + "\n"

@@ -166,4 +166,6 @@ def _free_bytes(device: jax.Device) -> int:
     stats: dict[str, int] | None = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return int(psutil.virtual_memory().available)  # a CPU
+    if device.platform != "cpu":
+        return 0  # unknown
+    return int(psutil.virtual_memory().available)

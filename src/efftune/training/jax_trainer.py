@@ -3,6 +3,7 @@
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from efftune.training.jax_feed import Arrays, Feed, ahead, devices_for, everywhe
 
 _CALL_SECONDS = 0.5  # of the steps between two reports of progress
 _FASTER = 8  # times as many steps as in the call before, at most
+
+exactly = partial(jax.default_matmul_precision, "highest")  # where in float32
 
 State = tuple[list[jax.Array], list[jax.Array], list[jax.Array]]
 
@@ -143,7 +146,8 @@ def _training_program(model: Any, mesh: Mesh, block_steps: int) -> Any:
             given = [given, partners, arrays["mask"][None]]
 
         def loss(trained: list[jax.Array]) -> Any:
-            logits, after = model.stateless_call(trained, others, given, training=True)
+            with exactly():
+                logits, after = model.stateless_call(trained, others, given, training=True)
             return loss_of(targets, logits, arrays["weights"]), (logits, after)
 
         (value, (logits, others)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
@@ -173,7 +177,8 @@ def _inference_program(model: Any, mesh: Mesh, shape: tuple[int, int]) -> Any:
     def run(state: Any, data: jax.Array, arrays: Arrays, count: Any) -> jax.Array:
         def body(i: Any, logits: jax.Array) -> jax.Array:
             inputs = jax_feed.batch(data, arrays, i, mesh).astype(model.inputs[0].dtype)
-            found, _ = model.stateless_call(*state, inputs, training=False)
+            with exactly():
+                found, _ = model.stateless_call(*state, inputs, training=False)
             return logits.at[i].set(found.astype(jnp.float32))
 
         logits = jnp.zeros((*shape, model.output.shape[-1]), jnp.float32)

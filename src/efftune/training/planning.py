@@ -17,6 +17,7 @@ from efftune.errors import UsageError
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import FEATURES, Backbone
+from efftune.model.engines import devices
 from efftune.model.engines.engine import Precision, chosen_precision
 from efftune.model.uncertainty import REFERENCES
 from efftune.recipe.recipe import Recipe, Stage
@@ -229,11 +230,11 @@ def _frozen_seconds(
     sample = [paths[i] for i in np.linspace(0, len(paths) - 1, count).astype(int)]
     elapsed = []
     # The first call includes the conversion or the compilation.
-    for part in (sample[:first], sample[first : first + 1], sample[first + 1 :]):
+    for part in (sample[:first], sample[first : 2 * first], sample[2 * first :]):
         start = time.perf_counter()
         extraction.extract(part, backbone, settings, outputs=outputs, views=views)
         elapsed.append(time.perf_counter() - start)
-    return max(0.0, elapsed[2] - elapsed[1]) / (len(sample) - first - 2)
+    return max(0.0, elapsed[2] - elapsed[1]) / (len(sample) - 3 * first)
 
 
 def _decode_seconds(paths: Sequence[Path], backbone: Backbone) -> float:
@@ -278,7 +279,7 @@ def _resolved(recipe: Recipe, backbone: Backbone, pictures: int) -> tuple[Recipe
     size = _USUAL_BATCH
     while size > _SMALL_BATCH and pictures < _FEW_STEPS * size:
         size //= 2
-    limit = psutil.virtual_memory().total * _STEP_SHARE  # not the free one: it changes
+    limit = devices.memory_bytes(backbone.device) * _STEP_SHARE  # not the free one: it changes
     blocks = [stage.block for stage in recipe.stages if stage.name != "head"]
     needed = max(map(backbone.step_bytes, blocks), default=0)
     while size > 1 and size * needed > limit:

@@ -1,5 +1,6 @@
 """One stage of training: its epochs, the choice of the best one, and restarts after failures."""
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -149,6 +150,7 @@ def fit(
                 ) from None
             batch_size, parts = -(-batch_size // 2), parts * 2
         del attempt  # and what it holds of the device's memory, before the next one is made
+        gc.collect()
 
 
 class _Attempt:

@@ -53,9 +53,9 @@ def compute(
 ) -> tuple[Examples, TrainingData]:
     """Run the frozen backbone over the pictures of all splits.
 
-    Features of the training split are computed in the CPU's fastest precision, those of the
-    validation and test splits in float32, so that the scores are those of the saved model on any
-    machine. Only outputs that training or evaluation needs are computed.
+    Features of the training split are computed in the plan's precision, those of the validation and
+    test splits in float32, so that the scores are those of the saved model on any machine. Only
+    outputs that training or evaluation needs are computed.
 
     Args:
         examples: the examples, with their splits.
@@ -103,6 +103,7 @@ def prepare(recipe: Recipe, backbone: Backbone) -> None:
     """
     if backbone.device != "gpu":
         return
+    backbone.keras_model  # noqa: B018  (built here, so that no thread builds another)
     precision = chosen_precision(backbone.engine, recipe.backbone.precision)
     outputs = _outputs(recipe, backbone)
     programs: set[tuple[tuple[str, ...], Precision]] = {(tuple(outputs["train"]), precision)}
@@ -110,6 +111,12 @@ def prepare(recipe: Recipe, backbone: Backbone) -> None:
     for stage in recipe.stages:
         if stage.name == "upper" and recipe.augmentation.augment != "none":
             programs.add(((backbone.block(stage.block),), precision))
+    if (
+        recipe.head.epochs
+        or recipe.augmentation.augment == "auto"
+        or recipe.augmentation.flip == "auto"
+    ):
+        programs.add(((FEATURES,), precision))  # of views
     for names, precision in programs:
         if names:
             dtypes = [

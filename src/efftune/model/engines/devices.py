@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import psutil
+
 from efftune.errors import EfftuneWarning, UsageError, unknown_name
 from efftune.model.engines.engine import Engine
 from efftune.recipe.inputs import DeviceChoice
@@ -38,7 +40,7 @@ def chosen(wanted: str) -> Device:
         raise unknown_name("device", wanted, get_args(DeviceChoice))
     device: Device = "cpu" if wanted == "cpu" else _gpu_or_cpu(wanted == "gpu")
     backend = _keras_backend()
-    needs_jax = device == "gpu" or not _is_installed("tensorflow")
+    needs_jax = device == "gpu" or not (_is_installed("tensorflow") and has_openvino())
     if backend is None and needs_jax and _is_installed("jax"):
         os.environ["KERAS_BACKEND"] = backend = "jax"
     if device == "gpu":
@@ -66,8 +68,17 @@ def engine(device: Device) -> Engine:
     name = "openvino" if device == "cpu" and has_openvino() else "jax"
     if not _is_installed(name):
         raise UsageError("Neither OpenVINO nor JAX is installed: pip install openvino.")
-    if name == "jax" and _keras_backend() is None:
-        os.environ["KERAS_BACKEND"] = "jax"
+    if name == "jax":
+        backend = _keras_backend()
+        if backend is None:
+            os.environ["KERAS_BACKEND"] = "jax"
+        elif backend != "jax":
+            raise UsageError(
+                f"Without OpenVINO, networks are run by JAX, and Keras runs on {backend} in this "
+                "process: unset KERAS_BACKEND, or install openvino."
+            )
+        if device == "cpu":
+            _keep_off_gpu()
     found: Engine = importlib.import_module(f"efftune.model.engines.{name}_engine")
     return found
 
@@ -75,6 +86,17 @@ def engine(device: Device) -> Engine:
 def has_openvino() -> bool:
     """Whether OpenVINO is installed."""
     return _is_installed("openvino")
+
+
+def memory_bytes(device: Device) -> int:
+    """The memory of the device: of a GPU, what JAX may use."""
+    if device == "gpu":
+        import jax
+
+        stats = jax.local_devices()[0].memory_stats() or {}
+        if "bytes_limit" in stats:
+            return int(stats["bytes_limit"])
+    return int(psutil.virtual_memory().total)
 
 
 def name(device: Device) -> str:
@@ -128,16 +150,22 @@ def _gpu_problem(is_wanted: bool) -> str:
     try:
         devices = jax.local_devices(backend="gpu")
     except RuntimeError as error:
-        if not _has_driver():
-            return "no NVIDIA driver was found; nvidia-smi should list the GPU"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown error"
-        return (
-            f"JAX cannot use it ({reason.removesuffix('.')}); {_INSTALL}, and if it is installed, "
-            "update NVIDIA's driver, or close other programs that fill its memory"
-        )
+        return _why_unusable(error)
     if jax.default_backend() != "gpu":
-        return "JAX_PLATFORMS tells JAX to use another device"
+        return "JAX uses another device; unset JAX_PLATFORMS"
     return "" if devices else "JAX sees no GPU"
+
+
+def _why_unusable(error: RuntimeError) -> str:
+    if os.environ.get("JAX_PLATFORMS"):
+        return f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']} keeps JAX from it"
+    if not _has_driver():
+        return "no NVIDIA driver was found; nvidia-smi should list the GPU"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown error"
+    return (
+        f"JAX cannot use it ({reason.removesuffix('.')}); {_INSTALL}, and if it is installed, "
+        "update NVIDIA's driver, or close other programs that fill its memory"
+    )
 
 
 def _keras_backend() -> str | None:
@@ -167,11 +195,20 @@ def _keep_programs() -> None:
 
 
 def _keep_off_gpu() -> None:
-    """Let JAX use the CPU, if it has not begun with another device yet."""
-    if "jax" in sys.modules:
-        import jax
+    """Let JAX use the CPU.
 
-        config: Any = jax.config
-        config.update("jax_platforms", "cpu")
-    else:
+    Raises:
+        UsageError: it has begun with a GPU in this process.
+    """
+    if "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = "cpu"
+        return
+    import jax
+
+    config: Any = jax.config
+    config.update("jax_platforms", "cpu")
+    if jax.default_backend() != "cpu":
+        raise UsageError(
+            f"JAX has begun with a {jax.default_backend()} in this process, so the CPU cannot be "
+            "chosen any more: start another process, or use device='gpu'."
+        )

@@ -4,6 +4,7 @@ Pictures are computed in batches of few sizes, so that few programs are compiled
 each computes a part of every batch. Programs are kept in JAX's persistent cache.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
@@ -20,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from efftune.data.images import Pixels
-from efftune.errors import DataError
+from efftune.errors import DataError, UsageError
 from efftune.model import folding
 from efftune.model.engines import engine
 from efftune.model.engines.engine import Item, Precision
@@ -81,7 +82,7 @@ def classifier(folder: Path, *, size: int, has_features: bool) -> "Network":
 
         def program(weights: Any, pixels: Any) -> Outputs:
             features, _activations = run(weights, pixels)
-            probabilities = jax.nn.softmax(features @ saved.kernel + saved.bias)
+            probabilities = _probabilities(saved, features)
             return [probabilities, features] if has_features else [probabilities]
 
         return program, weights
@@ -95,8 +96,7 @@ def explainer(folder: Path, *, size: int) -> tuple["Network", NDArray[np.float32
 
     def program(weights: Any, pixels: Any) -> Outputs:
         features, activations = run(weights, pixels)
-        probabilities = jax.nn.softmax(features @ saved.kernel + saved.bias)
-        return [probabilities, activations.transpose(0, 3, 1, 2)]
+        return [_probabilities(saved, features), activations.transpose(0, 3, 1, 2)]
 
     kernel = saved.kernel - saved.kernel.mean(axis=1, keepdims=True)
     return Network(lambda: (program, weights), size=size), kernel
@@ -119,6 +119,11 @@ def _saved(folder: Path) -> tuple[SavedClassifier, Callable[[Any, Any], tuple[An
         return features, activations
 
     return saved, run, _weights(part)
+
+
+def _probabilities(saved: SavedClassifier, features: Any) -> Any:
+    logits = jnp.matmul(features, saved.kernel, precision="highest") + saved.bias
+    return jax.nn.softmax(logits)
 
 
 def _arithmetic(precision: Precision) -> folding.Arithmetic:
@@ -162,6 +167,7 @@ class Network:
         self.size = size
         self._load = load
         self._lock = Lock()
+        self._process = os.getpid()
         self._loaded: tuple[Any, Any] | None = None
         self._compiled: dict[int, Any] = {}
         devices = jax.local_devices()
@@ -204,6 +210,11 @@ class Network:
 
     def _program(self, batch_size: int) -> tuple[Any, Any]:
         """The compiled program for a batch size, and the weights."""
+        if self._process != os.getpid():
+            raise UsageError(
+                "JAX does not work in a forked process: start workers with multiprocessing's spawn "
+                "method, or load the classifier in the worker."
+            )
         with self._lock:
             if self._loaded is None:
                 with _building:
@@ -252,7 +263,10 @@ class Network:
 
     def full(self, pixels: Pixels) -> Pixels:
         """A batch padded to one of `batch_sizes` with its last picture."""
-        size = next((each for each in self.batch_sizes if each >= len(pixels)), len(pixels))
+        # A larger program that is there already takes milliseconds more, another one to compile.
+        sizes = [each for each in self.batch_sizes if each >= len(pixels)]
+        compiled = [each for each in sizes if each in self._compiled]
+        size = next(iter(compiled or sizes), len(pixels))
         missing = size - len(pixels)
         return np.concatenate([pixels, np.repeat(pixels[-1:], missing, 0)]) if missing else pixels
 

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from efftune.errors import EfftuneWarning, UsageError
@@ -147,6 +148,24 @@ def test_jax_takes_the_place_of_what_is_missing():
     pytest.importorskip("jax")
     done = subprocess.run([sys.executable, "-c", MISSING], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_jax_beside_another_backend_is_refused(monkeypatch):
+    monkeypatch.setattr(devices, "_is_installed", lambda name: name != "openvino")
+    monkeypatch.setattr(devices, "_keras_backend", lambda: "tensorflow")
+    with pytest.raises(UsageError, match=r"Keras runs on tensorflow.*install openvino"):
+        devices.engine("cpu")
+
+
+def test_variable_that_hides_the_gpu_is_named(driver, monkeypatch):
+    pytest.importorskip("jax")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with pytest.raises(UsageError, match="JAX_PLATFORMS=cpu keeps JAX from it"):
+        devices.chosen("gpu")
+
+
+def test_memory_is_that_of_the_device():
+    assert devices.memory_bytes("cpu") == psutil.virtual_memory().total
 
 
 def test_nothing_to_compute_with_is_an_error(monkeypatch):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from efftune.errors import DataError
+from efftune.errors import DataError, UsageError
 from efftune.model import saving
 from efftune.model.backbone import FEATURES, Backbone
 from efftune.model.engines import devices, jax_engine, openvino_engine
@@ -210,6 +210,33 @@ def test_classifier_is_saved_without_openvino(backbone, tmp_path, monkeypatch):
     written = saving.save(tmp_path, backbone, head, CLASSES)
     assert sorted(written) == ["classes.json", "model.keras"]
     assert not (tmp_path / "openvino").exists()
+
+
+def test_program_that_is_there_serves_few_pictures_too():
+    network = mean_network()
+    for count in (100, 2):  # 100 are three batches of 32, and 4
+        network.run(range(count), grey, lambda *_: None)
+    assert list(network._compiled) == [32]
+    alone = mean_network()
+    alone.run(range(2), grey, lambda *_: None)
+    assert list(alone._compiled) == [4]
+
+
+def test_program_can_be_prepared():
+    network = mean_network()
+    network.prepare()
+    found = []
+    network.run(range(40), grey, lambda i, _n, values: found.append((i, values[0][0].item())))
+    assert found == [(i, i) for i in range(40)]
+    assert list(network._compiled) == [32]
+
+
+def test_forked_process_is_told_what_to_do(monkeypatch):
+    network = mean_network()
+    network.run(range(2), grey, lambda *_: None)
+    monkeypatch.setattr(jax_engine.os, "getpid", lambda: -1)
+    with pytest.raises(UsageError, match="spawn"):
+        network.run(range(2), grey, lambda *_: None)
 
 
 class SmallMemory:

@@ -9,9 +9,11 @@ import pytest
 import efftune
 from conftest import TUNED
 from efftune.data import images
+from efftune.model.backbone import Backbone
 from efftune.model.engines import devices, jax_engine
 
 SCRATCH = {"recipe": "scratch", "image_size": 32, "scratch_epochs": 2, "batch_size": 6}
+EXACT = {"precision": "f32", "dtypes": ["float32"]}
 EXAMPLE = {"recipe": "keras-example", "image_size": 32, "phases": "head,tune", "head_epochs": 2}
 
 
@@ -19,6 +21,27 @@ EXAMPLE = {"recipe": "keras-example", "image_size": 32, "phases": "head,tune", "
 def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(devices, "chosen", lambda wanted: "cpu" if wanted == "cpu" else "gpu")
     monkeypatch.setattr(jax_engine, "fastest_precision", lambda: "bf16")
+
+
+@pytest.mark.long
+def test_what_a_run_computes_is_prepared(source, own_cache, tmp_path, as_on_a_gpu, monkeypatch):
+    prepared, ran = set(), set()
+    run, prepare = jax_engine.Network.run, jax_engine.Network.prepare
+
+    def heard_run(self, *arguments, **named):
+        ran.add(self)
+        run(self, *arguments, **named)
+
+    def heard_prepare(self):
+        prepared.add(self)
+        prepare(self)
+
+    monkeypatch.setattr(jax_engine.Network, "run", heard_run)
+    monkeypatch.setattr(jax_engine.Network, "prepare", heard_prepare)
+    monkeypatch.setattr(Backbone, "trained", lambda self, **_: self.pretrained(**EXACT))
+    efftune.train(source, run=tmp_path / "run", **(TUNED | {"flip": "auto"}))
+    assert prepared == ran
+    assert len(prepared) == 5
 
 
 @pytest.mark.parametrize(

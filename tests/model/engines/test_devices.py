@@ -67,12 +67,12 @@ def test_backend_of_the_users_choice_is_taken_in_silence(driver, monkeypatch, re
 
 
 PREDICTING = """
-import os, sys
+import sys
 from efftune.model.engines import devices
 assert devices.for_prediction("cpu") == "cpu"
-assert "JAX_PLATFORMS" not in os.environ  # a later training may use the GPU
+assert "jax" not in sys.modules  # a later training may use the GPU
 assert devices.chosen("cpu") == "cpu"
-assert os.environ["JAX_PLATFORMS"] == "cpu"
+assert sys.modules["jax"].config.jax_platforms == "cpu"
 """
 
 
@@ -158,10 +158,26 @@ def test_jax_beside_another_backend_is_refused(monkeypatch):
 
 
 def test_variable_that_hides_the_gpu_is_named(driver, monkeypatch):
-    pytest.importorskip("jax")
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    with pytest.raises(UsageError, match="JAX_PLATFORMS=cpu keeps JAX from it"):
+    jax = pytest.importorskip("jax")
+    monkeypatch.setattr(devices, "_keep_off_gpu", lambda: "cpu")
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", "cpu")
+    with pytest.raises(UsageError, match="JAX may use cpu only in this process"):
         devices.chosen("gpu")
+    jax.config.update("jax_platforms", before)
+
+
+def test_cpu_is_refused_after_a_gpu_was_used_but_for_predictions(monkeypatch):
+    jax = pytest.importorskip("jax")
+    before = jax.config.jax_platforms
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(devices, "_keras_backend", lambda: "jax")
+    monkeypatch.setattr(devices, "has_openvino", lambda: False)
+    with pytest.raises(UsageError, match="JAX has begun with a GPU"):
+        devices.chosen("cpu")
+    assert devices.for_prediction("cpu") == "cpu"
+    assert devices.engine("cpu").NAME == "jax"
+    jax.config.update("jax_platforms", before)
 
 
 def test_memory_is_that_of_the_device():

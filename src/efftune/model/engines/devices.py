@@ -33,8 +33,8 @@ def chosen(wanted: str) -> Device:
     the program has chosen another backend for Keras.
 
     Raises:
-        UsageError: `wanted` is not auto, cpu or gpu; or a GPU is wanted, and there is none, it
-            cannot be used, or Keras runs on another backend.
+        UsageError: `wanted` is not auto, cpu or gpu; a GPU is wanted, and there is none, it cannot
+            be used, or Keras runs on another backend; or the CPU is wanted after a GPU was used.
     """
     if wanted not in get_args(DeviceChoice):
         raise unknown_name("device", wanted, get_args(DeviceChoice))
@@ -45,8 +45,11 @@ def chosen(wanted: str) -> Device:
         os.environ["KERAS_BACKEND"] = backend = "jax"
     if device == "gpu":
         _keep_programs()
-    elif wanted == "cpu" and backend == "jax":
-        _keep_off_gpu()
+    elif wanted == "cpu" and backend == "jax" and _keep_off_gpu() != "cpu":
+        raise UsageError(
+            "JAX has begun with a GPU in this process, so that it cannot be kept off it any more: "
+            "start another process, or use device='gpu'."
+        )
     return device
 
 
@@ -77,7 +80,7 @@ def engine(device: Device) -> Engine:
                 f"Without OpenVINO, networks are run by JAX, and Keras runs on {backend} in this "
                 "process: unset KERAS_BACKEND, or install openvino."
             )
-        if device == "cpu":
+        if device == "cpu":  # where JAX has begun with a GPU, it goes on with that
             _keep_off_gpu()
     found: Engine = importlib.import_module(f"efftune.model.engines.{name}_engine")
     return found
@@ -152,13 +155,19 @@ def _gpu_problem(is_wanted: bool) -> str:
     except RuntimeError as error:
         return _why_unusable(error)
     if jax.default_backend() != "gpu":
-        return "JAX uses another device; unset JAX_PLATFORMS"
+        return "JAX uses another device in this process"
     return "" if devices else "JAX sees no GPU"
 
 
 def _why_unusable(error: RuntimeError) -> str:
-    if os.environ.get("JAX_PLATFORMS"):
-        return f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']} keeps JAX from it"
+    import jax
+
+    config: Any = jax.config
+    if config.jax_platforms:
+        return (
+            f"JAX may use {config.jax_platforms} only in this process, because of JAX_PLATFORMS or "
+            "of device='cpu' before"
+        )
     if not _has_driver():
         return "no NVIDIA driver was found; nvidia-smi should list the GPU"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown error"
@@ -194,21 +203,10 @@ def _keep_programs() -> None:
         config.update("jax_compilation_cache_max_size", _PROGRAM_BYTES)
 
 
-def _keep_off_gpu() -> None:
-    """Let JAX use the CPU.
-
-    Raises:
-        UsageError: it has begun with a GPU in this process.
-    """
-    if "jax" not in sys.modules:
-        os.environ["JAX_PLATFORMS"] = "cpu"
-        return
+def _keep_off_gpu() -> str:
+    """Let JAX use the CPU, if it has not begun yet; returns the device that it uses."""
     import jax
 
     config: Any = jax.config
-    config.update("jax_platforms", "cpu")
-    if jax.default_backend() != "cpu":
-        raise UsageError(
-            f"JAX has begun with a {jax.default_backend()} in this process, so the CPU cannot be "
-            "chosen any more: start another process, or use device='gpu'."
-        )
+    config.update("jax_platforms", "cpu")  # has no effect on what has begun
+    return str(jax.default_backend())

@@ -21,7 +21,7 @@ from efftune.data.resizing import Framing
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
-from efftune.model.engines.engine import KERAS_FILE, Engine, Network
+from efftune.model.engines.engine import Engine, Network
 from efftune.model.uncertainty import Uncertainty
 from efftune.system import text
 
@@ -157,7 +157,7 @@ class Classifier:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings: the network is read from `folder` again when it is needed."""
         settings = (self.class_names, self.image_size, self.fit, self.uncertainty, self.depth)
-        return _unpickled, (self.device, self.folder, *settings)
+        return Classifier, (self.folder, *settings), {"device": self.device}
 
     @property
     def engine(self) -> Engine:
@@ -177,12 +177,9 @@ class Classifier:
     @cached_property
     def model(self) -> "keras.Model":
         """The Keras model, from float32 pixels, 0 to 255, to probabilities. Imports Keras."""
-        import keras
+        from efftune.model.engines.saved import load_keras
 
-        from efftune.model.initial_weights import drawn_by_numpy
-
-        with drawn_by_numpy():  # and replaced at once
-            return keras.saving.load_model(self.folder / KERAS_FILE)
+        return load_keras(self.folder)
 
     def predict(
         self,
@@ -304,9 +301,3 @@ class Classifier:
             **{"unsure": unsure, "unlike": unlike, "class_index": order[0], "index": index},
             top_indices=tuple(order),
         )
-
-
-def _unpickled(device: Device, *settings: Any) -> Classifier:
-    classifier = Classifier(*settings)
-    classifier.device = device
-    return classifier

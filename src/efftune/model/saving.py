@@ -75,12 +75,8 @@ def _write_openvino(
 
 def summary(folder: Path) -> str:
     """Keras' layer summary of a run's classifier."""
-    import keras
-
-    from efftune.model.initial_weights import drawn_by_numpy
+    from efftune.model.engines.saved import load_keras
 
     lines: list[str] = []
-    with drawn_by_numpy():  # and replaced at once
-        model = keras.saving.load_model(folder / KERAS_FILE)
-    model.summary(line_length=100, print_fn=lambda line, **_: lines.append(line))
+    load_keras(folder).summary(line_length=100, print_fn=lambda line, **_: lines.append(line))
     return "\n".join(lines) + "\n"

@@ -124,8 +124,8 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
     notes += [*_padding_notes(recipe), *_optimization_notes(recipe, pictures["train"])]
     if not any(stage.name == "upper" for stage in recipe.stages):
         return Plan(recipe, pictures, precision, decoded_bytes=decoded_bytes, notes=tuple(notes))
-    free_memory = int(psutil.virtual_memory().available * _MEMORY_SHARE)
-    limit = int(recipe.tuning.memory * 2**30) or free_memory
+    free_share = psutil.virtual_memory().available * _MEMORY_SHARE
+    limit = int(recipe.tuning.memory * 2**30 or free_share)
     block, views = _fitting_block(recipe, backbone, pictures, free)
     if block != backbone.block(recipe.tuning.unfreeze):
         notes.append(

@@ -11,6 +11,12 @@ from efftune.model.engines.engine import KERAS_FILE
 from efftune.model.initial_weights import drawn_by_numpy
 
 
+def load_keras(folder: Path) -> keras.Model:
+    """The Keras model in a folder."""
+    with drawn_by_numpy():  # and replaced at once
+        return keras.saving.load_model(folder / KERAS_FILE)
+
+
 @dataclass(frozen=True)
 class SavedClassifier:
     """What `Backbone.keras_classifier` was given.
@@ -30,8 +36,7 @@ class SavedClassifier:
     @classmethod
     def load(cls, folder: Path) -> "SavedClassifier":
         """Read the Keras file in a folder."""
-        with drawn_by_numpy():  # and replaced at once
-            model = keras.saving.load_model(folder / KERAS_FILE)
+        model = load_keras(folder)
         nested = [each for each in model.layers if isinstance(each, keras.Model)]
         features = model.get_layer("dropout").input
         backbone = nested[0] if nested else keras.Model(model.input, features)

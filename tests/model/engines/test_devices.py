@@ -40,6 +40,11 @@ def test_cpu_is_run_by_openvino():
     assert devices.name("cpu") == ""
 
 
+def test_what_is_no_device_is_refused():
+    with pytest.raises(UsageError, match="Unknown device 'None'"):
+        devices.chosen(None)
+
+
 def test_unknown_device_is_refused():
     with pytest.raises(UsageError, match=r"Unknown device 'tpu'.*auto, cpu, gpu"):
         devices.chosen("tpu")

@@ -37,7 +37,7 @@ def chosen(wanted: str) -> Device:
             be used, or Keras runs on another backend; or the CPU is wanted after a GPU was used.
     """
     if wanted not in get_args(DeviceChoice):
-        raise unknown_name("device", wanted, get_args(DeviceChoice))
+        raise unknown_name("device", str(wanted), get_args(DeviceChoice))
     device: Device = "cpu" if wanted == "cpu" else _gpu_or_cpu(wanted == "gpu")
     backend = _keras_backend()
     needs_jax = device == "gpu" or not (_is_installed("tensorflow") and has_openvino())

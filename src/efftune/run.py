@@ -12,7 +12,7 @@ from efftune.data.examples import Examples
 from efftune.data.inspection import Finding
 from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
-from efftune.evaluation import evaluator
+from efftune.evaluation import cross_validation, evaluator
 from efftune.features import cache
 from efftune.model.backbone import Backbone
 from efftune.model.engines import devices
@@ -21,7 +21,7 @@ from efftune.runs.contents import RunContents
 from efftune.runs.run import Run
 from efftune.system import files
 from efftune.system.progress import OnProgress, Timer, showing
-from efftune.training import fine_tuning, planning, training_data, view_selection
+from efftune.training import fine_tuning, fold_heads, planning, training_data, view_selection
 from efftune.training.planning import Plan
 
 _VALIDATES_ON_TEST = (
@@ -70,10 +70,18 @@ def train(
                 examples, data = training_data.compute(setup.examples, backbone, plan, timer.count)
             with timer.phase("head"):
                 head = fine_tuning.fit_head(data, backbone, plan.recipe)
-                plan, view_accuracy = view_selection.choose_views(plan, backbone, head, data)
-            training = fine_tuning.fine_tune(backbone, head, data, plan, timer)
+                judges = fold_heads.fit(data, plan.recipe) if plan.folds else None
+                plan, view_accuracy = view_selection.choose_views(
+                    plan, backbone, judges or head, data
+                )
+            if judges is None:
+                training, outcome = fine_tuning.fine_tune(backbone, head, data, plan, timer), None
+            else:
+                training, outcome = cross_validation.train(
+                    head, judges, data, backbone, plan, timer
+                )
             with timer.phase("evaluate"):
-                result = evaluator.evaluate(training, data, examples, plan.recipe, timer)
+                result = evaluator.evaluate(training, data, examples, plan.recipe, timer, outcome)
             contents = RunContents(
                 plan, examples, setup.findings, data, training, view_accuracy, result
             )
@@ -146,7 +154,8 @@ def _set_up(
         examples, findings = splitting.split(examples, recipe, timer.count)
     with timer.phase("start"):  # imports Keras if the recipe fine-tunes
         cache.prune(files.cache_folder() / "features")
-        plan = planning.plan(recipe, backbone, examples.counts)
+        folds = len(set(examples.fold_of.values()))
+        plan = planning.plan(recipe, backbone, examples.counts, folds)
         notes = examples.depth.notes + ((_VALIDATES_ON_TEST,) if examples.val_is_test else ())
         plan = replace(plan, depth=examples.depth, notes=(*notes, *plan.notes))
     return _Setup(backbone, examples, findings, plan)

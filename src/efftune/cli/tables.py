@@ -3,15 +3,16 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from efftune.cli.console import echo, percent, show_table
-from efftune.data.examples import SPLITS, Examples
+from efftune.data.examples import SPLITS, Examples, Split
 from efftune.data.inspection import Finding
 from efftune.evaluation.comparison import Comparison, RunScore
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model.classifier import Prediction
+from efftune.report import words
 from efftune.report.explanation_images import ExplanationFile
 from efftune.report.source_check import Check
 from efftune.runs.run import Run
@@ -29,11 +30,13 @@ def show_run(run: Run) -> None:
     evaluation, score = run.evaluation, run.evaluation.test
     scores = {"val": evaluation.val, "val without leaks": evaluation.val_without_leaks}
     scores |= {"test": score, "test without leaks": evaluation.test_without_leaks}
+    if evaluation.cross_validation:
+        scores = {"out of fold": score}
     _show_scores({name: part for name, part in scores.items() if part is not None})
     echo()
     weakest = sorted((each for each in score.per_class if each.support), key=lambda each: each.f1)
     items = (f"{each.name} (F1 {each.f1:.2f}, {each.support:,} pictures)" for each in weakest[:3])
-    echo(f"Weakest on test: {', '.join(items)}")
+    echo(f"Weakest classes: {', '.join(items)}")
     _show_reliability(evaluation)
     if wrong := run.record["likely_wrong_labels"]:
         echo(f"Labels:          {wrong:,} look wrong; see efftune review {run.folder} --open")
@@ -46,9 +49,12 @@ def show_run(run: Run) -> None:
 def _show_data(run: Run) -> None:
     """Print the number of pictures by split, and the problems found in them."""
     data = run.record["data"]
-    counts = " · ".join(f"{split} {count:,}" for split, count in data["pictures"].items())
     total = sum(data["pictures"].values()) - data["val_is_test"] * data["pictures"]["val"]
-    echo(f"{total:,} pictures of {len(run.evaluation.test.per_class)} classes: {counts}")
+    folds = run.evaluation.cross_validation and run.evaluation.cross_validation.folds
+    echo(
+        f"{total:,} pictures of {len(run.evaluation.test.per_class)} classes: "
+        f"{_counts(data['pictures'], folds or 0)}"
+    )
     if data["set_aside"]:
         echo(f"{data['set_aside']:,} files set aside; see {run.folder / 'examples.csv'}")
     for kind, count in data["findings"].items():
@@ -57,24 +63,34 @@ def _show_data(run: Run) -> None:
         echo(f"       see {run.folder / 'findings.csv'}")
 
 
+def _counts(pictures: Mapping[Split, int], folds: int) -> str:
+    """The number of pictures by split, or how they are judged without splits."""
+    if folds:
+        return f"all train, judged by {folds}-fold cross-validation"
+    return " · ".join(f"{split} {count:,}" for split, count in pictures.items())
+
+
 def _show_notes(run: Run) -> None:
     """Print notes and advice, and the stages that failed or were rolled back."""
     for note in (*run.record["plan"]["notes"], *run.record.get("advice", [])):
         echo(f"Note: {note}")
+    if verdict := words.fine_tuning(run.evaluation.to_dict()):
+        echo(f"{verdict}.".replace("\N{NO-BREAK SPACE}", " "))
     for stage in run.record["stages"]:
         for failure in stage["failures"]:
             echo(f"Stage {stage['name']}: {failure}")
-        if stage["rolled_back"]:
+        if stage["rolled_back"] and not run.evaluation.cross_validation:
             echo(f"Stage {stage['name']} did not improve validation and was rolled back")
 
 
 def _show_reliability(evaluation: Evaluation) -> None:
     """Print the baseline, the error rate of sure predictions, and the gain from more pictures."""
     score, unsure, curve = evaluation.test, evaluation.unsure, evaluation.learning_curve
+    pictures = "pictures" if evaluation.cross_validation else "test pictures"
     echo(f"Baseline:        {_baseline(score)}")
     if unsure is not None:
         echo(
-            f"Not unsure:      {percent(unsure.test.coverage)} of the test pictures, with "
+            f"Not unsure:      {percent(unsure.test.coverage)} of the {pictures}, with "
             f"{percent(unsure.test.error)} errors (target: {percent(unsure.max_error)} or less)"
         )
     if curve is not None:
@@ -88,8 +104,8 @@ def _baseline(score: SplitEvaluation) -> str:
 
 def show_plan(plan: Plan) -> None:
     """Print the plan of a run."""
-    counts = " · ".join(f"{split} {count:,}" for split, count in plan.pictures.items())
-    echo(f"Pictures: {counts}")
+    total = f"{plan.pictures['train']:,}, " if plan.folds else ""
+    echo(f"Pictures: {total}{_counts(plan.pictures, plan.folds)}")
     for note in plan.notes:
         echo(f"Note: {note}")
     echo()

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import bit_depth
+from efftune.data import bit_depth, stratified_split
 from efftune.data.bit_depth import BitDepth
 from efftune.data.stratified_split import StratifiedSplit
 from efftune.errors import DataError
@@ -71,6 +71,7 @@ class Examples:
         leaked: validation and test pictures with a copy in an earlier split.
         confirmed: pictures whose label was confirmed or corrected in a review.
         together: group numbers by path; a group holds copies or otherwise related pictures.
+        fold_of: fold numbers by path, from 0, if cross-validation judges; empty otherwise.
         depth: which values of pictures of more than 8 bits become black and white.
     """
 
@@ -81,6 +82,7 @@ class Examples:
     leaked: frozenset[Path] = field(default=frozenset(), repr=False)
     confirmed: frozenset[Path] = field(default=frozenset(), repr=False)
     together: Mapping[Path, int] = field(default_factory=dict, repr=False)
+    fold_of: Mapping[Path, int] = field(default_factory=dict, repr=False)
     depth: BitDepth = bit_depth.UNKNOWN
 
     @property
@@ -116,6 +118,18 @@ class Examples:
         return replace(
             self, val_is_test="test" in self._source_splits and "val" not in self._source_splits
         )
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether the source itself says which pictures are for validation or testing."""
+        return bool(self._source_splits & {"val", "test"})
+
+    @property
+    def folds(self) -> NDArray[np.int64] | None:
+        """Fold numbers of the usable pictures, int64 (pictures,); None without cross-validation."""
+        if not self.fold_of:
+            return None
+        return np.array([self.fold_of[row.path] for row in self.of("train")], np.int64)
 
     @property
     def _source_splits(self) -> set[str]:
@@ -157,6 +171,19 @@ class Examples:
         created = frozenset(name for name in SPLITS if fractions.get(name))
         return replace(self, rows=splitter.result, cut=created, together=together)
 
+    def in_folds(self, count: int, seed: int, together: Mapping[Path, int]) -> "Examples":
+        """Use every picture for training, and assign it to a fold for cross-validation.
+
+        Args:
+            count: number of folds.
+            seed: of the random assignment.
+            together: group numbers by path; a group is never divided between folds.
+        """
+        rows = tuple(replace(row, split="train") if row.usable else row for row in self.rows)
+        usable = [row for row in rows if row.usable]
+        fold_of = stratified_split.folds(usable, together, count, seed)
+        return replace(self, rows=rows, together=together, fold_of=fold_of)
+
     def as_read(self, sha256s: Mapping[Path, str], failures: Mapping[Path, str]) -> "Examples":
         """Add the results of reading the files.
 
@@ -174,11 +201,12 @@ class Examples:
         )
         return replace(self, rows=tuple(rows))
 
-    def require_splittable(self, *, allow_missing: bool) -> None:
+    def require_splittable(self, *, allow_missing: bool, in_folds: bool = False) -> None:
         """Check, before splitting, that there are enough pictures of each class for all splits.
 
         Args:
             allow_missing: accept classes with too few pictures.
+            in_folds: pictures will be divided into folds, not into splits.
 
         Raises:
             DataError: there is no picture, only one class, or a class with too few pictures.
@@ -207,13 +235,14 @@ class Examples:
                 "needs at least two: put the pictures of each class in a separate folder."
             )
         usable = [row for row in self.rows if row.usable]
-        needed = 1 + len({"val", "test"} - self._source_splits)
+        needed = 2 if in_folds else 1 + len({"val", "test"} - self._source_splits)
         counts = Counter(row.label for row in usable if row.split in ("", "train"))
         small = sorted(name for name, count in counts.items() if count < needed)
+        purpose = "one to learn from and one to judge by" if in_folds else "one for each split"
         if small and not allow_missing:
             raise DataError(
                 f"Class {small[0]!r} has {counts[small[0]]} usable training picture(s), but needs "
-                f"at least {needed}, one for each split. Add pictures, move the class out of the "
+                f"at least {needed}, {purpose}. Add pictures, move the class out of the "
                 "source, or pass --set missing_classes=allow."
             )
 
@@ -228,6 +257,9 @@ class Examples:
         """
         if not allow_missing:
             self._require_no_class_lost()
+        if self.fold_of:
+            self._require_judgeable(allow_missing=allow_missing)
+            return
         for split in SPLITS:
             present = {row.label for row in self.of(split)}
             missing = [name for name in self.class_names if name not in present]
@@ -236,6 +268,23 @@ class Examples:
                     f"No usable picture of class {_quoted_list(missing)} in the {split} split of "
                     f"{self.source}. {self._remedy(split, empty=not present)}"
                 )
+
+    def _require_judgeable(self, *, allow_missing: bool) -> None:
+        """Check that each class has pictures in two folds or more.
+
+        Raises:
+            DataError: a class has not, so that no classifier can both know it and be judged by it.
+        """
+        folds: dict[str, set[int]] = {name: set() for name in self.class_names}
+        for row in self.of("train"):
+            folds[row.label].add(self.fold_of[row.path])
+        alone = [name for name, found in folds.items() if len(found) < 2]
+        if len(folds) - len(alone) * allow_missing < 2 or (alone and not allow_missing):
+            raise DataError(
+                f"Class {_quoted_list(alone)} has only one usable picture, or only copies or one "
+                "group, so that none is left to judge by. Add pictures of it, move the class out "
+                "of the source, or pass --set missing_classes=allow."
+            )
 
     def _remedy(self, split: Split, *, empty: bool) -> str:
         if split == "train":
@@ -262,13 +311,15 @@ class Examples:
         return _summary(Counter(row.reason for row in self.set_aside))
 
     def to_csv(self) -> str:
-        """The table `examples.csv`: path, label, split, status, reason, sha256."""
+        """The table `examples.csv`: path, label, split, status, reason, sha256, fold from 1."""
         table = io.StringIO()
         writer = files.csv_writer(table)
-        writer.writerow(["path", "label", "split", "status", "reason", "sha256"])
+        writer.writerow(["path", "label", "split", "status", "reason", "sha256", "fold"])
         for row in self.rows:
             status = "used" if row.usable else "set aside"
-            writer.writerow([row.name, row.label, row.split, status, row.reason, row.sha256])
+            fold = self.fold_of[row.path] + 1 if row.usable and row.path in self.fold_of else ""
+            cells = [row.name, row.label, row.split, status, row.reason, row.sha256, fold]
+            writer.writerow(cells)
         return table.getvalue()
 
     @property

@@ -11,11 +11,13 @@ from efftune.data import images, inspection, near_duplicates, relabelling
 from efftune.data.examples import LEFTOVERS, Examples
 from efftune.data.inspection import Finding
 from efftune.data.near_duplicates import DuplicatePair
-from efftune.errors import DataError
+from efftune.errors import DataError, UsageError
 from efftune.recipe.recipe import Recipe
 
 _MOST_DAMAGED = 0.05  # of the files of a class
 _LEAKED = "an earlier split contains a copy"
+_FOLDS = 5
+_FEW_PICTURES = 1000  # up to here, cross-validation judges; beyond, splits cost little accuracy
 
 
 def split(
@@ -36,25 +38,30 @@ def split(
         on_progress: called from several threads with the number of decoded pictures and the total.
 
     Returns:
-        The examples, each with its split, and the findings.
+        The examples, each with its split or fold, and the findings.
 
     Raises:
+        UsageError: the source has splits, but the recipe asks for folds.
         DataError: the source is not suitable for training, or many files of a class are damaged.
     """
     allow_missing = recipe.data.missing_classes == "allow"
     decisions = relabelling.read(recipe.data.labels) if recipe.data.labels else {}
     if recipe.data.val_from == "test":
         examples = examples.with_test_as_val()
-    examples.require_splittable(allow_missing=allow_missing)
+    folds = _folds(examples, recipe)
+    examples.require_splittable(allow_missing=allow_missing, in_folds=folds > 0)
     examples, measurements, thumbnails = inspection.inspect(examples, on_progress)
-    examples.require_splittable(allow_missing=allow_missing)
+    examples.require_splittable(allow_missing=allow_missing, in_folds=folds > 0)
     if recipe.data.damaged_files == "refuse":
         _require_intact(examples)
     rows = [row for row in examples.rows if row.usable]
     pairs = near_duplicates.pairs(rows, measurements, thumbnails, examples.depth)
     group_ids = near_duplicates.groups(len(rows), pairs, [row.group for row in rows])
     together = {row.path: group_id for row, group_id in zip(rows, group_ids.tolist(), strict=True)}
-    examples = examples.split(*recipe.data.shares, recipe.seed, together)
+    if folds:
+        examples = examples.in_folds(folds, recipe.seed, together)
+    else:
+        examples = examples.split(*recipe.data.shares, recipe.seed, together)
     examples = relabelling.relabelled(examples, decisions)
     all_findings = findings(examples, measurements, pairs)
     rows = [row for row in examples.rows if row.usable]  # now with splits and decided labels
@@ -66,6 +73,24 @@ def split(
     examples = relabelling.dropped(examples, decisions)
     examples.require_trainable(allow_missing=allow_missing)
     return examples, all_findings
+
+
+def _folds(examples: Examples, recipe: Recipe) -> int:
+    """The number of folds to judge by; 0 for separate validation and test pictures.
+
+    Raises:
+        UsageError: the source has splits, but the recipe asks for folds.
+    """
+    if recipe.data.folds != "auto":
+        if recipe.data.folds and examples.has_splits:
+            raise UsageError(
+                f"{examples.source} has validation or test pictures of its own, so --folds has no "
+                "use there: leave it out, or pass a source without splits."
+            )
+        return recipe.data.folds
+    few = sum(row.usable for row in examples.rows) <= _FEW_PICTURES
+    suitable = recipe.can_cross_validate and not recipe.data.chooses_held_out
+    return _FOLDS if few and suitable and not examples.has_splits else 0
 
 
 def _require_intact(examples: Examples) -> None:

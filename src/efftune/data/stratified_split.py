@@ -54,6 +54,40 @@ class StratifiedSplit:
         return len({self.group[i][0] for i in order if i not in self.split})
 
 
+def folds(
+    rows: "Sequence[Example]", together: Mapping[Path, int], count: int, seed: int
+) -> dict[Path, int]:
+    """Assign pictures to folds: each class evenly, and no group divided.
+
+    Args:
+        rows: the pictures.
+        together: group numbers by path.
+        count: number of folds.
+        seed: of the random order.
+
+    Returns:
+        Fold numbers by path, from 0.
+    """
+    groups: dict[object, list[Example]] = {}
+    for i in np.random.default_rng(seed).permutation(len(rows)).tolist():
+        groups.setdefault(together.get(rows[i].path, f"alone {i}"), []).append(rows[i])
+    of_class: dict[str, list[list[Example]]] = {}
+    for group in groups.values():
+        of_class.setdefault(group[0].label, []).append(group)
+    totals = [0] * count
+    fold_of: dict[Path, int] = {}
+    for _, members in sorted(of_class.items()):
+        in_class = [0] * count
+        for group in sorted(
+            members, key=len, reverse=True
+        ):  # large ones, while others can even out
+            fold = min(range(count), key=lambda each: (in_class[each], totals[each]))
+            in_class[fold] += len(group)
+            totals[fold] += len(group)
+            fold_of |= dict.fromkeys((row.path for row in group), fold)
+    return fold_of
+
+
 def _split_counts(total: int, fractions: Mapping[str, float]) -> "dict[Split, int]":
     """How many of `total` pictures go to each missing split.
 

@@ -204,16 +204,16 @@ def calibration(
 
 
 def answered(
-    probabilities: NDArray[np.floating], labels: NDArray[np.integer], threshold: float
+    probabilities: NDArray[np.floating], labels: NDArray[np.integer], unsure: NDArray[np.bool_]
 ) -> SelectiveAccuracy:
-    """Count the predictions that remain at a confidence threshold.
+    """Count the predictions that remain without unsure ones.
 
     Args:
         probabilities: shape (pictures, classes), rows summing to 1.
         labels: class numbers, shape (pictures,).
-        threshold: confidence below which a prediction is left out.
+        unsure: whether each prediction is left out, bool (pictures,).
     """
-    remaining = probabilities.max(axis=1) >= threshold
+    remaining = ~unsure
     wrong = remaining & (probabilities.argmax(axis=1) != labels)
     return SelectiveAccuracy(len(labels), int(remaining.sum()), int(wrong.sum()))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation.metrics import wilson
+from efftune.evaluation.predictions import OUT_OF_FOLD
 
 LEVEL = 0.05  # significance level
 _SPLITS = ("val", "test")
@@ -227,10 +228,13 @@ def _read(folder: Path, split: str) -> _EvaluatedRun:
         used = [row for row in _rows(folder / "examples.csv") if row["status"] == "used"]
         # A table may list the same file more than once.
         contents = {row["path"]: row["sha256"] for row in used}
-        trained = frozenset(row["sha256"] for row in used if row["split"] == "train")
+        # Out-of-fold predictions come from networks that were not trained on the picture.
+        trained = frozenset(
+            row["sha256"] for row in used if row["split"] == "train" and not row.get("fold")
+        )
         predictions: dict[str, _Prediction | None] = {}
         for row in _rows(folder / "predictions.csv"):
-            if row["split"] == split:
+            if row["split"] in (split, OUT_OF_FOLD):
                 content = contents[row["path"]]
                 prediction = _Prediction(row["label"], row["predicted"])
                 previous = predictions.setdefault(content, prediction)

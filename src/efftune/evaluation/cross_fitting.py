@@ -61,6 +61,7 @@ class CrossFitting:
         self,
         features: Matrix,
         labels: Labels,
+        folds: Labels | None = None,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> dict[int, NDArray[np.bool_]]:
         """Which pictures are predicted correctly by heads fitted on growing training subsets.
@@ -68,18 +69,26 @@ class CrossFitting:
         Args:
             features: of held-out pictures, float32 (pictures, features).
             labels: their class numbers.
+            folds: their fold numbers, if they are the training pictures themselves; a head then
+                predicts the pictures of a fold that it was fitted without.
             on_progress: called with the number of heads fitted and their total.
 
         Returns:
-            By number of training pictures: bool (heads, pictures).
+            By number of training pictures, the mean over the folds: bool (heads, pictures).
         """
         rotated = self._components.rotated(features)
         correct: dict[int, NDArray[np.bool_]] = {}
         jobs = [(share, i) for share in SHARES for i in range(REPEATS if share < 1 else 1)]
         for number, (share, repeat) in enumerate(jobs, start=1):
             inside = self._subset(share, repeat)
-            hits = self._probabilities(inside, rotated).argmax(axis=1) == labels
-            count = int(inside.sum())
+            hits, counts = np.empty(len(labels), bool), list[int]()
+            for fold in np.unique(folds) if folds is not None else (None,):
+                known = inside & (folds != fold) if folds is not None else inside
+                judged = folds == fold if folds is not None else np.ones(len(labels), bool)
+                predicted = self._probabilities(known, rotated[judged]).argmax(axis=1)
+                hits[judged] = predicted == labels[judged]
+                counts.append(int(known.sum()))
+            count = round(float(np.mean(counts)))
             correct[count] = np.vstack([*correct.get(count, ()), hits])
             on_progress(number, len(jobs))
         return correct

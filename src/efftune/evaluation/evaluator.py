@@ -1,24 +1,27 @@
 """Evaluation of a trained network: calibration, thresholds, scores, suspects, learning curve."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import Examples, Split
-from efftune.evaluation import calibration, cross_fitting, learning_curve, metrics
+from efftune.evaluation import (
+    calibration,
+    cross_fitting,
+    learning_curve,
+    metrics,
+    out_of_fold,
+    trained_features,
+)
 from efftune.evaluation.calibration import FlaggedCount, OutOfDistribution, SelectivePrediction
 from efftune.evaluation.cross_fitting import CrossFitting
 from efftune.evaluation.learning_curve import LearningCurve
 from efftune.evaluation.metrics import Evaluation
-from efftune.evaluation.predictions import SplitPredictions
+from efftune.evaluation.out_of_fold import Judged, OutOfFold
+from efftune.evaluation.predictions import OUT_OF_FOLD, JudgedSplit, SplitPredictions
 from efftune.evaluation.suspects import Suspect, suspects
-from efftune.features import extraction
 from efftune.model import uncertainty as uncertainties
-from efftune.model.backbone import FEATURES
 from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.recipe import Recipe
 from efftune.system.progress import Timer
@@ -28,7 +31,6 @@ from efftune.training.stages import NetworkState
 from efftune.training.training_data import TrainingData
 
 HELD_OUT: tuple[Split, ...] = ("val", "test")
-_IN_DISTRIBUTION = 0.99  # quantile of validation distances that counts as in-distribution
 
 
 @dataclass(frozen=True)
@@ -58,123 +60,122 @@ def evaluate(
     examples: Examples,
     recipe: Recipe,
     timer: Timer,
+    outcome: OutOfFold | None = None,
 ) -> EvaluationResult:
-    """Evaluate a trained network on validation and test.
+    """Evaluate a trained network on validation and test, or by the outcome of a cross-validation.
 
     The temperature and the thresholds are chosen on validation; nothing is chosen on test.
 
     Args:
         training: the trained network, and the head fitted on frozen features.
-        data: the three splits.
+        data: the pictures, in splits or folds.
         examples: the same pictures, with leaks and confirmed labels.
         recipe: completely resolved.
         timer: reports progress.
+        outcome: of the cross-validation, if there was one.
     """
-    network = training.network
-    features = _features(network, data, examples.depth, recipe, timer)
-    labels = {split: data.labels[split] for split in HELD_OUT}
-    logits = features["val"] @ network.kernel + network.bias
-    temperature = uncertainties.fit_temperature(logits, labels["val"])
-    plain, calibrated = (
-        Head(np.float32(factor) * network.kernel, np.float32(factor) * network.bias)
-        for factor in (1.0, 1 / temperature)
-    )
-    raw, probabilities = (
-        {split: head.probabilities(features[split]) for split in HELD_OUT}
-        for head in (plain, calibrated)
-    )
-    uncertainty, distances = _uncertainty(temperature, probabilities["val"], features, data, recipe)
-    predictions = _predictions(probabilities, distances, uncertainty, examples)
+    network, labels = training.network, {split: data.labels[split] for split in HELD_OUT}
+    if outcome is None:
+        judged, uncertainty = _judge_splits(network, data, examples, recipe, timer)
+    else:
+        judged = dict.fromkeys(HELD_OUT, outcome.judged)
+        uncertainty = _uncertainty(network, data, examples, recipe, timer, outcome)
+        labels = dict.fromkeys(HELD_OUT, data.labels["train"])
     missing = cross_fitting.why_unavailable(recipe)
     suspect_rows, curve = (
         ((), None) if missing else _cross_fit(training.head, data, examples, recipe, timer)
     )
+    raw = {split: each.raw for split, each in judged.items()}
+    probabilities = {split: each.probabilities for split, each in judged.items()}
     evaluation = replace(
-        _scores(predictions, labels, examples),
-        calibration=calibration.calibration(temperature, raw, probabilities, labels),
-        unsure=_unsure(predictions, labels, uncertainty, recipe),
-        unlike=_unlike(predictions, uncertainty),
+        _scores(probabilities, labels, examples),
+        calibration=calibration.calibration(uncertainty.temperature, raw, probabilities, labels),
+        unsure=_unsure(judged, labels, uncertainty, recipe),
+        unlike=_unlike(judged, uncertainty),
         learning_curve=curve,
+        cross_validation=outcome.summary if outcome else None,
     )
-    why = dict.fromkeys(("suspects", "learning_curve"), missing) if missing else {}
-    return EvaluationResult(calibrated, uncertainty, predictions, evaluation, suspect_rows, why)
-
-
-def _features(
-    network: NetworkState, data: TrainingData, depth: BitDepth, recipe: Recipe, timer: Timer
-) -> dict[Split, Matrix]:
-    """Features from the trained network for validation, test and the reference pictures."""
-    mirrored = recipe.averages_mirror_images
-    references = _references(data, recipe)
-    paths = {split: data.paths[split] for split in HELD_OUT}
-    paths["train"] = [data.paths["train"][i] for i in references]
-    features: dict[Split, Matrix] = {}
-    if not network.backbone.weights_changed and not mirrored:  # the cached features are the same
-        features = {split: data.features[split].pooled() for split in HELD_OUT}
-        if (FEATURES, 0) in data.features["train"].rows:
-            features["train"] = data.features["train"].pooled()[references]
-    missing = [split for split in paths if split not in features]
-    if not missing:
-        return features
-    together = [path for split in missing for path in paths[split]]  # one network for all
-    done = itertools.count(1)
-    found = extraction.extract_pooled(
-        network.backbone,
-        together,
-        recipe.backbone.fit,
-        depth,
-        lambda: timer.count(next(done), len(together)),
-        mirrored=mirrored,
+    factor = np.float32(1 / uncertainty.temperature)
+    return EvaluationResult(
+        Head(factor * network.kernel, factor * network.bias),
+        uncertainty,
+        _predictions(judged, examples),
+        evaluation,
+        suspect_rows,
+        dict.fromkeys(("suspects", "learning_curve"), missing) if missing else {},
     )
-    start = 0
-    for split in missing:
-        features[split] = found[start : start + len(paths[split])]
-        start += len(paths[split])
-    return features
 
 
-def _references(data: TrainingData, recipe: Recipe) -> NDArray[np.int64]:
-    """Indices of the training pictures that distances are measured to, int64, sorted."""
-    order = np.random.default_rng(recipe.seed).permutation(len(data.paths["train"]))
-    return np.sort(order[: uncertainties.REFERENCES])
+def _judge_splits(
+    network: NetworkState, data: TrainingData, examples: Examples, recipe: Recipe, timer: Timer
+) -> tuple[dict[Split, Judged], Uncertainty]:
+    """What the network says of the validation and test pictures; and its thresholds."""
+    features = trained_features.compute(network.backbone, data, examples.depth, recipe, timer)
+    labels = data.labels["val"]
+    temperature = uncertainties.fit_temperature(
+        features["val"] @ network.kernel + network.bias, labels
+    )
+    plain, calibrated = (
+        Head(np.float32(factor) * network.kernel, np.float32(factor) * network.bias)
+        for factor in (1.0, 1 / temperature)
+    )
+    probabilities = {split: calibrated.probabilities(features[split]) for split in HELD_OUT}
+    correct = probabilities["val"].argmax(axis=1) == labels
+    unsure_below = uncertainties.confidence_threshold(
+        probabilities["val"].max(axis=1), correct, recipe.evaluation.max_error
+    )
+    detector = _detector(features["train"], data, recipe)
+    distances = {split: detector.distances(features[split]) for split in HELD_OUT}
+    unlike_above = out_of_fold.unlike_above(distances["val"])
+    judged = {
+        split: Judged(
+            plain.probabilities(features[split]),
+            probabilities[split],
+            probabilities[split].max(axis=1) < unsure_below,
+            distances[split] > unlike_above,
+        )
+        for split in HELD_OUT
+    }
+    return judged, Uncertainty(temperature, unsure_below, unlike_above, detector)
 
 
 def _uncertainty(
-    temperature: float,
-    probabilities: NDArray[np.float32],
-    features: Mapping[Split, Matrix],
+    network: NetworkState,
     data: TrainingData,
+    examples: Examples,
     recipe: Recipe,
-) -> tuple[Uncertainty, dict[Split, Matrix]]:
-    """The thresholds, and the distances of the validation and test pictures."""
-    correct = probabilities.argmax(axis=1) == data.labels["val"]
-    unsure = uncertainties.confidence_threshold(
-        probabilities.max(axis=1), correct, recipe.evaluation.max_error
+    timer: Timer,
+    outcome: OutOfFold,
+) -> Uncertainty:
+    """The thresholds of a network trained on all pictures, from the outcome for its folds."""
+    features = trained_features.compute(
+        network.backbone, data, examples.depth, recipe, timer, splits=()
     )
-    labels = data.labels["train"][_references(data, recipe)]
-    detector = uncertainties.fit_detector(features["train"], labels)
-    distances = {split: detector.distances(features[split]) for split in HELD_OUT}
-    threshold = float(np.quantile(distances["val"], _IN_DISTRIBUTION, method="higher"))
-    return Uncertainty(temperature, unsure, threshold, detector), distances
+    detector = _detector(features["train"], data, recipe)
+    return Uncertainty(outcome.temperature, outcome.unsure_below, outcome.unlike_above, detector)
+
+
+def _detector(
+    features: Matrix, data: TrainingData, recipe: Recipe
+) -> uncertainties.OutOfDistributionDetector:
+    labels = data.labels["train"]
+    references = trained_features.references(len(labels), recipe.seed)
+    return uncertainties.fit_detector(features, labels[references])
 
 
 def _predictions(
-    probabilities: Mapping[Split, Matrix],
-    distances: Mapping[Split, Matrix],
-    uncertainty: Uncertainty,
-    examples: Examples,
+    judged: Mapping[Split, Judged], examples: Examples
 ) -> tuple[SplitPredictions, ...]:
-    """The predictions on validation and test, with their flags."""
-    return tuple(
-        SplitPredictions(
-            split,
-            examples.of(split),
-            probabilities[split],
-            probabilities[split].max(axis=1) < uncertainty.unsure_below,
-            distances[split] > uncertainty.unlike_above,
-        )
-        for split in HELD_OUT
-    )
+    """The predictions on validation and test, or out of fold, with their flags."""
+    parts: list[tuple[JudgedSplit, Split]] = [(split, split) for split in HELD_OUT]
+    if examples.fold_of:
+        parts = [(OUT_OF_FOLD, "train")]
+    found = []
+    for name, split in parts:
+        each = judged["test" if name == OUT_OF_FOLD else split]
+        flags = each.unsure, each.unlike
+        found.append(SplitPredictions(name, examples.of(split), each.probabilities, *flags))
+    return tuple(found)
 
 
 def _cross_fit(
@@ -189,37 +190,47 @@ def _cross_fit(
     ranked = suspects(
         examples.of("train"), probabilities, labels["train"], names, examples.confirmed
     )
-    correct = fitting.correct_by_size(data.features["val"].pooled(), labels["val"], timer.count)
-    return ranked, learning_curve.learning_curve(correct, labels["val"], names)
+    held_out = data.features["val"].pooled()
+    correct = fitting.correct_by_size(held_out, labels["val"], data.folds, timer.count)
+    pictures = len(labels["train"])
+    return ranked, learning_curve.learning_curve(correct, labels["val"], names, pictures)
 
 
 def _scores(
-    predictions: Sequence[SplitPredictions], labels: Mapping[Split, Labels], examples: Examples
+    probabilities: Mapping[Split, Matrix], labels: Mapping[Split, Labels], examples: Examples
 ) -> Evaluation:
-    inputs = {
-        each.split: (
-            each.probabilities,
-            labels[each.split],
-            [row.path not in examples.leaked for row in each.rows],
+    if examples.fold_of:
+        score = metrics.evaluate(
+            probabilities["test"], labels["test"], examples.class_names, out_of_fold=True
         )
-        for each in predictions
+        return Evaluation(score, score)
+    inputs = {
+        split: (
+            probabilities[split],
+            labels[split],
+            [row.path not in examples.leaked for row in examples.of(split)],
+        )
+        for split in HELD_OUT
     }
     return metrics.evaluate_all(inputs, examples.class_names)
 
 
 def _unsure(
-    predictions: Sequence[SplitPredictions],
+    judged: Mapping[Split, Judged],
     labels: Mapping[Split, Labels],
     uncertainty: Uncertainty,
     recipe: Recipe,
 ) -> SelectivePrediction:
     val, test = (
-        calibration.answered(each.probabilities, labels[each.split], uncertainty.unsure_below)
-        for each in predictions
+        calibration.answered(judged[split].probabilities, labels[split], judged[split].unsure)
+        for split in HELD_OUT
     )
     return SelectivePrediction(recipe.evaluation.max_error, uncertainty.unsure_below, val, test)
 
 
-def _unlike(predictions: Sequence[SplitPredictions], uncertainty: Uncertainty) -> OutOfDistribution:
-    val, test = (FlaggedCount(len(each.unlike), int(each.unlike.sum())) for each in predictions)
+def _unlike(judged: Mapping[Split, Judged], uncertainty: Uncertainty) -> OutOfDistribution:
+    val, test = (
+        FlaggedCount(len(judged[split].unlike), int(judged[split].unlike.sum()))
+        for split in HELD_OUT
+    )
     return OutOfDistribution(uncertainty.unlike_above, val, test)

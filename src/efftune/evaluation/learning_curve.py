@@ -90,6 +90,7 @@ def learning_curve(
     correct_by_size: Mapping[int, NDArray[np.bool_]],
     labels: NDArray[np.integer],
     class_names: Sequence[str],
+    pictures: int | None = None,
 ) -> LearningCurve:
     """Extrapolate a learning curve to twice the number of training pictures.
 
@@ -103,9 +104,10 @@ def learning_curve(
             (heads, validation pictures).
         labels: class numbers of the validation pictures.
         class_names: in the order of the numbers.
+        pictures: the current number of training pictures; by default the largest measured one.
     """
     counts = sorted(correct_by_size)
-    most = counts[-1]
+    most = pictures or counts[-1]
     wrong = [(~correct_by_size[count]).astype(np.float64) for count in counts]
     points = [
         Point(count, tuple(map(float, correct_by_size[count].mean(axis=1)))) for count in counts

@@ -1,5 +1,6 @@
 """Classification metrics from probabilities and labels."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,10 +18,17 @@ from efftune.evaluation.calibration import (
     reliability,
 )
 from efftune.evaluation.learning_curve import LearningCurve
+from efftune.evaluation.out_of_fold import CrossValidation
 from efftune.system import text
 
 _MAX_PAIRS = 10  # of confused classes
 _MAX_SHOWN = 20  # classes in a notebook
+
+# In cross-validation, the error of the estimate is larger than that of as many independent trials:
+# the folds share training pictures, and the classifier is another one than those judged. Source:
+# Bates et al., "Cross-validation: what does it estimate and how well does it do it?" (2021),
+# https://arxiv.org/abs/2104.00673. The factor of the standard error is measured; see the results.
+CROSS_VALIDATION_SPREAD = 1.2
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class SplitEvaluation:
     Attributes:
         pictures: number of pictures evaluated.
         accuracy: share of correct predictions, 0 to 1.
-        low: lower end of the accuracy's 95 % interval (Wilson).
+        low: lower end of the accuracy's 95 % interval (Wilson; in cross-validation, a wider one).
         high: upper end of it.
         top5: top-5 accuracy, 0 to 1; 1 with five classes or fewer.
         loss: mean cross-entropy, in nats.
@@ -141,8 +149,9 @@ class Evaluation:
     """The evaluation of a classifier on validation and test.
 
     Attributes:
-        val: metrics of the validation split.
-        test: metrics of the test split, on which nothing was chosen.
+        val: metrics of the validation split; in cross-validation, the same as `test`.
+        test: metrics of the test split, on which nothing was chosen; in cross-validation, of all
+            pictures, each judged by networks that were trained and chosen without it.
         val_without_leaks: metrics of the validation pictures without copies in an earlier split;
             None if there are no leaks, or only leaks.
         test_without_leaks: the same for the test split.
@@ -150,6 +159,7 @@ class Evaluation:
         unsure: the confidence threshold and what remains above it.
         unlike: detection of pictures unlike the training pictures; None if not available.
         learning_curve: accuracy by number of training pictures; None if not available.
+        cross_validation: how it was judged without validation and test pictures; None with them.
     """
 
     val: SplitEvaluation
@@ -160,9 +170,12 @@ class Evaluation:
     unsure: SelectivePrediction | None = None
     unlike: OutOfDistribution | None = None
     learning_curve: LearningCurve | None = None
+    cross_validation: CrossValidation | None = None
 
     def __repr__(self) -> str:
         """The accuracies on validation and test."""
+        if self.cross_validation:
+            return f"Evaluation(out_of_fold={self.test!r})"
         return f"Evaluation(val={self.val!r}, test={self.test!r})"
 
     def _repr_html_(self) -> str:
@@ -171,6 +184,8 @@ class Evaluation:
             **{"validation": self.val, "validation, without leaks": self.val_without_leaks},
             **{"test": self.test, "test, without leaks": self.test_without_leaks},
         }
+        if self.cross_validation:
+            scores = {"out of fold": self.test}
         rows = [
             (
                 *(name, f"{score.pictures:,}", text.percent(score.accuracy)),
@@ -198,6 +213,7 @@ _PARTS: dict[str, Any] = {
     "unsure": SelectivePrediction,
     "unlike": OutOfDistribution,
     "learning_curve": LearningCurve,
+    "cross_validation": CrossValidation,
 }
 
 
@@ -205,6 +221,8 @@ def evaluate(
     probabilities: NDArray[np.floating[Any]],
     labels: NDArray[np.integer[Any]],
     class_names: Sequence[str],
+    *,
+    out_of_fold: bool = False,
 ) -> SplitEvaluation:
     """Compute the metrics of probabilities against the true classes.
 
@@ -212,6 +230,8 @@ def evaluate(
         probabilities: shape (pictures, classes), each row summing to 1; at least one row.
         labels: class numbers, shape (pictures,).
         class_names: names in the order of the class numbers.
+        out_of_fold: whether the probabilities come from a cross-validation, which makes the
+            interval wider; see `CROSS_VALIDATION_SPREAD`.
 
     Returns:
         The evaluation of these pictures.
@@ -223,7 +243,8 @@ def evaluate(
     numbers = np.arange(len(class_names))
     predicted = probabilities.argmax(axis=1)
     correct = int((predicted == labels).sum())
-    low, high = wilson(correct, len(labels))
+    spread = CROSS_VALIDATION_SPREAD if out_of_fold else 1.0
+    low, high = wilson(correct / spread**2, len(labels) / spread**2)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         labels, predicted, labels=numbers, zero_division=0
     )
@@ -274,7 +295,7 @@ def evaluate_all(
     return Evaluation(**scores)
 
 
-def wilson(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, total: float, confidence: float = 0.95) -> tuple[float, float]:
     """The Wilson score interval of a proportion.
 
     Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
@@ -282,16 +303,20 @@ def wilson(successes: int, total: int, confidence: float = 0.95) -> tuple[float,
 
     Args:
         successes: 0 to `total`.
-        total: number of trials, at least 1.
+        total: number of trials, above 0; not whole if trials count as fewer independent ones.
         confidence: level of the interval, between 0 and 1.
 
     Returns:
         Lower and upper end, within 0 to 1.
     """
-    from scipy.stats import binomtest
+    from scipy.special import ndtri
 
-    interval = binomtest(successes, total).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    z = float(ndtri((1 + confidence) / 2))
+    share, squared = successes / total, z * z
+    centre = (share + squared / (2 * total)) / (1 + squared / total)
+    half = z * math.sqrt(share * (1 - share) / total + squared / (4 * total**2))
+    half /= 1 + squared / total
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _confused(

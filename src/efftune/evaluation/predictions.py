@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from efftune.errors import DataError
 from efftune.system import files
 
 FILE = "predictions.csv"
+OUT_OF_FOLD: Literal["out-of-fold"] = "out-of-fold"
+JudgedSplit = Split | Literal["out-of-fold"]
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,14 @@ class SplitPredictions:
     """The predictions of a classifier for a split.
 
     Attributes:
-        split: the split.
+        split: the split; or `out-of-fold`, if cross-validation judged.
         rows: its pictures.
         probabilities: calibrated, float32 (pictures, classes).
         unsure: whether each prediction is unsure, bool (pictures,).
         unlike: whether each picture is unlike the training pictures, bool (pictures,).
     """
 
-    split: Split
+    split: JudgedSplit
     rows: Sequence[Example]
     probabilities: NDArray[np.float32]
     unsure: NDArray[np.bool_]
@@ -72,7 +75,7 @@ def confidences(folder: Path, split: Split) -> tuple[NDArray[np.float64], NDArra
     """
     try:
         with (folder / FILE).open(encoding="utf-8", newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if row["split"] == split]
+            rows = [row for row in csv.DictReader(stream) if row["split"] in (split, OUT_OF_FOLD)]
         confidence = [float(row["confidence"]) for row in rows]
         correct = [row["predicted"] == row["label"] for row in rows]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:

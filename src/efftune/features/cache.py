@@ -179,6 +179,10 @@ class CachedRows:
         """A picture's row."""
         return self._cache.row(self._digests[picture])
 
+    def subset(self, pictures: NDArray[np.int64]) -> "CachedRows":
+        """The rows of some pictures, in the order given."""
+        return CachedRows(self._cache, [self._digests[picture] for picture in pictures])
+
 
 def _mapped(path: Path) -> NDArray[np.void]:
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

@@ -9,7 +9,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,11 @@ class Features:
     sha256s: dict[Path, str]
     failures: dict[Path, str]
     computed: int
+
+    def subset(self, pictures: NDArray[np.int64]) -> "Features":
+        """The same with the rows of some pictures only, in the order given."""
+        rows = {place: rows.subset(pictures) for place, rows in self.rows.items()}
+        return replace(self, rows=rows)
 
     def pooled(self, view: int = 0) -> NDArray[np.float32]:
         """The features after global average pooling, float32 (pictures, features).

@@ -17,6 +17,8 @@ Phase = Literal["scratch", "head", "tune"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 RecipeName = Literal["quick", "balanced", "thorough", "scratch", "keras-example"]
 _SplitShare = Annotated[float, Ge(0.01), Le(0.5)]
+_HELD_OUT_SHARE = 0.15  # of the pictures, for `auto`
+_MOST_FOLDS = 20
 
 
 def _held_out(value: Any) -> Any:
@@ -31,6 +33,13 @@ def _held_out(value: Any) -> Any:
     if not 0.01 <= share <= 0.5:
         raise ValueError("give a share from 0.01 to 0.5, or the path of a source")
     return share
+
+
+def _folds(value: Any) -> Any:
+    """A number of folds, also as text; other text is left to the type."""
+    if str(value) == "1":
+        raise ValueError("give 2 folds or more, or 0 for separate validation and test pictures")
+    return value
 
 
 def _phases(value: Any) -> Any:
@@ -197,18 +206,30 @@ class DataSettings:
             "Validation pictures, if SOURCE has no val split: their share, or a folder, archive or "
             "table of further ones.",
             "--val",
+            "15 %, or none if --folds judges instead",
             parse=_held_out,
         ),
-    ] = 0.15
+    ] = "auto"
     test: Annotated[
         _SplitShare | str,
         Setting(
             "Test pictures, if SOURCE has no test split: their share, or a folder, archive or "
             "table of further ones.",
             "--test",
+            "15 %, or none if --folds judges instead",
             parse=_held_out,
         ),
-    ] = 0.15
+    ] = "auto"
+    folds: Annotated[
+        Literal["auto"] | Annotated[int, Ge(0), Le(_MOST_FOLDS)],
+        Setting(
+            "Folds of a cross-validation that judges the classifier, which is then trained on all "
+            "pictures; 0 holds out --val and --test instead.",
+            "--folds",
+            "5 if SOURCE has no splits and few pictures, and neither --val nor --test is given",
+            parse=_folds,
+        ),
+    ] = "auto"
     leaks: Annotated[
         Literal["report", "drop", "keep"],
         Setting(
@@ -243,15 +264,23 @@ class DataSettings:
     @property
     def shares(self) -> tuple[float, float]:
         """The shares of the pictures for validation and testing; 0 where a path is given."""
-        val, test = (0.0 if isinstance(each, str) else each for each in (self.val, self.test))
+        val, test = (
+            _HELD_OUT_SHARE if each == "auto" else 0.0 if isinstance(each, str) else each
+            for each in (self.val, self.test)
+        )
         return val, test
+
+    @property
+    def chooses_held_out(self) -> bool:
+        """Whether it was decided which or how many pictures are held out for val or test."""
+        return self.val != "auto" or self.test != "auto"
 
     @property
     def held_out(self) -> dict[Literal["val", "test"], str]:
         """The paths of further pictures for validation and testing, by split."""
         held_out: dict[Literal["val", "test"], str] = {}
-        if isinstance(self.val, str):
+        if isinstance(self.val, str) and self.val != "auto":
             held_out["val"] = self.val
-        if isinstance(self.test, str):
+        if isinstance(self.test, str) and self.test != "auto":
             held_out["test"] = self.test
         return held_out

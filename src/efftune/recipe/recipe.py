@@ -236,15 +236,32 @@ class Recipe:
         """Whether the run also writes the plots of the public Keras example."""
         return "scratch" in self.phases or self.head.epochs > 0
 
+    @property
+    def can_cross_validate(self) -> bool:
+        """Whether cross-validation can judge: the head is fitted by regression."""
+        return "scratch" not in self.phases and "head" in self.phases and not self.head.epochs
+
     def require_effect(self) -> None:
         """Check that every changed setting has an effect.
 
         Raises:
             UsageError: a setting of fine-tuning was changed but only the head is trained; the
-                weights are random but not all of them are trained; or a required phase is missing.
+                weights are random but not all of them are trained; a required phase is missing; or
+                folds cannot judge such a run.
         """
         if self.backbone.weights == "none" and self.phases != ("scratch",):
             raise UsageError("Random weights must be trained from scratch: use --recipe scratch.")
+        if self.data.folds not in ("auto", 0):
+            if self.data.chooses_held_out:
+                raise UsageError(
+                    "--folds judges by all pictures, --val and --test by some: give one or the "
+                    "other."
+                )
+            if not self.can_cross_validate:
+                raise UsageError(
+                    "--folds needs a head that is fitted by regression: use --recipe quick, "
+                    "balanced or thorough, without --head-epochs."
+                )
         if "tune" in self.phases and "head" not in self.phases:
             raise UsageError("Phase tune requires the head from phase head: add head to --phases.")
         defaults, settings = Recipe.named(self.name).settings, self.settings

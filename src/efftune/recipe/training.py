@@ -188,7 +188,7 @@ class OptimizationSettings:
             "is short.",
             "--batch-size",
         ),
-    ] = 64
+    ] = "auto"
     optimizer: Annotated[
         Literal["adamw", "adam", "rmsprop"],
         Setting("The optimizer; adam is adamw without weight decay.", "--optimizer"),

@@ -60,7 +60,8 @@ def _mistakes(folder: Path) -> Markup:
         small, _ = thumbnails.read(folder)
     rows = read_table(path)
     with reading(path):
-        wrong = [row for row in rows if row["split"] == "test" and row["label"] != row["predicted"]]
+        judged = [row for row in rows if row["split"] in ("test", predictions.OUT_OF_FOLD)]
+        wrong = [row for row in judged if row["label"] != row["predicted"]]
         wrong.sort(key=lambda row: -float(row["confidence"]))
         shown = Markup("").join(
             Markup(
@@ -78,8 +79,12 @@ def _mistakes(folder: Path) -> Markup:
     if not wrong:
         return Markup("")
     counted = text.counted(len(wrong), "mistake")
-    return Markup("<div>{} on the test pictures{}</div>{}").format(
-        counted, ", the most confident first:" if len(wrong) > 1 else ":", shown
+    out_of_fold = any(row["split"] == predictions.OUT_OF_FOLD for row in wrong)
+    return Markup("<div>{} {}{}</div>{}").format(
+        counted,
+        "out of fold" if out_of_fold else "on the test pictures",
+        ", the most confident first:" if len(wrong) > 1 else ":",
+        shown,
     )
 
 

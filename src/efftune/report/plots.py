@@ -86,7 +86,8 @@ def draw_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """
     plots = folder / "plots"
     _curves(plots / "accuracy.png", folder / "history.csv")
-    _confusion(plots / "confusion.png", evaluation.test)
+    name = "pictures, out of fold" if evaluation.cross_validation else "test pictures"
+    _confusion(plots / "confusion.png", evaluation.test, name)
     if evaluation.calibration is not None:
         _reliability(plots / "calibration.png", evaluation.calibration)
     if evaluation.learning_curve is not None:
@@ -221,7 +222,10 @@ def _curves(path: Path, history: Path) -> None:
         epochs = [int(row["epoch"]) for row in part]
         marker = "." if len(part) <= _MAX_MARKERS else None
         for column, name in (("accuracy", "training (augmented)"), ("val_accuracy", "validation")):
-            axes.plot(epochs, [float(row[column]) for row in part], marker=marker, label=name)
+            values = [float(row[column] or "nan") for row in part]  # not all were validated
+            if np.isfinite(values).sum() == 1:
+                marker = "."  # or it would not be seen
+            axes.plot(epochs, values, marker=marker, label=name)
         axes.set(title=part[0]["stage"], xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
@@ -230,7 +234,7 @@ def _curves(path: Path, history: Path) -> None:
     save(figure, path)
 
 
-def _confusion(path: Path, score: SplitEvaluation) -> None:
+def _confusion(path: Path, score: SplitEvaluation, name: str) -> None:
     """The confusion matrix; with many classes, counts and names are omitted."""
     names = [drawable(each.name) for each in score.per_class]
     counts = np.array(score.confusion)
@@ -253,7 +257,7 @@ def _confusion(path: Path, score: SplitEvaluation) -> None:
         axes.set_xticks([])
         axes.set_yticks([])
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title(f"Confusion matrix of {score.pictures:,} test pictures", fontsize=10)
+    axes.set_title(f"Confusion matrix of {score.pictures:,} {name}", fontsize=10)
     save(figure, path)
 
 
@@ -270,7 +274,7 @@ def _reliability(path: Path, calibration: Calibration) -> None:
         area = 12 + 200 * np.array(weights) / max(weights)
         axes.scatter(confidence, accuracy, s=area, alpha=0.6, linewidths=0, label=name)
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="perfect calibration")
-    axes.set(xlabel="confidence", ylabel="test accuracy")
+    axes.set(xlabel="confidence", ylabel="accuracy")
     axes.set_title("Reliability (larger dots hold more pictures)", fontsize=10)
     axes.set(xlim=(0, 1.04), ylim=(-0.04, 1.04))
     axes.grid(alpha=0.3)

@@ -15,6 +15,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from efftune.evaluation.predictions import OUT_OF_FOLD
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 from efftune.report import charts, thumbnails, words
 from efftune.report.page import Row, read_json, read_table, reading, render
@@ -43,7 +44,7 @@ class StoredRun:
         evaluation: `evaluation.json`.
         classes: their names, in order.
         history: rows of `history.csv`.
-        test: rows of `predictions.csv` of the test split.
+        test: rows of `predictions.csv` of the test split, or of all pictures, out of fold.
         examples: rows of `examples.csv`.
         findings: rows of `findings.csv`; None if the run has no such file.
         suspects: rows of `suspects.csv`; None if the run has no such file.
@@ -73,7 +74,7 @@ class StoredRun:
         small, explained = thumbnails.read(folder)
         predictions = read_table(folder / "predictions.csv")
         with reading(folder / "predictions.csv"):
-            test = [row for row in predictions if row["split"] == "test"]
+            test = [row for row in predictions if row["split"] in ("test", OUT_OF_FOLD)]
         return cls(
             folder=folder,
             record=read_json(folder / "run.json"),
@@ -138,10 +139,14 @@ def _scores(stored: StoredRun) -> dict[str, Any]:
         "val_without_leaks": "validation, without leaks",
     }
     evaluation = stored.evaluation
+    if evaluation.get("cross_validation"):
+        names = {"test": "out of fold"}
     best = words.headline(evaluation)
     drawn = charts.score(best["low"], best["accuracy"], best["high"], best.get("commonest_share"))
     rows = [(text, evaluation[split]) for split, text in names.items() if split in evaluation]
-    return {"best": best, "drawn": drawn, "rows": rows, "classes": len(stored.classes)}
+    folds = evaluation.get("cross_validation", {}).get("folds", 0)
+    values = {"best": best, "drawn": drawn, "rows": rows, "classes": len(stored.classes)}
+    return values | {"folds": folds}
 
 
 def _done(stored: StoredRun) -> dict[str, Any]:
@@ -163,7 +168,11 @@ def _done(stored: StoredRun) -> dict[str, Any]:
         "stages": stages,
         "seconds": [(phase, value, 100 * value / longest) for phase, value in spent.items()],
         "total": sum(spent.values()),
-        "notes": [*record["plan"]["notes"], *record.get("advice", [])],
+        "notes": [
+            *record["plan"]["notes"],
+            *filter(None, [words.fine_tuning(stored.evaluation)]),
+            *record.get("advice", []),
+        ],
         "settings": settings.read_text(encoding="utf-8") if settings.exists() else "",
     }
 
@@ -288,7 +297,11 @@ def _calibration(stored: StoredRun) -> dict[str, Any]:
     why = stored.missing("calibration")["missing"]
     unsure = evaluation.get("unsure")
     unlike = evaluation.get("unlike") or stored.missing("unlike")
-    return {"result": result, "drawn": drawn, "why": why, "unsure": unsure, "unlike": unlike}
+    rows = [("test", "test"), ("val", "validation")]
+    if evaluation.get("cross_validation"):
+        rows = [("test", "out of fold")]
+    values = {"result": result, "drawn": drawn, "why": why, "unsure": unsure, "unlike": unlike}
+    return values | {"rows": rows}
 
 
 def _learning(stored: StoredRun) -> dict[str, Any]:
@@ -296,7 +309,8 @@ def _learning(stored: StoredRun) -> dict[str, Any]:
     curve = stored.evaluation.get("learning_curve")
     if not curve:
         return stored.missing("learning_curve")
-    drawn, text = charts.learning_curve(curve), words.more_photos(curve)
+    held_out = words.judged_pictures(stored.evaluation)["held_out"]
+    drawn, text = charts.learning_curve(curve), words.more_photos(curve, held_out)
     return {"curve": curve, "drawn": drawn, "text": text}
 
 
@@ -332,6 +346,7 @@ def _data(stored: StoredRun) -> dict[str, Any]:
 _PARTS: tuple[tuple[str, str, Callable[[StoredRun], Any]], ...] = (
     ("title", "run.json", _title),
     ("verdict", "evaluation.json", lambda stored: words.summary(stored.evaluation, stored.record)),
+    ("judged", "evaluation.json", lambda stored: words.judged_pictures(stored.evaluation)),
     ("scores", "evaluation.json", _scores),
     ("done", "run.json", _done),
     ("curves", "history.csv", _curves),

@@ -8,12 +8,56 @@ from markupsafe import Markup
 from efftune.system.text import counted, interval, name, percent
 
 _WIDE_INTERVAL = 0.1  # from this width on, the report says why the interval is wide
+_FEW = 5  # pictures of a class
 _MIN_GAIN = 0.005  # of accuracy: a smaller gain is not worth twice the photos
 
 
 def headline(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The scores to report: on the test pictures without copies in an earlier split, if known."""
     return dict(evaluation.get("test_without_leaks") or evaluation["test"])
+
+
+def judged_pictures(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """What to call the pictures that judge.
+
+    Args:
+        evaluation: `evaluation.json`.
+
+    Returns:
+        `noun`, such as "test picture"; `held_out`, what stages were judged by; and `splits`.
+    """
+    if evaluation.get("cross_validation"):
+        return {"noun": "picture", "held_out": "out-of-fold"}
+    return {"noun": "test picture", "held_out": "validation"}
+
+
+def fine_tuning(evaluation: Mapping[str, Any]) -> str:
+    """Whether cross-validation showed that fine-tuning helps; empty if it was not tried.
+
+    Args:
+        evaluation: `evaluation.json`.
+    """
+    cross_validation = evaluation.get("cross_validation")
+    if not cross_validation or len(cross_validation["tried"]) < 2:
+        return ""
+    head, *tuned = cross_validation["tried"]
+    last = tuned[-1]
+    chosen = next((each for each in tuned if each["stage"] == cross_validation["chosen"]), None)
+    if chosen:
+        return (
+            f"Fine-tuning helped: out of fold, accuracy rose from {percent(head['accuracy'])} to "
+            f"{percent(chosen['accuracy'])}"
+        )
+    if last["pictures"] < head["pictures"]:
+        return (
+            f"Fine-tuning did harm, so only the head was trained: of the first "
+            f"{counted(last['pictures'], 'picture')} left out, it got {percent(last['accuracy'])} "
+            "right"
+        )
+    return (
+        "Fine-tuning did not help clearly, so only the head was trained: out of fold, accuracy was "
+        f"{percent(last['accuracy'])} with it and {percent(head['accuracy'])} without"
+    )
 
 
 def summary(evaluation: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, list[Markup]]:
@@ -32,6 +76,8 @@ def summary(evaluation: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
     parts = (_confusion(score), _without_unsure(unsure and unsure["test"]))
     details = [part for part in parts if part]
     sentences = [_accuracy(score, evaluation, reused=reused) + _baseline(score)]
+    if evaluation.get("cross_validation"):
+        sentences[:0] = [_how_judged(evaluation["cross_validation"], score)]
     if details:
         joined = Markup("; ").join(details) + "."
         sentences.append(joined[0].upper() + joined[1:])
@@ -39,16 +85,17 @@ def summary(evaluation: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
     return {"sentences": sentences, "remarks": [Markup("{}").format(text) for text in remarks]}
 
 
-def more_photos(curve: Mapping[str, Any]) -> str:
+def more_photos(curve: Mapping[str, Any], held_out: str = "validation") -> str:
     """Whether more photos would help.
 
     Args:
         curve: `learning_curve` of `evaluation.json`.
+        held_out: the name of the pictures that it was measured on.
     """
     now, double = curve["now"], curve["double"]
     gain = double["accuracy"] - now["accuracy"]
     expected = (
-        f"With the current {now['pictures']:,} training pictures, validation accuracy reaches "
+        f"With the current {now['pictures']:,} training pictures, {held_out} accuracy reaches "
         f"{percent(now['accuracy'])}; with twice as many, it is expected to reach about "
         f"{percent(double['accuracy'])} (95 % interval {interval(double['low'], double['high'])})"
     )
@@ -79,16 +126,34 @@ def _remarks(score: Mapping[str, Any], evaluation: Mapping[str, Any], *, reused:
             f"{left_out}; counting all test pictures, accuracy is "
             f"{percent(with_leaks['accuracy'])}."
         )
+    noun = judged_pictures(evaluation)["noun"]
     if score["high"] - score["low"] > _WIDE_INTERVAL:
         remarks.append(
-            "The interval is wide because there are only "
-            f"{counted(score['pictures'], 'test picture')}; four times as many would make it about "
-            "half as wide."
+            f"The interval is wide because there are only {counted(score['pictures'], noun)}; four "
+            "times as many would make it about half as wide."
+        )
+    few = [each for each in score["per_class"] if 0 < each["support"] < _FEW]
+    if evaluation.get("cross_validation") and few:
+        classes = "class has" if len(few) == 1 else "classes have"
+        remarks.append(
+            f"{len(few):,} {classes} fewer than {_FEW} pictures: what is said of a single one of "
+            "them is little more than a guess."
         )
     return remarks
 
 
+def _how_judged(cross_validation: Mapping[str, Any], score: Mapping[str, Any]) -> Markup:
+    return Markup(
+        "This classifier was trained on all {}, and judged by {}-fold cross-validation: each "
+        "picture by a classifier that was trained and tuned in the same way without it."
+    ).format(counted(score["pictures"], "picture"), cross_validation["folds"])
+
+
 def _accuracy(score: Mapping[str, Any], evaluation: Mapping[str, Any], *, reused: bool) -> Markup:
+    if evaluation.get("cross_validation"):
+        return Markup("Of these, <strong>{}</strong> were right (95 % interval {})").format(
+            percent(score["accuracy"]), interval(score["low"], score["high"])
+        )
     if reused:
         pictures = "that it was not trained on"
     elif "test_without_leaks" in evaluation:

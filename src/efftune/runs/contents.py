@@ -94,7 +94,7 @@ class RunContents:
         size = self.training.network.backbone.image_size
         depth, uncertainty = self.examples.depth, self.result.uncertainty
         classifier = Classifier(folder, names, size, recipe.backbone.fit, uncertainty, depth)
-        test = next(each for each in self.result.predictions if each.split == "test")
+        test = self.result.predictions[-1]  # or all pictures, out of fold
         thumbnails.write(folder, classifier, test, self.result.suspects, timer.count)
         plots.draw_evaluation(folder, self.result.evaluation)
         if recipe.draws_example_plots:

@@ -87,6 +87,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The summary that `efftune train --json` prints, as plain JSON values."""
         val, test = self.evaluation.val, self.evaluation.test
+        cross_validation = self.evaluation.cross_validation
         return {
             "run": str(self.folder),
             "model": self.record["model"]["name"],
@@ -94,6 +95,7 @@ class Run:
             "seconds": round(sum(self.record["seconds"].values()), 2),
             "val": {"accuracy": val.accuracy},
             "test": {"accuracy": test.accuracy, "low": test.low, "high": test.high},
+            "judged_by": f"{cross_validation.folds} folds" if cross_validation else "test pictures",
         }
 
     def report(self) -> Path:

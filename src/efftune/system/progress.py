@@ -47,17 +47,24 @@ class Timer:
     def __init__(self, on_progress: Progress = silent):
         self.seconds: dict[str, float] = {}
         self.on_progress = on_progress
-        self._phase = ""
+        self._phase = self._part = ""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time the block as the phase `name`; a repeated phase adds to its duration."""
-        self._phase = name
+        self._phase = f"{name}, {self._part}" if self._part else name
         start = time.perf_counter()
-        self.on_progress(name, 0, 0)
+        self.on_progress(self._phase, 0, 0)
         yield
         elapsed = time.perf_counter() - start
         self.seconds[name] = round(self.seconds.get(name, 0.0) + elapsed, 3)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Show the phases in the block as those of a part of the run, such as `fold 2 of 5`."""
+        self._part = name
+        yield
+        self._part = ""
 
     def count(self, done: int, total: int) -> None:
         """Report progress of the current phase; may be called from several threads."""

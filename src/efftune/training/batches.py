@@ -92,7 +92,7 @@ class StageData:
     Attributes:
         train: training inputs and labels.
         weights: loss weight of each training picture, float32 (pictures,).
-        val: validation inputs and labels.
+        val: validation inputs and labels, if there are any.
         epochs: how often each training picture will be used.
         batch_size: pictures per training step.
         val_batch_size: pictures per batch of validation.
@@ -100,7 +100,7 @@ class StageData:
 
     train: LabelledInputs
     weights: Array
-    val: LabelledInputs
+    val: LabelledInputs | None
     epochs: int
     batch_size: int
     val_batch_size: int

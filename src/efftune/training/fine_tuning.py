@@ -1,11 +1,12 @@
 """Fine-tuning: prepare the training data of each stage and run the stages in order."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from efftune.data import images
+from efftune.data.examples import Split
 from efftune.errors import BadImage, DataError
 from efftune.features import extraction
 from efftune.features.extraction import Features
@@ -51,26 +52,43 @@ def fine_tune(
         plan: the plan of the run, with its views chosen.
         timer: measures the phases.
     """
-    network, results = _run_stages(backbone, head, data, plan, timer)
+    data = with_views(data, backbone, plan, timer)
+    network, results = NetworkState(backbone, head.kernel, head.bias), list[StageResult]()
+    for after, result in run_stages(backbone, head, data, plan, timer):
+        network = after
+        results.append(result)
     epochs = history.history(head, data, timer.seconds["head"], results)
     return TrainingResult(network, head, tuple(results), tuple(epochs))
 
 
-def _run_stages(
+def run_stages(
     backbone: Backbone, head: Head, data: TrainingData, plan: Plan, timer: Timer
-) -> tuple[NetworkState, list[StageResult]]:
+) -> Iterator[tuple[NetworkState, StageResult]]:
+    """Run the stages that are trained by gradient descent.
+
+    Args:
+        backbone: its Keras weights are trained in place.
+        head: fitted on the frozen features of the training data.
+        data: training data, with views; and validation data. Without the latter, each stage keeps
+            its last epoch.
+        plan: the plan of the run, with its views chosen.
+        timer: measures the phases.
+
+    Yields:
+        After each stage, the network and the result of the stage.
+    """
     recipe, new_head = plan.recipe, None
     if recipe.head.start == "random":
         new_head = heads.random(len(head.kernel), len(head.bias), recipe.seed)
-    network, results = NetworkState(backbone, head.kernel, head.bias, new_head), []
+    network = NetworkState(backbone, head.kernel, head.bias, new_head)
     for stage in recipe.stages:
         if stage.name == "head":
             if recipe.head.epochs:
                 network, result = _train_gradient_head(stage, backbone, data, plan, timer)
-                results.append(result)
+                yield network, result
             continue
         if stage.name == "upper":
-            train, val = _cached_views(stage, backbone, data, plan, timer)
+            train, val = _cached_views(stage, backbone, data, recipe)
         else:
             train, val = _decoded(backbone, data, plan, timer)
         if stage.name == "scratch":
@@ -84,11 +102,10 @@ def _run_stages(
             start = network
         with timer.phase(stage.name):
             trained, result = stages.fit(start, stage, train, val, recipe, timer.count)
-        results.append(result)
         # Followed by other stages, training from scratch is there for comparison only.
         if stage.name != "scratch" or len(recipe.stages) == 1:
             network = trained
-    return network, results
+        yield network, result
 
 
 def fit_head(data: TrainingData, backbone: Backbone, recipe: Recipe) -> Head:
@@ -99,22 +116,37 @@ def fit_head(data: TrainingData, backbone: Backbone, recipe: Recipe) -> Head:
     return heads.random(backbone.entry.features, int(labels.max()) + 1, recipe.seed)
 
 
+def with_views(data: TrainingData, backbone: Backbone, plan: Plan, timer: Timer) -> TrainingData:
+    """The same data with the activations of augmented views, if a stage trains on them."""
+    numbers = _view_numbers(plan.recipe)
+    for stage in plan.recipe.stages:
+        if stage.name == "upper" and numbers:
+            block = backbone.block(stage.block)
+            found = _extract_views(block, numbers, data.paths["train"], backbone, plan, timer)
+            train = data.features["train"]
+            train = replace(train, rows=train.rows | found.rows)
+            data = replace(data, features=data.features | {"train": train})
+    return data
+
+
+def _view_numbers(recipe: Recipe) -> range:
+    """The views that stage `upper` trains on; those of a gradient-trained head come before."""
+    first = recipe.head.epochs + 1
+    return range(first, first + int(recipe.augmentation.views))
+
+
 def _cached_views(
-    stage: Stage, backbone: Backbone, data: TrainingData, plan: Plan, timer: Timer
-) -> tuple[LabelledInputs, LabelledInputs]:
+    stage: Stage, backbone: Backbone, data: TrainingData, recipe: Recipe
+) -> tuple[LabelledInputs, LabelledInputs | None]:
     """Cached activations at the stage's block: all views for training, none for validation."""
-    block = backbone.block(stage.block)
-    recipe, paths = plan.recipe, data.paths["train"]
-    first = recipe.head.epochs + 1  # the head's views have the numbers up to this one
-    numbers = range(first, first + int(recipe.augmentation.views))
-    plain = recipe.augmentation.plain_view or not numbers
-    rows = [data.features["train"].rows[block, 0]] if plain else []
-    if numbers:
-        features = _extract_views(block, numbers, paths, backbone, plan, timer)
-        rows += [features.rows[block, number] for number in numbers]
+    block, numbers = backbone.block(stage.block), [*_view_numbers(recipe)]
+    views = [0, *numbers] if recipe.augmentation.plain_view or not numbers else numbers
+    rows = [data.features["train"].rows[block, number] for number in views]
+    train = LabelledInputs(CachedViews(rows, recipe.seed), data.labels["train"])
+    if not data.paths["val"]:
+        return train, None
     val = CachedViews([data.features["val"].rows[block, 0]], recipe.seed)
-    train = CachedViews(rows, recipe.seed)
-    return LabelledInputs(train, data.labels["train"]), LabelledInputs(val, data.labels["val"])
+    return train, LabelledInputs(val, data.labels["val"])
 
 
 def _train_gradient_head(
@@ -156,12 +188,13 @@ def _extract_views(
 
 def _decoded(
     backbone: Backbone, data: TrainingData, plan: Plan, timer: Timer
-) -> tuple[LabelledInputs, LabelledInputs]:
+) -> tuple[LabelledInputs, LabelledInputs | None]:
     """Decoded training and validation pictures; training augments them in each epoch."""
     inputs = []
+    splits: tuple[Split, ...] = ("train", "val") if data.paths["val"] else ("train",)
     total = len(data.paths["train"]) + len(data.paths["val"])
     done = itertools.count(1)
-    for split in ("train", "val"):
+    for split in splits:
         paths = data.paths[split]
         with timer.phase("decode"):
             try:
@@ -180,4 +213,4 @@ def _decoded(
         digests = [bytes.fromhex(sha256s[path]) for path in paths]
         decoded = DecodedImages(pixels, digests, plan.recipe)
         inputs.append(LabelledInputs(decoded, data.labels[split]))
-    return inputs[0], inputs[1]
+    return inputs[0], inputs[1] if len(inputs) > 1 else None

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from efftune.data.examples import Split
 from efftune.recipe.recipe import Recipe
+from efftune.training.fold_heads import FoldHeads
 from efftune.training.regression_head import Head
 from efftune.training.stages import StageResult
 from efftune.training.training_data import TrainingData
@@ -16,16 +18,29 @@ _LARGE_GAIN = 0.05  # in accuracy; if fine-tuning gains more, the pictures diffe
 
 
 def history(
-    head: Head, data: TrainingData, head_seconds: float, stages: Sequence[StageResult]
+    head: Head,
+    data: TrainingData,
+    head_seconds: float,
+    stages: Sequence[StageResult],
+    fold_heads: FoldHeads | None = None,
 ) -> list[Epoch]:
-    """The epochs of all stages; a head fitted by regression counts as one epoch."""
+    """The epochs of all stages; a head fitted by regression counts as one epoch.
+
+    Args:
+        head: fitted on the training pictures.
+        data: training and validation data.
+        head_seconds: time to fit the head.
+        stages: results of the stages that were trained by gradient descent.
+        fold_heads: what judges the validation pictures in cross-validation, instead of `head`.
+    """
     later = list(itertools.chain.from_iterable(stage.epochs for stage in stages))
     if head.strength is None:
         return later
     metrics = []
-    for split in ("train", "val"):
+    judges: dict[Split, Head | FoldHeads] = {"train": head, "val": fold_heads or head}
+    for split, judge in judges.items():
         features, labels = data.features[split].pooled(), data.labels[split]
-        probabilities = head.probabilities(features)
+        probabilities = judge.probabilities(features)
         likelihoods = probabilities[np.arange(len(labels)), labels].astype(np.float64)
         metrics.append(float(-np.log(likelihoods.clip(1e-30)).mean()))
         metrics.append(float((probabilities.argmax(axis=1) == labels).mean()))
@@ -52,7 +67,12 @@ def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
     frozen = max((each.val_accuracy for each in epochs if each.stage == "head"), default=math.nan)
     is_fitted = not recipe.head.epochs
     fine_tuned = max(
-        (each.val_accuracy for each in epochs if each.stage == "upper"), default=math.nan
+        (
+            each.val_accuracy
+            for each in epochs
+            if each.stage == "upper" and not math.isnan(each.val_accuracy)
+        ),
+        default=math.nan,
     )
     if last.stage == "upper" and is_fitted and fine_tuned - frozen > _LARGE_GAIN:
         sentences.append(

@@ -49,6 +49,8 @@ class JaxTrainer:
         )
         self._program = _training_program(training_model, self._mesh, self._feed.block_steps)
         self._call_steps = 0  # before the first call, which compiles and so is no measure
+        if data.val is None:
+            return
         val_count, devices = len(data.val.labels), self._mesh.size
         # The last batch is filled up with pictures, so that one program serves all.
         val_size = -(-min(data.val_batch_size, val_count) // devices) * devices

@@ -56,6 +56,7 @@ class Plan:
         notes: what was reduced for lack of disk space, and settings that are inefficient or risky.
         seconds: estimated duration by phase; empty if it was not measured.
         depth: which values of pictures of more than 8 bits become black and white.
+        folds: of the cross-validation that judges; 0 if there are validation and test pictures.
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     depth: BitDepth = bit_depth.UNKNOWN
+    folds: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as written to `run.json` and printed by `--dry-run --json`."""
@@ -75,6 +77,7 @@ class Plan:
         return {
             "stages": [asdict(stage) for stage in recipe.stages],
             "pictures": dict(self.pictures),
+            "folds": self.folds,
             "views": recipe.augmentation.views,
             "activations": {
                 "type": recipe.tuning.activations,
@@ -88,7 +91,7 @@ class Plan:
         }
 
 
-def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> Plan:
+def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], folds: int = 0) -> Plan:
     """Resolve the settings that the recipe leaves to efftune, within the free memory and disk.
 
     Activations are cached on disk, where later runs find them; those that exceed the memory limit
@@ -99,6 +102,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
         recipe: the settings of the run.
         backbone: the network to train.
         pictures: number of pictures by split.
+        folds: of the cross-validation that judges, if any.
 
     Raises:
         UsageError: the backbone has no such block, the processor has no such precision, or the
@@ -107,9 +111,10 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
     """
     precision = chosen_precision(backbone.engine, recipe.backbone.precision)
     recipe, notes = _resolved(recipe, backbone, pictures["train"])
+    kept = pictures if not folds else {**pictures, "val": pictures["train"]}  # for validation, too
     decoded_bytes = 0
     if any(stage.block == "pixels" for stage in recipe.stages):
-        decoded_bytes = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
+        decoded_bytes = (kept["train"] + kept["val"]) * backbone.image_size**2 * 3
     feature_bytes = (
         recipe.head.epochs * pictures["train"] * backbone.entry.features * _FEATURE_BYTES
     )
@@ -123,17 +128,24 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
         raise _disk_full(feature_bytes, "features", "train the head with fewer --head-epochs")
     notes += [*_padding_notes(recipe), *_optimization_notes(recipe, pictures["train"])]
     if not any(stage.name == "upper" for stage in recipe.stages):
-        return Plan(recipe, pictures, precision, decoded_bytes=decoded_bytes, notes=tuple(notes))
+        return Plan(
+            recipe,
+            pictures,
+            precision,
+            decoded_bytes=decoded_bytes,
+            notes=tuple(notes),
+            folds=folds,
+        )
     free_share = psutil.virtual_memory().available * _MEMORY_SHARE
     limit = int(recipe.tuning.memory * 2**30 or free_share)
-    block, views = _fitting_block(recipe, backbone, pictures, free)
+    block, views = _fitting_block(recipe, backbone, kept, free)
     if block != backbone.block(recipe.tuning.unfreeze):
         notes.append(
             f"training from {block} instead of {recipe.tuning.unfreeze}: not enough disk space"
         )
     if views != recipe.augmentation.views:
         notes.append(f"{views} views instead of {recipe.augmentation.views}: not enough disk space")
-    cached_bytes = _activation_bytes(backbone, block, pictures, views)
+    cached_bytes = _activation_bytes(backbone, block, kept, views)
     return Plan(
         recipe.changed(unfreeze=block, views=views),
         pictures,
@@ -143,6 +155,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> P
         "memory" if cached_bytes <= limit else "disk",
         decoded_bytes,
         tuple(notes),
+        folds=folds,
     )
 
 

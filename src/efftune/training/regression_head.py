@@ -38,9 +38,13 @@ class Head:
     bias: Matrix
     strength: float | None = None
 
+    def logits(self, features: Matrix) -> Matrix:
+        """Logits, float32 (pictures, classes), of features (pictures, features)."""
+        return np.asarray(features @ self.kernel + self.bias)
+
     def probabilities(self, features: Matrix) -> Matrix:
         """Class probabilities, float32 (pictures, classes), of features (pictures, features)."""
-        logits = features @ self.kernel + self.bias
+        logits = self.logits(features)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 

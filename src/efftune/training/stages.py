@@ -99,7 +99,7 @@ def fit(
     network: NetworkState,
     stage: Stage,
     train: LabelledInputs,
-    val: LabelledInputs,
+    val: LabelledInputs | None,
     recipe: Recipe,
     on_step: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[NetworkState, StageResult]:
@@ -109,7 +109,7 @@ def fit(
         network: the network as the previous stage left it.
         stage: what to train, and for how long.
         train: training data at the input of the stage's first block.
-        val: the same for the validation split.
+        val: the same for the validation split; None to keep the last epoch, whatever it is like.
         recipe: the settings of the run.
         on_step: called with the number of steps done and their total.
 
@@ -161,7 +161,7 @@ class _Attempt:
         initial: NetworkState,
         stage: Stage,
         recipe: Recipe,
-        data: tuple[LabelledInputs, LabelledInputs],
+        data: tuple[LabelledInputs, LabelledInputs | None],
         batch: tuple[int, int],
     ):
         from efftune.training.network import Network
@@ -202,15 +202,16 @@ class _Attempt:
             rate, seconds = self.network.learning_rate, time.perf_counter() - began
             validated = (loss, accuracy, rate, calibrated_loss)
             epochs.append(Epoch(self.stage.name, number, seconds, *trained, *validated))
-            if self.trend > DIVERGED * self.reference_loss and accuracy < start.val_accuracy:
+            worse = accuracy < start.val_accuracy or self.data.val is None
+            if self.trend > DIVERGED * self.reference_loss and worse:
                 failures = (*failures, self._why_stopped(number, failures))
                 break
             top = max(top, epochs[-1].val_accuracy)
-            if is_better(epochs[-1], best, top, len(self.data.val.labels)):
+            if self._replaces(best, epochs[-1], top):
                 best, weights = epochs[-1], self.network.inference_model.get_weights()
             self.network.hide_averages()
             patience = self.recipe.optimization.patience
-            if patience and number - best.number >= patience:
+            if patience and number - best.number >= patience and self.data.val is not None:
                 break
         self.network.inference_model.set_weights(weights)
         self.initial.backbone.weights_changed |= best.number > 0
@@ -219,6 +220,12 @@ class _Attempt:
             self.stage, start, tuple(epochs), best.number, self.batch_size, failures
         )
         return NetworkState(self.initial.backbone, kernel, bias), result
+
+    def _replaces(self, best: Epoch, epoch: Epoch, top: float) -> bool:
+        """Whether an epoch replaces the best one so far; `top` is the highest accuracy so far."""
+        if self.data.val is None:
+            return epoch.number == self.stage.epochs
+        return is_better(epoch, best, top, len(self.data.val.labels))
 
     def _why_stopped(self, epoch: int, failures: tuple[str, ...]) -> str:
         """Why the stage stops after an epoch with a high loss, if a lower rate was tried before.
@@ -265,7 +272,9 @@ class _Attempt:
         return Mix(partners, mask, float(mask.mean()))
 
     def _validate(self) -> tuple[float, float, float]:
-        """The `validation_metrics` of the network in its present state."""
+        """The `validation_metrics` of the network in its present state; NaN without validation."""
+        if self.data.val is None:
+            return math.nan, math.nan, math.nan
         return validation_metrics(self.trainer.logits(), self.data.val.labels)
 
 

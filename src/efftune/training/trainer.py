@@ -34,7 +34,10 @@ class Trainer(Protocol):
         """
 
     def logits(self) -> Array:
-        """The network's logits of the validation pictures, float32 (pictures, classes)."""
+        """The network's logits of the validation pictures, float32 (pictures, classes).
+
+        There must be some.
+        """
 
 
 def trainer_for(
@@ -85,5 +88,6 @@ class KerasTrainer:
 
     def logits(self) -> Array:
         """See `Trainer`."""
+        assert self._data.val is not None  # noqa: S101  (see `Trainer`)
         batches = self._data.val.in_order(self._data.val_batch_size)
         return np.concatenate([self._inference_model.predict_on_batch(batch) for batch in batches])

@@ -28,13 +28,29 @@ class TrainingData:
         labels: class numbers by split, int64 (pictures,).
         groups: group numbers of the training pictures, int64 (pictures,); pictures of a group are
             copies of each other or related in another way.
-        features: outputs of the frozen backbone for the unaugmented pictures, by split.
+        features: outputs of the frozen backbone by split, for the unaugmented pictures and, in
+            training, for the views that were added.
+        folds: fold numbers of the training pictures, int64 (pictures,), if cross-validation judges;
+            `val` then holds the same pictures in the same order, and `test` holds none.
     """
 
     paths: dict[Split, list[Path]]
     labels: dict[Split, NDArray[np.int64]]
     groups: NDArray[np.int64]
     features: dict[Split, Features]
+    folds: NDArray[np.int64] | None = None
+
+    def held_out(self, fold: int) -> "TrainingData":
+        """The data for training without a fold, which is the validation split then."""
+        assert self.folds is not None  # noqa: S101  (only called in cross-validation)
+        inside, outside = np.flatnonzero(self.folds != fold), np.flatnonzero(self.folds == fold)
+        parts: dict[Split, NDArray[np.int64]] = {"train": inside, "val": outside}
+        return TrainingData(
+            {"test": [], **{s: [self.paths[s][i] for i in part] for s, part in parts.items()}},
+            self.labels | {split: self.labels[split][part] for split, part in parts.items()},
+            self.groups[inside],
+            self.features | {s: self.features[s].subset(part) for s, part in parts.items()},
+        )
 
     @property
     def cache_counts(self) -> dict[str, int]:
@@ -54,7 +70,8 @@ def compute(
     """Run the frozen backbone over the pictures of all splits.
 
     Features of the training split are computed in the plan's precision, those of the validation and
-    test splits in float32, so that the scores are those of the saved model on any machine. Only
+    test splits in float32, so that the scores are those of the saved model on any machine. If
+    cross-validation judges, all pictures are in both the training and the validation split. Only
     outputs that training or evaluation needs are computed.
 
     Args:
@@ -70,12 +87,15 @@ def compute(
         DataError: too few readable pictures are left to train on.
     """
     outputs = _outputs(plan.recipe, backbone)
-    total = sum(examples.counts.values())
+    source: dict[Split, Split] = {split: split for split in SPLITS}
+    if examples.fold_of:
+        source["val"] = "train"
+    total = sum(examples.counts[source[split]] for split in SPLITS)
     done = itertools.count(1)
     features = {}
     for split in SPLITS:
         features[split] = extraction.extract(
-            [row.path for row in examples.of(split)],
+            [row.path for row in examples.of(source[split])],
             backbone,
             planning.settings(plan, exact=split != "train"),
             lambda: on_progress(next(done), total),
@@ -84,12 +104,13 @@ def compute(
     for part in features.values():
         examples = examples.as_read(part.sha256s, part.failures)
     examples.require_trainable(allow_missing=plan.recipe.data.missing_classes == "allow")
-    rows = {split: examples.of(split) for split in SPLITS}
+    rows = {split: examples.of(source[split]) for split in SPLITS}
     data = TrainingData(
         {split: [row.path for row in rows[split]] for split in SPLITS},
         {split: labels(rows[split], examples.class_names) for split in SPLITS},
         examples.groups("train"),
         features,
+        examples.folds,
     )
     return examples, data
 

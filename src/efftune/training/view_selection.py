@@ -11,6 +11,7 @@ from efftune.features.extraction import MIRRORED
 from efftune.model.backbone import Backbone
 from efftune.recipe.training import Augment, Strength
 from efftune.training import planning
+from efftune.training.fold_heads import FoldHeads
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
 from efftune.training.training_data import TrainingData, require_unchanged
@@ -21,7 +22,7 @@ _MAX_VIEW_DROP = 0.1  # the same for the other views
 
 
 def choose_views(
-    plan: Plan, backbone: Backbone, head: Head, data: TrainingData
+    plan: Plan, backbone: Backbone, head: Head | FoldHeads, data: TrainingData
 ) -> tuple[Plan, dict[str, float]]:
     """Resolve `augment` and `flip` where the recipe says `auto`.
 
@@ -32,7 +33,7 @@ def choose_views(
     Args:
         plan: the plan of the run.
         backbone: the frozen backbone.
-        head: the head fitted on the unaugmented training pictures.
+        head: the head fitted on the unaugmented training pictures, or those of all folds.
         data: the data of the run.
 
     Returns:
@@ -62,11 +63,12 @@ def choose_views(
 class _RecognitionCheck:
     """Measures the head's accuracy on augmented views of validation pictures."""
 
-    def __init__(self, plan: Plan, backbone: Backbone, head: Head, data: TrainingData):
-        self.plan, self.backbone, self.head = plan, backbone, head
+    def __init__(self, plan: Plan, backbone: Backbone, head: Head | FoldHeads, data: TrainingData):
+        self.plan, self.backbone = plan, backbone
         labels = data.labels["val"]
         random = np.random.default_rng(plan.recipe.seed)
         sample = random.permutation(len(labels))[:_MAX_PICTURES]
+        self.head = head.of(sample) if isinstance(head, FoldHeads) else head
         self.paths = [data.paths["val"][i] for i in sample]
         self.labels = labels[sample]
         self.plain_features = data.features["val"].pooled()[sample]

@@ -1,0 +1,190 @@
+"""Training with cross-validation: once without each fold, to judge by; then on all pictures."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+
+import numpy as np
+
+from efftune.evaluation import out_of_fold, trained_features
+from efftune.evaluation.out_of_fold import Candidate, CandidateScore, OutOfFold
+from efftune.model import uncertainty as uncertainties
+from efftune.model.backbone import Backbone
+from efftune.system.progress import Timer
+from efftune.training import fine_tuning, history
+from efftune.training.fine_tuning import TrainingResult
+from efftune.training.fold_heads import FoldHeads
+from efftune.training.planning import Plan
+from efftune.training.regression_head import Head, Labels
+from efftune.training.stages import NetworkState, StageResult
+from efftune.training.training_data import TrainingData
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """The fine-tuned networks of the folds that were tried.
+
+    Attributes:
+        candidates: after each stage, with outputs for the pictures of these folds.
+        results: of the stages of the first fold.
+        judged: whether each picture is in one of these folds, bool (pictures,).
+    """
+
+    candidates: list[Candidate]
+    results: list[StageResult]
+    judged: out_of_fold.Mask
+
+
+def train(
+    head: Head,
+    fold_heads: FoldHeads,
+    data: TrainingData,
+    backbone: Backbone,
+    plan: Plan,
+    timer: Timer,
+) -> tuple[TrainingResult, OutOfFold]:
+    """Train on all pictures, as far as pictures left out show that it helps.
+
+    Args:
+        head: fitted on the frozen features of all pictures.
+        fold_heads: the heads fitted without one fold each.
+        data: with folds.
+        backbone: its Keras weights are trained in place.
+        plan: the plan of the run, with its views chosen.
+        timer: measures the phases.
+
+    Returns:
+        The network trained on all pictures; and each picture as judged by networks that were
+        trained without its fold.
+    """
+    recipe, labels = plan.recipe, data.labels["train"]
+    assert data.folds is not None  # noqa: S101  (only called in cross-validation)
+    candidates = [_heads_alone(fold_heads, data, backbone, plan, timer)]
+    tried = _Tried([], [], np.zeros(len(labels), bool))
+    if recipe.trains_by_gradient_descent:
+        data = fine_tuning.with_views(data, backbone, plan, timer)
+        tried = _fine_tuned(fold_heads, data, backbone, candidates[0], plan, timer)
+    scored = [candidates[0], *tried.candidates]
+    if tried.judged.all():
+        candidates = scored
+    outcome = out_of_fold.judge(candidates, fold_heads.folds, labels, recipe.evaluation.max_error)
+    network, results = NetworkState(backbone, head.kernel, head.bias), list[StageResult]()
+    whole = replace(data, paths=data.paths | {"val": []}, folds=None)
+    stages = fine_tuning.run_stages(backbone, head, whole, plan, timer) if outcome.chosen else ()
+    with timer.part("all pictures"):
+        for after, result in islice(stages, outcome.chosen):
+            network = after
+            results.append(result)
+    results += [replace(each, best=0) for each in tried.results[outcome.chosen :]]  # not taken
+    scores = _scores(scored, tried.judged, labels)
+    results = [
+        _with_metrics(each, *pair) for each, pair in zip(results, pairwise(scores), strict=True)
+    ]
+    epochs = history.history(head, data, timer.seconds["head"], results, fold_heads)
+    training = TrainingResult(network, head, tuple(results), tuple(epochs))
+    return training, replace(outcome, tried=tuple(scores))
+
+
+def _heads_alone(
+    fold_heads: FoldHeads, data: TrainingData, backbone: Backbone, plan: Plan, timer: Timer
+) -> Candidate:
+    """What the heads on the frozen network say of the pictures of their folds."""
+    recipe, folds, labels = plan.recipe, fold_heads.folds, data.labels["train"]
+    distances = np.empty(len(folds), np.float32)
+    with timer.phase("evaluate"):
+        features = trained_features.compute(
+            backbone, data, plan.depth, recipe, timer, splits=("val",)
+        )["val"]
+    for fold in range(len(fold_heads.heads)):
+        others = np.flatnonzero(folds != fold)
+        others = others[trained_features.references(len(others), recipe.seed)]
+        detector = uncertainties.fit_detector(features[others], labels[others])
+        distances[folds == fold] = detector.distances(features[folds == fold])
+    return Candidate("head", fold_heads.logits(features), distances)
+
+
+def _fine_tuned(
+    fold_heads: FoldHeads,
+    data: TrainingData,
+    backbone: Backbone,
+    alone: Candidate,
+    plan: Plan,
+    timer: Timer,
+) -> _Tried:
+    """What networks that were fine-tuned without a fold say of its pictures.
+
+    Ends early if fine-tuning is clearly worse than the heads alone.
+    """
+    labels, folds, recipe = data.labels["train"], fold_heads.folds, plan.recipe
+    tried = _Tried([], [], np.zeros(len(labels), bool))
+    for fold, head in enumerate(fold_heads.heads):
+        part, inside = data.held_out(fold), folds == fold
+        unseen = replace(part, paths=part.paths | {"val": []})  # which choose nothing
+        with timer.part(f"fold {fold + 1} of {len(fold_heads.heads)}"), _restored(backbone):
+            trained = fine_tuning.run_stages(backbone, head, unseen, plan, timer)
+            for number, (network, result) in enumerate(trained):
+                if fold == 0:
+                    empty = (
+                        np.full_like(alone.logits, np.nan),
+                        np.full_like(alone.distances, np.nan),
+                    )
+                    tried.candidates.append(Candidate(result.stage.name, *empty))
+                    tried.results.append(result)
+                with timer.phase("evaluate"):
+                    features = trained_features.compute(
+                        backbone, part, plan.depth, recipe, timer, splits=("val",)
+                    )
+                known = trained_features.references(len(part.paths["train"]), recipe.seed)
+                detector = uncertainties.fit_detector(
+                    features["train"], part.labels["train"][known]
+                )
+                candidate = tried.candidates[number]
+                candidate.logits[inside] = features["val"] @ network.kernel + network.bias
+                candidate.distances[inside] = detector.distances(features["val"])
+        tried.judged[inside] = True
+        judged = tried.judged
+        if all(
+            out_of_fold.is_hopeless(alone.logits[judged], each.logits[judged], labels[judged])
+            for each in tried.candidates
+        ):
+            break
+    return tried
+
+
+@contextmanager
+def _restored(backbone: Backbone) -> Iterator[None]:
+    """Give the backbone its pretrained weights back at the end."""
+    pretrained = backbone.keras_model.get_weights()
+    try:
+        yield
+    finally:
+        backbone.keras_model.set_weights(pretrained)
+        backbone.weights_changed = False
+
+
+def _scores(
+    candidates: Sequence[Candidate], judged: out_of_fold.Mask, labels: Labels
+) -> list[CandidateScore]:
+    """The scores of the heads, on all pictures; and after each stage, on those judged."""
+    alone, *tuned = candidates
+    scores = [out_of_fold.score(alone.stage, alone.logits, labels)]
+    return scores + [
+        out_of_fold.score(each.stage, each.logits[judged], labels[judged]) for each in tuned
+    ]
+
+
+def _with_metrics(
+    result: StageResult, before: CandidateScore, after: CandidateScore
+) -> StageResult:
+    """The result of a stage with the out-of-fold metrics before and after it."""
+    start, *epochs = (
+        replace(
+            epoch,
+            val_loss=each.loss,
+            val_accuracy=each.accuracy,
+            val_calibrated_loss=each.calibrated_loss,
+        )
+        for epoch, each in ((result.start, before), (result.epochs[-1], after))
+    )
+    return replace(result, start=start, epochs=(*result.epochs[:-1], *epochs))

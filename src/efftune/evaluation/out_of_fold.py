@@ -1,0 +1,240 @@
+"""Judging a classifier by cross-validation: each picture by networks that were trained without it.
+
+Whatever is chosen (whether to fine-tune, the temperature, the thresholds) is chosen for the
+pictures of a fold on those of the other folds, so that they are judged as new pictures would be.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.model import uncertainty as uncertainties
+from efftune.training import validation
+
+IN_DISTRIBUTION = 0.99  # quantile of the distances of held-out pictures that is in-distribution
+_FEW = 20  # pictures; fewer cannot show that fine-tuning is worse
+
+Matrix = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a classifier says of pictures that it was not trained on.
+
+    Attributes:
+        raw: probabilities before calibration, float32 (pictures, classes).
+        probabilities: calibrated, float32 (pictures, classes).
+        unsure: whether each prediction is unsure, bool (pictures,).
+        unlike: whether each picture is unlike the training pictures, bool (pictures,).
+    """
+
+    raw: Matrix
+    probabilities: Matrix
+    unsure: Mask
+    unlike: Mask
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The outputs of networks trained alike, one without each fold, for the pictures of its fold.
+
+    Attributes:
+        stage: the last stage of their training.
+        logits: float32 (pictures, classes).
+        distances: from the training pictures, float32 (pictures,).
+    """
+
+    stage: str
+    logits: Matrix
+    distances: Matrix
+
+
+@dataclass(frozen=True)
+class CandidateScore:
+    """How well a way of training did out of fold.
+
+    Attributes:
+        stage: the last stage of it.
+        pictures: that it was judged by: all, unless it was given up early.
+        accuracy: 0 to 1.
+        loss: mean cross-entropy, in nats.
+        calibrated_loss: the same at the best temperature.
+    """
+
+    stage: str
+    pictures: int
+    accuracy: float
+    loss: float
+    calibrated_loss: float
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """How a classifier was judged and chosen by cross-validation.
+
+    Attributes:
+        folds: number of folds.
+        tried: what was tried, in order of training.
+        chosen: the last stage that the classifier was trained with.
+    """
+
+    folds: int
+    tried: tuple[CandidateScore, ...]
+    chosen: str
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "CrossValidation":
+        """Rebuild the object from `dataclasses.asdict`."""
+        tried = tuple(CandidateScore(**each) for each in values["tried"])
+        return cls(values["folds"], tried, values["chosen"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """The outcome of a cross-validation.
+
+    Attributes:
+        judged: all pictures, each by networks trained without its fold.
+        folds: number of folds.
+        chosen: number of the chosen candidate.
+        temperature: for the classifier trained on all pictures.
+        unsure_below: its threshold for the confidence.
+        unlike_above: its threshold for the distance.
+        tried: scores of what was tried, also of what was given up before all folds were tried.
+    """
+
+    judged: Judged
+    folds: int
+    chosen: int
+    temperature: float
+    unsure_below: float
+    unlike_above: float
+    tried: tuple[CandidateScore, ...] = ()
+
+    @property
+    def summary(self) -> CrossValidation:
+        """What is told of it."""
+        return CrossValidation(self.folds, self.tried, self.tried[self.chosen].stage)
+
+
+def judge(
+    candidates: Sequence[Candidate],
+    folds: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    max_error: float,
+) -> OutOfFold:
+    """Choose one of several ways of training, and judge what it leads to.
+
+    Args:
+        candidates: in order of training, with outputs for all pictures.
+        folds: fold numbers of the pictures, shape (pictures,).
+        labels: their class numbers, shape (pictures,).
+        max_error: the largest share of errors among predictions that are not unsure, 0 to 1.
+    """
+    raw, probabilities = np.empty_like(candidates[0].logits), np.empty_like(candidates[0].logits)
+    unsure, unlike = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
+    for fold in np.unique(folds):
+        inside, others = folds == fold, folds != fold
+        best = candidates[choose(candidates, labels, others)]
+        temperature = uncertainties.fit_temperature(best.logits[others], labels[others])
+        raw[inside] = _softmax(best.logits[inside])
+        probabilities[inside] = _softmax(best.logits[inside] / temperature)
+        unlike[inside] = best.distances[inside] > unlike_above(best.distances[others])
+    for fold in np.unique(folds):
+        inside, others = folds == fold, folds != fold
+        threshold = _unsure_below(probabilities[others], labels[others], max_error)
+        unsure[inside] = probabilities[inside].max(axis=1) < threshold
+    chosen = choose(candidates, labels, np.ones(len(labels), bool))
+    return OutOfFold(
+        Judged(raw, probabilities, unsure, unlike),
+        len(np.unique(folds)),
+        chosen,
+        uncertainties.fit_temperature(candidates[chosen].logits, labels),
+        _unsure_below(probabilities, labels, max_error),
+        unlike_above(candidates[chosen].distances),
+    )
+
+
+def choose(candidates: Sequence[Candidate], labels: NDArray[np.int64], pictures: Mask) -> int:
+    """The number of the candidate that none after it beats by more than noise.
+
+    A candidate beats one before it if its loss at the best temperature is lower by more than one
+    standard error of the difference.
+
+    Args:
+        candidates: in order of training.
+        labels: class numbers of all pictures, shape (pictures,).
+        pictures: those to choose by, bool (pictures,).
+    """
+    losses = [_losses(each.logits[pictures], labels[pictures]) for each in candidates]
+    best = 0
+    for number in range(1, len(losses)):
+        gain = losses[best] - losses[number]
+        if gain.mean() > _standard_error(gain):
+            best = number
+    return best
+
+
+def is_hopeless(head: Matrix, tuned: Matrix, labels: NDArray[np.int64]) -> bool:
+    """Whether fine-tuning is clearly worse than the head alone, so that no fold more need be tried.
+
+    Args:
+        head: logits of the heads, shape (pictures, classes).
+        tuned: logits of the fine-tuned networks for the same pictures.
+        labels: class numbers, shape (pictures,).
+    """
+    loss = _losses(tuned, labels) - _losses(head, labels)
+    return len(labels) >= _FEW and float(loss.mean()) > 2 * _standard_error(loss)
+
+
+def score(stage: str, logits: Matrix, labels: NDArray[np.int64]) -> CandidateScore:
+    """How well a candidate does.
+
+    Args:
+        stage: the last stage of its training.
+        logits: shape (pictures, classes).
+        labels: class numbers of these pictures.
+    """
+    loss, accuracy, calibrated_loss = validation.validation_metrics(logits, labels)
+    return CandidateScore(stage, len(labels), accuracy, loss, calibrated_loss)
+
+
+def _losses(logits: Matrix, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Cross-entropy of each picture at the best temperature, in nats."""
+    from scipy.special import log_softmax
+
+    temperature = uncertainties.fit_temperature(logits, labels)
+    log_probabilities = log_softmax(logits.astype(np.float64) / temperature, axis=1)
+    return np.asarray(-log_probabilities[np.arange(len(labels)), labels])
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.inf
+
+
+def _unsure_below(probabilities: Matrix, labels: NDArray[np.int64], max_error: float) -> float:
+    correct = probabilities.argmax(axis=1) == labels
+    return uncertainties.confidence_threshold(probabilities.max(axis=1), correct, max_error)
+
+
+def unlike_above(distances: Matrix) -> float:
+    """The distance above which a picture is unlike the training pictures.
+
+    Args:
+        distances: of pictures that were not trained on, shape (pictures,).
+    """
+    return float(np.quantile(distances, IN_DISTRIBUTION, method="higher"))
+
+
+def _softmax(logits: Matrix) -> Matrix:
+    from scipy.special import softmax
+
+    return np.asarray(softmax(logits, axis=1), np.float32)

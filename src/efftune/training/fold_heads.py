@@ -1,0 +1,75 @@
+"""Heads for cross-validation: one for each fold, fitted on the pictures of the other folds."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.recipe.recipe import Recipe
+from efftune.training import regression_head
+from efftune.training.regression_head import Head, Matrix
+from efftune.training.training_data import TrainingData
+
+_UNKNOWN = -20.0  # logit of a class without training pictures: its probability is about 1e-9
+
+
+@dataclass(frozen=True)
+class FoldHeads:
+    """Heads that judge the pictures of their own fold, which they were fitted without.
+
+    Attributes:
+        heads: by fold.
+        folds: fold numbers of the pictures that are judged, int64 (pictures,).
+    """
+
+    heads: tuple[Head, ...]
+    folds: NDArray[np.int64]
+
+    @property
+    def strength(self) -> float | None:
+        """That of the first head; None for heads that were not fitted by regression."""
+        return self.heads[0].strength
+
+    def of(self, pictures: NDArray[np.int64]) -> "FoldHeads":
+        """The same heads for some of the pictures."""
+        return replace(self, folds=self.folds[pictures])
+
+    def logits(self, features: Matrix) -> Matrix:
+        """Out-of-fold logits, float32 (pictures, classes).
+
+        Args:
+            features: of the pictures, float32 (pictures, features).
+        """
+        logits = np.empty((len(features), len(self.heads[0].bias)), np.float32)
+        for fold, head in enumerate(self.heads):
+            inside = self.folds == fold
+            logits[inside] = head.logits(features[inside])
+        return logits
+
+    def probabilities(self, features: Matrix) -> Matrix:
+        """Out-of-fold probabilities, float32 (pictures, classes); see `logits`."""
+        from scipy.special import softmax
+
+        return np.asarray(softmax(self.logits(features), axis=1))
+
+
+def fit(data: TrainingData, recipe: Recipe) -> FoldHeads:
+    """Fit a head for each fold, each with its own penalty.
+
+    Args:
+        data: with folds.
+        recipe: as for `regression_head.fit`.
+    """
+    assert data.folds is not None  # noqa: S101  (only called in cross-validation)
+    features, labels = data.features["train"].pooled(), data.labels["train"]
+    classes = int(labels.max()) + 1
+    heads = []
+    for fold in range(int(data.folds.max()) + 1):
+        inside = data.folds != fold
+        known, numbers = np.unique(labels[inside], return_inverse=True)
+        head = regression_head.fit(features[inside], numbers, data.groups[inside], recipe)
+        kernel = np.zeros((len(head.kernel), classes), np.float32)
+        bias = np.full(classes, _UNKNOWN, np.float32)
+        kernel[:, known], bias[known] = head.kernel, head.bias
+        heads.append(Head(kernel, bias, head.strength))
+    return FoldHeads(tuple(heads), data.folds)

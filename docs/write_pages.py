@@ -7,7 +7,8 @@ from pathlib import Path
 
 from efftune.cli import options
 from efftune.cli.commands import app
-from efftune.recipe.recipe import RECIPES, SETTINGS
+from efftune.recipe.recipe import RECIPES
+from efftune.recipe.schema import SETTINGS
 
 HERE = Path(__file__).parent
 

@@ -135,7 +135,7 @@ def trained_once(source: Path, folder: Path, cache: Path, **choices: object):
     with made_once(folder) as missing, pytest.MonkeyPatch.context() as patch:
         if missing:
             patch.setenv("EFFTUNE_CACHE", str(stored))
-            efftune.train(source, run=folder, **choices)
+            efftune.train(source, run=folder, val=0.15, test=0.15, **choices)
     shutil.copytree(stored, cache, copy_function=copy_if_missing, dirs_exist_ok=True)
     return efftune.Run.load(folder)
 

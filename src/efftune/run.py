@@ -21,7 +21,14 @@ from efftune.runs.contents import RunContents
 from efftune.runs.run import Run
 from efftune.system import files
 from efftune.system.progress import OnProgress, Timer, showing
-from efftune.training import fine_tuning, fold_heads, planning, training_data, view_selection
+from efftune.training import (
+    estimation,
+    fine_tuning,
+    fold_heads,
+    planning,
+    training_data,
+    view_selection,
+)
 from efftune.training.planning import Plan
 
 _VALIDATES_ON_TEST = (
@@ -109,7 +116,7 @@ def plan(
         setup = _set_up(source, recipe, choices, timer)
         with timer.phase("measure"):
             paths = [row.path for row in setup.examples.of("train")]
-            seconds = planning.estimate(setup.plan, setup.backbone, paths)
+            seconds = estimation.estimate(setup.plan, setup.backbone, paths)
         inspected = round(timer.seconds["inspect"], 1)
         return replace(setup.plan, seconds={"inspect": inspected, **seconds})
 

@@ -146,10 +146,10 @@ def test_stages_follow_from_the_choices(choices, stages):
     ("pictures", "epochs", "views"), [(10, 30, 15), (1259, 10, 9), (3068, 4, 3), (100_000, 3, 2)]
 )
 def test_few_pictures_get_more_epochs(pictures, epochs, views):
-    decided = Recipe().resolved(pictures)
+    decided = Recipe(batch_size=64).resolved(pictures)
     assert (decided.tuning.epochs, decided.augmentation.views) == (epochs, views)
-    assert Recipe(epochs=2, views=7).resolved(pictures).augmentation.views == 7
-    assert Recipe(augment="none").resolved(pictures).augmentation.views == 0
+    assert Recipe(batch_size=64, epochs=2, views=7).resolved(pictures).augmentation.views == 7
+    assert Recipe(batch_size=64, augment="none").resolved(pictures).augmentation.views == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from efftune.errors import UsageError
 from efftune.model.backbone import Backbone
 from efftune.model.engines import openvino_engine
 from efftune.recipe.recipe import Recipe
-from efftune.training import planning
+from efftune.training import estimation, planning
 
 GIB = 2**30
 PICTURES = {"train": 1000, "val": 100, "test": 100}
@@ -34,7 +34,7 @@ def room(monkeypatch):
 
 
 def plan(backbone, **choices):
-    return planning.plan(Recipe(**({"views": 3} | choices)), backbone, PICTURES)
+    return planning.plan(Recipe(**({"views": 3, "batch_size": 64} | choices)), backbone, PICTURES)
 
 
 def test_what_fits_into_a_quarter_of_the_free_memory_stays_there(backbone, room):
@@ -181,7 +181,7 @@ def test_estimate_covers_every_phase(backbone, eager, tmp_path, own_cache):
     recipe = Recipe(image_size=32, unfreeze="block7", views=2, whole_epochs=1, batch_size=8)
     before = backbone.keras_model.get_weights()
     pictures = {"train": 36, "val": 9, "test": 9}
-    found = planning.estimate(planning.plan(recipe, backbone, pictures), backbone, paths)
+    found = estimation.estimate(planning.plan(recipe, backbone, pictures), backbone, paths)
     assert list(found) == ["features", "head", "views", "upper", "decode", "whole", "evaluate"]
     assert all(0 <= seconds < 120 for seconds in found.values())
     assert found["upper"] > 0

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from efftune.recipe.recipe import SETTINGS
+from efftune.recipe.schema import SETTINGS
 
 Complete = Callable[[str], list[str]]  # from the beginning of a word to words
 

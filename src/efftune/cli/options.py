@@ -12,7 +12,7 @@ import typer
 from annotated_types import Ge, Gt, Le, Lt
 
 from efftune.cli import completion
-from efftune.recipe.recipe import SETTINGS, Place
+from efftune.recipe.schema import SETTINGS, Place
 from efftune.recipe.settings import merged_choices
 
 Source = Annotated[

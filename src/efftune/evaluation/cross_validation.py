@@ -16,7 +16,7 @@ from efftune.training import fine_tuning, history
 from efftune.training.fine_tuning import TrainingResult
 from efftune.training.fold_heads import FoldHeads
 from efftune.training.planning import Plan
-from efftune.training.regression_head import Head, Labels
+from efftune.training.regression_head import Head, Labels, Matrix
 from efftune.training.stages import NetworkState, StageResult
 from efftune.training.training_data import TrainingData
 
@@ -116,7 +116,7 @@ def _fine_tuned(
 
     Ends early if fine-tuning is clearly worse than the heads alone.
     """
-    labels, folds, recipe = data.labels["train"], fold_heads.folds, plan.recipe
+    labels, folds = data.labels["train"], fold_heads.folds
     tried = _Tried([], [], np.zeros(len(labels), bool))
     for fold, head in enumerate(fold_heads.heads):
         part, inside = data.held_out(fold), folds == fold
@@ -125,31 +125,36 @@ def _fine_tuned(
             trained = fine_tuning.run_stages(backbone, head, unseen, plan, timer)
             for number, (network, result) in enumerate(trained):
                 if fold == 0:
-                    empty = (
-                        np.full_like(alone.logits, np.nan),
-                        np.full_like(alone.distances, np.nan),
-                    )
+                    empty = [np.full_like(x, np.nan) for x in (alone.logits, alone.distances)]
                     tried.candidates.append(Candidate(result.stage.name, *empty))
                     tried.results.append(result)
-                with timer.phase("evaluate"):
-                    features = trained_features.compute(
-                        backbone, part, plan.depth, recipe, timer, splits=("val",)
-                    )
-                known = trained_features.references(len(part.paths["train"]), recipe.seed)
-                detector = uncertainties.fit_detector(
-                    features["train"], part.labels["train"][known]
-                )
                 candidate = tried.candidates[number]
-                candidate.logits[inside] = features["val"] @ network.kernel + network.bias
-                candidate.distances[inside] = detector.distances(features["val"])
+                candidate.logits[inside], candidate.distances[inside] = _outputs(
+                    network, part, plan, timer
+                )
         tried.judged[inside] = True
-        judged = tried.judged
+        seen = tried.judged
         if all(
-            out_of_fold.is_hopeless(alone.logits[judged], each.logits[judged], labels[judged])
+            out_of_fold.is_hopeless(alone.logits[seen], each.logits[seen], labels[seen])
             for each in tried.candidates
         ):
             break
     return tried
+
+
+def _outputs(
+    network: NetworkState, part: TrainingData, plan: Plan, timer: Timer
+) -> tuple[Matrix, Matrix]:
+    """Logits and distances of the held-out pictures of a part of the data."""
+    recipe, labels = plan.recipe, part.labels["train"]
+    with timer.phase("evaluate"):
+        features = trained_features.compute(
+            network.backbone, part, plan.depth, recipe, timer, splits=("val",)
+        )
+        known = trained_features.references(len(labels), recipe.seed)
+        detector = uncertainties.fit_detector(features["train"], labels[known])
+        logits = features["val"] @ network.kernel + network.bias
+        return logits, detector.distances(features["val"])
 
 
 @contextmanager

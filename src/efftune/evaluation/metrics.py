@@ -316,7 +316,7 @@ def wilson(successes: float, total: float, confidence: float = 0.95) -> tuple[fl
     centre = (share + squared / (2 * total)) / (1 + squared / total)
     half = z * math.sqrt(share * (1 - share) / total + squared / (4 * total**2))
     half /= 1 + squared / total
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def _confused(

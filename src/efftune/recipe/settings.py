@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from efftune.errors import UsageError
-from efftune.recipe.recipe import flat
+from efftune.recipe.schema import flat
 
 
 def read_choices(path: Path) -> Mapping[str, Any]:

@@ -9,16 +9,15 @@ import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from efftune.evaluation.predictions import OUT_OF_FOLD
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
-from efftune.report import charts, thumbnails, words
-from efftune.report.page import Row, read_json, read_table, reading, render
+from efftune.report import charts, words
+from efftune.report.page import Row, reading, render
+from efftune.report.stored_run import StoredRun
 from efftune.system import files
 from efftune.system.text import counted, shown
 
@@ -32,69 +31,6 @@ _TRAINED = {
     "whole": "all blocks",
     "scratch": "all blocks, randomly initialised",
 }
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """The contents of a run's files that the report shows.
-
-    Attributes:
-        folder: of the run.
-        record: `run.json`.
-        evaluation: `evaluation.json`.
-        classes: their names, in order.
-        history: rows of `history.csv`.
-        test: rows of `predictions.csv` of the test split, or of all pictures, out of fold.
-        examples: rows of `examples.csv`.
-        findings: rows of `findings.csv`; None if the run has no such file.
-        suspects: rows of `suspects.csv`; None if the run has no such file.
-        thumbnails: WebP in base64, by picture name.
-        explained: pictures next to their heat maps, WebP in base64, by picture name.
-    """
-
-    folder: Path
-    record: dict[str, Any]
-    evaluation: dict[str, Any]
-    classes: list[str]
-    history: list[Row]
-    test: list[Row]
-    examples: list[Row]
-    findings: list[Row] | None
-    suspects: list[Row] | None
-    thumbnails: dict[str, str]
-    explained: dict[str, str]
-
-    @classmethod
-    def read(cls, folder: Path) -> "StoredRun":
-        """Read the files of a run.
-
-        Raises:
-            DataError: a required file is missing, or a file is damaged.
-        """
-        small, explained = thumbnails.read(folder)
-        predictions = read_table(folder / "predictions.csv")
-        with reading(folder / "predictions.csv"):
-            test = [row for row in predictions if row["split"] in ("test", OUT_OF_FOLD)]
-        return cls(
-            folder=folder,
-            record=read_json(folder / "run.json"),
-            evaluation=read_json(folder / "evaluation.json"),
-            classes=read_json(folder / "classes.json"),
-            history=read_table(folder / "history.csv"),
-            test=test,
-            examples=read_table(folder / "examples.csv"),
-            findings=_read_optional(folder / "findings.csv"),
-            suspects=_read_optional(folder / SUSPECTS_FILE),
-            thumbnails=small,
-            explained=explained,
-        )
-
-    def missing(self, part: str) -> dict[str, str]:
-        """The reason why a run lacks a part of its report."""
-        reasons = self.record.get("not_available", {})
-        return {
-            "missing": reasons.get(part, "this run was trained without it; train again to get it")
-        }
 
 
 def write(folder: Path) -> Path:
@@ -118,10 +54,6 @@ def write(folder: Path) -> Path:
         page = render("report", **parts)
     files.write(folder / FILE, page)
     return folder / FILE
-
-
-def _read_optional(path: Path) -> list[Row] | None:
-    return read_table(path) if path.exists() else None
 
 
 def _title(stored: StoredRun) -> dict[str, str]:

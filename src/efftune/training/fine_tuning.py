@@ -118,9 +118,8 @@ def fit_head(data: TrainingData, backbone: Backbone, recipe: Recipe) -> Head:
 
 def with_views(data: TrainingData, backbone: Backbone, plan: Plan, timer: Timer) -> TrainingData:
     """The same data with the activations of augmented views, if a stage trains on them."""
-    numbers = _view_numbers(plan.recipe)
     for stage in plan.recipe.stages:
-        if stage.name == "upper" and numbers:
+        if stage.name == "upper" and (numbers := _view_numbers(plan.recipe)):
             block = backbone.block(stage.block)
             found = _extract_views(block, numbers, data.paths["train"], backbone, plan, timer)
             train = data.features["train"]

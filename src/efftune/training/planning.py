@@ -1,30 +1,24 @@
-"""The plan of a run: stages, views, what is cached and where, and how long it takes."""
+"""The plan of a run: stages, views, what is cached and where."""
 
 import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from efftune.data import bit_depth, images
+from efftune.data import bit_depth
 from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import Split
 from efftune.errors import UsageError
-from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
-from efftune.model.backbone import FEATURES, Backbone
+from efftune.model.backbone import Backbone
 from efftune.model.engines import devices
 from efftune.model.engines.engine import Precision, chosen_precision
-from efftune.model.uncertainty import REFERENCES
-from efftune.recipe.recipe import Recipe, Stage
+from efftune.recipe.recipe import Recipe
 from efftune.recipe.training import Augment, Flip
 from efftune.system import files
-from efftune.training.batches import ArrayViews, LabelledInputs, StageData
-from efftune.training.trainer import trainer_for
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for cached activations
 _DISK_SHARE = 1 / 2  # of the free disk space
@@ -33,12 +27,7 @@ _FEATURE_BYTES = 4  # per cached value
 _FEW_STEPS = 4  # per epoch; below this, smaller batches train better
 _USUAL_BATCH, _SMALL_BATCH = 64, 16
 _STEP_SHARE = 0.5  # of all memory that the activations of a step may take
-_MEASURED_PICTURES = 24
-# Pictures for warming up and in all; a GPU computes 256 of them at a time.
-_MEASURED_FROZEN = {"cpu": (1, 24), "gpu": (64, 600)}
-_MEASURED_STEPS = 2
 _TOTAL_STRIDE = 32  # of the backbone: the side of its input over that of its last activations
-_HEAD_SECONDS = 1e-3  # per picture and epoch; too short to be worth measuring
 
 
 @dataclass(frozen=True)
@@ -111,31 +100,18 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], fold
     """
     precision = chosen_precision(backbone.engine, recipe.backbone.precision)
     recipe, notes = _resolved(recipe, backbone, pictures["train"])
-    kept = pictures if not folds else {**pictures, "val": pictures["train"]}  # for validation, too
+    kept = _kept(pictures, folds)
     decoded_bytes = 0
     if any(stage.block == "pixels" for stage in recipe.stages):
         decoded_bytes = (kept["train"] + kept["val"]) * backbone.image_size**2 * 3
     feature_bytes = (
         recipe.head.epochs * pictures["train"] * backbone.entry.features * _FEATURE_BYTES
     )
-    free = int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE) - decoded_bytes
-    if decoded_bytes and free < 0:
-        raise _disk_full(
-            decoded_bytes, "decoded pictures", "choose a recipe that does not train all blocks"
-        )
-    free -= feature_bytes
-    if feature_bytes and free < 0:
-        raise _disk_full(feature_bytes, "features", "train the head with fewer --head-epochs")
+    free = _free_disk(decoded_bytes, feature_bytes)
     notes += [*_padding_notes(recipe), *_optimization_notes(recipe, pictures["train"])]
     if not any(stage.name == "upper" for stage in recipe.stages):
-        return Plan(
-            recipe,
-            pictures,
-            precision,
-            decoded_bytes=decoded_bytes,
-            notes=tuple(notes),
-            folds=folds,
-        )
+        made = Plan(recipe, pictures, precision, decoded_bytes=decoded_bytes, folds=folds)
+        return replace(made, notes=tuple(notes))
     free_share = psutil.virtual_memory().available * _MEMORY_SHARE
     limit = int(recipe.tuning.memory * 2**30 or free_share)
     block, views = _fitting_block(recipe, backbone, kept, free)
@@ -165,54 +141,8 @@ def with_views(plan: Plan, backbone: Backbone, augment: Augment, flip: Flip) -> 
     if augment != "none" or not plan.activation_bytes:
         return replace(plan, recipe=recipe)
     block = backbone.block(recipe.tuning.unfreeze)
-    cached_bytes = _activation_bytes(backbone, block, plan.pictures, 0)
+    cached_bytes = _activation_bytes(backbone, block, _kept(plan.pictures, plan.folds), 0)
     return replace(plan, recipe=recipe.changed(views=0), activation_bytes=cached_bytes)
-
-
-def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str, float]:
-    """Estimate how long each phase of a run takes, from a short measurement on this machine.
-
-    A few pictures pass through the feature cache, so cached pictures cost little, and the measured
-    ones are cached afterwards. The times include tracing and compiling.
-
-    Args:
-        plan: the plan of the run.
-        backbone: as for `plan`; its weights are not changed.
-        paths: the training pictures.
-
-    Returns:
-        Seconds by phase, without the startup time.
-    """
-    recipe, train = plan.recipe, plan.pictures["train"]
-    held_out = plan.pictures["val"] + plan.pictures["test"]
-    upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
-    outputs = [*upper, FEATURES] if "head" in recipe.phases else []
-    exact = _frozen_seconds(paths, backbone, settings(plan, exact=True), outputs, [0])
-    plain = _frozen_seconds(paths, backbone, settings(plan), outputs, [0])
-    seconds = {"features": train * plain + held_out * exact}
-    if outputs:
-        seconds["head"] = train * _HEAD_SECONDS * max(1, recipe.head.epochs)
-    for stage in recipe.stages:
-        views = range(1, _view_count(stage, recipe) + 1)
-        if views:
-            output = [FEATURES] if stage.name == "head" else upper
-            elapsed = train * _frozen_seconds(paths, backbone, settings(plan), output, views)
-            seconds["views"] = seconds.get("views", 0.0) + elapsed
-        if stage.name in ("whole", "scratch"):
-            seconds["decode"] = (train + plan.pictures["val"]) * _decode_seconds(paths, backbone)
-        if stage.name != "head":
-            seconds[stage.name] = _stage_seconds(stage, backbone, plan)
-    if recipe.trains_by_gradient_descent:
-        seconds["evaluate"] = (held_out + min(train, REFERENCES)) * exact
-    return {phase: round(elapsed, 1) for phase, elapsed in seconds.items()}
-
-
-def _view_count(stage: Stage, recipe: Recipe) -> int:
-    """Number of augmented views to compute per training picture for a stage."""
-    if stage.name == "head":
-        return recipe.head.epochs
-    # Only recipes that fine-tune have a number here; otherwise `views` may still be "auto".
-    return int(recipe.augmentation.views) if stage.name == "upper" else 0
 
 
 def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
@@ -229,57 +159,6 @@ def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
         seed=recipe.seed,
         mapped_bytes=plan.mapped_bytes,
     )
-
-
-def _frozen_seconds(
-    paths: Sequence[Path],
-    backbone: Backbone,
-    settings: ExtractionSettings,
-    outputs: Sequence[str],
-    views: Sequence[int],
-) -> float:
-    """Seconds per picture in the frozen part, without the constant cost of a call."""
-    first, count = _MEASURED_FROZEN[backbone.device]
-    sample = [paths[i] for i in np.linspace(0, len(paths) - 1, count).astype(int)]
-    elapsed = []
-    # The first call includes the conversion or the compilation.
-    for part in (sample[:first], sample[first : 2 * first], sample[2 * first :]):
-        start = time.perf_counter()
-        extraction.extract(part, backbone, settings, outputs=outputs, views=views)
-        elapsed.append(time.perf_counter() - start)
-    return max(0.0, elapsed[2] - elapsed[1]) / (len(sample) - 3 * first)
-
-
-def _decode_seconds(paths: Sequence[Path], backbone: Backbone) -> float:
-    """Seconds to decode one picture."""
-    start = time.perf_counter()
-    images.decode_all(paths[:_MEASURED_PICTURES], backbone.image_size, "crop")
-    return (time.perf_counter() - start) / len(paths[:_MEASURED_PICTURES])
-
-
-def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> float:
-    """Seconds to trace a stage and to run all its steps, from a few steps on blank inputs."""
-    from efftune.training.network import Network
-
-    size = min(int(plan.recipe.optimization.batch_size), plan.pictures["train"])
-    start = time.perf_counter()
-    head = (np.zeros((backbone.entry.features, 2), np.float32), np.zeros(2, np.float32))
-    recipe = plan.recipe.changed(mix="none")
-    network = Network(backbone, head, stage, recipe, (_MEASURED_STEPS + 1, 1))
-    initial_weights = network.inference_model.get_weights()
-    order = np.arange(size * _MEASURED_STEPS).reshape(_MEASURED_STEPS, size)
-    shape = (order.size, *network.inference_model.input.shape[1:])
-    zeros = np.broadcast_to(np.zeros((), np.float32), shape)
-    blank = LabelledInputs(ArrayViews(lambda _epoch: zeros, shape), np.arange(order.size) % 2)
-    data = StageData(blank, np.ones(order.size, np.float32), blank, _MEASURED_STEPS, size, size)
-    trainer = trainer_for(network.training_model, network.inference_model, data)
-    list(trainer.train(1, order[:1]))
-    traced = time.perf_counter()
-    list(trainer.train(1, order))
-    step = (time.perf_counter() - traced) / _MEASURED_STEPS
-    network.inference_model.set_weights(initial_weights)
-    steps = max(1, plan.pictures["train"] // size) * stage.epochs
-    return traced - start + step * steps
 
 
 def _resolved(recipe: Recipe, backbone: Backbone, pictures: int) -> tuple[Recipe, list[str]]:
@@ -330,6 +209,28 @@ def _optimization_notes(recipe: Recipe, pictures: int) -> list[str]:
             "pictures a smaller one, such as --batch-size auto, trains better"
         )
     return notes
+
+
+def _kept(pictures: Mapping[Split, int], folds: int) -> Mapping[Split, int]:
+    """Pictures whose activations are kept; all of them for validation, too, if folds judge."""
+    return {**pictures, "val": pictures["train"]} if folds else pictures
+
+
+def _free_disk(decoded_bytes: int, feature_bytes: int) -> int:
+    """Bytes that cached activations may take on disk.
+
+    Raises:
+        UsageError: there is no space even for the decoded pictures or the features.
+    """
+    free = int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE) - decoded_bytes
+    if decoded_bytes and free < 0:
+        raise _disk_full(
+            decoded_bytes, "decoded pictures", "choose a recipe that does not train all blocks"
+        )
+    free -= feature_bytes
+    if feature_bytes and free < 0:
+        raise _disk_full(feature_bytes, "features", "train the head with fewer --head-epochs")
+    return free
 
 
 def _fitting_block(

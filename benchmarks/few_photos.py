@@ -1,0 +1,123 @@
+"""Few photos: what is drawn from a folder of classes is trained on, all the others judge.
+
+For each folder, number of pictures a class and draw, four ways of training are compared:
+
+- `quick, split` and `balanced, split`: with 15 % each for validation and test, as before there was
+  cross-validation (and with batches of 64);
+- `quick`: a logistic regression on the features of all pictures, judged by cross-validation;
+- `balanced`: the default: the same, fine-tuned if that helps out of fold.
+
+Accuracy on the others is the mean recall of the classes, since as many pictures are drawn of each;
+at most 100 others of each class judge. Columns of the CSV: set, pictures a class, draw, way,
+accuracy, the run's own estimate with its interval, seconds.
+
+    python benchmarks/few_photos.py FOLDER… [--counts 5,10] [--draws 5] [--ways WAY…] [--out CSV]
+"""
+
+import argparse
+import csv
+import shutil
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+import efftune
+from efftune.data.formats import SUFFIXES
+
+SPLIT = {"val": 0.15, "test": 0.15}
+WAYS = {
+    "quick, split": {"recipe": "quick", **SPLIT},
+    "balanced, split": {"recipe": "balanced", "batch_size": 64, **SPLIT},
+    "quick": {"recipe": "quick"},
+    "balanced": {"recipe": "balanced"},
+}
+MOST_OTHERS = 100  # a class
+COLUMNS = ("set", "count", "draw", "way", "accuracy", "estimate", "low", "high", "seconds")
+
+
+def drawn(folder: Path, count: int, draw: int) -> tuple[list, list]:
+    """Paths and classes of the pictures drawn, and of those that judge."""
+    chosen, others = [], []
+    for number, name in enumerate(sorted(each.name for each in folder.iterdir() if each.is_dir())):
+        paths = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        order = np.random.default_rng([draw, count, number]).permutation(len(paths))
+        chosen += [(paths[i].resolve(), name) for i in order[:count]]
+        others += [(paths[i].resolve(), name) for i in order[count : count + MOST_OTHERS]]
+    return chosen, others
+
+
+def table(path: Path, rows: list) -> Path:
+    """Write a table of paths and labels."""
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("path", "label"), *rows])
+    return path
+
+
+def measure(folder: Path, count: int, draw: int, way: str, place: Path) -> dict:
+    """Train in one way, and judge by the pictures that were not drawn."""
+    chosen, others = drawn(folder, count, draw)
+    source = table(place / "drawn.csv", chosen)
+    choices = dict(WAYS[way])
+    run = efftune.train(source, run=place / "run", seed=draw, on_progress=None, **choices)
+    score, _ = run.evaluate(table(place / "others.csv", others), on_progress=None)
+    own, seconds = run.evaluation.test, run.summary["seconds"]
+    recall = statistics.mean(each.recall for each in score.per_class if each.support)
+    values = (recall, own.accuracy, own.low, own.high)
+    row = dict(zip(COLUMNS, (folder.name, count, draw, way, *values, seconds), strict=True))
+    shutil.rmtree(place / "run")
+    return row
+
+
+def summary(rows: list[dict]) -> None:
+    """Print means over the draws, and how often the interval held the accuracy."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["set"], int(row["count"]), row["way"]].append(row)
+    for (name, count, way), part in sorted(groups.items()):
+        values = [float(row["accuracy"]) for row in part]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        inside = sum(float(r["low"]) <= float(r["accuracy"]) <= float(r["high"]) for r in part)
+        seconds = statistics.mean(float(row["seconds"]) for row in part)
+        print(
+            f"{name:20} {count:3} {way:16} {statistics.mean(values):.3f} ± {spread:.3f}  "
+            f"inside {inside} of {len(part)}  {seconds:5.0f} s"
+        )
+
+
+def main() -> None:
+    """Measure what the file does not hold yet, and print a summary."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--counts", default="5,10,20,50")
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--out", type=Path, default=Path("few_photos.csv"))
+    arguments = parser.parse_args()
+    rows = []
+    if arguments.out.exists():
+        with arguments.out.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    done = {(row["set"], int(row["count"]), int(row["draw"]), row["way"]) for row in rows}
+    for count in map(int, arguments.counts.split(",")):
+        for draw in range(arguments.draws):
+            for folder in arguments.folders:
+                for way in arguments.ways:
+                    if (folder.name, count, draw, way) in done:
+                        continue
+                    with tempfile.TemporaryDirectory() as place:
+                        row = measure(folder, count, draw, way, Path(place))
+                    rows.append(row)
+                    print({key: row[key] for key in COLUMNS}, file=sys.stderr, flush=True)
+                    with arguments.out.open("w", newline="") as stream:
+                        writer = csv.DictWriter(stream, COLUMNS)
+                        writer.writeheader()
+                        writer.writerows(rows)
+    summary(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""How long a run is going to take, from a short measurement on this machine."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from efftune.data import images
+from efftune.features import extraction
+from efftune.features.extraction import ExtractionSettings
+from efftune.model.backbone import FEATURES, Backbone
+from efftune.model.uncertainty import REFERENCES
+from efftune.recipe.recipe import Recipe, Stage
+from efftune.training import planning
+from efftune.training.batches import ArrayViews, LabelledInputs, StageData
+from efftune.training.planning import Plan
+from efftune.training.trainer import trainer_for
+
+_MEASURED_PICTURES = 24
+# Pictures for warming up and in all; a GPU computes 256 of them at a time.
+_MEASURED_FROZEN = {"cpu": (1, 24), "gpu": (64, 600)}
+_MEASURED_STEPS = 2
+_HEAD_SECONDS = 1e-3  # per picture and epoch; too short to be worth measuring
+
+
+def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str, float]:
+    """Estimate how long each phase of a run takes, from a short measurement on this machine.
+
+    A few pictures pass through the feature cache, so cached pictures cost little, and the measured
+    ones are cached afterwards. The times include tracing and compiling.
+
+    Args:
+        plan: the plan of the run.
+        backbone: the network to train; its weights are not changed.
+        paths: the training pictures.
+
+    Returns:
+        Seconds by phase, without the startup time.
+    """
+    recipe, train, folds = plan.recipe, plan.pictures["train"], plan.folds
+    held_out = train if folds else plan.pictures["val"] + plan.pictures["test"]
+    upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
+    outputs = [*upper, FEATURES] if "head" in recipe.phases else []
+    exact = _frozen_seconds(paths, backbone, planning.settings(plan, exact=True), outputs, [0])
+    plain = _frozen_seconds(paths, backbone, planning.settings(plan), outputs, [0])
+    seconds = {"features": train * plain + held_out * exact}
+    if outputs:
+        seconds["head"] = train * _HEAD_SECONDS * max(1, recipe.head.epochs)
+    for stage in recipe.stages:
+        views = range(1, _view_count(stage, recipe) + 1)
+        if views:
+            output = [FEATURES] if stage.name == "head" else upper
+            elapsed = train * _frozen_seconds(
+                paths, backbone, planning.settings(plan), output, views
+            )
+            seconds["views"] = seconds.get("views", 0.0) + elapsed
+        if stage.name in ("whole", "scratch"):
+            decoded = max(1, folds) * train + plan.pictures["val"]
+            seconds["decode"] = decoded * _decode_seconds(paths, backbone)
+        if stage.name != "head":
+            tracing, steps = _stage_seconds(stage, backbone, plan)
+            # As many networks as folds and one more, but each fold's without its pictures.
+            seconds[stage.name] = (1 + folds) * tracing + max(1, folds) * steps
+    if recipe.trains_by_gradient_descent:
+        references = min(train, REFERENCES) * (1 + folds)
+        seconds["evaluate"] = (held_out + references) * exact
+    return {phase: round(elapsed, 1) for phase, elapsed in seconds.items()}
+
+
+def _view_count(stage: Stage, recipe: Recipe) -> int:
+    """Number of augmented views to compute per training picture for a stage."""
+    if stage.name == "head":
+        return recipe.head.epochs
+    # Only recipes that fine-tune have a number here; otherwise `views` may still be "auto".
+    return int(recipe.augmentation.views) if stage.name == "upper" else 0
+
+
+def _frozen_seconds(
+    paths: Sequence[Path],
+    backbone: Backbone,
+    settings: ExtractionSettings,
+    outputs: Sequence[str],
+    views: Sequence[int],
+) -> float:
+    """Seconds per picture in the frozen part, without the constant cost of a call."""
+    first, count = _MEASURED_FROZEN[backbone.device]
+    sample = [paths[i] for i in np.linspace(0, len(paths) - 1, count).astype(int)]
+    elapsed = []
+    # The first call includes the conversion or the compilation.
+    for part in (sample[:first], sample[first : 2 * first], sample[2 * first :]):
+        start = time.perf_counter()
+        extraction.extract(part, backbone, settings, outputs=outputs, views=views)
+        elapsed.append(time.perf_counter() - start)
+    return max(0.0, elapsed[2] - elapsed[1]) / (len(sample) - 3 * first)
+
+
+def _decode_seconds(paths: Sequence[Path], backbone: Backbone) -> float:
+    """Seconds to decode one picture."""
+    start = time.perf_counter()
+    images.decode_all(paths[:_MEASURED_PICTURES], backbone.image_size, "crop")
+    return (time.perf_counter() - start) / len(paths[:_MEASURED_PICTURES])
+
+
+def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> tuple[float, float]:
+    """Seconds to trace a stage, and to run all its steps, from a few steps on blank inputs."""
+    from efftune.training.network import Network
+
+    size = min(int(plan.recipe.optimization.batch_size), plan.pictures["train"])
+    start = time.perf_counter()
+    head = (np.zeros((backbone.entry.features, 2), np.float32), np.zeros(2, np.float32))
+    recipe = plan.recipe.changed(mix="none")
+    network = Network(backbone, head, stage, recipe, (_MEASURED_STEPS + 1, 1))
+    initial_weights = network.inference_model.get_weights()
+    order = np.arange(size * _MEASURED_STEPS).reshape(_MEASURED_STEPS, size)
+    shape = (order.size, *network.inference_model.input.shape[1:])
+    zeros = np.broadcast_to(np.zeros((), np.float32), shape)
+    blank = LabelledInputs(ArrayViews(lambda _epoch: zeros, shape), np.arange(order.size) % 2)
+    data = StageData(blank, np.ones(order.size, np.float32), blank, _MEASURED_STEPS, size, size)
+    trainer = trainer_for(network.training_model, network.inference_model, data)
+    list(trainer.train(1, order[:1]))
+    traced = time.perf_counter()
+    list(trainer.train(1, order))
+    step = (time.perf_counter() - traced) / _MEASURED_STEPS
+    network.inference_model.set_weights(initial_weights)
+    steps = max(1, plan.pictures["train"] // size) * stage.epochs
+    return traced - start, step * steps

@@ -29,6 +29,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 TUNED = {
     **{"image_size": 32, "unfreeze": "block7", "flip": "yes", "head_strengths": (1e-6,)},
     **{"epochs": 8, "views": 2, "batch_size": 6, "learning_rate": 3e-3},
+    "test": 0.15,
 }
 ROOT = Path(__file__).parents[1]
 
@@ -135,7 +136,7 @@ def trained_once(source: Path, folder: Path, cache: Path, **choices: object):
     with made_once(folder) as missing, pytest.MonkeyPatch.context() as patch:
         if missing:
             patch.setenv("EFFTUNE_CACHE", str(stored))
-            efftune.train(source, run=folder, val=0.15, test=0.15, **choices)
+            efftune.train(source, run=folder, **choices)
     shutil.copytree(stored, cache, copy_function=copy_if_missing, dirs_exist_ok=True)
     return efftune.Run.load(folder)
 
@@ -143,7 +144,9 @@ def trained_once(source: Path, folder: Path, cache: Path, **choices: object):
 @pytest.fixture(scope="session")
 def finished_run(source: Path, cache: Path, shared_place: Path):
     """A run on the coloured squares at 32 pixels."""
-    return trained_once(source, shared_place / "run", cache, recipe="quick", image_size=32)
+    return trained_once(
+        source, shared_place / "run", cache, recipe="quick", image_size=32, test=0.15
+    )
 
 
 @pytest.fixture(scope="session")

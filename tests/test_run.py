@@ -319,13 +319,15 @@ def test_plan_describes_training_and_writes_nothing(source, tmp_path, monkeypatc
 
 
 def test_second_run_reuses_the_features(finished_run, source, tmp_path):
-    again = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32)
+    choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
+    again = efftune.train(source, run=tmp_path / "run", **choices)
     assert again.record["features"] == {"computed": 0, "cached": 30}
     assert again.evaluation == finished_run.evaluation
 
 
 def test_other_seed_gives_other_splits(finished_run, source, tmp_path):
-    again = efftune.train(source, run=tmp_path / "run", recipe="quick", image_size=32, seed=1)
+    choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
+    again = efftune.train(source, run=tmp_path / "run", **choices, seed=1)
     first, second = (table(run.folder / "examples.csv") for run in (finished_run, again))
     assert [row["sha256"] for row in first] == [row["sha256"] for row in second]
     assert [row["split"] for row in first] != [row["split"] for row in second]

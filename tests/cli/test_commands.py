@@ -25,8 +25,8 @@ MODULES = (
 )
 
 
-QUICK = ["--recipe", "quick", "--image-size", 32]
-FINE_TUNED = ["--image-size", 32, "--unfreeze", "block7", "--epochs", 1]
+QUICK = ["--recipe", "quick", "--image-size", 32, "--test", 0.15]
+FINE_TUNED = ["--image-size", 32, "--unfreeze", "block7", "--epochs", 1, "--test", 0.15]
 
 
 def modules_after(*arguments):

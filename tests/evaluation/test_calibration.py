@@ -56,7 +56,8 @@ def test_calibration_survives_json():
 
 def test_remaining_predictions_are_counted():
     probabilities, labels = binary([0.9, 0.6, 0.7], [1, 1, 0])
-    left = calibration.answered(probabilities, labels, 0.65)
+    unsure = np.array([False, True, False])
+    left = calibration.answered(probabilities, labels, unsure)
     assert (left.pictures, left.answered, left.wrong) == (3, 2, 1)
     assert (left.coverage, left.error) == (pytest.approx(2 / 3), 0.5)
-    assert calibration.answered(probabilities, labels, 1.1).error == 0
+    assert calibration.answered(probabilities, labels, np.ones(3, bool)).error == 0

@@ -25,7 +25,8 @@ def flipped_run(tmp_path_factory):
     for name, other in (("red", "blue"), ("green", "red"), ("blue", "green")):
         for path in sorted((folder / name).glob("1*.png"))[:5]:
             path.rename(folder / other / f"was-{name}-{path.name}")
-    return efftune.train(folder, run=place / "run", recipe="quick", image_size=32)
+    choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
+    return efftune.train(folder, run=place / "run", **choices)
 
 
 def test_evaluation_has_all_its_parts(flipped_run):

@@ -107,10 +107,7 @@ def test_automatic_batch_fits_into_half_of_the_memory(backbone, monkeypatch):
     assert backbone.step_bytes("block5") < all_blocks
     room = memory(int(2 * 20 * all_blocks), 64 * GIB)  # for 20 pictures in half of it
     monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: room)
-    plans = [
-        plan(backbone, batch_size="auto", **choices)
-        for choices in ({"whole_epochs": 1}, {"unfreeze": "none"})
-    ]
+    plans = [plan(backbone, batch_size="auto", **choices) for choices in ({"whole_epochs": 1}, {})]
     assert [each.recipe.optimization.batch_size for each in plans] == [16, 64]
 
 

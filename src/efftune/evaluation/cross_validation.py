@@ -17,7 +17,7 @@ from efftune.training.fine_tuning import TrainingResult
 from efftune.training.fold_heads import FoldHeads
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head, Labels, Matrix
-from efftune.training.stages import NetworkState, StageResult
+from efftune.training.stages import NetworkState, StageResult, TrainingDiverged
 from efftune.training.training_data import TrainingData
 
 
@@ -29,11 +29,13 @@ class _Tried:
         candidates: after each stage, with outputs for the pictures of these folds.
         results: of the stages of the first fold.
         judged: whether each picture is in one of these folds, bool (pictures,).
+        failure: why no more folds could be trained; empty if they could.
     """
 
     candidates: list[Candidate]
     results: list[StageResult]
     judged: out_of_fold.Mask
+    failure: str = ""
 
 
 def train(
@@ -83,7 +85,7 @@ def train(
     ]
     epochs = history.history(head, data, timer.seconds["head"], results, fold_heads)
     training = TrainingResult(network, head, tuple(results), tuple(epochs))
-    return training, replace(outcome, tried=tuple(scores))
+    return training, replace(outcome, tried=tuple(scores), failure=tried.failure)
 
 
 def _heads_alone(
@@ -120,18 +122,18 @@ def _fine_tuned(
     tried = _Tried([], [], np.zeros(len(labels), bool))
     for fold, head in enumerate(fold_heads.heads):
         part, inside = data.held_out(fold), folds == fold
-        unseen = replace(part, paths=part.paths | {"val": []})  # which choose nothing
         with timer.part(f"fold {fold + 1} of {len(fold_heads.heads)}"), _restored(backbone):
-            trained = fine_tuning.run_stages(backbone, head, unseen, plan, timer)
-            for number, (network, result) in enumerate(trained):
-                if fold == 0:
-                    empty = [np.full_like(x, np.nan) for x in (alone.logits, alone.distances)]
-                    tried.candidates.append(Candidate(result.stage.name, *empty))
-                    tried.results.append(result)
-                candidate = tried.candidates[number]
-                candidate.logits[inside], candidate.distances[inside] = _outputs(
-                    network, part, plan, timer
-                )
+            try:
+                trained = list(_fold_outputs(head, part, backbone, plan, timer))
+            except TrainingDiverged as error:
+                return replace(tried, failure=str(error))
+        for number, (result, logits, distances) in enumerate(trained):
+            if fold == 0:
+                empty = [np.full_like(x, np.nan) for x in (alone.logits, alone.distances)]
+                tried.candidates.append(Candidate(result.stage.name, *empty))
+                tried.results.append(result)
+            tried.candidates[number].logits[inside] = logits
+            tried.candidates[number].distances[inside] = distances
         tried.judged[inside] = True
         seen = tried.judged
         if all(
@@ -142,19 +144,33 @@ def _fine_tuned(
     return tried
 
 
-def _outputs(
-    network: NetworkState, part: TrainingData, plan: Plan, timer: Timer
-) -> tuple[Matrix, Matrix]:
-    """Logits and distances of the held-out pictures of a part of the data."""
+def _fold_outputs(
+    head: Head, part: TrainingData, backbone: Backbone, plan: Plan, timer: Timer
+) -> Iterator[tuple[StageResult, Matrix, Matrix]]:
+    """Fine-tune without a fold.
+
+    Args:
+        head: fitted without the fold.
+        part: the data without the fold, which is its validation split.
+        backbone: its Keras weights are trained in place.
+        plan: the plan of the run.
+        timer: measures the phases.
+
+    Yields:
+        After each stage, its result, and logits and distances of the pictures of the fold.
+    """
     recipe, labels = plan.recipe, part.labels["train"]
-    with timer.phase("evaluate"):
-        features = trained_features.compute(
-            network.backbone, part, plan.depth, recipe, timer, splits=("val",)
-        )
-        known = trained_features.references(len(labels), recipe.seed)
-        detector = uncertainties.fit_detector(features["train"], labels[known])
-        logits = features["val"] @ network.kernel + network.bias
-        return logits, detector.distances(features["val"])
+    known = trained_features.references(len(labels), recipe.seed)
+    unseen = replace(part, paths=part.paths | {"val": []})  # so that they choose nothing
+    for network, result in fine_tuning.run_stages(backbone, head, unseen, plan, timer):
+        with timer.phase("evaluate"):
+            features = trained_features.compute(
+                network.backbone, part, plan.depth, recipe, timer, splits=("val",)
+            )
+            detector = uncertainties.fit_detector(features["train"], labels[known])
+            logits = features["val"] @ network.kernel + network.bias
+            distances = detector.distances(features["val"])
+        yield result, logits, distances
 
 
 @contextmanager

@@ -80,17 +80,19 @@ class CrossValidation:
         folds: number of folds.
         tried: what was tried, in order of training.
         chosen: the last stage that the classifier was trained with.
+        failure: why fine-tuning failed; empty if it did not.
     """
 
     folds: int
     tried: tuple[CandidateScore, ...]
     chosen: str
+    failure: str = ""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CrossValidation":
         """Rebuild the object from `dataclasses.asdict`."""
         tried = tuple(CandidateScore(**each) for each in values["tried"])
-        return cls(values["folds"], tried, values["chosen"])
+        return cls(values["folds"], tried, values["chosen"], values["failure"])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -109,6 +111,7 @@ class OutOfFold:
         unsure_below: its threshold for the confidence.
         unlike_above: its threshold for the distance.
         tried: scores of what was tried, also of what was given up before all folds were tried.
+        failure: why fine-tuning failed; empty if it did not.
     """
 
     judged: Judged
@@ -118,11 +121,13 @@ class OutOfFold:
     unsure_below: float
     unlike_above: float
     tried: tuple[CandidateScore, ...] = ()
+    failure: str = ""
 
     @property
     def summary(self) -> CrossValidation:
         """What is told of it."""
-        return CrossValidation(self.folds, self.tried, self.tried[self.chosen].stage)
+        chosen = self.tried[self.chosen].stage
+        return CrossValidation(self.folds, self.tried, chosen, self.failure)
 
 
 def judge(

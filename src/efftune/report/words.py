@@ -38,7 +38,13 @@ def fine_tuning(evaluation: Mapping[str, Any]) -> str:
         evaluation: `evaluation.json`.
     """
     cross_validation = evaluation.get("cross_validation")
-    if not cross_validation or len(cross_validation["tried"]) < 2:
+    if not cross_validation:
+        return ""
+    if cross_validation["failure"]:
+        return (
+            f"Only the head was trained, because fine-tuning failed: {cross_validation['failure']}"
+        )
+    if len(cross_validation["tried"]) < 2:
         return ""
     head, *tuned = cross_validation["tried"]
     last = tuned[-1]

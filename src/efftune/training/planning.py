@@ -166,7 +166,7 @@ def _resolved(recipe: Recipe, backbone: Backbone, pictures: int) -> tuple[Recipe
 
     The batch size is the usual one, halved until it suits.
     """
-    if recipe.optimization.batch_size != "auto":
+    if recipe.optimization.batch_size != "auto" or not recipe.trains_by_gradient_descent:
         return recipe.resolved(pictures), []
     size = _USUAL_BATCH
     while size > _SMALL_BATCH and pictures < _FEW_STEPS * size:
@@ -195,7 +195,9 @@ def _padding_notes(recipe: Recipe) -> list[str]:
 
 def _optimization_notes(recipe: Recipe, pictures: int) -> list[str]:
     """Notes on optimization settings that train badly."""
-    notes = []
+    notes: list[str] = []
+    if not recipe.trains_by_gradient_descent:
+        return notes
     if recipe.optimization.optimizer == "rmsprop" and recipe.phases != ("scratch",):
         notes.append(
             "rmsprop takes its largest steps at the start, before its moving averages have warmed "
@@ -203,7 +205,7 @@ def _optimization_notes(recipe: Recipe, pictures: int) -> list[str]:
         )
     batch_size = int(recipe.optimization.batch_size)
     steps = pictures // batch_size
-    if recipe.trains_by_gradient_descent and steps < _FEW_STEPS < pictures:
+    if steps < _FEW_STEPS < pictures:
         notes.append(
             f"a batch size of {batch_size} leaves {max(1, steps)} step(s) per epoch; with so few "
             "pictures a smaller one, such as --batch-size auto, trains better"

@@ -216,6 +216,8 @@ def regression(
     with warnings.catch_warnings():
         # Not a problem for the user: a head that has not fully converged is evaluated all the same.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # Nor are few pictures: the user is told in other words.
+        warnings.filterwarnings("ignore", "The number of unique classes")
         model.fit(features, labels, weights)
     coefficients = model.coef_.astype(np.float32)
     intercepts = model.intercept_.astype(np.float32)

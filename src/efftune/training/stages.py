@@ -95,6 +95,10 @@ class _Diverged(Exception):
     """The loss is NaN, or far above the reference loss."""
 
 
+class TrainingDiverged(DataError):
+    """A stage diverged at a lower learning rate, too."""
+
+
 def fit(
     network: NetworkState,
     stage: Stage,
@@ -118,8 +122,8 @@ def fit(
         initial weights if no epoch improved on them; and the result of the stage.
 
     Raises:
-        DataError: the loss diverges even at a lower learning rate, or not even a single picture
-            fits into memory.
+        TrainingDiverged: the loss diverges even at a lower learning rate.
+        DataError: not even a single picture fits into memory.
     """
     failures: list[str] = []
     batch_size = min(int(recipe.optimization.batch_size), len(train.labels))
@@ -132,7 +136,7 @@ def fit(
             attempt.undo()
             failures.append(f"{error} {_AT_RATE} {stage.learning_rate:g}")
             if len([failure for failure in failures if _AT_RATE in failure]) > 1:
-                raise DataError(
+                raise TrainingDiverged(
                     f"Training diverged in stage {stage.name}: {'; '.join(failures)}. Set a lower "
                     "--learning-rate, and check for wrong labels or damaged pictures."
                 ) from None

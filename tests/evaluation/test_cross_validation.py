@@ -1,0 +1,138 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import efftune
+from conftest import TUNED, fill
+from efftune.evaluation import cross_validation
+from efftune.training import fine_tuning, fold_heads, regression_head
+
+CHOICES = {key: value for key, value in TUNED.items() if key != "test"}
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def trained(source, tmp_path_factory):
+    """A fine-tuned run judged by 3 folds, and the data of each call that trained."""
+    seen = []
+    run_stages, judge = fine_tuning.run_stages, cross_validation.train
+
+    def spy(backbone, head, data, plan, timer):
+        seen.append(data)
+        yield from run_stages(backbone, head, data, plan, timer)
+
+    def with_all(head, heads, data, *others):
+        seen.append(data)
+        return judge(head, heads, data, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_validation.fine_tuning, "run_stages", spy)
+        patch.setattr("efftune.run.cross_validation.train", with_all)
+        # The squares are easy for the heads alone, too.
+        patch.setattr(cross_validation.out_of_fold, "choose", lambda each, *_: len(each) - 1)
+        patch.setattr(cross_validation.out_of_fold, "is_hopeless", lambda *_: False)
+        folder = tmp_path_factory.mktemp("folds") / "run"
+        run = efftune.train(source, run=folder, folds=3, **CHOICES)
+    return run, seen
+
+
+def test_each_network_is_trained_without_its_fold_and_the_last_on_all(trained):
+    _, (everything, *parts, whole) = trained
+    assert len(parts) == 3
+    paths = everything.paths["train"]
+    for fold, part in enumerate(parts):
+        held_out = {p for p, f in zip(paths, everything.folds, strict=True) if f == fold}
+        assert held_out
+        assert set(part.paths["train"]) == set(everything.paths["train"]) - held_out
+        assert part.paths["val"] == []  # so that no epoch is chosen by the pictures that judge
+        for rows in part.features["train"].rows.values():
+            assert len(rows) == len(part.paths["train"]) == len(part.labels["train"])
+    assert whole.paths["train"] == everything.paths["train"]
+    assert whole.paths["val"] == []
+
+
+def test_all_pictures_are_judged_and_trained_on(trained):
+    run, _ = trained
+    examples = table(run.folder / "examples.csv")
+    assert {row["split"] for row in examples} == {"train"}
+    assert {row["fold"] for row in examples} == {"1", "2", "3"}
+    predictions = table(run.folder / "predictions.csv")
+    assert {row["split"] for row in predictions} == {"out-of-fold"}
+    assert [row["path"] for row in predictions] == [row["path"] for row in examples]
+    evaluation = run.evaluation
+    assert evaluation.test.pictures == evaluation.unsure.test.pictures == 30
+    assert evaluation.val == evaluation.test
+    assert evaluation.cross_validation.chosen == "upper"
+    assert [each.stage for each in evaluation.cross_validation.tried] == ["head", "upper"]
+    assert efftune.Run.load(run.folder).evaluation == evaluation
+
+
+def test_classifier_handed_out_is_the_one_trained_on_all(trained, source):
+    run, _ = trained
+    paths = [source / row["path"] for row in table(run.folder / "predictions.csv")]
+    predicted, failures = run.classifier.probabilities(paths)
+    assert not failures
+    labels = [row["label"] for row in table(run.folder / "predictions.csv")]
+    right = [run.classifier.class_names[i] for i in predicted.argmax(axis=1)]
+    assert np.mean([a == b for a, b in zip(right, labels, strict=True)]) > 0.9
+    record = json.loads((run.folder / "run.json").read_text())
+    (stage,) = record["stages"]
+    assert stage["epochs"] == stage["best_epoch"] == CHOICES["epochs"]
+    tried = run.evaluation.cross_validation.tried
+    assert stage["val_accuracy"] == {"before": tried[0].accuracy, "after": tried[1].accuracy}
+
+
+def test_heads_of_folds_are_fitted_without_them(trained):
+    run, (data, *_) = trained
+    found = fold_heads.fit(data, run.recipe)
+    features, labels = data.features["train"].pooled(), data.labels["train"]
+    logits = found.logits(features)
+    for fold in range(3):
+        inside = data.folds != fold
+        alone = regression_head.fit(
+            features[inside], labels[inside], data.groups[inside], run.recipe
+        )
+        assert np.array_equal(logits[~inside], alone.logits(features[~inside]))
+
+
+def test_class_missing_from_a_fold_is_never_predicted_there(trained):
+    run, (data, *_) = trained
+    labels = data.labels["train"].copy()
+    labels[data.folds != 0] %= 2  # class 2 is in fold 0 alone
+    known = type(data)(
+        data.paths, data.labels | {"train": labels}, data.groups, data.features, data.folds
+    )
+    found = fold_heads.fit(known, run.recipe)
+    probabilities = found.probabilities(data.features["train"].pooled())
+    assert probabilities[data.folds == 0, 2].max() < 1e-3
+
+
+def test_fine_tuning_that_does_harm_is_given_up(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(cross_validation.out_of_fold, "is_hopeless", lambda *_: True)
+    run = efftune.train(source, run=tmp_path / "run", folds=3, **CHOICES | {"epochs": 1})
+    verdict = run.evaluation.cross_validation
+    assert verdict.chosen == "head"
+    assert (verdict.tried[0].pictures, verdict.tried[1].pictures) == (30, 10)
+    (stage,) = run.record["stages"]
+    assert stage["rolled_back"]
+    assert not stage["failures"]
+    assert "so only the head was trained" in (run.folder / "report.html").read_text()
+
+
+def test_fine_tuning_that_diverges_leaves_the_head(tmp_path):
+    choices = CHOICES | {"learning_rate": 5.0, "epochs": 2, "optimizer": "adam"}
+    source = fill(tmp_path / "photos", count=25)
+    run = efftune.train(source, run=tmp_path / "run", folds=3, **choices)
+    verdict = run.evaluation.cross_validation
+    assert verdict.chosen == "head"
+    assert "Training diverged in stage upper" in verdict.failure
+    assert run.evaluation.test.accuracy == verdict.tried[0].accuracy
+    assert run.record["stages"] == []
+    page = (run.folder / "report.html").read_text()
+    assert "because fine-tuning failed: Training diverged in stage upper" in page

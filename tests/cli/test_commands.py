@@ -569,3 +569,52 @@ def test_options_of_fine_tuning_reach_the_recipe(efftune_command, source, tmp_pa
     recipe = efftune.Run.load(tmp_path / "run").recipe
     for name, value in options.items():
         assert recipe.settings[name.replace("-", "_")] == value
+
+
+def test_few_photos_are_judged_by_cross_validation(efftune_command, source, finished_run, tmp_path):
+    few = ["--recipe", "quick", "--image-size", 32]
+    done = efftune_command("train", source, *few, "--run", "few")
+    assert done.returncode == 0, done.stderr
+    assert "30 pictures of 3 classes: all train, judged by 5-fold cross-validation" in done.stdout
+    scores = next(line for line in done.stdout.splitlines() if line.startswith("out of fold"))
+    assert scores.split()[3] == "30"
+    assert "test" not in done.stdout
+    page = (tmp_path / "few" / "report.html").read_text()
+    assert "cross-validation on all 30 pictures, this classifier got" in page
+    text = page.partition("<script")[0].partition("<pre class=")[0].replace("cross-validation", "")
+    for wrong in ("test picture", "validation", "nan"):
+        assert wrong not in text
+    done = efftune_command("compare", finished_run.folder, "few", "--json")
+    assert done.returncode == 0, done.stderr
+    compared = json.loads(done.stdout)
+    assert (compared["pictures"], compared["trained_on"]) == (6, 0)
+    done = efftune_command("predict", "few", source, "--max-error", "50%", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 30
+
+
+def test_two_photos_a_class_are_enough(efftune_command, tmp_path):
+    photos = fill(tmp_path / "photos", count=2)
+    done = efftune_command("train", photos, *FINE_TUNED[:-2], "--run", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["judged_by"] == "5 folds"
+    assert summary["test"]["high"] - summary["test"]["low"] > 0.4
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "3 classes have fewer than 5 pictures" in page
+    assert efftune_command("predict", "run", photos).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--folds", 1], 2, "give 2 folds or more"),
+        (["--folds", 5, "--test", 0.2], 2, "give one or the other"),
+        (["--folds", 5, "--recipe", "scratch"], 2, "fitted by regression"),
+    ],
+)
+def test_folds_that_make_no_sense_are_errors(options, code, message, efftune_command, source):
+    done = efftune_command("train", source, *options)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

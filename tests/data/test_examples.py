@@ -210,3 +210,34 @@ def test_fingerprint_follows_content_label_and_split_not_names():
 
     assert one() == one(name="b")
     assert len({one(), one(label="y"), one(split="val"), one(sha="01")}) == 4
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(2, 30), min_size=2),
+    st.integers(2, 20),
+    st.integers(0, 2**32 - 1),
+)
+def test_folds_hold_each_class_evenly(counts, folds, seed):
+    found = examples(counts).in_folds(folds, seed, {})
+    assert {row.split for row in found.rows} == {"train"}
+    found.require_trainable(allow_missing=False)
+    sizes = Counter(found.fold_of.values())
+    assert max(sizes.values()) - min(sizes[fold] for fold in range(folds)) <= 1
+    for label in counts:
+        inside = Counter(found.fold_of[row.path] for row in found.rows if row.label == label)
+        assert max(inside.values()) - min(inside[fold] for fold in range(folds)) <= 1
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 8)), min_size=4, max_size=40),
+    st.integers(2, 5),
+)
+def test_groups_stay_in_one_fold(rows, folds):
+    made = tuple(
+        Example(Path(f"{label}/{i}"), f"{label}/{i}", label) for i, (label, _) in enumerate(rows)
+    )
+    together = {row.path: group for row, (_, group) in zip(made, rows, strict=True)}
+    found = Examples("photos", made).in_folds(folds, 0, together)
+    pairs = {(together[path], fold) for path, fold in found.fold_of.items()}
+    assert len(pairs) == len(set(together.values()))
+    assert found.fold_of == Examples("photos", made).in_folds(folds, 0, together).fold_of

@@ -7,7 +7,7 @@ import efftune
 from conftest import fill
 from efftune.data import splitting
 from efftune.data.sources import discovery
-from efftune.errors import DataError
+from efftune.errors import DataError, UsageError
 from efftune.recipe.recipe import Recipe
 
 from .scenes import COPIES, scene
@@ -44,7 +44,8 @@ def leaky(photos, tmp_path):
 
 def test_copies_come_into_one_split(photos):
     for seed in range(5):
-        examples, findings = splitting.split(discovery.find(photos), Recipe(seed=seed))
+        recipe = Recipe(seed=seed, test=0.15)
+        examples, findings = splitting.split(discovery.find(photos), recipe)
         split = {row.name: row.split for row in examples.rows}
         for label in ("a", "b"):
             for i in range(5):
@@ -111,3 +112,55 @@ def test_user_groups_stay_together(photos):
         if row.group:
             places.setdefault(row.group, set()).add(row.split)
     assert all(len(splits) == 1 for splits in places.values())
+
+
+def test_few_pictures_come_into_folds_with_their_copies(photos):
+    for seed in range(3):
+        examples, _ = splitting.split(discovery.find(photos), Recipe(seed=seed))
+        assert examples.counts == {"train": 50, "val": 0, "test": 0}
+        fold = {row.name: examples.fold_of[row.path] for row in examples.of("train")}
+        for label in ("a", "b"):
+            counts = Counter(number for name, number in fold.items() if name.startswith(label))
+            assert set(counts) == set(range(5))
+            assert max(counts.values()) - min(counts.values()) <= 1
+            for i in range(5):
+                assert fold[f"{label}/{i:02}.png"] == fold[f"{label}/{i:02} copy.jpg"]
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        *({"val": 0.2}, {"test": 0.15}, {"folds": 0}, {"head_epochs": 2}),
+        {"phases": ("scratch",)},
+    ],
+)
+def test_splits_come_back(photos, choices):
+    examples, _ = splitting.split(discovery.find(photos), Recipe(**choices))
+    assert not examples.fold_of
+    assert min(examples.counts.values()) >= 4
+
+
+def test_many_pictures_are_split_unless_folds_are_asked_for(photos, monkeypatch):
+    monkeypatch.setattr(splitting, "_FEW_PICTURES", 49)
+    assert not splitting.split(discovery.find(photos), Recipe())[0].fold_of
+    examples, _ = splitting.split(discovery.find(photos), Recipe(folds=3))
+    assert set(examples.fold_of.values()) == {0, 1, 2}
+    monkeypatch.setattr(splitting, "_FEW_PICTURES", 50)
+    assert splitting.split(discovery.find(photos), Recipe())[0].fold_of
+
+
+def test_splits_of_the_source_are_no_folds(leaky):
+    assert not splitting.split(discovery.find(leaky), Recipe())[0].fold_of
+    with pytest.raises(UsageError, match="has validation or test pictures of its own, so --folds"):
+        splitting.split(discovery.find(leaky), Recipe(folds=5))
+
+
+def test_class_of_copies_only_cannot_be_judged(photos):
+    for path in (photos / "b").iterdir():
+        if not path.name.startswith("00"):
+            path.unlink()
+    with pytest.raises(DataError, match=r"Class 'b' has only one usable picture, or only copies"):
+        splitting.split(discovery.find(photos), Recipe())
+    # Then one class is left, which is no task either.
+    with pytest.raises(DataError, match=r"Class 'b' has only one usable picture"):
+        splitting.split(discovery.find(photos), Recipe(missing_classes="allow"))

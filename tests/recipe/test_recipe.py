@@ -207,3 +207,30 @@ def test_held_out_pictures_are_a_share_or_a_path(value, expected):
 
 def test_recipes_of_earlier_versions_are_read():
     assert Recipe(data={"val_fraction": 0.3}, test_fraction=0.1) == Recipe(val=0.3, test=0.1)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"folds": 5, "test": 0.2}, "give one or the other"),
+        ({"folds": 5, "val": "photos/val"}, "give one or the other"),
+        ({"folds": 5, "head_epochs": 3}, "needs a head that is fitted by regression"),
+        ({"folds": 5, "phases": ("scratch",)}, "needs a head that is fitted by regression"),
+    ],
+)
+def test_folds_that_cannot_judge_are_refused(choices, message):
+    with pytest.raises(UsageError, match=message):
+        Recipe(**choices).require_effect()
+
+
+@pytest.mark.parametrize("folds", [1, "1", -1, 21, "many"])
+def test_folds_that_are_none_are_refused(folds):
+    with pytest.raises(UsageError, match="folds"):
+        Recipe(folds=folds)
+
+
+def test_folds_are_a_number_auto_or_none():
+    assert [Recipe(folds=each).data.folds for each in ("auto", 0, "5")] == ["auto", 0, 5]
+    assert Recipe().data.shares == Recipe(val="auto", test="auto").data.shares == (0.15, 0.15)
+    assert Recipe().data.held_out == {}
+    assert Recipe(folds=0, test=0.2).data.chooses_held_out

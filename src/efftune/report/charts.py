@@ -132,7 +132,7 @@ def learning_curve(curve: Mapping[str, Any]) -> Markup:
     parts.extend(_line(means, "a", x, y, marked=False))
     parts.extend(_line(expected, "ahead", x, y, marked=False))
     parts.extend(_dot(point, "a", x, y) for point in expected)
-    counts = dict.fromkeys([count for count, _ in means] + [double["pictures"]])
+    counts = dict.fromkeys([count for count, _ in means] + [now["pictures"], double["pictures"]])
     parts.extend(_count_ticks(list(counts), x))
     parts.append(_text((_LEFT + _RIGHT) / 2, 216, "training pictures", "middle"))
     return _svg(

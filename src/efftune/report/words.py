@@ -9,6 +9,10 @@ from efftune.system.text import counted, interval, name, percent
 
 _WIDE_INTERVAL = 0.1  # from this width on, the report says why the interval is wide
 _FEW = 5  # pictures of a class
+_JUDGED_OUT_OF_FOLD = Markup(
+    "Each picture was judged by a classifier that was trained and tuned in the same way without it; "
+    "this one was trained on all of them."
+)
 _MIN_GAIN = 0.005  # of accuracy: a smaller gain is not worth twice the photos
 
 
@@ -83,7 +87,7 @@ def summary(evaluation: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
     details = [part for part in parts if part]
     sentences = [_accuracy(score, evaluation, reused=reused) + _baseline(score)]
     if evaluation.get("cross_validation"):
-        sentences[:0] = [_how_judged(evaluation["cross_validation"], score)]
+        sentences.append(_JUDGED_OUT_OF_FOLD)
     if details:
         joined = Markup("; ").join(details) + "."
         sentences.append(joined[0].upper() + joined[1:])
@@ -148,17 +152,16 @@ def _remarks(score: Mapping[str, Any], evaluation: Mapping[str, Any], *, reused:
     return remarks
 
 
-def _how_judged(cross_validation: Mapping[str, Any], score: Mapping[str, Any]) -> Markup:
-    return Markup(
-        "This classifier was trained on all {}, and judged by {}-fold cross-validation: each "
-        "picture by a classifier that was trained and tuned in the same way without it."
-    ).format(counted(score["pictures"], "picture"), cross_validation["folds"])
-
-
 def _accuracy(score: Mapping[str, Any], evaluation: Mapping[str, Any], *, reused: bool) -> Markup:
     if evaluation.get("cross_validation"):
-        return Markup("Of these, <strong>{}</strong> were right (95 % interval {})").format(
-            percent(score["accuracy"]), interval(score["low"], score["high"])
+        return Markup(
+            "Judged by {}-fold cross-validation on all {}, this classifier got <strong>{}</strong> "
+            "right (95 % interval {})"
+        ).format(
+            evaluation["cross_validation"]["folds"],
+            counted(score["pictures"], "picture"),
+            percent(score["accuracy"]),
+            interval(score["low"], score["high"]),
         )
     if reused:
         pictures = "that it was not trained on"

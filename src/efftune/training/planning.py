@@ -205,7 +205,7 @@ def _optimization_notes(recipe: Recipe, pictures: int) -> list[str]:
         )
     batch_size = int(recipe.optimization.batch_size)
     steps = pictures // batch_size
-    if steps < _FEW_STEPS < pictures:
+    if steps < _FEW_STEPS < pictures and batch_size > _SMALL_BATCH:
         notes.append(
             f"a batch size of {batch_size} leaves {max(1, steps)} step(s) per epoch; with so few "
             "pictures a smaller one, such as --batch-size auto, trains better"

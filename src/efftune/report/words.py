@@ -10,8 +10,8 @@ from efftune.system.text import counted, interval, name, percent
 _WIDE_INTERVAL = 0.1  # from this width on, the report says why the interval is wide
 _FEW = 5  # pictures of a class
 _JUDGED_OUT_OF_FOLD = Markup(
-    "Each picture was judged by a classifier that was trained and tuned in the same way without it; "
-    "this one was trained on all of them."
+    "Each picture was judged by a classifier that was trained and tuned in the same way, but "
+    "without it; this one was trained on all of them."
 )
 _MIN_GAIN = 0.005  # of accuracy: a smaller gain is not worth twice the photos
 

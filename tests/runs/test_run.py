@@ -130,7 +130,7 @@ def test_accepted_suggestions_train_a_better_run(flipped_run, tmp_path):
     assert len(relabelling.read(labels)) == 8
     source = run.record["source"]
     again = efftune.train(
-        source, run=tmp_path / "again", recipe="quick", image_size=32, labels=str(labels)
+        source, run=tmp_path / "again", recipe="quick", image_size=32, test=0.15, labels=str(labels)
     )
     before, after = (table(each.folder / "examples.csv") for each in (run, again))
     assert [row["split"] for row in before] == [row["split"] for row in after]

@@ -175,7 +175,7 @@ class Examples:
         """Use every picture for training, and assign it to a fold for cross-validation.
 
         Args:
-            count: number of folds.
+            count: number of folds; fewer if no class has as many groups.
             seed: of the random assignment.
             together: group numbers by path; a group is never divided between folds.
         """

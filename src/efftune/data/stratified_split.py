@@ -62,7 +62,9 @@ def folds(
     Args:
         rows: the pictures.
         together: group numbers by path.
-        count: number of folds.
+        count: number of folds; fewer if no class has as many groups. With one picture of each
+            class in a fold, all classes lose the same share of their pictures without it; heads
+            would turn against a class that alone has lost some.
         seed: of the random order.
 
     Returns:
@@ -74,6 +76,7 @@ def folds(
     of_class: dict[str, list[list[Example]]] = {}
     for group in groups.values():
         of_class.setdefault(group[0].label, []).append(group)
+    count = min(count, max(map(len, of_class.values())))
     totals = [0] * count
     fold_of: dict[Path, int] = {}
     for _, members in sorted(of_class.items()):

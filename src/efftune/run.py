@@ -161,7 +161,7 @@ def _set_up(
         examples, findings = splitting.split(examples, recipe, timer.count)
     with timer.phase("start"):  # imports Keras if the recipe fine-tunes
         cache.prune(files.cache_folder() / "features")
-        folds = len(set(examples.fold_of.values()))
+        folds = 0 if examples.folds is None else int(examples.folds.max()) + 1
         plan = planning.plan(recipe, backbone, examples.counts, folds)
         notes = examples.depth.notes + ((_VALIDATES_ON_TEST,) if examples.val_is_test else ())
         plan = replace(plan, depth=examples.depth, notes=(*notes, *plan.notes))

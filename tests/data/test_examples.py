@@ -242,4 +242,24 @@ def test_groups_stay_in_one_fold(rows, folds):
     found = Examples("photos", made).in_folds(folds, 0, together)
     pairs = {(together[path], fold) for path, fold in found.fold_of.items()}
     assert len(pairs) == len(set(together.values()))
+    # Even if groups hold several classes, a class of several groups is in several folds.
+    for label in {row.label for row in made}:
+        numbers = {together[row.path] for row in made if row.label == label}
+        found_in = {found.fold_of[row.path] for row in made if row.label == label}
+        assert len(found_in) >= min(2, len(numbers))
     assert found.fold_of == Examples("photos", made).in_folds(folds, 0, together).fold_of
+
+
+@pytest.mark.parametrize("patients", [2, 3, 12])
+def test_groups_of_all_classes_are_spread_over_folds(patients):
+    """Each patient has pictures of each class."""
+    made = [
+        Example(Path(f"{label}/{i}"), f"{label}/{i}", label) for label in "abc" for i in range(24)
+    ]
+    together = {row.path: int(row.path.name) % patients for row in made}
+    for seed in range(20):
+        found = Examples("photos", tuple(made)).in_folds(5, seed, together)
+        found.require_trainable(allow_missing=False)
+        sizes = Counter(found.fold_of.values())
+        assert len(sizes) == min(5, patients)
+        assert max(sizes.values()) - min(sizes.values()) <= 72 // patients

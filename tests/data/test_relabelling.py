@@ -32,20 +32,24 @@ def photos(tmp_path):
     return fill(tmp_path / "photos", count=8)
 
 
-def split(photos, tmp_path, decisions):
+def split(photos, tmp_path, decisions, **choices):
     relabelling.write(tmp_path / "labels.csv", decisions)
-    return splitting.split(discovery.find(photos), Recipe(labels=str(tmp_path / "labels.csv")))[0]
+    recipe = Recipe(labels=str(tmp_path / "labels.csv"), **choices)
+    return splitting.split(discovery.find(photos), recipe)[0]
 
 
-def test_labels_change_and_splits_do_not(photos, tmp_path):
-    plain = splitting.split(discovery.find(photos), Recipe())[0]
+@pytest.mark.parametrize("choices", [{"test": 0.15}, {}])
+def test_labels_change_and_splits_do_not(choices, photos, tmp_path):
+    plain = splitting.split(discovery.find(photos), Recipe(**choices))[0]
     train = [row.name for row in plain.of("train") if row.label == "red"]
     decided = {
         train[0]: Decision("red", "relabel", "blue"),
         train[1]: Decision("red", "keep"),
         train[2]: Decision("red", "drop"),
     }
-    found = split(photos, tmp_path, decided)
+    found = split(photos, tmp_path, decided, **choices)
+    assert found.fold_of == plain.fold_of
+    assert bool(plain.fold_of) == (not choices)
     before = {row.name: row for row in plain.rows}
     after = {row.name: row for row in found.rows}
     assert after[train[0]].label == "blue"

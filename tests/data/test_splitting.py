@@ -106,12 +106,17 @@ def test_user_groups_stay_together(photos):
         type(row)(row.path, row.name, row.label, group=str(i // 3) if i % 7 else "")
         for i, row in enumerate(found.rows)
     )
-    examples, _ = splitting.split(type(found)(found.source, rows), Recipe())
-    places = {}
+    found = type(found)(found.source, rows)
+    examples, _ = splitting.split(found, Recipe(test=0.15))
+    in_folds, _ = splitting.split(found, Recipe())
+    places, folds = {}, {}
     for row in examples.rows:
         if row.group:
             places.setdefault(row.group, set()).add(row.split)
+            folds.setdefault(row.group, set()).add(in_folds.fold_of[row.path])
     assert all(len(splits) == 1 for splits in places.values())
+    assert all(len(numbers) == 1 for numbers in folds.values())
+    assert len(set().union(*folds.values())) == 5
 
 
 def test_few_pictures_come_into_folds_with_their_copies(photos):
@@ -159,8 +164,10 @@ def test_class_of_copies_only_cannot_be_judged(photos):
     for path in (photos / "b").iterdir():
         if not path.name.startswith("00"):
             path.unlink()
-    with pytest.raises(DataError, match=r"Class 'b' has only one usable picture, or only copies"):
+    with pytest.raises(
+        DataError, match=r"class 'b' are in one fold: there is only one, or they are copies"
+    ):
         splitting.split(discovery.find(photos), Recipe())
     # Then one class is left, which is no task either.
-    with pytest.raises(DataError, match=r"Class 'b' has only one usable picture"):
+    with pytest.raises(DataError, match=r"class 'b' are in one fold"):
         splitting.split(discovery.find(photos), Recipe(missing_classes="allow"))

@@ -7,6 +7,7 @@ import pytest
 import efftune
 from conftest import TUNED, fill
 from efftune.evaluation import cross_validation
+from efftune.model.backbone import Backbone
 from efftune.training import fine_tuning, fold_heads, regression_head
 
 CHOICES = {key: value for key, value in TUNED.items() if key != "test"}
@@ -136,3 +137,41 @@ def test_fine_tuning_that_diverges_leaves_the_head(tmp_path):
     assert run.record["stages"] == []
     page = (run.folder / "report.html").read_text()
     assert "because fine-tuning failed: Training diverged in stage upper" in page
+
+
+def test_training_on_all_that_fails_leaves_the_head(source, tmp_path, monkeypatch):
+    run_stages = fine_tuning.run_stages
+
+    def failing(backbone, head, data, plan, timer):
+        yield from run_stages(backbone, head, data, plan, timer)
+        if len(data.paths["train"]) == 30:
+            raise cross_validation.TrainingDiverged("it diverged.")
+
+    monkeypatch.setattr(cross_validation.fine_tuning, "run_stages", failing)
+    monkeypatch.setattr(cross_validation.out_of_fold, "choose", lambda each, *_: len(each) - 1)
+    monkeypatch.setattr(cross_validation, "islice", lambda stages, _count: stages)
+    run = efftune.train(source, run=tmp_path / "run", folds=3, **CHOICES | {"epochs": 1})
+    verdict = run.evaluation.cross_validation
+    assert (verdict.chosen, verdict.failure) == ("head", "it diverged.")
+    assert run.evaluation.test.accuracy == verdict.tried[0].accuracy
+    layer = "block7a_project_conv"
+    saved = run.classifier.model.get_layer(layer).get_weights()[0]
+    pretrained = Backbone("efficientnet-lite0", 32).keras_model.get_layer(layer).get_weights()[0]
+    assert np.array_equal(saved, pretrained)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"recipe": "thorough", "whole_epochs": 1},
+        {"ema": 0.9, "mix": "mixup", "patience": 1},
+        {"head_start": "random", "class_weights": "balanced"},
+    ],
+)
+def test_other_choices_are_cross_validated(choices, source, tmp_path):
+    run = efftune.train(source, run=tmp_path / "run", folds=3, **CHOICES | {"epochs": 2} | choices)
+    stages = len([each for each in run.recipe.stages if each.name != "head"])
+    assert len(run.evaluation.cross_validation.tried) == 1 + stages
+    assert len(run.record["stages"]) == stages
+    assert run.evaluation.test.pictures == 30

@@ -100,8 +100,35 @@ def test_few_pictures_of_any_kind_are_judged(logits, labels):
 
 
 def test_summary_goes_through_json():
-    score = out_of_fold.score("head", candidate(2, 0).logits, LABELS)
+    score = out_of_fold.score("head", candidate(2, 0).logits, LABELS, np.ones(60, bool))
     summary = CrossValidation(5, (score,), "head")
     assert CrossValidation.from_dict(summary.to_dict()) == summary
     assert score.pictures == 60
     assert score.calibrated_loss <= score.loss
+
+
+def test_picture_whose_class_its_judges_do_not_know_chooses_nothing():
+    labels = LABELS.copy()
+    labels[0] = 3
+    logits = np.pad(candidate(2, 0).logits, ((0, 0), (0, 1)), constant_values=-20)
+    distances = candidate(2, 0).distances
+    known = out_of_fold.judgeable(labels, FOLDS)
+    assert np.array_equal(known, np.arange(60) > 0)
+    outcome = out_of_fold.judge([Candidate("head", logits, distances)], FOLDS, labels, 0.1)
+    without = out_of_fold.judge(
+        [Candidate("head", logits[1:], distances[1:])], FOLDS[1:], labels[1:], 0.1
+    )
+    assert outcome.temperature == pytest.approx(without.temperature)
+    assert np.allclose(outcome.judged.probabilities[1:], without.judged.probabilities, atol=1e-6)
+    score = out_of_fold.score("head", logits, labels, known)
+    assert score.loss < 5
+    assert score.pictures == 60
+
+
+def test_thresholds_of_a_fold_are_chosen_without_it():
+    inside = FOLDS == 2
+    before = judge(candidate(2, 0), max_error=0.1).judged
+    for other in range(3):
+        labels = np.where(inside, other, LABELS)
+        after = judge(candidate(2, 0), labels=labels, max_error=0.1).judged
+        assert np.array_equal(before.unsure[inside], after.unsure[inside])

@@ -277,7 +277,8 @@ def show_comparison(comparison: Comparison, plot: Path | None) -> None:
         [_comparison_row(each) for each in comparison.standings],
         left=("model", "recipe", "vs. first"),
     )
-    echo(f"\nOn the {comparison.pictures:,} {comparison.split} pictures that all runs share.")
+    kind = "" if comparison.out_of_fold else f"{comparison.split} "
+    echo(f"\nOn the {comparison.pictures:,} {kind}pictures that all runs share.")
     if comparison.trained_on:
         echo(f"Left out: {comparison.trained_on:,} that at least one run was trained on.")
     if comparison.relabelled:

@@ -126,10 +126,11 @@ class Examples:
 
     @property
     def folds(self) -> NDArray[np.int64] | None:
-        """Fold numbers of the usable pictures, int64 (pictures,); None without cross-validation."""
+        """Fold numbers of the usable pictures, int64 (pictures,); None if there are none."""
         if not self.fold_of:
             return None
-        return np.array([self.fold_of[row.path] for row in self.of("train")], np.int64)
+        found = [self.fold_of[row.path] for row in self.of("train")]
+        return np.unique(found, return_inverse=True)[1]  # without folds that have lost all theirs
 
     @property
     def _source_splits(self) -> set[str]:
@@ -273,7 +274,7 @@ class Examples:
         """Check that each class has pictures in two folds or more.
 
         Raises:
-            DataError: a class has not, so that no classifier can both know it and be judged by it.
+            DataError: a class has not, so that no classifier can know it and be judged by it.
         """
         folds: dict[str, set[int]] = {name: set() for name in self.class_names}
         for row in self.of("train"):
@@ -281,9 +282,9 @@ class Examples:
         alone = [name for name, found in folds.items() if len(found) < 2]
         if len(folds) - len(alone) * allow_missing < 2 or (alone and not allow_missing):
             raise DataError(
-                f"Class {_quoted_list(alone)} has only one usable picture, or only copies or one "
-                "group, so that none is left to judge by. Add pictures of it, move the class out "
-                "of the source, or pass --set missing_classes=allow."
+                f"All usable pictures of class {_quoted_list(alone)} are in one fold: there is "
+                "only one, or they are copies or one group, or others were relabelled. Add some, "
+                "move the class out, or pass another --seed or --set missing_classes=allow."
             )
 
     def _remedy(self, split: Split, *, empty: bool) -> str:
@@ -325,7 +326,8 @@ class Examples:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the contents, labels and splits of all usable pictures, without names."""
-        lines = sorted(f"{row.sha256} {row.label} {row.split}" for row in self.rows if row.usable)
+        used = [(row, self.fold_of.get(row.path, "")) for row in self.rows if row.usable]
+        lines = sorted(f"{row.sha256} {row.label} {row.split}{fold}" for row, fold in used)
         return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Divides the pictures of each class between splits; groups stay together."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -73,21 +74,26 @@ def folds(
     groups: dict[object, list[Example]] = {}
     for i in np.random.default_rng(seed).permutation(len(rows)).tolist():
         groups.setdefault(together.get(rows[i].path, f"alone {i}"), []).append(rows[i])
-    of_class: dict[str, list[list[Example]]] = {}
-    for group in groups.values():
-        of_class.setdefault(group[0].label, []).append(group)
-    count = min(count, max(map(len, of_class.values())))
-    totals = [0] * count
+    classes = [Counter(row.label for row in group) for group in groups.values()]
+    groups_with = Counter(label for each in classes for label in each)
+    count = min(count, max(groups_with.values()))
+    in_fold = [Counter[str]() for _ in range(count)]  # pictures by class
     fold_of: dict[Path, int] = {}
-    for _, members in sorted(of_class.items()):
-        in_class = [0] * count
-        for group in sorted(
-            members, key=len, reverse=True
-        ):  # large ones, while others can even out
-            fold = min(range(count), key=lambda each: (in_class[each], totals[each]))
-            in_class[fold] += len(group)
-            totals[fold] += len(group)
-            fold_of |= dict.fromkeys((row.path for row in group), fold)
+
+    def rank(item: "tuple[list[Example], Counter[str]]") -> tuple[int, str, int]:
+        """Rare classes first, and large groups while others can still even out."""
+        label = min(item[1], key=lambda each: (groups_with[each], each))
+        return groups_with[label], label, -len(item[0])
+
+    for group, labels in sorted(zip(groups.values(), classes, strict=True), key=rank):
+        rarest = min(labels, key=lambda each: (groups_with[each], each))
+        fold = min(
+            in_fold,
+            key=lambda each: (each[rarest], sum(each[label] for label in labels), each.total()),
+        )
+        number = next(i for i, each in enumerate(in_fold) if each is fold)
+        fold.update(labels)
+        fold_of |= dict.fromkeys((row.path for row in group), number)
     return fold_of
 
 

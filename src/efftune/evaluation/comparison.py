@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from efftune.errors import DataError, UsageError, unknown_name
-from efftune.evaluation.metrics import wilson
+from efftune.evaluation.metrics import accuracy_interval
 from efftune.evaluation.predictions import OUT_OF_FOLD
 
 LEVEL = 0.05  # significance level
@@ -109,6 +109,7 @@ class Comparison:
         trained_on: number of common pictures left out because a run was trained on them.
         relabelled: number of common pictures left out because their class differs between runs.
         standings: one score per run; the others are compared with the first.
+        out_of_fold: whether a run's predictions are those of a cross-validation.
     """
 
     split: str
@@ -116,6 +117,7 @@ class Comparison:
     trained_on: int
     relabelled: int
     standings: tuple[RunScore, ...]
+    out_of_fold: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain JSON values."""
@@ -141,10 +143,12 @@ class _EvaluatedRun:
     Attributes:
         predictions: by SHA-256 of the file; None if identical files have different labels.
         trained: SHA-256 of the training pictures.
+        out_of_fold: whether the predictions are those of a cross-validation.
     """
 
     predictions: Mapping[str, _Prediction | None]
     trained: frozenset[str]
+    out_of_fold: bool
 
 
 def compare(runs: Sequence[ComparedRun], split: str = "test") -> Comparison:
@@ -178,11 +182,19 @@ def compare(runs: Sequence[ComparedRun], split: str = "test") -> Comparison:
     correct = [[_is_correct(each[x]) for x in compared] for each in predictions]
     differences = [None, *_differences(correct[0], correct[1:])]
     standings = (
-        RunScore(run, len(each), sum(row), sum(row) / len(row), *_interval(row), difference)
-        for run, each, row, difference in zip(runs, predictions, correct, differences, strict=True)
+        RunScore(
+            run,
+            len(each.predictions),
+            sum(row),
+            sum(row) / len(row),
+            *_interval(row, out_of_fold=each.out_of_fold),
+            difference,
+        )
+        for run, each, row, difference in zip(runs, evaluated, correct, differences, strict=True)
     )
     left_out = len(common) - len(held_out), len(held_out) - len(compared)
-    return Comparison(split, len(compared), *left_out, tuple(standings))
+    out_of_fold = any(each.out_of_fold for each in evaluated)
+    return Comparison(split, len(compared), *left_out, tuple(standings), out_of_fold)
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -233,6 +245,7 @@ def _read(folder: Path, split: str) -> _EvaluatedRun:
             row["sha256"] for row in used if row["split"] == "train" and not row.get("fold")
         )
         predictions: dict[str, _Prediction | None] = {}
+        out_of_fold = any(row.get("fold") for row in used)
         for row in _rows(folder / "predictions.csv"):
             if row["split"] in (split, OUT_OF_FOLD):
                 content = contents[row["path"]]
@@ -242,7 +255,7 @@ def _read(folder: Path, split: str) -> _EvaluatedRun:
                 predictions[content] = prediction if same else None
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(f"The run {folder} is damaged: {error}. Train again.") from None
-    return _EvaluatedRun(predictions, trained)
+    return _EvaluatedRun(predictions, trained, out_of_fold)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -293,8 +306,8 @@ def _count(first: _Correct, other: _Correct) -> tuple[int, int, int, int]:
     return counts[True, True], counts[False, False], counts[True, False], counts[False, True]
 
 
-def _interval(correct: _Correct) -> tuple[float, float]:
-    return wilson(sum(correct), len(correct))
+def _interval(correct: _Correct, *, out_of_fold: bool) -> tuple[float, float]:
+    return accuracy_interval(sum(correct), len(correct), out_of_fold=out_of_fold)
 
 
 def _rounded(p: float) -> str:

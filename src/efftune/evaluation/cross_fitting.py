@@ -87,6 +87,7 @@ class CrossFitting:
                 judged = folds == fold if folds is not None else np.ones(len(labels), bool)
                 predicted = self._probabilities(known, rotated[judged]).argmax(axis=1)
                 hits[judged] = predicted == labels[judged]
+                hits[judged] &= np.isin(labels[judged], self._labels[known])
                 counts.append(int(known.sum()))
             count = round(float(np.mean(counts)))
             correct[count] = np.vstack([*correct.get(count, ()), hits])

@@ -1,6 +1,6 @@
 """Training with cross-validation: once without each fold, to judge by; then on all pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
@@ -70,22 +70,64 @@ def train(
     scored = [candidates[0], *tried.candidates]
     if tried.judged.all():
         candidates = scored
-    outcome = out_of_fold.judge(candidates, fold_heads.folds, labels, recipe.evaluation.max_error)
-    network, results = NetworkState(backbone, head.kernel, head.bias), list[StageResult]()
-    whole = replace(data, paths=data.paths | {"val": []}, folds=None)
-    stages = fine_tuning.run_stages(backbone, head, whole, plan, timer) if outcome.chosen else ()
-    with timer.part("all pictures"):
-        for after, result in islice(stages, outcome.chosen):
-            network = after
-            results.append(result)
-    results += [replace(each, best=0) for each in tried.results[outcome.chosen :]]  # not taken
-    scores = _scores(scored, tried.judged, labels)
+    folds, max_error = fold_heads.folds, recipe.evaluation.max_error
+    outcome = out_of_fold.judge(candidates, folds, labels, max_error)
+    network, results, failure = _on_all(head, data, backbone, plan, timer, outcome.chosen)
+    if failure:
+        outcome = out_of_fold.judge(candidates[:1], folds, labels, max_error)
+    known = out_of_fold.judgeable(labels, folds)
+    results += [replace(each, best=0) for each in tried.results[len(results) :]]  # not taken
+    # Before and after a stage, the same pictures count: those of the folds that were tried.
+    everything = np.ones(len(labels), bool)
+    seen = tried.judged if tried.judged.any() else everything
+    scores = [_score(each, seen, labels, known) for each in scored]
     results = [
         _with_metrics(each, *pair) for each, pair in zip(results, pairwise(scores), strict=True)
     ]
-    epochs = history.history(head, data, timer.seconds["head"], results, fold_heads)
+    scores[0] = _score(scored[0], everything, labels, known)
+    taken = [each for each in results if each.best]
+    epochs = history.history(head, data, timer.seconds["head"], taken, fold_heads)
     training = TrainingResult(network, head, tuple(results), tuple(epochs))
-    return training, replace(outcome, tried=tuple(scores), failure=tried.failure)
+    return training, replace(outcome, tried=tuple(scores), failure=failure or tried.failure)
+
+
+def _on_all(
+    head: Head, data: TrainingData, backbone: Backbone, plan: Plan, timer: Timer, stages: int
+) -> tuple[NetworkState, list[StageResult], str]:
+    """Train on all pictures.
+
+    Args:
+        head: fitted on all pictures.
+        data: with views, if there are stages to train.
+        backbone: its Keras weights are trained in place.
+        plan: the plan of the run.
+        timer: measures the phases.
+        stages: number of stages of fine-tuning; perhaps none.
+
+    Returns:
+        The network; the results of the stages; and, if fine-tuning failed, the reason. The network
+        is the pretrained one with the head then.
+    """
+    network, results = NetworkState(backbone, head.kernel, head.bias), list[StageResult]()
+    if not stages:
+        return network, results, ""
+    alone, pretrained, failure = network, backbone.keras_model.get_weights(), ""
+    whole = replace(data, paths=data.paths | {"val": []}, folds=None)
+    trained = islice(fine_tuning.run_stages(backbone, head, whole, plan, timer), stages)
+    try:
+        with timer.part("all pictures"):
+            for after, result in trained:
+                network = after
+                results.append(result)
+                if not result.best:
+                    failure = "; ".join(result.failures)
+                    break
+    except TrainingDiverged as error:
+        failure = str(error)
+    if not failure:
+        return network, results, failure
+    _restore(backbone, pretrained)
+    return alone, [], failure
 
 
 def _heads_alone(
@@ -119,6 +161,7 @@ def _fine_tuned(
     Ends early if fine-tuning is clearly worse than the heads alone.
     """
     labels, folds = data.labels["train"], fold_heads.folds
+    known = out_of_fold.judgeable(labels, folds)
     tried = _Tried([], [], np.zeros(len(labels), bool))
     for fold, head in enumerate(fold_heads.heads):
         part, inside = data.held_out(fold), folds == fold
@@ -135,7 +178,7 @@ def _fine_tuned(
             tried.candidates[number].logits[inside] = logits
             tried.candidates[number].distances[inside] = distances
         tried.judged[inside] = True
-        seen = tried.judged
+        seen = tried.judged & known
         if all(
             out_of_fold.is_hopeless(alone.logits[seen], each.logits[seen], labels[seen])
             for each in tried.candidates
@@ -180,19 +223,20 @@ def _restored(backbone: Backbone) -> Iterator[None]:
     try:
         yield
     finally:
-        backbone.keras_model.set_weights(pretrained)
-        backbone.weights_changed = False
+        _restore(backbone, pretrained)
 
 
-def _scores(
-    candidates: Sequence[Candidate], judged: out_of_fold.Mask, labels: Labels
-) -> list[CandidateScore]:
-    """The scores of the heads, on all pictures; and after each stage, on those judged."""
-    alone, *tuned = candidates
-    scores = [out_of_fold.score(alone.stage, alone.logits, labels)]
-    return scores + [
-        out_of_fold.score(each.stage, each.logits[judged], labels[judged]) for each in tuned
-    ]
+def _restore(backbone: Backbone, pretrained: list[Matrix]) -> None:
+    backbone.keras_model.set_weights(pretrained)
+    backbone.weights_changed = False
+
+
+def _score(
+    candidate: Candidate, pictures: out_of_fold.Mask, labels: Labels, known: out_of_fold.Mask
+) -> CandidateScore:
+    """The score of a candidate on some pictures."""
+    logits = candidate.logits[pictures]
+    return out_of_fold.score(candidate.stage, logits, labels[pictures], known[pictures])
 
 
 def _with_metrics(

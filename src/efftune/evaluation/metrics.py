@@ -243,8 +243,7 @@ def evaluate(
     numbers = np.arange(len(class_names))
     predicted = probabilities.argmax(axis=1)
     correct = int((predicted == labels).sum())
-    spread = CROSS_VALIDATION_SPREAD if out_of_fold else 1.0
-    low, high = wilson(correct / spread**2, len(labels) / spread**2)
+    low, high = accuracy_interval(correct, len(labels), out_of_fold=out_of_fold)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         labels, predicted, labels=numbers, zero_division=0
     )
@@ -293,6 +292,18 @@ def evaluate_all(
                 probabilities[mask], labels[mask], class_names
             )
     return Evaluation(**scores)
+
+
+def accuracy_interval(correct: int, pictures: int, *, out_of_fold: bool) -> tuple[float, float]:
+    """The 95 % interval of an accuracy.
+
+    Args:
+        correct: number of correct predictions.
+        pictures: their total, at least 1.
+        out_of_fold: whether the predictions are those of a cross-validation.
+    """
+    factor = CROSS_VALIDATION_SPREAD**2 if out_of_fold else 1.0
+    return wilson(correct / factor, pictures / factor)
 
 
 def wilson(successes: float, total: float, confidence: float = 0.95) -> tuple[float, float]:

@@ -146,26 +146,39 @@ def judge(
     """
     raw, probabilities = np.empty_like(candidates[0].logits), np.empty_like(candidates[0].logits)
     unsure, unlike = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
+    known = judgeable(labels, folds)
     for fold in np.unique(folds):
-        inside, others = folds == fold, folds != fold
+        inside, others = folds == fold, (folds != fold) & known
         best = candidates[choose(candidates, labels, others)]
         temperature = uncertainties.fit_temperature(best.logits[others], labels[others])
         raw[inside] = _softmax(best.logits[inside])
         probabilities[inside] = _softmax(best.logits[inside] / temperature)
-        unlike[inside] = best.distances[inside] > unlike_above(best.distances[others])
-    for fold in np.unique(folds):
-        inside, others = folds == fold, folds != fold
-        threshold = _unsure_below(probabilities[others], labels[others], max_error)
+        seen = _softmax(best.logits[others] / temperature)
+        threshold = _unsure_below(seen, labels[others], max_error)
         unsure[inside] = probabilities[inside].max(axis=1) < threshold
-    chosen = choose(candidates, labels, np.ones(len(labels), bool))
+        unlike[inside] = best.distances[inside] > unlike_above(best.distances[others])
+    chosen = choose(candidates, labels, known)
     return OutOfFold(
         Judged(raw, probabilities, unsure, unlike),
         len(np.unique(folds)),
         chosen,
-        uncertainties.fit_temperature(candidates[chosen].logits, labels),
+        uncertainties.fit_temperature(candidates[chosen].logits[known], labels[known]),
         _unsure_below(probabilities, labels, max_error),
         unlike_above(candidates[chosen].distances),
     )
+
+
+def judgeable(labels: NDArray[np.int64], folds: NDArray[np.int64]) -> Mask:
+    """Whether other folds have pictures of a picture's class, so that its judges know the class.
+
+    The others count as mistakes, but nothing can be chosen by them.
+
+    Args:
+        labels: class numbers, shape (pictures,).
+        folds: fold numbers, shape (pictures,).
+    """
+    spread = {label: len(np.unique(folds[labels == label])) for label in np.unique(labels)}
+    return np.array([spread[label] > 1 for label in labels], bool)
 
 
 def choose(candidates: Sequence[Candidate], labels: NDArray[np.int64], pictures: Mask) -> int:
@@ -200,15 +213,17 @@ def is_hopeless(head: Matrix, tuned: Matrix, labels: NDArray[np.int64]) -> bool:
     return len(labels) >= _FEW and float(loss.mean()) > 2 * _standard_error(loss)
 
 
-def score(stage: str, logits: Matrix, labels: NDArray[np.int64]) -> CandidateScore:
+def score(stage: str, logits: Matrix, labels: NDArray[np.int64], known: Mask) -> CandidateScore:
     """How well a candidate does.
 
     Args:
         stage: the last stage of its training.
         logits: shape (pictures, classes).
         labels: class numbers of these pictures.
+        known: whether each picture can be judged; see `judgeable`. The losses are of these.
     """
-    loss, accuracy, calibrated_loss = validation.validation_metrics(logits, labels)
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    loss, _, calibrated_loss = validation.validation_metrics(logits[known], labels[known])
     return CandidateScore(stage, len(labels), accuracy, loss, calibrated_loss)
 
 

@@ -37,9 +37,13 @@ def _held_out(value: Any) -> Any:
 
 def _folds(value: Any) -> Any:
     """A number of folds, also as text; other text is left to the type."""
-    if str(value) == "1":
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return value
+    if number == 1:
         raise ValueError("give 2 folds or more, or 0 for separate validation and test pictures")
-    return value
+    return int(number) if number.is_integer() else value
 
 
 def _phases(value: Any) -> Any:
@@ -221,7 +225,7 @@ class DataSettings:
         ),
     ] = "auto"
     folds: Annotated[
-        Literal["auto"] | Annotated[int, Ge(0), Le(_MOST_FOLDS)],
+        Literal["auto", 0] | Annotated[int, Ge(2), Le(_MOST_FOLDS)],
         Setting(
             "Folds of a cross-validation that judges the classifier, which is then trained on all "
             "pictures; 0 holds out --val and --test instead.",

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from efftune.errors import UsageError, unknown_name
 from efftune.recipe.inputs import (
@@ -24,9 +24,6 @@ from efftune.recipe.training import (
     Strength,
     TuningSettings,
 )
-
-if TYPE_CHECKING:
-    pass
 
 StageName = Literal["head", "upper", "whole", "scratch"]
 

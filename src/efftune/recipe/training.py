@@ -234,7 +234,10 @@ class OptimizationSettings:
     patience: Annotated[
         int,
         Ge(0),
-        Setting("Epochs without improvement on validation before a stage stops; 0 for never."),
+        Setting(
+            "Epochs without improvement on validation before a stage stops; 0 for never. Without "
+            "effect if --folds judges."
+        ),
     ] = 0
 
 

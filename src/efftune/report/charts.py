@@ -76,12 +76,17 @@ def score(low: float, value: float, high: float, baseline: float | None) -> Mark
     return _svg(title, parts, height=54)
 
 
-def curves(epochs: Sequence[Mapping[str, str]], results: Mapping[str, Mapping[str, Any]]) -> Markup:
+def curves(
+    epochs: Sequence[Mapping[str, str]],
+    results: Mapping[str, Mapping[str, Any]],
+    held_out: str = "validation",
+) -> Markup:
     """Accuracy after each epoch, all stages one after another.
 
     Args:
         epochs: rows of `history.csv`, at least one.
         results: the entries of `stages` in `run.json`, by stage name.
+        held_out: `validation`, with a ring around the best epoch; or `out-of-fold`.
     """
     stages = [
         (name, list(part)) for name, part in itertools.groupby(epochs, lambda row: row["stage"])
@@ -102,19 +107,21 @@ def curves(epochs: Sequence[Mapping[str, str]], results: Mapping[str, Mapping[st
             parts.extend(_line(line, style, x, y))
     for (name, _), line in zip(stages, lines["val_accuracy"], strict=True):
         best = int(results.get(name, {}).get("best_epoch", 0))
-        if 0 < best <= len(line):
+        if 0 < best <= len(line) and held_out == "validation":
             centre = x(line[best - 1][0]), y(line[best - 1][1])
             parts.append(Markup('<circle class="ring" cx="{}" cy="{}" r="6"/>').format(*centre))
     last = lines["val_accuracy"][-1]
-    final = f"; final validation accuracy {percent(last[-1][1])}" if last else ""
-    return _svg(f"Validation and training accuracy after each of {total} epochs{final}", parts)
+    final = f"; final {held_out} accuracy {percent(last[-1][1])}" if last else ""
+    title = f"{held_out.capitalize()} and training accuracy after each of {total} epochs{final}"
+    return _svg(title, parts)
 
 
-def learning_curve(curve: Mapping[str, Any]) -> Markup:
+def learning_curve(curve: Mapping[str, Any], held_out: str = "validation") -> Markup:
     """Accuracy by number of training pictures, extrapolated to twice as many.
 
     Args:
         curve: `learning_curve` of `evaluation.json`.
+        held_out: the name of the pictures that it was measured on.
     """
     now, double = curve["now"], curve["double"]
     measured = [
@@ -136,7 +143,7 @@ def learning_curve(curve: Mapping[str, Any]) -> Markup:
     parts.extend(_count_ticks(list(counts), x))
     parts.append(_text((_LEFT + _RIGHT) / 2, 216, "training pictures", "middle"))
     return _svg(
-        f"Validation accuracy by number of training pictures: "
+        f"{held_out.capitalize()} accuracy by number of training pictures: "
         f"{percent(now['accuracy'])} with {now['pictures']:,}, about "
         f"{percent(double['accuracy'])} expected with {double['pictures']:,}",
         parts,

@@ -39,7 +39,10 @@ def draw(comparison: Comparison, path: Path) -> None:
         axes.tick_params(axis="x", which="both", length=4, pad=4)
     else:
         axes.set_xlim(0, 1.1 * max(seconds) or 1)
-    axes.set(xlabel="training time, seconds", ylabel=f"{comparison.split} accuracy")
+    axes.set(
+        xlabel="training time, seconds",
+        ylabel="accuracy" if comparison.out_of_fold else f"{comparison.split} accuracy",
+    )
     axes.set_title(f"On the {comparison.pictures:,} pictures common to all runs", fontsize=10)
     axes.grid(alpha=0.3)
     try:

@@ -85,13 +85,14 @@ def draw_evaluation(folder: Path, evaluation: Evaluation) -> None:
         evaluation: of the trained network.
     """
     plots = folder / "plots"
-    _curves(plots / "accuracy.png", folder / "history.csv")
+    held_out = "out-of-fold" if evaluation.cross_validation else "validation"
+    _curves(plots / "accuracy.png", folder / "history.csv", held_out)
     name = "pictures, out of fold" if evaluation.cross_validation else "test pictures"
     _confusion(plots / "confusion.png", evaluation.test, name)
     if evaluation.calibration is not None:
         _reliability(plots / "calibration.png", evaluation.calibration)
     if evaluation.learning_curve is not None:
-        _learning_curve(plots / "learning_curve.png", evaluation.learning_curve)
+        _learning_curve(plots / "learning_curve.png", evaluation.learning_curve, held_out)
 
 
 def draw_source(
@@ -212,7 +213,7 @@ def _grid(
     save(figure, path)
 
 
-def _curves(path: Path, history: Path) -> None:
+def _curves(path: Path, history: Path, held_out: str) -> None:
     with history.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     stages = [list(part) for _, part in itertools.groupby(rows, lambda row: row["stage"])]
@@ -221,7 +222,7 @@ def _curves(path: Path, history: Path) -> None:
     for axes, part in zip(all_axes, stages, strict=True):
         epochs = [int(row["epoch"]) for row in part]
         marker = "." if len(part) <= _MAX_MARKERS else None
-        for column, name in (("accuracy", "training (augmented)"), ("val_accuracy", "validation")):
+        for column, name in (("accuracy", "training (augmented)"), ("val_accuracy", held_out)):
             values = [float(row[column] or "nan") for row in part]  # not all were validated
             if np.isfinite(values).sum() == 1:
                 marker = "."  # or it would not be seen
@@ -283,7 +284,7 @@ def _reliability(path: Path, calibration: Calibration) -> None:
     save(figure, path)
 
 
-def _learning_curve(path: Path, curve: LearningCurve) -> None:
+def _learning_curve(path: Path, curve: LearningCurve, held_out: str) -> None:
     figure = new_figure(5.4, 3.8)
     axes = figure.subplots()
     measured = [(each.pictures, value) for each in curve.points for value in each.accuracy]
@@ -294,7 +295,7 @@ def _learning_curve(path: Path, curve: LearningCurve) -> None:
     low, high = ([getattr(each, end) for each in expected] for end in ("low", "high"))
     axes.fill_between(counts, low, high, alpha=0.2, label="95 % interval")
     axes.plot(counts, [each.accuracy for each in expected], marker="o", label="extrapolated")
-    axes.set(xlabel="training pictures", ylabel="validation accuracy (head only)")
+    axes.set(xlabel="training pictures", ylabel=f"{held_out} accuracy (head only)")
     axes.set_xscale("log")
     axes.set_xticks([], minor=True)
     axes.set_xticks(

@@ -112,7 +112,8 @@ def _done(stored: StoredRun) -> dict[str, Any]:
 def _curves(stored: StoredRun) -> Markup | None:
     """The accuracy of all stages in one figure; None if no epoch was recorded."""
     results = {result["name"]: result for result in stored.record["stages"]}
-    return charts.curves(stored.history, results) if stored.history else None
+    held_out = words.judged_pictures(stored.evaluation)["held_out"]
+    return charts.curves(stored.history, results, held_out) if stored.history else None
 
 
 def _matrix(stored: StoredRun) -> dict[str, Any]:
@@ -242,7 +243,8 @@ def _learning(stored: StoredRun) -> dict[str, Any]:
     if not curve:
         return stored.missing("learning_curve")
     held_out = words.judged_pictures(stored.evaluation)["held_out"]
-    drawn, text = charts.learning_curve(curve), words.more_photos(curve, held_out)
+    drawn = charts.learning_curve(curve, held_out)
+    text = words.more_photos(curve, held_out)
     return {"curve": curve, "drawn": drawn, "text": text}
 
 

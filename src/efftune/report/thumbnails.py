@@ -43,7 +43,7 @@ def write(
     Args:
         folder: of the run.
         classifier: as saved there.
-        test: its predictions on the test split.
+        test: its predictions on the test split, or those out of fold.
         suspects: training pictures whose label looks wrong; the first hundred are included.
         on_progress: called with the number of pictures done and their total.
     """
@@ -70,7 +70,7 @@ def write(
     explained = {}
     for done, i in enumerate(wrong[:MAX_EXPLAINED], start=len(rows) + 1):
         with suppress(DataError):  # the file may have been removed since
-            explanation = explainer.explain(test.rows[i].path)
+            explanation = explainer.explain(test.rows[i].path, predicted[i])
             explained[test.rows[i].name] = pictures.webp(explanation_images.pair(explanation, SIDE))
         on_progress(done, total)
     files.write(folder / FILE, json.dumps({"thumbnails": encoded, "explanations": explained}))

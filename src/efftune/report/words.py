@@ -28,7 +28,7 @@ def judged_pictures(evaluation: Mapping[str, Any]) -> dict[str, str]:
         evaluation: `evaluation.json`.
 
     Returns:
-        `noun`, such as "test picture"; `held_out`, what stages were judged by; and `splits`.
+        `noun`, such as "test picture"; and `held_out`, what stages were judged by.
     """
     if evaluation.get("cross_validation"):
         return {"noun": "picture", "held_out": "out-of-fold"}
@@ -45,18 +45,19 @@ def fine_tuning(evaluation: Mapping[str, Any]) -> str:
     if not cross_validation:
         return ""
     if cross_validation["failure"]:
-        return (
-            f"Only the head was trained, because fine-tuning failed: {cross_validation['failure']}"
-        )
+        reason = cross_validation["failure"].rstrip(".")
+        return f"Only the head was trained, because fine-tuning failed: {reason}"
     if len(cross_validation["tried"]) < 2:
         return ""
     head, *tuned = cross_validation["tried"]
     last = tuned[-1]
     chosen = next((each for each in tuned if each["stage"] == cross_validation["chosen"]), None)
     if chosen:
+        changed = [f"{percent(each['accuracy'])}" for each in (head, chosen)]
+        losses = [f"{each['calibrated_loss']:.3f}" for each in (head, chosen)]
         return (
-            f"Fine-tuning helped: out of fold, accuracy rose from {percent(head['accuracy'])} to "
-            f"{percent(chosen['accuracy'])}"
+            f"Fine-tuning helped: out of fold, accuracy went from {changed[0]} to {changed[1]}, "
+            f"and loss from {losses[0]} to {losses[1]}"
         )
     if last["pictures"] < head["pictures"]:
         return (

@@ -63,8 +63,10 @@ class Timer:
     def part(self, name: str) -> Iterator[None]:
         """Show the phases in the block as those of a part of the run, such as `fold 2 of 5`."""
         self._part = name
-        yield
-        self._part = ""
+        try:
+            yield
+        finally:
+            self._part = ""
 
     def count(self, done: int, total: int) -> None:
         """Report progress of the current phase; may be called from several threads."""

@@ -60,8 +60,8 @@ def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
     last = epochs[-1]
     if last.stage != "head" and last.val_accuracy > last.accuracy:
         sentences.append(
-            "validation accuracy is above training accuracy because augmentation and dropout make "
-            "training harder; this is not an error"
+            "accuracy on held-out pictures is above that in training because augmentation and "
+            "dropout make training harder; this is not an error"
         )
     # A head trained by gradient descent may not have settled, so that any further training gains.
     frozen = max((each.val_accuracy for each in epochs if each.stage == "head"), default=math.nan)

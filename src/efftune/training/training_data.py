@@ -55,7 +55,11 @@ class TrainingData:
     @property
     def cache_counts(self) -> dict[str, int]:
         """Number of pictures whose features were computed, and of those found in the cache."""
-        parts = [part for part in self.features.values() if part.rows]
+        parts = [
+            part
+            for split, part in self.features.items()
+            if part.rows and (self.folds is None or split == "train")  # else val repeats them
+        ]
         computed = sum(part.computed for part in parts)
         readable = sum(len(part.sha256s.keys() - part.failures.keys()) for part in parts)
         return {"computed": computed, "cached": readable - computed}
@@ -92,22 +96,27 @@ def compute(
         source["val"] = "train"
     total = sum(examples.counts[source[split]] for split in SPLITS)
     done = itertools.count(1)
-    features = {}
+    features: dict[Split, Features] = {}
     for split in SPLITS:
+        rows = examples.of(source[split])
+        if source[split] != split:  # the same pictures again
+            rows = tuple(row for row in rows if row.path not in features["train"].failures)
         features[split] = extraction.extract(
-            [row.path for row in examples.of(source[split])],
+            [row.path for row in rows],
             backbone,
             planning.settings(plan, exact=split != "train"),
             lambda: on_progress(next(done), total),
             outputs=outputs[split],
         )
+    if examples.fold_of:
+        require_unchanged(features["val"])
     for part in features.values():
         examples = examples.as_read(part.sha256s, part.failures)
     examples.require_trainable(allow_missing=plan.recipe.data.missing_classes == "allow")
-    rows = {split: examples.of(source[split]) for split in SPLITS}
+    used = {split: examples.of(source[split]) for split in SPLITS}
     data = TrainingData(
-        {split: [row.path for row in rows[split]] for split in SPLITS},
-        {split: labels(rows[split], examples.class_names) for split in SPLITS},
+        {split: [row.path for row in used[split]] for split in SPLITS},
+        {split: labels(used[split], examples.class_names) for split in SPLITS},
         examples.groups("train"),
         features,
         examples.folds,

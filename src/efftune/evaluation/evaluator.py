@@ -40,7 +40,7 @@ class EvaluationResult:
     Attributes:
         head: divided by the temperature, so that its probabilities are calibrated.
         uncertainty: thresholds for flagging predictions.
-        predictions: for validation and test.
+        predictions: for validation and test, or out of fold.
         evaluation: metrics of these predictions.
         suspects: training pictures whose label looks wrong, the most suspect first.
         not_available: the reason, by missing part of the evaluation.

@@ -1,4 +1,4 @@
-"""Predictions on validation and test, and their table `predictions.csv`."""
+"""Predictions on validation and test, or out of fold, and their table `predictions.csv`."""
 
 import csv
 import io

@@ -42,7 +42,7 @@ class Run:
     Attributes:
         folder: the run folder.
         recipe: all settings, as used.
-        evaluation: the metrics on the validation and test splits.
+        evaluation: the metrics on the validation and test splits, or out of fold.
         record: the contents of `run.json`: versions, machine, seconds per phase, checksums, etc.
         device: where its classifier is computed: `cpu`, or `gpu` for NVIDIA GPUs through JAX.
     """

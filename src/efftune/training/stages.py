@@ -38,7 +38,7 @@ class StageResult:
         start: validation metrics before the first step.
         epochs: the epochs that were trained.
         best: number of the epoch whose weights were selected; 0 if the stage was rolled back
-            because no epoch improved on the start.
+            because no epoch improved on the start, or not taken by cross-validation.
         batch_size: pictures per step; smaller than requested if that did not fit into memory.
         failures: why the stage was restarted or stopped, one text per failure.
     """

@@ -17,7 +17,7 @@ from efftune.recipe.recipe import Recipe
 _MOST_DAMAGED = 0.05  # of the files of a class
 _LEAKED = "an earlier split contains a copy"
 _FOLDS = 5
-_FEW_PICTURES = 1000  # up to here, cross-validation judges; beyond, splits cost little accuracy
+_FEW_PICTURES = 1000  # up to here, cross-validation judges; beyond, it takes too long
 
 
 def split(

@@ -77,23 +77,21 @@ def folds(
     classes = [Counter(row.label for row in group) for group in groups.values()]
     groups_with = Counter(label for each in classes for label in each)
     count = min(count, max(groups_with.values()))
+    rarest = [min(each, key=lambda label: (groups_with[label], label)) for each in classes]
+    # Rare classes first, and large groups while others can still even out.
+    order = sorted(
+        zip(groups.values(), classes, rarest, strict=True),
+        key=lambda item: (groups_with[item[2]], item[2], -len(item[0])),
+    )
     in_fold = [Counter[str]() for _ in range(count)]  # pictures by class
     fold_of: dict[Path, int] = {}
-
-    def rank(item: "tuple[list[Example], Counter[str]]") -> tuple[int, str, int]:
-        """Rare classes first, and large groups while others can still even out."""
-        label = min(item[1], key=lambda each: (groups_with[each], each))
-        return groups_with[label], label, -len(item[0])
-
-    for group, labels in sorted(zip(groups.values(), classes, strict=True), key=rank):
-        rarest = min(labels, key=lambda each: (groups_with[each], each))
-        fold = min(
-            in_fold,
-            key=lambda each: (each[rarest], sum(each[label] for label in labels), each.total()),
-        )
-        number = next(i for i, each in enumerate(in_fold) if each is fold)
-        fold.update(labels)
-        fold_of |= dict.fromkeys((row.path for row in group), number)
+    for group, labels, rare in order:
+        wanting = [
+            (each[rare], sum(each[label] for label in labels), each.total()) for each in in_fold
+        ]
+        fold = wanting.index(min(wanting))
+        in_fold[fold].update(labels)
+        fold_of |= dict.fromkeys((row.path for row in group), fold)
     return fold_of
 
 

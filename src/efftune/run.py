@@ -77,7 +77,7 @@ def train(
                 examples, data = training_data.compute(setup.examples, backbone, plan, timer.count)
             with timer.phase("head"):
                 head = fine_tuning.fit_head(data, backbone, plan.recipe)
-                judges = fold_heads.fit(data, plan.recipe) if plan.folds else None
+                judges = fold_heads.fit(data, backbone, plan.recipe) if plan.folds else None
                 plan, view_accuracy = view_selection.choose_views(
                     plan, backbone, judges or head, data
                 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
@@ -187,6 +187,8 @@ def test_deep_pictures_are_turned_upright(channels):
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=50))
+@example([0.0, 4.5e-42])
+@example([0.0, 1e-29, 1e6])
 def test_brighter_is_never_darker(values):
     array = np.array([sorted(values)], np.float32)
     pixels = bit_depth.to_8_bits(array, bit_depth.usual_range(*bit_depth.inner_range(array)))

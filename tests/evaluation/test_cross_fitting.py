@@ -4,11 +4,15 @@ import pytest
 from efftune.evaluation import cross_fitting
 from efftune.evaluation.cross_fitting import CrossFitting
 from efftune.recipe.recipe import Recipe
+from efftune.training import regression_head
 
 
 def made(features, labels, strength=0.1, groups=None):
     groups = np.arange(len(labels)) if groups is None else groups
-    return CrossFitting(features, labels, groups, strength, Recipe())
+    components = regression_head.fit_components(features, standardised=False)
+    nothing = np.zeros((features.shape[1], 1), np.float32), np.zeros(1, np.float32)
+    head = regression_head.Head(*nothing, strength, components)
+    return CrossFitting(features, labels, groups, head, Recipe())
 
 
 def clusters(count, seed=0, classes=3):

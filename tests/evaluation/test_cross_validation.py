@@ -91,7 +91,7 @@ def test_classifier_handed_out_is_the_one_trained_on_all(trained, source):
 
 def test_heads_of_folds_are_fitted_without_them(trained):
     run, (data, *_) = trained
-    found = fold_heads.fit(data, run.recipe)
+    found = fold_heads.fit(data, Backbone("efficientnet-lite0", 32), run.recipe)
     features, labels = data.features["train"].pooled(), data.labels["train"]
     logits = found.logits(features)
     for fold in range(3):
@@ -109,7 +109,7 @@ def test_class_missing_from_a_fold_is_never_predicted_there(trained):
     known = type(data)(
         data.paths, data.labels | {"train": labels}, data.groups, data.features, data.folds
     )
-    found = fold_heads.fit(known, run.recipe)
+    found = fold_heads.fit(known, Backbone("efficientnet-lite0", 32), run.recipe)
     probabilities = found.probabilities(data.features["train"].pooled())
     assert probabilities[data.folds == 0, 2].max() < 1e-3
 

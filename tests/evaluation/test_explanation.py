@@ -9,7 +9,7 @@ from efftune.errors import DataError, UsageError
 from efftune.evaluation import explanation
 from efftune.evaluation.explanation import Explainer, Explanation
 from efftune.model import saving
-from efftune.model.backbone import Backbone
+from efftune.model.backbone import FEATURES, STAGE_FEATURES, Backbone
 from efftune.model.classifier import Classifier
 from efftune.model.engines import openvino_engine
 from efftune.report import explanation_images
@@ -52,11 +52,11 @@ def picture(tmp_path):
     return path
 
 
-def made(folder, name="efficientnet-lite0", classes=3, **choices):
+def made(folder, name="efficientnet-lite0", output=FEATURES, classes=3, **choices):
     """A classifier of random weights, and its backbone and head."""
     backbone = Backbone(name, SIDE, weights="none").randomly_initialized(0)
     random = np.random.default_rng(1)
-    head = random.normal(size=(backbone.entry.features, classes)).astype(np.float32)
+    head = random.normal(size=(*backbone.shape(output), classes)).astype(np.float32)
     bias = random.normal(size=classes).astype(np.float32)
     names = [f"class {i}" for i in range(classes)]
     saving.save(folder, backbone, (head, bias), names, **choices)
@@ -86,7 +86,7 @@ def pooled(model):
 
 
 def heat(evidence):
-    return explanation._heat(evidence[None].clip(0), np.ones(1, np.float32), SIDE)
+    return explanation._heat(evidence, SIDE)
 
 
 needs_tensorflow = pytest.mark.skipif(
@@ -94,18 +94,26 @@ needs_tensorflow = pytest.mark.skipif(
 )
 
 
-@needs_tensorflow
-def test_heat_is_what_gradients_give(disc_run, picture):
-    model = disc_run.classifier.model
-    middle = pooled(model)
-    lower = keras.Model(model.input, middle)
-    upper = keras.Model(middle, model.get_layer("logits").output)
-    explainer = Explainer(disc_run.classifier)
-    for number, label in enumerate(disc_run.classifier.class_names):
-        found = explainer.explain(picture, label)
-        (expected,) = grad_cam(lower, upper, found.pixels[None], number)
-        assert expected.shape == (6, 6)
-        assert np.abs(found.heat - heat(expected)).max() < 0.01
+@pytest.mark.parametrize(
+    ("name", "mirrored"),
+    [
+        ("efficientnet-lite0", True),
+        pytest.param("efficientnet-b0", False, marks=pytest.mark.variant),
+    ],
+)
+def test_places_contribute_the_logit_between_them(tmp_path, picture, monkeypatch, name, mirrored):
+    """If the head sees all stages."""
+    classifier, _, (_, bias) = made(tmp_path, name, STAGE_FEATURES, mirrored=mirrored)
+    maps = []
+    monkeypatch.setattr(explanation, "_heat", lambda evidence, _size: maps.append(evidence))
+    explainer = Explainer(classifier)
+    labels = classifier.class_names
+    logs = np.log([explainer.explain(picture, label).confidence for label in labels])
+    contributed = np.array([each.mean() for each in maps])
+    expected = (logs - bias) - (logs - bias).mean()
+    assert [each.shape for each in maps] == [(6, 6)] * 3
+    assert np.abs(expected).max() > 0.1
+    assert contributed == pytest.approx(expected, abs=1e-3)
 
 
 @needs_tensorflow
@@ -204,14 +212,15 @@ def test_network_is_read_when_first_needed_and_only_once(disc_run, picture, monk
 
 def test_nothing_is_shown_where_nothing_speaks_for_a_class(tmp_path):
     square = np.full((SIDE, SIDE, 3), 200, np.uint8)
-    nothing = explanation._heat(np.ones((2, 4, 4), np.float32), np.float32([-1, 0.5]), SIDE)
+    activations = [np.ones((2, 4, 4), np.float32)]
+    nothing = heat(explanation._evidence(activations, np.float32([-1, 0.5])))
     assert (nothing == 0).all()
     shown = overlay(Explanation(tmp_path, "x", 0.5, square, nothing), 64)
     assert len(np.unique(shown.reshape(-1, 3), axis=0)) == 1
 
 
 def test_map_of_one_place_is_even():
-    assert (explanation._heat(np.ones((2, 1, 1), np.float32), np.ones(2), 32) == 1).all()
+    assert (explanation._heat(np.ones((1, 1), np.float32), 32) == 1).all()
 
 
 @pytest.mark.parametrize("side", [1, 31, 96, SIDE, 420])

@@ -7,7 +7,7 @@ from keras import ops
 
 from efftune.errors import UsageError
 from efftune.model import catalogue
-from efftune.model.backbone import Backbone
+from efftune.model.backbone import FEATURES, STAGE_FEATURES, Backbone
 
 from .conftest import distance, each, shaken
 
@@ -53,6 +53,29 @@ def test_lower_and_upper_part_are_the_whole_at_every_block(name):
         activations = lower(pixels)
         assert tuple(activations.shape[1:]) == backbone.shape(block)
         assert distance(ops.convert_to_numpy(upper(activations)), whole) <= 1e-5
+
+
+@pytest.mark.parametrize("name", each((row.name for row in catalogue.MODELS), ("-lite0",)))
+def test_features_of_all_stages_are_means_and_then_the_features(name):
+    backbone = Backbone(name, 40, weights="none")
+    shaken(backbone.keras_model)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3)).astype(np.uint8)
+    ends = [block for block in backbone.blocks[1:] if block.endswith("a")]
+    found = [[], []]
+    outputs = [*ends, STAGE_FEATURES, FEATURES]
+    network = backbone.engine.network(
+        lambda: backbone._part(outputs), size=40, dtypes=["float32"] * len(outputs)
+    )
+    network.run(
+        [0, 1],
+        lambda i: pixels[i : i + 1],
+        lambda i, _view, values: found[i].extend(map(np.copy, values)),
+    )
+    for *activations, features, last in found:
+        means = [each.mean(axis=(0, 1)) for each in activations]
+        assert features.shape == backbone.shape(STAGE_FEATURES)
+        assert distance(features, np.concatenate([*means, last])) <= 1e-5
+        assert (features[-len(last) :] == last).all()
 
 
 def test_parts_hold_every_weight_once():

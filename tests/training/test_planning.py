@@ -74,6 +74,26 @@ def test_features_of_the_heads_views_take_room(backbone, room):
         plan(backbone, unfreeze="none", head_epochs=10)
 
 
+@pytest.mark.parametrize(
+    ("choices", "folds", "expected"),
+    [
+        ({}, 0, "last"),
+        ({}, 5, "stages"),
+        ({"unfreeze": "none"}, 0, "stages"),
+        ({"unfreeze": "none", "head_epochs": 2}, 0, "last"),
+        ({"unfreeze": "none", "head_features": "last"}, 5, "last"),
+    ],
+)
+def test_only_a_head_on_the_frozen_network_sees_all_stages(backbone, choices, folds, expected):
+    found = planning.plan(Recipe(**choices), backbone, PICTURES, folds)
+    assert found.recipe.head.features == expected
+
+
+def test_all_stages_cannot_be_fine_tuned(backbone):
+    with pytest.raises(UsageError, match="head_features = stages is for a network that is not"):
+        plan(backbone, head_features="stages")
+
+
 def test_padded_size_is_reported(backbone):
     (note,) = plan(backbone, image_size=33).notes
     assert "33 px is not a multiple of 32" in note

@@ -37,10 +37,45 @@ def test_head_equals_plain_logistic_regression(monkeypatch):
     features, labels = clouds()
     fitted = fitted_on(features, labels, Recipe(head_strengths=(0.1,)))
     rows = features.astype(np.float64)
-    scale = 1 / np.sqrt(rows.var(axis=0, ddof=1).mean())
-    plain = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit(rows * scale, labels)
-    logits = rows * scale @ plain.coef_.T + plain.intercept_
+    rows = rows / np.sqrt(rows.var(axis=0).mean())
+    plain = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit(rows, labels)
+    logits = rows @ plain.coef_.T + plain.intercept_
     assert fitted.probabilities(features) == pytest.approx(softmax(logits, axis=1), abs=1e-3)
+
+
+@pytest.mark.parametrize("standardised", [False, True])
+@pytest.mark.parametrize("pictures", [400, 401, 9000])
+def test_components_are_principal_ones(monkeypatch, pictures, standardised):
+    """Those of few pictures are exact, those of many approximated, block by block."""
+    monkeypatch.setattr(regression_head, "COMPONENTS", 40)
+    random = np.random.default_rng(0)
+    mixing = random.normal(size=(60, 400)) * random.uniform(0.01, 3, 400)
+    features = (random.normal(size=(pictures, 60)) @ mixing + 7).astype(np.float32)
+    found = regression_head.fit_components(features, standardised=standardised)
+    rotated = found.rotated(features)
+    rows, variances = features - features.mean(axis=0), features.var(axis=0)
+    if standardised:
+        rows /= np.sqrt(variances + 0.01 * variances.mean())
+    _, expected, _ = np.linalg.svd(rows / np.sqrt(pictures), full_matrices=False)
+    variances = rotated.var(axis=0)
+    shares = expected[:40] ** 2 / (expected[:40] ** 2).sum()
+    assert variances / variances.sum() == pytest.approx(shares, rel=0.03)
+    assert variances.sum() == pytest.approx(400, rel=1e-3)
+    correlations = np.corrcoef(rotated.T) - np.eye(40)
+    assert np.abs(correlations).max() < 1e-3
+
+
+def test_values_that_never_vary_are_left_out():
+    features, labels = clouds(spread=0.3)
+    features[:, :3] = [0, 5, -1e4]
+    fitted = fitted_on(features, labels, Recipe(head_features="stages"))
+    assert np.abs(fitted.kernel[:3]).max() < 1e-5 * np.abs(fitted.kernel).max()
+    assert accuracy(fitted, features, labels) == 1
+
+
+def test_head_for_fewer_features_takes_the_last_ones():
+    fitted = regression_head.Head(np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+    assert fitted.logits(np.array([[9, 8, 1, 2]], np.float32)).tolist() == [[1, 2]]
 
 
 def test_probabilities_are_a_softmax():

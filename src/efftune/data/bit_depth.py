@@ -27,6 +27,7 @@ _LEAST_USED = 0.25  # of a range from 0: values that fill less get a range of th
 _INNER = (0.1, 99.9)  # percentiles of a picture: hot pixels and burnt-in marks lie outside
 _INNER_PICTURES = (1, 99)  # percentiles over the pictures of a set
 _SAMPLED = 500_000  # values of a picture that its range is found from
+_LEAST_RANGE = 1e-30  # of values; 255 over it is still a float32
 _WIDTH, _HEIGHT, _PHOTOMETRIC, _WHITE_IS_ZERO = 256, 257, 262, 0  # TIFF tags, and a value
 _BIG = 43  # the version of BigTIFF in the header
 
@@ -112,10 +113,11 @@ def to_8_bits(values: Values, black_and_white: Range) -> NDArray[np.uint8]:
     black, white = black_and_white
     if values.dtype == np.uint16:  # a table needs no copy of the values as floats
         return to_8_bits(np.arange(65536, dtype=np.float32), black_and_white)[values]
-    if white <= black:  # all values are the same
+    if white - black < _LEAST_RANGE:  # all values are the same
         return np.where(values > 0, np.uint8(255), np.uint8(0))
     scaled = np.subtract(values, black, dtype=np.float32)
-    scaled *= np.float32(255 / (white - black))
+    with np.errstate(over="ignore"):  # of values far outside
+        scaled *= np.float32(255 / (white - black))
     np.nan_to_num(scaled, copy=False, posinf=255, neginf=0)
     return np.rint(np.clip(scaled, 0, 255, out=scaled), out=scaled).astype(np.uint8)
 

@@ -18,7 +18,7 @@ class CrossFitting:
     """Fits heads on parts of the training split, with the penalty chosen on all of it."""
 
     def __init__(
-        self, features: Matrix, labels: Labels, groups: Labels, strength: float, recipe: Recipe
+        self, features: Matrix, labels: Labels, groups: Labels, head: Head, recipe: Recipe
     ):
         """Rotate the features onto their principal components.
 
@@ -26,13 +26,15 @@ class CrossFitting:
             features: of the training pictures, float32 (pictures, features).
             labels: their class numbers; each class occurs at least once.
             groups: group numbers; pictures of a group stay in the same fold.
-            strength: of the head's penalty.
+            head: fitted on them by regression.
             recipe: provides class weights and the seed.
         """
-        self._components: PrincipalComponents = heads.fit_components(features)
+        if head.components is None or head.strength is None:
+            raise ValueError("Cross-fitting needs a head that was fitted by regression.")
+        self._components: PrincipalComponents = head.components
         self._rotated = self._components.rotated(features)
         self._labels, self._groups = labels, groups
-        self._strength = strength
+        self._strength = head.strength
         self._weights = heads.class_weights(labels, recipe)[labels]
         self._seed = recipe.seed
 

@@ -12,7 +12,7 @@ from efftune.evaluation.out_of_fold import Candidate, CandidateScore, OutOfFold
 from efftune.model import uncertainty as uncertainties
 from efftune.model.backbone import Backbone
 from efftune.system.progress import Timer
-from efftune.training import fine_tuning, history
+from efftune.training import fine_tuning, fold_heads, history
 from efftune.training.fine_tuning import TrainingResult
 from efftune.training.fold_heads import FoldHeads
 from efftune.training.planning import Plan
@@ -40,7 +40,7 @@ class _Tried:
 
 def train(
     head: Head,
-    fold_heads: FoldHeads,
+    judges: FoldHeads,
     data: TrainingData,
     backbone: Backbone,
     plan: Plan,
@@ -50,7 +50,7 @@ def train(
 
     Args:
         head: fitted on the frozen features of all pictures.
-        fold_heads: the heads fitted without one fold each.
+        judges: the heads fitted without one fold each.
         data: with folds.
         backbone: its Keras weights are trained in place.
         plan: the plan of the run, with its views chosen.
@@ -62,15 +62,17 @@ def train(
     """
     recipe, labels = plan.recipe, data.labels["train"]
     assert data.folds is not None  # noqa: S101  (only called in cross-validation)
-    candidates = [_heads_alone(fold_heads, data, backbone, plan, timer)]
+    candidates = [_heads_alone(judges, data, backbone, plan, timer)]
     tried = _Tried([], [], np.zeros(len(labels), bool))
     if recipe.trains_by_gradient_descent:
         data = fine_tuning.with_views(data, backbone, plan, timer)
-        tried = _fine_tuned(fold_heads, data, backbone, candidates[0], plan, timer)
+        with timer.phase("head"):
+            starts = fold_heads.fit(data, backbone, recipe.changed(head_features="last"))
+        tried = _fine_tuned(starts, data, backbone, candidates[0], plan, timer)
     scored = [candidates[0], *tried.candidates]
     if tried.judged.all():
         candidates = scored
-    folds, max_error = fold_heads.folds, recipe.evaluation.max_error
+    folds, max_error = judges.folds, recipe.evaluation.max_error
     outcome = out_of_fold.judge(candidates, folds, labels, max_error)
     network, results, failure = _on_all(head, data, backbone, plan, timer, outcome.chosen)
     if failure:
@@ -86,7 +88,7 @@ def train(
     ]
     scores[0] = _score(scored[0], everything, labels, known)
     taken = [each for each in results if each.best]
-    epochs = history.history(head, data, timer.seconds["head"], taken, fold_heads)
+    epochs = history.history(head, data, timer.seconds["head"], taken, judges)
     training = TrainingResult(network, head, tuple(results), tuple(epochs))
     return training, replace(outcome, tried=tuple(scores), failure=failure or tried.failure)
 
@@ -97,7 +99,7 @@ def _on_all(
     """Train on all pictures.
 
     Args:
-        head: fitted on all pictures.
+        head: fitted on all pictures; fine-tuning starts from one for the last stage's features.
         data: with views, if there are stages to train.
         backbone: its Keras weights are trained in place.
         plan: the plan of the run.
@@ -112,8 +114,11 @@ def _on_all(
     if not stages:
         return network, results, ""
     alone, pretrained, failure = network, backbone.keras_model.get_weights(), ""
+    with timer.phase("head"):
+        last = plan.recipe.changed(head_features="last")
+        start = fine_tuning.fit_head(data, backbone, last)
     whole = replace(data, paths=data.paths | {"val": []}, folds=None)
-    trained = islice(fine_tuning.run_stages(backbone, head, whole, plan, timer), stages)
+    trained = islice(fine_tuning.run_stages(backbone, start, whole, plan, timer), stages)
     try:
         with timer.part("all pictures"):
             for after, result in trained:
@@ -131,41 +136,47 @@ def _on_all(
 
 
 def _heads_alone(
-    fold_heads: FoldHeads, data: TrainingData, backbone: Backbone, plan: Plan, timer: Timer
+    judges: FoldHeads, data: TrainingData, backbone: Backbone, plan: Plan, timer: Timer
 ) -> Candidate:
     """What the heads on the frozen network say of the pictures of their folds."""
-    recipe, folds, labels = plan.recipe, fold_heads.folds, data.labels["train"]
+    recipe, folds, labels = plan.recipe, judges.folds, data.labels["train"]
     distances = np.empty(len(folds), np.float32)
     with timer.phase("evaluate"):
+        head, last = judges.heads[0], backbone.entry.features
         features = trained_features.compute(
-            backbone, data, plan.depth, recipe, timer, splits=("val",)
+            NetworkState(backbone, head.kernel, head.bias),
+            data,
+            plan.depth,
+            recipe,
+            timer,
+            splits=("val",),
         )["val"]
-    for fold in range(len(fold_heads.heads)):
+    for fold in range(len(judges.heads)):
         others = np.flatnonzero(folds != fold)
         others = others[trained_features.references(len(others), recipe.seed)]
-        detector = uncertainties.fit_detector(features[others], labels[others])
+        detector = uncertainties.fit_detector(features[others, -last:], labels[others])
         distances[folds == fold] = detector.distances(features[folds == fold])
-    return Candidate("head", fold_heads.logits(features), distances)
+    return Candidate("head", judges.logits(features), distances)
 
 
 def _fine_tuned(
-    fold_heads: FoldHeads,
+    starts: FoldHeads,
     data: TrainingData,
     backbone: Backbone,
     alone: Candidate,
     plan: Plan,
     timer: Timer,
 ) -> _Tried:
-    """What networks that were fine-tuned without a fold say of its pictures.
+    """What networks that were fine-tuned without a fold, from these heads, say of its pictures.
 
     Ends early if fine-tuning is clearly worse than the heads alone.
     """
-    labels, folds = data.labels["train"], fold_heads.folds
+    labels, folds = data.labels["train"], starts.folds
     known = out_of_fold.judgeable(labels, folds)
     tried = _Tried([], [], np.zeros(len(labels), bool))
-    for fold, head in enumerate(fold_heads.heads):
+    for fold, head in enumerate(starts.heads):
         part, inside = data.held_out(fold), folds == fold
-        with timer.part(f"fold {fold + 1} of {len(fold_heads.heads)}"), _restored(backbone):
+        with timer.part(f"fold {fold + 1} of {len(starts.heads)}"), _restored(backbone):
             try:
                 trained = list(_fold_outputs(head, part, backbone, plan, timer))
             except TrainingDiverged as error:
@@ -208,10 +219,10 @@ def _fold_outputs(
     for network, result in fine_tuning.run_stages(backbone, head, unseen, plan, timer):
         with timer.phase("evaluate"):
             features = trained_features.compute(
-                network.backbone, part, plan.depth, recipe, timer, splits=("val",)
+                network, part, plan.depth, recipe, timer, splits=("val",)
             )
             detector = uncertainties.fit_detector(features["train"], labels[known])
-            logits = features["val"] @ network.kernel + network.bias
+            logits = network.head.logits(features["val"])
             distances = detector.distances(features["val"])
         yield result, logits, distances
 

@@ -110,11 +110,9 @@ def _judge_splits(
     network: NetworkState, data: TrainingData, examples: Examples, recipe: Recipe, timer: Timer
 ) -> tuple[dict[Split, Judged], Uncertainty]:
     """What the network says of the validation and test pictures; and its thresholds."""
-    features = trained_features.compute(network.backbone, data, examples.depth, recipe, timer)
+    features = trained_features.compute(network, data, examples.depth, recipe, timer)
     labels = data.labels["val"]
-    temperature = uncertainties.fit_temperature(
-        features["val"] @ network.kernel + network.bias, labels
-    )
+    temperature = uncertainties.fit_temperature(network.head.logits(features["val"]), labels)
     plain, calibrated = (
         Head(np.float32(factor) * network.kernel, np.float32(factor) * network.bias)
         for factor in (1.0, 1 / temperature)
@@ -124,7 +122,7 @@ def _judge_splits(
     unsure_below = uncertainties.confidence_threshold(
         probabilities["val"].max(axis=1), correct, recipe.evaluation.max_error
     )
-    detector = _detector(features["train"], data, recipe)
+    detector = _detector(features["train"], network, data, recipe)
     distances = {split: detector.distances(features[split]) for split in HELD_OUT}
     unlike_above = out_of_fold.unlike_above(distances["val"])
     judged = {
@@ -148,19 +146,17 @@ def _uncertainty(
     outcome: OutOfFold,
 ) -> Uncertainty:
     """The thresholds of a network trained on all pictures, from the outcome for its folds."""
-    features = trained_features.compute(
-        network.backbone, data, examples.depth, recipe, timer, splits=()
-    )
-    detector = _detector(features["train"], data, recipe)
+    features = trained_features.compute(network, data, examples.depth, recipe, timer, splits=())
+    detector = _detector(features["train"], network, data, recipe)
     return Uncertainty(outcome.temperature, outcome.unsure_below, outcome.unlike_above, detector)
 
 
 def _detector(
-    features: Matrix, data: TrainingData, recipe: Recipe
+    features: Matrix, network: NetworkState, data: TrainingData, recipe: Recipe
 ) -> uncertainties.OutOfDistributionDetector:
-    labels = data.labels["train"]
+    labels, last = data.labels["train"], network.backbone.entry.features
     references = trained_features.references(len(labels), recipe.seed)
-    return uncertainties.fit_detector(features, labels[references])
+    return uncertainties.fit_detector(features[:, -last:], labels[references])
 
 
 def _predictions(
@@ -182,10 +178,9 @@ def _cross_fit(
     head: Head, data: TrainingData, examples: Examples, recipe: Recipe, timer: Timer
 ) -> tuple[tuple[Suspect, ...], LearningCurve]:
     """Suspect labels and the learning curve, from heads on the frozen network's features."""
-    assert head.strength is not None  # noqa: S101  (cross-fitting needs a fitted head)
     labels, names = data.labels, examples.class_names
     features = data.features["train"].pooled()
-    fitting = CrossFitting(features, labels["train"], data.groups, head.strength, recipe)
+    fitting = CrossFitting(features, labels["train"], data.groups, head, recipe)
     probabilities = fitting.out_of_fold(timer.count)
     ranked = suspects(
         examples.of("train"), probabilities, labels["train"], names, examples.confirmed

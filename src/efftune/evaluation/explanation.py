@@ -6,13 +6,15 @@ via Gradient-based Localization" (2017), https://arxiv.org/abs/1610.02391.
 
 Every network here ends in global average pooling and a dense layer. The gradient is therefore the
 class's column of the kernel, divided by the number of positions. No backpropagation is needed, and
-a saved OpenVINO model is enough.
+a saved OpenVINO model is enough. If the head sees the means of several stages, its logit is the sum
+of what each of them contributes, and so is the map.
 
 Softmax is invariant to a constant added to all logits, so a single logit has no meaning: with two
 classes, the first column of the kernel that efftune fits is zero. The map therefore explains the
 difference between a class's logit and the mean of all logits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,29 +101,44 @@ class Explainer:
             outputs.extend(map(np.copy, values))
 
         network.run([pixels], lambda each: each[None], deliver)
-        probabilities, activations = outputs
+        probabilities, *activations = outputs
         number = int(probabilities.argmax()) if label is None else names.index(label)
-        heat = _heat(activations, kernel[:, number], size)
+        heat = _heat(_evidence(activations, kernel[:, number]), size)
         return Explanation(path, names[number], float(probabilities[number]), pixels, heat)
 
     @cached_property
     def _network(self) -> tuple[Network, Array]:
-        """The network with its last activations, and the head's kernel."""
+        """The network with the activations that its features come from, and the head's kernel."""
         return self.classifier.engine.explainer(
             self.classifier.folder, size=self.classifier.image_size
         )
 
 
-def _heat(activations: Array, weights: Array, size: int) -> Array:
+def _evidence(activations: Sequence[Array], weights: Array) -> Array:
+    """What each place contributes to a logit, float32 (side, side); the mean is their sum.
+
+    Args:
+        activations: of each stage that the head sees, the smallest at the end, float32 (channels,
+            height, width).
+        weights: of the logit for the mean of each channel, shape (channels of all stages,).
+    """
+    ends = np.cumsum([len(each) for each in activations])[:-1]
+    parts = [
+        np.tensordot(part, each, 1)
+        for part, each in zip(np.split(weights, ends), activations, strict=True)
+    ]
+    side = len(parts[-1])
+    return np.asarray(sum(resized(np.ascontiguousarray(each), side) for each in parts), np.float32)
+
+
+def _heat(evidence: Array, size: int) -> Array:
     """Grad-CAM of one picture, float32 (size, size), 0 to 1.
 
     Args:
-        activations: float32, shape (features, height, width).
-        weights: the gradient by feature up to a positive factor, shape (features,).
+        evidence: for the class, float32 (side, side).
         size: side of the picture, in pixels.
     """
-    evidence = np.tensordot(weights, activations, 1).clip(0)
-    heat = resized(np.ascontiguousarray(evidence, np.float32), size).clip(0)
+    heat = resized(evidence.clip(0), size).clip(0)
     peak = heat.max()
     return np.asarray(heat / peak if peak > 0 else heat, np.float32)
 

@@ -9,16 +9,18 @@ from numpy.typing import NDArray
 from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import Split
 from efftune.features import extraction
+from efftune.features.extraction import ExtractionSettings
 from efftune.model import uncertainty as uncertainties
-from efftune.model.backbone import FEATURES, Backbone
+from efftune.model.backbone import POOLED
 from efftune.recipe.recipe import Recipe
 from efftune.system.progress import Timer
 from efftune.training.regression_head import Matrix
+from efftune.training.stages import NetworkState
 from efftune.training.training_data import TrainingData
 
 
 def compute(
-    backbone: Backbone,
+    network: NetworkState,
     data: TrainingData,
     depth: BitDepth,
     recipe: Recipe,
@@ -28,7 +30,7 @@ def compute(
     """Features of the pictures of some splits, and of the reference pictures.
 
     Args:
-        backbone: the trained network, without its head.
+        network: the trained network.
         data: the pictures.
         depth: which values of pictures of more than 8 bits become black and white.
         recipe: completely resolved.
@@ -36,8 +38,10 @@ def compute(
         splits: validation, test, both or none of them.
 
     Returns:
-        By split, float32 (pictures, features); for `train`, of the reference pictures.
+        By split, float32 (pictures, features); for `train`, of the reference pictures. Those of
+        the last stage, and before them perhaps those of the other stages.
     """
+    backbone, output = network.backbone, network.backbone.features_of(network.kernel)
     mirrored = recipe.averages_mirror_images
     chosen = references(len(data.paths["train"]), recipe.seed)
     paths = {split: data.paths[split] for split in splits}
@@ -45,7 +49,7 @@ def compute(
     features: dict[Split, Matrix] = {}
     if not backbone.weights_changed and not mirrored:  # the cached features are the same
         features = {split: data.features[split].pooled() for split in splits}
-        if (FEATURES, 0) in data.features["train"].rows:
+        if any((pooled, 0) in data.features["train"].rows for pooled in POOLED):
             features["train"] = data.features["train"].pooled()[chosen]
     missing = [split for split in paths if split not in features]
     if not missing:
@@ -55,9 +59,9 @@ def compute(
     found = extraction.extract_pooled(
         backbone,
         together,
-        recipe.backbone.fit,
-        depth,
+        ExtractionSettings(recipe.backbone.fit, "f32", depth=depth),
         lambda: timer.count(next(done), len(together)),
+        output=output,
         mirrored=mirrored,
     )
     start = 0

@@ -21,7 +21,7 @@ from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError
 from efftune.features.cache import MAPPED_BYTES, SHARD_ROWS, CachedRows, Digest, FeatureCache
-from efftune.model.backbone import FEATURES, Backbone
+from efftune.model.backbone import FEATURES, POOLED, Backbone
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
 from efftune.model.engines.engine import Precision
 from efftune.recipe.inputs import Fit
@@ -92,7 +92,7 @@ class ExtractionSettings:
 
     def dtype_of(self, output: str) -> str:
         """The type in which an output is cached."""
-        return "float32" if output == FEATURES else self.dtype
+        return "float32" if output in POOLED else self.dtype
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ class Features:
         return replace(self, rows=rows)
 
     def pooled(self, view: int = 0) -> NDArray[np.float32]:
-        """The features after global average pooling, float32 (pictures, features).
+        """The features, float32 (pictures, features): of all stages if computed, else of the last.
 
-        Memory-mapped from a temporary file with about 5 kB per picture.
+        Memory-mapped from a temporary file with 5 to 15 kB per picture.
         """
-        rows = self.rows[FEATURES, view]
+        (rows,) = (self.rows[output, view] for output in POOLED if (output, view) in self.rows)
         values: NDArray[np.float32] = files.temporary_array((len(rows), *rows.shape), rows.dtype)
         for i in range(len(rows)):
             values[i] = rows[i]
@@ -147,8 +147,8 @@ def extract(
         backbone: the backbone; built and compiled only if a picture has to be computed.
         settings: settings of the extraction.
         on_done: called after each view of each picture, from several threads.
-        outputs: names of blocks, for the activations at their input, and `features`. If empty,
-            pictures are only read and decoded, to find those that fail.
+        outputs: as for `Backbone.pretrained`. If empty, pictures are only read and decoded, to
+            find those that fail.
         views: numbers of the views; 0 is the unaugmented picture, `MIRRORED` its mirror image.
 
     Returns:
@@ -277,10 +277,10 @@ class _Extraction:
 def extract_pooled(
     backbone: Backbone,
     paths: Sequence[Path],
-    fit: Fit,
-    depth: BitDepth,
+    settings: ExtractionSettings,
     on_progress: Callable[[], None],
     *,
+    output: str = FEATURES,
     mirrored: bool = False,
 ) -> NDArray[np.float32]:
     """Pooled features of pictures, computed in the same way as by the saved classifier.
@@ -288,9 +288,9 @@ def extract_pooled(
     Args:
         backbone: the backbone, fine-tuned or not.
         paths: pictures that could be decoded before.
-        fit: how pictures are fitted to the square input.
-        depth: which values of pictures of more than 8 bits become black and white.
+        settings: how pictures are decoded.
         on_progress: called after each picture, from several threads.
+        output: `FEATURES` or `STAGE_FEATURES`.
         mirrored: whether to average over each picture and its mirror image.
 
     Returns:
@@ -300,12 +300,13 @@ def extract_pooled(
         DataError: a picture cannot be decoded any more.
     """
     features: NDArray[np.float32] = files.temporary_array(
-        (len(paths), backbone.entry.features), np.float32
+        (len(paths), *backbone.shape(output)), np.float32
     )
 
     def load(i: int) -> Pixels:
         try:
-            return images.decode(images.read(paths[i]), backbone.image_size, fit, depth)[None]
+            content = images.read(paths[i])
+            return images.decode(content, backbone.image_size, settings.fit, settings.depth)[None]
         except BadImage as error:
             raise DataError(
                 f"{paths[i]} changed during the run: {error.reason}. Start again."
@@ -315,6 +316,6 @@ def extract_pooled(
         features[i] = outputs[0]
         on_progress()
 
-    network = backbone.trained(mirrored=mirrored)
+    network = backbone.trained(output, mirrored=mirrored)
     network.run(range(len(paths)), load, deliver)
     return features

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from efftune.model.folding import Arithmetic
     from efftune.model.weights.readers import Head
 
-FEATURES = "features"  # the output after global average pooling; other outputs are block inputs
+# Outputs of float32 vectors; others are the activations at the input of a block.
+FEATURES = "features"  # after global average pooling
+STAGE_FEATURES = "features of all stages"  # the same behind the mean activations between stages
+POOLED = (FEATURES, STAGE_FEATURES)
 VERSION = 2  # part of every cache key: increment it when the features of a backbone change
 
 
@@ -132,7 +135,7 @@ class Backbone:
         raise unknown_name("block", name, self.blocks)
 
     def shape(self, output: str) -> tuple[int, ...]:
-        """Shape of an output for one picture: `features`, or the activations at a block's input."""
+        """Shape of an output for one picture; see `pretrained`."""
         if output == FEATURES:
             return (self.entry.features,)
         return tuple(self._output(output).shape[1:])
@@ -205,8 +208,8 @@ class Backbone:
         """The pretrained network as the engine runs it, made once.
 
         Args:
-            outputs: `features`, or names of blocks for the activations at their input (height,
-                width, channels).
+            outputs: `FEATURES`; `STAGE_FEATURES`; or names of blocks for the activations at their
+                input (height, width, channels).
             precision: of the computation.
             dtypes: of the outputs.
         """
@@ -221,14 +224,15 @@ class Backbone:
             )
         return self._networks[key]
 
-    def trained(self, *, mirrored: bool) -> Network:
+    def trained(self, output: str, *, mirrored: bool) -> Network:
         """The network with its weights of now, in float32, as the engine runs it.
 
         Args:
+            output: `FEATURES` or `STAGE_FEATURES`.
             mirrored: average the features of each picture and its mirror image.
         """
         return self.engine.network(
-            lambda: self.keras_model, size=self.image_size, mirrored=mirrored
+            lambda: self.to_features(output), size=self.image_size, mirrored=mirrored
         )
 
     def conversion(self, engine: Engine, outputs: Sequence[str] = (FEATURES,)) -> Path:
@@ -242,6 +246,18 @@ class Backbone:
         digest = hashlib.sha256(json.dumps(determinants).encode()).hexdigest()[:16]
         return files.cache_folder() / "backbones" / f"{self.entry.name}-{digest}"
 
+    def features_of(self, head: NDArray[np.float32]) -> str:
+        """The output that a head's kernel, shape (features, classes), takes."""
+        return FEATURES if len(head) == self.entry.features else STAGE_FEATURES
+
+    def to_features(self, output: str) -> "keras.Model":
+        """The network from pixels to an output: `FEATURES` or `STAGE_FEATURES`."""
+        import keras
+
+        if output == FEATURES:
+            return self.keras_model
+        return keras.Model(self.keras_model.input, self._output(output), name=self.entry.short_name)
+
     def _part(self, outputs: Sequence[str]) -> "keras.Model":
         import keras
 
@@ -254,7 +270,8 @@ class Backbone:
         """The backbone's graph with a softmax head on top.
 
         Args:
-            kernel: the head's weights, shape (features, classes).
+            kernel: the head's weights, shape (features, classes), for the features of the last
+                stage or of all.
             bias: the head's bias, shape (classes,).
             mirrored: average the logits of each picture and its mirror image.
 
@@ -266,7 +283,7 @@ class Backbone:
 
         from efftune.model.initial_weights import drawn_by_numpy
 
-        backbone = self.keras_model
+        backbone = self.to_features(self.features_of(kernel))
         pixels, features = backbone.input, backbone.output
         if mirrored:
             pixels = keras.Input(pixels.shape[1:], name="pixels")
@@ -282,6 +299,25 @@ class Backbone:
     def _output(self, name: str) -> "keras.KerasTensor":
         if name == FEATURES:
             return self.keras_model.output
+        if name == STAGE_FEATURES:
+            return self._stage_features
         layers = self.keras_model.layers
         first = next(layer for layer in layers if layer.name.startswith(f"{name}_"))
         return first.input
+
+    @cached_property
+    def _stage_features(self) -> "keras.KerasTensor":
+        """The mean activations at the end of each stage but the last, then the features.
+
+        Source: Evci et al., "Head2Toe: Utilizing Intermediate Representations for Better Transfer
+        Learning" (2022), https://arxiv.org/abs/2201.03529. Between the blocks of a stage, the
+        activations differ little.
+        """
+        from keras import layers
+
+        ends = [block for block in self.blocks[1:] if block.endswith("a")]
+        means = [
+            layers.GlobalAveragePooling2D(name=f"{block}_mean")(self._output(block))
+            for block in ends
+        ]
+        return layers.Concatenate(name="stages")([*means, self.keras_model.output])

@@ -36,7 +36,8 @@ def save(
     Args:
         folder: where to write them.
         backbone: the trained or pretrained backbone.
-        head: kernel (features, classes) and bias (classes,).
+        head: kernel (features, classes), for the features of the last stage or of all, and bias
+            (classes,).
         class_names: in the order of the head's outputs.
         uncertainty: temperature and thresholds.
         mirrored: average the logits of each picture and its mirror image.
@@ -65,10 +66,11 @@ def _write_openvino(
     from efftune.model.engines import openvino_engine
 
     is_published = not backbone.weights_changed and not mirrored
+    output = backbone.features_of(head[0])
     converted = openvino_engine.converted(
-        lambda: backbone.keras_model,
+        lambda: backbone.to_features(output),
         mirrored=mirrored,
-        cached=backbone.conversion(openvino_engine) if is_published else None,
+        cached=backbone.conversion(openvino_engine, [output]) if is_published else None,
     )
     openvino_engine.write_classifier(openvino_engine.with_head(converted, *head), folder)
 

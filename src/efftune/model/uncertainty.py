@@ -49,7 +49,8 @@ class OutOfDistributionDetector:
         """Distances of pictures from the training pictures.
 
         Args:
-            features: float32, shape (pictures, features).
+            features: float32, shape (pictures, features); if there are more than the detector was
+                fitted on, the last ones count.
 
         Returns:
             float32, shape (pictures,); 0 or more.
@@ -76,8 +77,8 @@ class OutOfDistributionDetector:
 
     def _embed(self, features: Array) -> Array:
         if self.kind == "mahalanobis":
-            return np.asarray(features @ self.whitening)
-        return _normalized(features)
+            return np.asarray(features[:, -len(self.whitening) :] @ self.whitening)
+        return _normalized(features[:, -self.references.shape[1] :])
 
 
 def fit_detector(

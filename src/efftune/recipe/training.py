@@ -11,6 +11,7 @@ from efftune.recipe.setting import Setting
 Strength = Literal["light", "standard", "strong", "keras-example"]
 Augment = Literal["none"] | Strength
 Flip = Literal["no", "yes", "both"]
+HeadFeatures = Literal["last", "stages"]
 _Share = Annotated[float, Ge(0), Le(0.9)]
 _Rate = Annotated[float, Gt(0), Le(10)]
 _Epochs = Annotated[int, Ge(0), Le(10_000)]
@@ -37,6 +38,15 @@ def _block(name: Any) -> Any:
 class HeadSettings:
     """The head: logistic regression, or gradient descent."""
 
+    features: Annotated[
+        Literal["auto"] | HeadFeatures,
+        Setting(
+            "What the head is fitted on: the features of the last stage, or beside them the mean "
+            "activations at the end of the other stages. auto: stages, except where the network is "
+            "fine-tuned.",
+            key="head_features",
+        ),
+    ] = "auto"
     strengths: Annotated[
         tuple[Annotated[float, Gt(0)], ...],
         Len(1, 20),

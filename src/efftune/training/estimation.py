@@ -41,7 +41,7 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
     recipe, train, folds = plan.recipe, plan.pictures["train"], plan.folds
     held_out = train if folds else plan.pictures["val"] + plan.pictures["test"]
     upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
-    outputs = [*upper, FEATURES] if "head" in recipe.phases else []
+    outputs = [*upper, planning.pooled_output(recipe)] if "head" in recipe.phases else []
     exact = _frozen_seconds(paths, backbone, planning.settings(plan, exact=True), outputs, [0])
     plain = _frozen_seconds(paths, backbone, planning.settings(plan), outputs, [0])
     seconds = {"features": train * plain + held_out * exact}

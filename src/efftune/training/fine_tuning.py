@@ -109,10 +109,16 @@ def run_stages(
 
 
 def fit_head(data: TrainingData, backbone: Backbone, recipe: Recipe) -> Head:
-    """Fit the head by logistic regression, or initialise it if a later stage trains it."""
+    """Fit the head by logistic regression, or initialise it if a later stage trains it.
+
+    Args:
+        data: training data.
+        backbone: the pretrained network.
+        recipe: completely resolved.
+    """
     labels = data.labels["train"]
     if "head" in recipe.phases and not recipe.head.epochs:
-        return heads.fit(data.features["train"].pooled(), labels, data.groups, recipe)
+        return heads.fit(data.pooled(backbone, recipe), labels, data.groups, recipe)
     return heads.random(backbone.entry.features, int(labels.max()) + 1, recipe.seed)
 
 

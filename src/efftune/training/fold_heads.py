@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
 from efftune.training import regression_head
 from efftune.training.regression_head import Head, Matrix
@@ -53,15 +54,16 @@ class FoldHeads:
         return np.asarray(softmax(self.logits(features), axis=1))
 
 
-def fit(data: TrainingData, recipe: Recipe) -> FoldHeads:
+def fit(data: TrainingData, backbone: Backbone, recipe: Recipe) -> FoldHeads:
     """Fit a head for each fold, each with its own penalty.
 
     Args:
         data: with folds.
-        recipe: as for `regression_head.fit`.
+        backbone: the pretrained network.
+        recipe: as for `fine_tuning.fit_head`.
     """
     assert data.folds is not None  # noqa: S101  (only called in cross-validation)
-    features, labels = data.features["train"].pooled(), data.labels["train"]
+    features, labels = data.pooled(backbone, recipe), data.labels["train"]
     classes = int(labels.max()) + 1
     heads = []
     for fold in range(int(data.folds.max()) + 1):

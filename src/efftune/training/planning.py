@@ -13,11 +13,11 @@ from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import Split
 from efftune.errors import UsageError
 from efftune.features.extraction import ExtractionSettings
-from efftune.model.backbone import Backbone
+from efftune.model.backbone import FEATURES, STAGE_FEATURES, Backbone
 from efftune.model.engines import devices
 from efftune.model.engines.engine import Precision, chosen_precision
 from efftune.recipe.recipe import Recipe
-from efftune.recipe.training import Augment, Flip
+from efftune.recipe.training import Augment, Flip, HeadFeatures
 from efftune.system import files
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for cached activations
@@ -94,11 +94,13 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], fold
         folds: of the cross-validation that judges, if any.
 
     Raises:
-        UsageError: the backbone has no such block, the processor has no such precision, or the
+        UsageError: the backbone has no such block, the processor has no such precision, the head
+            would not fit the fine-tuned network, or the
             disk has no space for the decoded pictures, the features or the activations of any
             block.
     """
     precision = chosen_precision(backbone.engine, recipe.backbone.precision)
+    recipe = recipe.changed(head_features=_head_features(recipe, folds))
     recipe, notes = _resolved(recipe, backbone, pictures["train"])
     kept = _kept(pictures, folds)
     decoded_bytes = 0
@@ -159,6 +161,31 @@ def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
         seed=recipe.seed,
         mapped_bytes=plan.mapped_bytes,
     )
+
+
+def pooled_output(recipe: Recipe) -> str:
+    """The output of the backbone that the head is fitted on."""
+    features = recipe.head.features
+    if features == "auto":  # before there is a plan
+        features = _head_features(recipe, folds=0)
+    return STAGE_FEATURES if features == "stages" else FEATURES
+
+
+def _head_features(recipe: Recipe, folds: int) -> HeadFeatures:
+    """The features that the head is fitted on.
+
+    Raises:
+        UsageError: those of all stages, in front of a network that is going to be fine-tuned.
+    """
+    features = recipe.head.features
+    # If folds judge, the head on the frozen network competes with the fine-tuned network.
+    frozen = folds > 0 or not recipe.trains_by_gradient_descent
+    if features == "stages" and not frozen:
+        raise UsageError(
+            "head_features = stages is for a network that is not fine-tuned: use --recipe quick, "
+            "or head_features = last."
+        )
+    return ("stages" if frozen else "last") if features == "auto" else features
 
 
 def _resolved(recipe: Recipe, backbone: Backbone, pictures: int) -> tuple[Recipe, list[str]]:

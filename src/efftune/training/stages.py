@@ -90,6 +90,11 @@ class NetworkState:
     bias: Array
     new_head: Head | None = None
 
+    @property
+    def head(self) -> Head:
+        """Kernel and bias."""
+        return Head(self.kernel, self.bias)
+
 
 class _Diverged(Exception):
     """The loss is NaN, or far above the reference loss."""

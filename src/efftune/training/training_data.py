@@ -12,7 +12,7 @@ from efftune.data.examples import SPLITS, Examples, Split, labels
 from efftune.errors import DataError
 from efftune.features import extraction
 from efftune.features.extraction import Features
-from efftune.model.backbone import FEATURES, Backbone
+from efftune.model.backbone import POOLED, Backbone
 from efftune.model.engines.engine import Precision, chosen_precision
 from efftune.recipe.recipe import Recipe
 from efftune.training import planning
@@ -51,6 +51,17 @@ class TrainingData:
             self.groups[inside],
             self.features | {s: self.features[s].subset(part) for s, part in parts.items()},
         )
+
+    def pooled(self, backbone: Backbone, recipe: Recipe) -> NDArray[np.float32]:
+        """Features of the training pictures that a head is fitted on, float32 (pictures, features).
+
+        Args:
+            backbone: the pretrained network.
+            recipe: completely resolved; says whether the head sees all stages or the last.
+        """
+        features = self.features["train"].pooled()
+        all_stages = recipe.head.features == "stages"
+        return features if all_stages else features[:, -backbone.entry.features :]
 
     @property
     def cache_counts(self) -> dict[str, int]:
@@ -146,19 +157,17 @@ def prepare(recipe: Recipe, backbone: Backbone) -> None:
         or recipe.augmentation.augment == "auto"
         or recipe.augmentation.flip == "auto"
     ):
-        programs.add(((FEATURES,), precision))  # of views
+        programs.add(((planning.pooled_output(recipe),), precision))  # of views
     for names, precision in programs:
         if names:
-            dtypes = [
-                "float32" if name == FEATURES else recipe.tuning.activations for name in names
-            ]
+            dtypes = ["float32" if name in POOLED else recipe.tuning.activations for name in names]
             backbone.pretrained(names, precision=precision, dtypes=dtypes).prepare()
 
 
 def _outputs(recipe: Recipe, backbone: Backbone) -> dict[Split, list[str]]:
     """The outputs for unaugmented pictures that training or evaluation needs, by split."""
     upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
-    pooled = [FEATURES] if "head" in recipe.phases else []
+    pooled = [planning.pooled_output(recipe)] if "head" in recipe.phases else []
     # Whether an epoch may use the unaugmented pictures; with `auto`, this is not decided yet.
     plain = (
         recipe.augmentation.plain_view

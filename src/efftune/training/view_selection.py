@@ -80,7 +80,10 @@ class _RecognitionCheck:
         settings = planning.settings(self.plan)
         if view != MIRRORED:
             settings = replace(settings, augment=cast(Strength, name), flip="no")
-        features = extraction.extract(self.paths, self.backbone, settings, views=[view])
+        outputs = [planning.pooled_output(self.plan.recipe)]
+        features = extraction.extract(
+            self.paths, self.backbone, settings, outputs=outputs, views=[view]
+        )
         require_unchanged(features)
         self.accuracy[name] = self._accuracy(features.pooled(view))
         return self.accuracy[name] >= self.accuracy["plain"] - max_drop

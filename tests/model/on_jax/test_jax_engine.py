@@ -8,7 +8,7 @@ import pytest
 
 from efftune.errors import DataError, UsageError
 from efftune.model import saving
-from efftune.model.backbone import FEATURES, Backbone
+from efftune.model.backbone import FEATURES, STAGE_FEATURES, Backbone
 from efftune.model.engines import devices, jax_engine, openvino_engine
 from efftune.model.engines.jax_engine import Network
 
@@ -141,11 +141,12 @@ def test_mirrored_network_averages_both(backbone, pixels):
 
 @pytest.fixture(scope="module", params=[pytest.param(False, marks=pytest.mark.long), True])
 def saved(request, backbone, tmp_path_factory):
-    """A classifier saved by Keras on JAX."""
+    """A classifier saved by Keras on JAX; one with mirror images sees all stages."""
     folder = tmp_path_factory.mktemp("classifier")
+    output = STAGE_FEATURES if request.param else FEATURES
     random = np.random.default_rng(1)
     head = (
-        random.normal(0, 0.2, (1280, 3)).astype(np.float32),
+        random.normal(0, 0.2, (*backbone.shape(output), 3)).astype(np.float32),
         random.normal(0, 1, 3).astype(np.float32),
     )
     saving.save(folder, backbone, head, CLASSES, mirrored=request.param)

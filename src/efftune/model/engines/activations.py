@@ -1,4 +1,4 @@
-"""Access to the last activations of a saved classifier, for class activation maps."""
+"""Access to the activations of a saved classifier, for class activation maps."""
 
 from typing import Any
 
@@ -11,27 +11,29 @@ Array = NDArray[np.float32]
 
 
 def with_activations(model: Any) -> tuple[Any, Array]:
-    """Add the last activations to a classifier's outputs.
+    """Add the activations whose means are the features to a classifier's outputs.
 
     Args:
         model: an OpenVINO classifier, as returned by `openvino_engine.with_head`.
 
     Returns:
-        A model that outputs probabilities (pictures, classes) and the activations before global
-        average pooling (pictures, features, height, width); and the head's kernel (features,
-        classes), minus its mean over the classes.
+        A model that outputs probabilities (pictures, classes) and, for each stage that the head
+        sees, the activations before global average pooling (pictures, channels, height, width);
+        and the head's kernel (features, classes), minus its mean over the classes.
     """
     nodes = model.get_ordered_ops()
-    # Squeeze-and-excitation takes spatial means, too: the last one is global average pooling.
-    (*_, pooling) = (node for node in nodes if node.get_type_name() == "ReduceMean")
     (*_, head) = (node for node in nodes if node.get_type_name() == "MatMul")
-    activations = pooling.input_value(0)
-    consumers = (each.get_node() for each in pooling.output(0).get_target_inputs())
-    if any(node.get_type_name() == "Split" for node in consumers):  # built with `mirrored`
-        activations = _flipped_back(activations)
+    splits = [node for node in nodes if node.get_type_name() == "Split"]  # built with `mirrored`
+    pooled = (splits[0] if splits else head).input_value(0).get_node()
+    means = [pooled]
+    if pooled.get_type_name() == "Concat":  # features of all stages
+        means = [each.get_node() for each in pooled.input_values()]
+    activations = [each.input_value(0) for each in means]
+    if splits:
+        activations = [_flipped_back(each) for each in activations]
     probabilities = model.output(0).get_node().input_value(0)
     kernel = np.array(head.input_value(1).get_node().data, np.float32)
-    explainer = ov.Model([probabilities, activations], model.get_parameters(), "explainer")
+    explainer = ov.Model([probabilities, *activations], model.get_parameters(), "explainer")
     return explainer, kernel - kernel.mean(axis=1, keepdims=True)
 
 

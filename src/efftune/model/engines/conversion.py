@@ -155,6 +155,10 @@ def _add(_layer: layers.Add, x: Node, y: Node) -> Node:
     return ops.add(x, y)
 
 
+def _concatenate(_layer: layers.Concatenate, *vectors: Node) -> Node:
+    return ops.concat(vectors, 1)
+
+
 def _average(_layer: layers.GlobalAveragePooling2D, x: Node) -> Node:
     return ops.reduce_mean(x, np.array([2, 3]), keep_dims=False)
 
@@ -177,6 +181,7 @@ _CONVERTERS: dict[type[layers.Layer], Callable[..., Node]] = {
     layers.Reshape: _reshape,
     layers.Multiply: _multiply,
     layers.Add: _add,
+    layers.Concatenate: _concatenate,
     layers.GlobalAveragePooling2D: _average,
 }
 

@@ -97,11 +97,12 @@ class Engine(Protocol):
         """The classifier saved in a folder, in float32: probabilities, then features if wanted."""
 
     def explainer(self, folder: Path, *, size: int) -> tuple[Network, NDArray[np.float32]]:
-        """A saved classifier with its last activations.
+        """A saved classifier with the activations whose means are its features.
 
         Returns:
-            A network with outputs probabilities and activations (features, height, width); and the
-            head's kernel (features, classes), minus its mean over the classes.
+            A network with outputs probabilities and, for each stage that the head sees, activations
+            (channels, height, width), those of the last stage at the end; and the head's kernel
+            (features, classes), minus its mean over the classes.
         """
 
 

@@ -96,26 +96,27 @@ def explainer(folder: Path, *, size: int) -> tuple["Network", NDArray[np.float32
 
     def program(weights: Any, pixels: Any) -> Outputs:
         features, activations = run(weights, pixels)
-        return [_probabilities(saved, features), activations.transpose(0, 3, 1, 2)]
+        channels_first = [each.transpose(0, 3, 1, 2) for each in activations]
+        return [_probabilities(saved, features), *channels_first]
 
     kernel = saved.kernel - saved.kernel.mean(axis=1, keepdims=True)
     return Network(lambda: (program, weights), size=size), kernel
 
 
-def _saved(folder: Path) -> tuple[SavedClassifier, Callable[[Any, Any], tuple[Any, Any]], Any]:
+def _saved(folder: Path) -> tuple[SavedClassifier, Callable[[Any, Any], tuple[Any, Outputs]], Any]:
     """A saved classifier; a function from weights and pixels to features and activations."""
     saved = SavedClassifier.load(folder)
     backbone = saved.backbone
-    pooling = [each for each in backbone.layers if _is_pooling(each)][-1]
-    ends = [backbone.output, pooling.input]
+    ends = [backbone.output, *_pooled(backbone)]
     part = folding.folded(backbone, backbone.input, ends, _arithmetic("f32"))
 
-    def run(weights: Any, pixels: Any) -> tuple[Any, Any]:
-        features, activations = _outputs(part, weights, pixels)
+    def run(weights: Any, pixels: Any) -> tuple[Any, Outputs]:
+        features, *activations = _outputs(part, weights, pixels)
         if saved.mirrored:
-            others = _outputs(part, weights, pixels[:, :, ::-1])
-            features = (features + others[0]) * 0.5
-            activations = (activations + others[1][:, :, ::-1]) * 0.5
+            other, *mirrored = _outputs(part, weights, pixels[:, :, ::-1])
+            features = (features + other) * 0.5
+            pairs = zip(activations, mirrored, strict=True)
+            activations = [(one + each[:, :, ::-1]) * 0.5 for one, each in pairs]
         return features, activations
 
     return saved, run, _weights(part)
@@ -130,8 +131,12 @@ def _arithmetic(precision: Precision) -> folding.Arithmetic:
     return folding.arithmetic("gpu" if jax.default_backend() == "gpu" else "cpu", precision)
 
 
-def _is_pooling(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.layers.GlobalAveragePooling2D)
+def _pooled(backbone: keras.Model) -> list[keras.KerasTensor]:
+    """The activations whose means are the features: of all stages that they come from, in order."""
+    makers = {id(layer.output): layer for layer in backbone.layers}
+    last = makers[id(backbone.output)]
+    means = last.input if isinstance(last, keras.layers.Concatenate) else [last.output]
+    return [makers[id(each)].input for each in means]
 
 
 def _weights(model: keras.Model) -> tuple[list[Any], list[Any]]:

@@ -81,7 +81,7 @@ def explainer(folder: Path, *, size: int) -> tuple["Network", NDArray[np.float32
     from efftune.model.engines.activations import with_activations
 
     model, kernel = with_activations(read_classifier(folder))
-    return Network(lambda: model, size=size, dtypes=("float32", "float32")), kernel
+    return Network(lambda: model, size=size, dtypes=["float32"] * len(model.outputs)), kernel
 
 
 def converted(

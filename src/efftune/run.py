@@ -12,10 +12,12 @@ from efftune.data.examples import Examples
 from efftune.data.inspection import Finding
 from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
-from efftune.evaluation import cross_validation, evaluator
+from efftune.evaluation import cross_validation, evaluator, model_choice
+from efftune.evaluation.model_choice import ModelTrial
 from efftune.features import cache
 from efftune.model.backbone import Backbone
 from efftune.model.engines import devices
+from efftune.recipe.inputs import AUTO_MODEL
 from efftune.recipe.recipe import Recipe
 from efftune.runs.contents import RunContents
 from efftune.runs.run import Run
@@ -90,7 +92,7 @@ def train(
             with timer.phase("evaluate"):
                 result = evaluator.evaluate(training, data, examples, plan.recipe, timer, outcome)
             contents = RunContents(
-                plan, examples, setup.findings, data, training, view_accuracy, result
+                plan, examples, setup.findings, data, training, view_accuracy, result, setup.trials
             )
             contents.write(folder, timer)
         finished = Run.load(folder)
@@ -128,12 +130,13 @@ def demo(*, run: str | Path | None = None, on_progress: OnProgress = "auto") -> 
 
 @dataclass(frozen=True)
 class _Setup:
-    """The inputs of training: loaded backbone, split examples, findings and plan."""
+    """The inputs of training: loaded backbone, split examples, findings, plan, models tried."""
 
     backbone: Backbone
     examples: Examples
     findings: list[Finding]
     plan: Plan
+    trials: tuple[ModelTrial, ...] = ()
 
 
 def _set_up(
@@ -143,29 +146,28 @@ def _set_up(
         Recipe.named(recipe, **choices) if isinstance(recipe, str) else recipe.changed(**choices)
     )
     recipe.require_effect()
+    backbone, trials = None, tuple[ModelTrial, ...]()
     with timer.phase("find"):
         device = devices.chosen(recipe.device)  # before anything imports Keras
-        backbone = Backbone(
-            recipe.backbone.model,
-            recipe.backbone.image_size,
-            weights="none" if recipe.phases == ("scratch",) else recipe.backbone.weights,
-            drop_connect_rate=recipe.optimization.drop_connect_rate,
-            device=device,
-            on_progress=timer.on_progress,
-        )
+        if recipe.backbone.model != AUTO_MODEL:
+            backbone = Backbone.of(recipe, device, timer.on_progress)
         examples = discovery.find(
             source, timer.on_progress, Columns.of(recipe), recipe.data.held_out
         )
-    training_data.prepare(recipe, backbone)
+    if backbone is not None:
+        training_data.prepare(recipe, backbone)
     with timer.phase("inspect"):
         examples, findings = splitting.split(examples, recipe, timer.count)
+    if backbone is None:
+        with timer.phase("choose"):
+            backbone, trials = model_choice.choose(recipe, examples, device, timer)
+        recipe = recipe.changed(model=backbone.entry.name, budget=0, fetch=False)
     with timer.phase("start"):  # imports Keras if the recipe fine-tunes
         cache.prune(files.cache_folder() / "features")
-        folds = 0 if examples.folds is None else int(examples.folds.max()) + 1
-        plan = planning.plan(recipe, backbone, examples.counts, folds)
-        notes = examples.depth.notes + ((_VALIDATES_ON_TEST,) if examples.val_is_test else ())
-        plan = replace(plan, depth=examples.depth, notes=(*notes, *plan.notes))
-    return _Setup(backbone, examples, findings, plan)
+        plan = planning.plan_for(recipe, backbone, examples)
+        if examples.val_is_test:
+            plan = replace(plan, notes=(_VALIDATES_ON_TEST, *plan.notes))
+    return _Setup(backbone, examples, findings, plan, trials)
 
 
 def _run_folders(run: str | Path | None, setup: _Setup) -> Iterable[Path]:

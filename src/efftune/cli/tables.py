@@ -74,8 +74,10 @@ def _show_notes(run: Run) -> None:
     """Print notes and advice, and the stages that failed or were rolled back."""
     for note in (*run.record["plan"]["notes"], *run.record.get("advice", [])):
         echo(f"Note: {note}")
-    if verdict := words.fine_tuning(run.evaluation.to_dict()):
-        echo(f"{verdict}.".replace("\N{NO-BREAK SPACE}", " "))
+    evaluation = run.evaluation.to_dict()
+    for verdict in (words.model_choice(run.record, evaluation), words.fine_tuning(evaluation)):
+        if verdict:
+            echo(f"{verdict}.".replace("\N{NO-BREAK SPACE}", " "))
     for stage in run.record["stages"]:
         for failure in stage["failures"]:
             echo(f"Stage {stage['name']}: {failure}")

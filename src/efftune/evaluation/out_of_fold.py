@@ -192,11 +192,11 @@ def choose(candidates: Sequence[Candidate], labels: NDArray[np.int64], pictures:
         labels: class numbers of all pictures, shape (pictures,).
         pictures: those to choose by, bool (pictures,).
     """
-    losses = [_losses(each.logits[pictures], labels[pictures]) for each in candidates]
+    found = [losses(each.logits[pictures], labels[pictures]) for each in candidates]
     best = 0
-    for number in range(1, len(losses)):
-        gain = losses[best] - losses[number]
-        if gain.mean() > _standard_error(gain):
+    for number in range(1, len(found)):
+        gain = found[best] - found[number]
+        if gain.mean() > standard_error(gain):
             best = number
     return best
 
@@ -209,8 +209,8 @@ def is_hopeless(head: Matrix, tuned: Matrix, labels: NDArray[np.int64]) -> bool:
         tuned: logits of the fine-tuned networks for the same pictures.
         labels: class numbers, shape (pictures,).
     """
-    loss = _losses(tuned, labels) - _losses(head, labels)
-    return len(labels) >= _FEW and float(loss.mean()) > 2 * _standard_error(loss)
+    loss = losses(tuned, labels) - losses(head, labels)
+    return len(labels) >= _FEW and float(loss.mean()) > 2 * standard_error(loss)
 
 
 def score(stage: str, logits: Matrix, labels: NDArray[np.int64], known: Mask) -> CandidateScore:
@@ -227,7 +227,7 @@ def score(stage: str, logits: Matrix, labels: NDArray[np.int64], known: Mask) ->
     return CandidateScore(stage, len(labels), accuracy, loss, calibrated_loss)
 
 
-def _losses(logits: Matrix, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+def losses(logits: Matrix, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Cross-entropy of each picture at the best temperature, in nats."""
     from scipy.special import log_softmax
 
@@ -236,7 +236,8 @@ def _losses(logits: Matrix, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(-log_probabilities[np.arange(len(labels)), labels])
 
 
-def _standard_error(values: NDArray[np.float64]) -> float:
+def standard_error(values: NDArray[np.float64]) -> float:
+    """Standard error of the mean of independent values; infinite for fewer than two."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.inf
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from efftune.model.folding import Arithmetic
     from efftune.model.weights.readers import Head
+    from efftune.recipe.recipe import Recipe
 
 # Outputs of float32 vectors; others are the activations at the input of a block.
 FEATURES = "features"  # after global average pooling
@@ -80,6 +81,19 @@ class Backbone:
         self._drop_connect_rate = drop_connect_rate
         self.device = device
         self._networks: dict[tuple[Any, ...], Network] = {}
+
+    @classmethod
+    def of(cls, recipe: "Recipe", device: Device, on_progress: Progress = silent) -> "Backbone":
+        """The model that a recipe names; see `__init__`."""
+        settings = recipe.backbone
+        return cls(
+            settings.model,
+            settings.image_size,
+            weights="none" if recipe.phases == ("scratch",) else settings.weights,
+            drop_connect_rate=recipe.optimization.drop_connect_rate,
+            device=device,
+            on_progress=on_progress,
+        )
 
     @property
     def engine(self) -> Engine:

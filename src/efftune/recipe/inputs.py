@@ -5,6 +5,7 @@ from these fields and those in `training.py`. Imports are light, since `efftune 
 fields.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,6 +18,8 @@ Phase = Literal["scratch", "head", "tune"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 RecipeName = Literal["quick", "balanced", "thorough", "scratch", "keras-example"]
 _SplitShare = Annotated[float, Ge(0.01), Le(0.5)]
+AUTO_MODEL = "auto"  # instead of a model's name
+_NUMBER = r"(\d+(?:\.\d+)?)"
 _HELD_OUT_SHARE = 0.15  # of the pictures, for `auto`
 _MOST_FOLDS = 20
 
@@ -63,6 +66,18 @@ def _names(value: Any) -> Any:
     return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
 
+def _seconds(value: Any) -> Any:
+    """Seconds, from text such as `90s`, `10m` or `1h30m`; other text is left to the type."""
+    if not isinstance(value, str):
+        return value
+    text = value.lower().replace(" ", "")
+    parts = re.fullmatch(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s?)?", text)
+    if not text or parts is None:
+        raise ValueError("give a time, such as 90s, 10m or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in parts.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
 @dataclass(frozen=True)
 class General:
     """Settings of the run as a whole."""
@@ -96,15 +111,35 @@ class General:
             parse=_phases,
         ),
     ] = ("head", "tune")
+    budget: Annotated[
+        float,
+        Ge(0),
+        Le(10 * 24 * 3600),
+        Setting(
+            "Time for the whole run, such as 90s, 10m or 1h30m; --model auto leaves out models "
+            "with which it would take longer, by an estimate.",
+            "--budget",
+            "no limit",
+            parse=_seconds,
+        ),
+    ] = 0.0
 
 
 @dataclass(frozen=True)
 class BackboneSettings:
     """The pretrained network and its input."""
 
-    model: Annotated[str, Setting("A model, as `efftune models` lists it.", "--model")] = (
-        "efficientnet-lite0"
-    )
+    model: Annotated[
+        str,
+        Setting(
+            "A model, as `efftune models` lists it; or auto, for the one that suits the pictures "
+            "best, of those whose weights are on this machine.",
+            "--model",
+        ),
+    ] = "efficientnet-lite0"
+    fetch: Annotated[
+        bool, Setting("Whether --model auto may download weights.", "--fetch", key="fetch")
+    ] = False
     weights: Annotated[
         str,
         Len(1),

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from efftune.errors import UsageError, unknown_name
 from efftune.recipe.inputs import (
+    AUTO_MODEL,
     BackboneSettings,
     DataSettings,
     DeviceChoice,
@@ -74,6 +75,7 @@ class Recipe:
     seed: int
     device: DeviceChoice
     phases: tuple[Phase, ...]
+    budget: float
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     data: DataSettings = field(default_factory=DataSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
@@ -220,6 +222,9 @@ class Recipe:
                     "--folds needs a head that is fitted by regression: use --recipe quick, "
                     "balanced or thorough, without --head-epochs."
                 )
+        if self.backbone.model != AUTO_MODEL and (self.budget or self.backbone.fetch):
+            name = "--budget" if self.budget else "--fetch"
+            raise UsageError(f"{name} has an effect with --model auto only.")
         if "tune" in self.phases and "head" not in self.phases:
             raise UsageError("Phase tune requires the head from phase head: add head to --phases.")
         defaults, settings = Recipe.named(self.name).settings, self.settings

@@ -98,11 +98,18 @@ def _done(stored: StoredRun) -> dict[str, Any]:
     return {
         "record": record,
         "stages": stages,
+        "models": record.get("models", []),
         "seconds": [(phase, value, 100 * value / longest) for phase, value in spent.items()],
         "total": sum(spent.values()),
         "notes": [
             *record["plan"]["notes"],
-            *filter(None, [words.fine_tuning(stored.evaluation)]),
+            *filter(
+                None,
+                [
+                    words.model_choice(record, stored.evaluation),
+                    words.fine_tuning(stored.evaluation),
+                ],
+            ),
             *record.get("advice", []),
         ],
         "settings": settings.read_text(encoding="utf-8") if settings.exists() else "",

@@ -1,6 +1,6 @@
 """The results of a run in sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -69,6 +69,43 @@ def fine_tuning(evaluation: Mapping[str, Any]) -> str:
         "Fine-tuning did not help clearly, so only the head was trained: out of fold, accuracy was "
         f"{percent(last['accuracy'])} with it and {percent(head['accuracy'])} without"
     )
+
+
+def model_choice(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """How the model was chosen; empty if it was named.
+
+    Args:
+        record: `run.json`.
+        evaluation: `evaluation.json`.
+    """
+    by_outcome: dict[str, list[str]] = {}
+    for trial in record.get("models", []):
+        by_outcome.setdefault(trial["outcome"], []).append(trial["model"])
+    if "chosen" not in by_outcome:
+        return ""
+    (chosen,) = by_outcome["chosen"]
+    found = f"Of {counted(len(record['models']), 'model')}, {chosen} was chosen"
+    parts = [
+        f"{_listed(by_outcome[outcome])} {text}"
+        for outcome, text in (
+            ("as good", "cannot be told apart from it, but takes longer"),
+            ("worse", "did worse"),
+            ("beaten", "did clearly worse"),
+            ("too slow", "would take too long"),
+        )
+        if outcome in by_outcome
+    ]
+    found += f": {'; '.join(parts)}" if parts else ""
+    if evaluation.get("cross_validation"):
+        found += (
+            ". It was chosen on the pictures that judge it, so the accuracy is slightly optimistic"
+        )
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a sentence: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def summary(evaluation: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, list[Markup]]:

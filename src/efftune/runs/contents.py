@@ -13,6 +13,7 @@ from efftune.data.inspection import Finding
 from efftune.data.relabelling import LABELS_FILE
 from efftune.evaluation import predictions, suspects
 from efftune.evaluation.evaluator import EvaluationResult
+from efftune.evaluation.model_choice import ModelTrial
 from efftune.model import saving
 from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
@@ -40,6 +41,7 @@ class RunContents:
         view_accuracy: accuracy of the head on augmented validation pictures, 0 to 1, by kind of
             view.
         result: the results of the evaluation.
+        trials: models that were compared, if the recipe left the choice to efftune.
     """
 
     plan: Plan
@@ -49,6 +51,7 @@ class RunContents:
     training: TrainingResult
     view_accuracy: Mapping[str, float]
     result: EvaluationResult
+    trials: tuple[ModelTrial, ...] = ()
 
     def write(self, folder: Path, timer: Timer) -> None:
         """Write all files except the report. `run.json` comes last and marks the run complete."""
@@ -119,6 +122,7 @@ class RunContents:
                 "test_flip": recipe.averages_mirror_images,
                 "weights": backbone.weights,
             },
+            "models": [each.to_dict() for each in self.trials],
             "recipe": recipe.name,
             "seed": recipe.seed,
             "versions": machine.versions(),

@@ -10,7 +10,7 @@ import psutil
 
 from efftune.data import bit_depth
 from efftune.data.bit_depth import BitDepth
-from efftune.data.examples import Split
+from efftune.data.examples import Examples, Split
 from efftune.errors import UsageError
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import FEATURES, STAGE_FEATURES, Backbone
@@ -135,6 +135,13 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], fold
         tuple(notes),
         folds=folds,
     )
+
+
+def plan_for(recipe: Recipe, backbone: Backbone, examples: Examples) -> Plan:
+    """The plan for a source, in splits or folds; see `plan`."""
+    folds = 0 if examples.folds is None else int(examples.folds.max()) + 1
+    made = plan(recipe, backbone, examples.counts, folds)
+    return replace(made, depth=examples.depth, notes=(*examples.depth.notes, *made.notes))
 
 
 def with_views(plan: Plan, backbone: Backbone, augment: Augment, flip: Flip) -> Plan:

@@ -101,7 +101,7 @@ def compute(
     Raises:
         DataError: too few readable pictures are left to train on.
     """
-    outputs = _outputs(plan.recipe, backbone)
+    needed = outputs(plan.recipe, backbone)
     source: dict[Split, Split] = {split: split for split in SPLITS}
     if examples.fold_of:
         source["val"] = "train"
@@ -117,7 +117,7 @@ def compute(
             backbone,
             planning.settings(plan, exact=split != "train"),
             lambda: on_progress(next(done), total),
-            outputs=outputs[split],
+            outputs=needed[split],
         )
     if examples.fold_of:
         require_unchanged(features["val"])
@@ -146,9 +146,9 @@ def prepare(recipe: Recipe, backbone: Backbone) -> None:
         return
     backbone.keras_model  # noqa: B018  (built here, so that no thread builds another)
     precision = chosen_precision(backbone.engine, recipe.backbone.precision)
-    outputs = _outputs(recipe, backbone)
-    programs: set[tuple[tuple[str, ...], Precision]] = {(tuple(outputs["train"]), precision)}
-    programs |= {(tuple(outputs[split]), "f32") for split in ("val", "test")}
+    needed = outputs(recipe, backbone)
+    programs: set[tuple[tuple[str, ...], Precision]] = {(tuple(needed["train"]), precision)}
+    programs |= {(tuple(needed[split]), "f32") for split in ("val", "test")}
     for stage in recipe.stages:
         if stage.name == "upper" and recipe.augmentation.augment != "none":
             programs.add(((backbone.block(stage.block),), precision))
@@ -164,7 +164,7 @@ def prepare(recipe: Recipe, backbone: Backbone) -> None:
             backbone.pretrained(names, precision=precision, dtypes=dtypes).prepare()
 
 
-def _outputs(recipe: Recipe, backbone: Backbone) -> dict[Split, list[str]]:
+def outputs(recipe: Recipe, backbone: Backbone) -> dict[Split, list[str]]:
     """The outputs for unaugmented pictures that training or evaluation needs, by split."""
     upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
     pooled = [planning.pooled_output(recipe)] if "head" in recipe.phases else []

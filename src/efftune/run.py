@@ -71,6 +71,8 @@ def train(
         DataError: the source is not usable for training.
     """
     with showing(on_progress) as report:
+        if run is not None:
+            files.require_free(files.user_path(run))
         timer = Timer(report)
         setup = _set_up(source, recipe, choices, timer)
         backbone, plan = setup.backbone, setup.plan
@@ -81,7 +83,7 @@ def train(
                 head = fine_tuning.fit_head(data, backbone, plan.recipe)
                 judges = fold_heads.fit(data, backbone, plan.recipe) if plan.folds else None
                 plan, view_accuracy = view_selection.choose_views(
-                    plan, backbone, judges or head, data
+                    plan, backbone, judges.starting if judges else head, data
                 )
             if judges is None:
                 training, outcome = fine_tuning.fine_tune(backbone, head, data, plan, timer), None
@@ -110,7 +112,8 @@ def plan(
 ) -> Plan:
     """Describe what `train` would do with the same arguments, with time estimates.
 
-    The estimates come from running a few pictures and training steps. No run folder is created.
+    The estimates come from running a few pictures and training steps. No run folder is created. If
+    the recipe leaves the model to efftune, it is chosen, and what is computed for that is cached.
     For the arguments and exceptions, see `train`.
     """
     with showing(on_progress) as report:
@@ -119,8 +122,9 @@ def plan(
         with timer.phase("measure"):
             paths = [row.path for row in setup.examples.of("train")]
             seconds = estimation.estimate(setup.plan, setup.backbone, paths)
-        inspected = round(timer.seconds["inspect"], 1)
-        return replace(setup.plan, seconds={"inspect": inspected, **seconds})
+        spent = {name: round(timer.seconds.get(name, 0), 1) for name in ("inspect", "choose")}
+        spent = {name: value for name, value in spent.items() if value or name == "inspect"}
+        return replace(setup.plan, seconds=spent | seconds)
 
 
 def demo(*, run: str | Path | None = None, on_progress: OnProgress = "auto") -> Run:

@@ -97,7 +97,7 @@ def test_heads_of_folds_are_fitted_without_them(trained):
     for fold in range(3):
         inside = data.folds != fold
         alone = regression_head.fit(
-            features[inside], labels[inside], data.groups[inside], run.recipe
+            features[inside], labels[inside], data.groups[inside], run.recipe, 1280
         )
         assert np.array_equal(logits[~inside], alone.logits(features[~inside]))
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -103,28 +104,23 @@ def test_choice_is_told(chosen):
 class Race(_Race):
     """A race whose models have losses that were made up."""
 
-    def __init__(self, losses, budget=0.0, each_takes=0.0):
+    def __init__(self, losses, budget=0.0, each_takes=0.0, classes=1):
         count = len(next(iter(losses.values())))
-        nothing = np.zeros(count, np.int64)
-        recipe = Recipe(model="auto", budget=budget)
-        super().__init__(
-            recipe, None, _Pictures([Path()] * count, nothing, nothing), "cpu", Timer()
-        )
-        self.made, self.tried = losses, []
-        for name in losses:
-            trial = ModelTrial(name, 224, seconds=each_takes)
-            self.trials[name] = trial
-            entry = catalogue.model(name)
-            entrant = model_choice._Entrant(entry, name, None, trial, np.empty(0))
-            self.entrants.append(entrant)
+        numbers = np.arange(count) % classes
+        pictures = _Pictures([Path()] * count, numbers, np.arange(count))
+        super().__init__(Recipe(model="auto", budget=budget), None, pictures, "cpu", Timer())
+        self.made, self.each_takes, self.tried = losses, each_takes, []
+
+    def _enter(self, entry):
+        trial = ModelTrial(entry.name, 224, seconds=self.each_takes)
+        self.trials[entry.name] = trial
+        return model_choice._Entrant(entry, entry.name, None, trial, np.empty(0))
 
     def _try(self, entrant, count):
         name = entrant.entry.name
         self.tried.append((name, count))
         entrant.losses = self.made[name][:count]
-        entrant.trial = model_choice.replace(
-            entrant.trial, pictures=count, loss=float(np.nanmean(entrant.losses))
-        )
+        entrant.trial = model_choice.replace(entrant.trial, pictures=count)
 
 
 def noise(mean, seed=0, count=2000, spread=0.5):
@@ -133,7 +129,7 @@ def noise(mean, seed=0, count=2000, spread=0.5):
 
 
 def outcomes(race):
-    model, trials = race.run()
+    model, trials = race.run([catalogue.model(name) for name in race.made])
     return model, {each.model: each.outcome for each in trials}
 
 
@@ -178,8 +174,41 @@ def test_three_are_tried_on_all_pictures():
 
 def test_if_all_would_take_too_long_the_smallest_is_taken():
     race = Race({LITE[0]: noise(0.6), LITE[1]: noise(0.1)}, budget=5, each_takes=60)
-    assert outcomes(race)[0] == LITE[0]
-    assert race.tried == []
+    model, found = outcomes(race)
+    assert model == LITE[0]
+    assert found[LITE[1]] == "too slow"
+    assert LITE[1] not in dict(race.tried)
+
+
+def test_best_model_that_becomes_too_slow_leaves_the_others(monkeypatch):
+    apart = np.tile([0.1, -0.1], 1000)
+    made = {name: noise(0.2, 1) + i * apart - 1e-3 * i for i, name in enumerate(LITE)}
+    race = Race(made, budget=9)
+    monkeypatch.setattr(race, "_is_late", lambda _seconds: len(race.tried) >= 5)
+    model, found = outcomes(race)
+    assert model == LITE[0]
+    assert found == {LITE[0]: "chosen", LITE[1]: "too slow", LITE[2]: "too slow"}
+    assert race.tried[3:] == [(LITE[0], 1000), (LITE[1], 1000), (LITE[0], 2000)]
+
+
+def test_beaten_model_is_not_taken_because_the_others_are_slow(monkeypatch):
+    race = Race({LITE[0]: noise(0.9, 1), LITE[1]: noise(0.3, 2)}, budget=9)
+    monkeypatch.setattr(race, "_is_late", lambda _seconds: len(race.tried) >= 2)
+    model, found = outcomes(race)
+    assert (model, found) == (LITE[1], {LITE[0]: "beaten", LITE[1]: "chosen"})
+
+
+def test_with_few_pictures_all_models_are_tried():
+    names = [*LITE, "efficientnet-lite3"]
+    made = {name: noise(0.5 - 0.2 * i, i, count=200) for i, name in enumerate(names)}
+    model, _ = outcomes(Race(made))
+    assert model == "efficientnet-lite3"
+
+
+def test_where_nothing_can_be_judged_the_smallest_is_taken():
+    model, found = outcomes(Race({name: np.full(2000, np.nan) for name in LITE}))
+    assert model == LITE[0]
+    assert found == {LITE[0]: "chosen", LITE[1]: "as good", LITE[2]: "as good"}
 
 
 def test_pictures_that_a_model_cannot_judge_do_not_count():
@@ -216,11 +245,39 @@ def test_every_beginning_has_its_share_of_each_class(counts, seed, percent):
     assert np.bincount(found.labels).tolist() == counts
     assert sorted(found.groups) == list(range(sum(counts)))
     share = percent / 100
-    beginning = found.labels[: round(share * sum(counts))]
-    expected = share * np.array(counts)
-    assert np.abs(np.bincount(beginning, minlength=len(counts)) - expected).max() <= len(counts) + 1
-    assert found.rungs == sorted(set(found.rungs))
+    few = np.minimum(counts, 5)
+    assert np.bincount(found.labels[: few.sum()], minlength=len(counts)).tolist() == few.tolist()
+    others, left = found.labels[few.sum() :], np.array(counts) - few
+    beginning = np.bincount(others[: round(share * left.sum())], minlength=len(counts))
+    # Of the others, a class has a share between what is left and all of it.
+    slack = len(counts) + 5
+    assert np.abs(beginning - share * left).max() <= slack
     assert found.rungs[-1] == sum(counts)
+    assert all(1.5 * low <= high for low, high in itertools.pairwise(found.rungs))
+
+
+def test_class_of_few_pictures_is_on_the_first_rung():
+    class Row:
+        path = Path()
+
+        def __init__(self, label):
+            self.label = label
+
+    class Made:
+        class_names = ("many", "rare")
+
+        @staticmethod
+        def of(_split):
+            return [Row("many")] * 5000 + [Row("rare")] * 10
+
+        @staticmethod
+        def groups(_split):
+            return np.arange(5010)
+
+    for seed in range(20):
+        found = _Pictures.of(Made, Recipe(seed=seed))
+        assert found.rungs == [300, 1000, 5010]
+        assert (found.labels[:300] == 1).sum() >= 5
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import efftune
 from conftest import fill
 from efftune.errors import UsageError
-from efftune.model.backbone import Backbone
+from efftune.model.backbone import FEATURES, STAGE_FEATURES, Backbone
 from efftune.model.engines import openvino_engine
 from efftune.recipe.recipe import Recipe
 from efftune.training import estimation, planning
@@ -77,21 +77,17 @@ def test_features_of_the_heads_views_take_room(backbone, room):
 @pytest.mark.parametrize(
     ("choices", "folds", "expected"),
     [
-        ({}, 0, "last"),
-        ({}, 5, "stages"),
-        ({"unfreeze": "none"}, 0, "stages"),
-        ({"unfreeze": "none", "head_epochs": 2}, 0, "last"),
-        ({"unfreeze": "none", "head_features": "last"}, 5, "last"),
+        ({}, 0, FEATURES),
+        ({}, 5, STAGE_FEATURES),
+        ({"unfreeze": "none"}, 0, STAGE_FEATURES),
+        ({"unfreeze": "none", "head_epochs": 2}, 0, FEATURES),
+        ({"unfreeze": "none", "head_features": "last"}, 5, FEATURES),
     ],
 )
 def test_only_a_head_on_the_frozen_network_sees_all_stages(backbone, choices, folds, expected):
     found = planning.plan(Recipe(**choices), backbone, PICTURES, folds)
-    assert found.recipe.head.features == expected
-
-
-def test_all_stages_cannot_be_fine_tuned(backbone):
-    with pytest.raises(UsageError, match="head_features = stages is for a network that is not"):
-        plan(backbone, head_features="stages")
+    assert found.pooled_output == expected
+    assert found.recipe.head.features == choices.get("head_features", "auto")
 
 
 def test_padded_size_is_reported(backbone):

@@ -68,9 +68,27 @@ def test_components_are_principal_ones(monkeypatch, pictures, standardised):
 def test_values_that_never_vary_are_left_out():
     features, labels = clouds(spread=0.3)
     features[:, :3] = [0, 5, -1e4]
-    fitted = fitted_on(features, labels, Recipe(head_features="stages"))
+    fitted = regression_head.fit(features, labels, np.arange(len(labels)), Recipe(), 10)
     assert np.abs(fitted.kernel[:3]).max() < 1e-5 * np.abs(fitted.kernel).max()
     assert accuracy(fitted, features, labels) == 1
+
+
+@pytest.mark.parametrize(("others_tell", "each"), [(False, 40), (True, 40), (False, 300)])
+def test_few_pictures_may_be_told_by_the_last_stage_alone(others_tell, each):
+    features, labels = clouds(each=each, spread=2)
+    random = np.random.default_rng(1)
+    others = random.normal(0, 50, (len(labels), 400)).astype(np.float32)
+    if others_tell:
+        others += random.normal(0, 50, (4, 400)).astype(np.float32)[labels]
+    both = np.hstack([others, features])
+    fitted = regression_head.fit(both, labels, np.arange(len(labels)), Recipe(), 30)
+    is_alone = not others_tell and each == 40
+    assert fitted.kernel.shape == (430, 4)
+    assert (np.abs(fitted.kernel[:400]).max() == 0) == is_alone
+    assert (np.abs(fitted.components.rotated(both)).max() > 0).all()
+    if is_alone:
+        alone = regression_head.fit(features, labels, np.arange(len(labels)), Recipe())
+        assert fitted.logits(both) == pytest.approx(alone.logits(features), abs=1e-4)
 
 
 def test_head_for_fewer_features_takes_the_last_ones():

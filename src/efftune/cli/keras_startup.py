@@ -20,7 +20,7 @@ def importing_keras(recipe: Recipe, report: Progress) -> Progress:
         report: the progress callback to wrap.
 
     Returns:
-        A progress callback that calls `report` and imports Keras in the phase `start`.
+        A progress callback that calls `report` and imports Keras before a network is built.
     """
     from efftune.model.engines import devices
 
@@ -32,7 +32,7 @@ def importing_keras(recipe: Recipe, report: Progress) -> Progress:
 
     def report_and_import(phase: str, done: int, total: int) -> None:
         report(phase, done, total)
-        if phase == "start" and "keras" not in sys.modules:
+        if phase in ("choose", "start") and "keras" not in sys.modules:
             _import_keras()
 
     return report_and_import

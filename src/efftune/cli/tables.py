@@ -107,6 +107,7 @@ def _baseline(score: SplitEvaluation) -> str:
 def show_plan(plan: Plan) -> None:
     """Print the plan of a run."""
     total = f"{plan.pictures['train']:,}, " if plan.folds else ""
+    echo(f"Model:    {plan.recipe.backbone.model}")
     echo(f"Pictures: {total}{_counts(plan.pictures, plan.folds)}")
     for note in plan.notes:
         echo(f"Note: {note}")

@@ -12,7 +12,7 @@ from efftune.evaluation.out_of_fold import Candidate, CandidateScore, OutOfFold
 from efftune.model import uncertainty as uncertainties
 from efftune.model.backbone import Backbone
 from efftune.system.progress import Timer
-from efftune.training import fine_tuning, fold_heads, history
+from efftune.training import fine_tuning, history
 from efftune.training.fine_tuning import TrainingResult
 from efftune.training.fold_heads import FoldHeads
 from efftune.training.planning import Plan
@@ -66,9 +66,7 @@ def train(
     tried = _Tried([], [], np.zeros(len(labels), bool))
     if recipe.trains_by_gradient_descent:
         data = fine_tuning.with_views(data, backbone, plan, timer)
-        with timer.phase("head"):
-            starts = fold_heads.fit(data, backbone, recipe.changed(head_features="last"))
-        tried = _fine_tuned(starts, data, backbone, candidates[0], plan, timer)
+        tried = _fine_tuned(judges.starting, data, backbone, candidates[0], plan, timer)
     scored = [candidates[0], *tried.candidates]
     if tried.judged.all():
         candidates = scored
@@ -115,8 +113,7 @@ def _on_all(
         return network, results, ""
     alone, pretrained, failure = network, backbone.keras_model.get_weights(), ""
     with timer.phase("head"):
-        last = plan.recipe.changed(head_features="last")
-        start = fine_tuning.fit_head(data, backbone, last)
+        start = fine_tuning.fit_head(data, backbone, plan.recipe, fine_tuned=True)
     whole = replace(data, paths=data.paths | {"val": []}, folds=None)
     trained = islice(fine_tuning.run_stages(backbone, start, whole, plan, timer), stages)
     try:

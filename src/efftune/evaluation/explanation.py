@@ -115,7 +115,10 @@ class Explainer:
 
 
 def _evidence(activations: Sequence[Array], weights: Array) -> Array:
-    """What each place contributes to a logit, float32 (side, side); the mean is their sum.
+    """What each place contributes to a logit, float32 (side, side).
+
+    The mean over the places is the logit without its bias. The maps of all stages are reduced to
+    the size of the last one's.
 
     Args:
         activations: of each stage that the head sees, the smallest at the end, float32 (channels,

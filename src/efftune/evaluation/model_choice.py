@@ -14,10 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import images
 from efftune.data.examples import Examples, labels
-from efftune.data.images import Pixels
-from efftune.errors import BadImage, UsageError
+from efftune.errors import DataError, UsageError
 from efftune.evaluation import out_of_fold
 from efftune.evaluation.cross_fitting import CrossFitting
 from efftune.features import extraction
@@ -31,13 +29,13 @@ from efftune.training import estimation, planning, regression_head, training_dat
 from efftune.training.planning import Plan
 
 _RUNGS = (300, 1000)  # training pictures; all of them come last
-_OF_EACH_CLASS = 5  # pictures on the first rung, on average, at least
+_OF_EACH_CLASS = 5  # pictures on the first rung, if there are so many
+_STEP = 1.5  # from rung to rung, at least
 _FINALISTS = 3  # models that are tried on all pictures
 _BEATEN = 2.0  # standard errors
 _ALIKE = 1.0  # standard errors
-_TIMED = 24  # pictures
 
-Outcome = Literal["chosen", "as good", "worse", "beaten", "too slow"]
+Outcome = Literal["chosen", "as good", "worse", "beaten", "too slow", "failed"]
 Numbers = NDArray[np.int64]
 
 
@@ -56,7 +54,9 @@ class ModelTrial:
         milliseconds: per picture in prediction, decoding included.
         seconds: estimated duration of a run; 0 if there is no budget.
         outcome: `as good` as the best, within noise, but not the smallest such; `worse` than the
-            best; `beaten`, and dropped before all pictures were tried; `too slow` for the budget.
+            best; `beaten`, and dropped before all pictures were tried; `too slow` for the budget;
+            `failed`, if it could not be used.
+        reason: why it failed.
     """
 
     model: str
@@ -69,6 +69,7 @@ class ModelTrial:
     milliseconds: float = 0.0
     seconds: float = 0.0
     outcome: Outcome = "too slow"
+    reason: str = ""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelTrial":
@@ -105,10 +106,7 @@ def choose(
     pictures = _Pictures.of(examples, recipe)
     if len(entries) == 1 or len(np.unique(pictures.labels)) < 2:
         return Backbone.of(recipe.changed(model=entries[0].name), device, timer.on_progress), ()
-    race = _Race(recipe, examples, pictures, device, timer)
-    for entry in entries:
-        race.enter(entry)
-    return race.run()
+    return _Race(recipe, examples, pictures, device, timer).run(entries)
 
 
 def _entries(recipe: Recipe) -> list[Model]:
@@ -151,6 +149,8 @@ def _cost(entry: Model, recipe: Recipe) -> float:
 class _Pictures:
     """Training pictures in an order whose beginnings are stratified by class.
 
+    It begins with a few of each class.
+
     Attributes:
         paths: of the pictures.
         labels: class numbers, shape (pictures,).
@@ -170,6 +170,7 @@ class _Pictures:
         for number in np.unique(numbers):
             members = random.permutation(np.flatnonzero(numbers == number))
             place[members] = (np.arange(len(members)) + random.random()) / len(members)
+            place[members[:_OF_EACH_CLASS]] = -1
         order = place.argsort(kind="stable")
         return cls([rows[i].path for i in order], numbers[order], examples.groups("train")[order])
 
@@ -177,7 +178,11 @@ class _Pictures:
     def rungs(self) -> list[int]:
         """Numbers of pictures to try the models on, ascending."""
         count, least = len(self.labels), _OF_EACH_CLASS * len(np.unique(self.labels))
-        return sorted({min(count, max(least, rung)) for rung in (*_RUNGS, count)})
+        rungs = [count]
+        for rung in sorted(_RUNGS, reverse=True):
+            if _STEP * max(least, rung) <= rungs[-1]:
+                rungs.append(max(least, rung))
+        return rungs[::-1]
 
 
 @dataclass
@@ -200,7 +205,11 @@ class _Entrant:
 
 
 class _Race:
-    """Tries models on growing numbers of pictures."""
+    """Tries models on growing numbers of pictures.
+
+    Attributes:
+        trials: how each model did, by name, smallest first.
+    """
 
     def __init__(
         self,
@@ -215,125 +224,120 @@ class _Race:
         self.pictures = pictures
         self.device: Device = device
         self.timer = timer
-        self.deadline = time.perf_counter() + recipe.budget - sum(timer.seconds.values())
-        self.per_cost = 0.0  # estimated seconds of a run per million multiplications
-        self.entrants: list[_Entrant] = []
         self.trials: dict[str, ModelTrial] = {}
+        self._deadline = time.perf_counter() + recipe.budget - sum(timer.seconds.values())
+        self._steps_per_cost = 0.0  # estimated seconds of steps per million multiplications
 
-    def enter(self, entry: Model) -> None:
-        """Let a model take part, if a run with it is likely to fit into the budget."""
-        seconds = self.per_cost * _cost(entry, self.recipe)
-        trial = ModelTrial(
-            entry.name, self.recipe.backbone.image_size or entry.resolution, seconds=round(seconds, 1)
-        )
-        self.trials[entry.name] = trial
-        if self.entrants and self._is_late(trial):
-            return
-        recipe = self.recipe.changed(model=entry.name)
-        backbone = Backbone.of(recipe, self.device, self.timer.on_progress)
-        plan = planning.plan_for(recipe, backbone, self.examples)
-        if self.recipe.budget and not self.per_cost:
-            estimated = sum(estimation.estimate(plan, backbone, self.pictures.paths).values())
-            self.per_cost = estimated / _cost(entry, self.recipe)
-            trial = replace(trial, seconds=round(estimated, 1))
-        trial = replace(trial, milliseconds=round(self._milliseconds(backbone, plan), 1))
-        self.entrants.append(_Entrant(entry, backbone, plan, trial, np.empty(0)))
-
-    def run(self) -> tuple[Backbone, tuple[ModelTrial, ...]]:
-        """Try the models; the result is that of `choose`."""
-        alive = self.entrants
+    def run(self, entries: Sequence[Model]) -> tuple[Backbone, tuple[ModelTrial, ...]]:
+        """Try models, smallest first; the result is that of `choose`."""
+        alive = list(filter(None, [self._enter(entry) for entry in entries]))
         for rung in self.pictures.rungs:
-            alive = self._left(alive, [each for each in alive if self._fits(each)], "too slow")
-            alive = alive or self.entrants[:1]
-            if rung == len(self.pictures.labels):
-                best = sorted(alive, key=lambda each: each.trial.loss)[:_FINALISTS]
-                alive = self._left(alive, [each for each in alive if each in best], "beaten")
+            if rung == len(self.pictures.labels) and alive[0].trial.pictures:
+                best = sorted(alive, key=lambda each: each.trial.excess)[:_FINALISTS]
+                alive = self._keep(alive, [each for each in alive if each in best], "beaten")
+            alive = self._tried(alive, rung)
             if len(alive) == 1:
                 break
-            for number, entrant in enumerate(alive):
-                self.timer.count(number, len(alive))
-                self._try(entrant, rung)
-            self._compare(alive)
             close = [each for each in alive if each.trial.excess <= _BEATEN * each.trial.error]
-            alive = self._left(alive, close, "beaten")
+            alive = self._keep(alive, close, "beaten")
         alike = [each for each in alive if each.trial.excess <= _ALIKE * each.trial.error]
-        self._left(alive, alike, "worse")
-        self._left(alike, alike[:1], "as good")
-        self._left(alike[:1], [], "chosen")
-        return alike[0].backbone, tuple(self.trials.values())
+        alike = self._keep(alive, alike or alive[:1], "worse")
+        (chosen,) = self._keep(alike, alike[:1], "as good")
+        self.trials[chosen.entry.name] = replace(chosen.trial, outcome="chosen")
+        return chosen.backbone, tuple(self.trials.values())
 
-    def _left(
-        self, entrants: list[_Entrant], left: list[_Entrant], outcome: Outcome
+    def _enter(self, entry: Model) -> _Entrant | None:
+        """Let a model take part, if it can be used and a run with it is likely to be in time."""
+        size = self.recipe.backbone.image_size or entry.resolution
+        trial = ModelTrial(entry.name, size)
+        is_first = not self.trials
+        self.trials[entry.name] = trial
+        if not is_first and self._is_late(self._steps_per_cost * _cost(entry, self.recipe)):
+            return None
+        try:
+            recipe = self.recipe.changed(model=entry.name)
+            backbone = Backbone.of(recipe, self.device, self.timer.on_progress)
+            plan = planning.plan_for(recipe, backbone, self.examples)
+            milliseconds = estimation.milliseconds(plan, backbone, self.pictures.paths)
+        except (DataError, UsageError) as error:  # of larger models: no download, no room
+            if is_first:
+                raise
+            self.trials[entry.name] = replace(trial, outcome="failed", reason=str(error))
+            return None
+        if is_first and self.recipe.budget:
+            steps = sum(estimation.fine_tuning_seconds(plan, backbone).values())
+            self._steps_per_cost = steps / _cost(entry, self.recipe)
+        trial = replace(trial, milliseconds=round(milliseconds, 1))
+        if self.recipe.budget:
+            steps = self._steps_per_cost * _cost(entry, self.recipe)
+            trial = replace(
+                trial, seconds=round(steps + estimation.pass_seconds(plan, milliseconds), 2)
+            )
+        return _Entrant(entry, backbone, plan, trial, np.empty(0))
+
+    def _tried(self, entrants: list[_Entrant], count: int) -> list[_Entrant]:
+        """Try models on the first pictures; returns those that there was time for.
+
+        The smallest is tried first, whatever the time.
+        """
+        if len(entrants) == 1:
+            return entrants
+        left: list[_Entrant] = []
+        for number, each in enumerate(entrants):
+            self.timer.count(number, len(entrants))
+            new = (count - each.trial.pictures) * each.trial.milliseconds / 1000
+            if left and self._is_late(new + each.trial.seconds):
+                continue
+            self._try(each, count)
+            left.append(each)
+        self._compare(left)
+        return self._keep(entrants, left, "too slow")
+
+    def _is_late(self, seconds: float) -> bool:
+        """Whether what takes this long would end after the budget."""
+        return bool(self.recipe.budget) and time.perf_counter() + seconds > self._deadline
+
+    def _keep(
+        self, entrants: list[_Entrant], kept: list[_Entrant], outcome: Outcome
     ) -> list[_Entrant]:
-        """Those that are left in the race, after noting the outcome of the others."""
+        """Those that are kept, after noting the outcome of the others."""
         for each in entrants:
-            if each not in left:
+            if each not in kept:
                 self.trials[each.entry.name] = replace(each.trial, outcome=outcome)
-        return left
-
-    def _fits(self, entrant: _Entrant) -> bool:
-        return not self._is_late(entrant.trial)
-
-    def _is_late(self, trial: ModelTrial) -> bool:
-        """Whether a run with the model would end after the budget."""
-        return bool(self.recipe.budget) and time.perf_counter() + trial.seconds > self.deadline
+        return kept
 
     def _try(self, entrant: _Entrant, count: int) -> None:
         """Judge a head on the features of the first pictures out of fold."""
-        paths, recipe = self.pictures.paths[:count], entrant.plan.recipe
+        paths, plan = self.pictures.paths[:count], entrant.plan
+        outputs = training_data.outputs(plan.recipe, entrant.backbone, plan.pooled_output)
         found = extraction.extract(
-            paths,
-            entrant.backbone,
-            planning.settings(entrant.plan),
-            outputs=training_data.outputs(recipe, entrant.backbone)["train"],
+            paths, entrant.backbone, planning.settings(plan), outputs=outputs["train"]
         )
         readable = np.array([path not in found.failures for path in paths], bool)
-        _, numbers = np.unique(self.pictures.labels[:count][readable], return_inverse=True)
-        groups, features = self.pictures.groups[:count][readable], found.pooled()
-        head = regression_head.fit(features, numbers, groups, recipe)
-        probabilities = CrossFitting(features, numbers, groups, head, recipe).out_of_fold()
-        known = ~np.isnan(probabilities).any(axis=1)
-        rows = np.flatnonzero(readable)[known]
+        known, numbers = np.unique(self.pictures.labels[:count][readable], return_inverse=True)
         entrant.losses = np.full(count, np.nan)
-        logits = np.log(probabilities[known].clip(1e-30))
-        entrant.losses[rows] = out_of_fold.losses(logits, numbers[known])
-        entrant.trial = replace(
-            entrant.trial,
-            pictures=count,
-            accuracy=float((logits.argmax(axis=1) == numbers[known]).mean()),
-            loss=float(entrant.losses[rows].mean()),
-        )
+        entrant.trial = replace(entrant.trial, pictures=count)
+        if len(known) < 2:
+            return
+        features, groups = found.pooled(), self.pictures.groups[:count][readable]
+        last, recipe = entrant.backbone.entry.features, plan.recipe
+        head = regression_head.fit(features, numbers, groups, recipe, last)
+        probabilities = CrossFitting(features, numbers, groups, head, recipe).out_of_fold()
+        judged = ~np.isnan(probabilities).any(axis=1)
+        if judged.any():
+            logits = np.log(probabilities[judged].clip(1e-30))
+            losses = out_of_fold.losses(logits, numbers[judged])
+            entrant.losses[np.flatnonzero(readable)[judged]] = losses
+            accuracy = float((logits.argmax(axis=1) == numbers[judged]).mean())
+            entrant.trial = replace(entrant.trial, accuracy=accuracy, loss=float(losses.mean()))
 
     def _compare(self, entrants: Sequence[_Entrant]) -> None:
         """Measure how far each is behind the best, on the pictures that all could be judged by."""
         judged = ~np.isnan([each.losses for each in entrants]).any(axis=0)
+        if judged.sum() < 2:  # nothing tells them apart
+            return
         best = min(entrants, key=lambda each: each.losses[judged].mean())
         for each in entrants:
             behind = (each.losses - best.losses)[judged]
             error = 0.0 if each is best else out_of_fold.standard_error(behind)
             each.trial = replace(each.trial, excess=float(behind.mean()), error=error)
-
-    def _milliseconds(self, backbone: Backbone, plan: Plan) -> float:
-        """How long a prediction takes, per picture, without what is done once."""
-        network = backbone.pretrained(
-            [planning.pooled_output(plan.recipe)], precision="f32", dtypes=["float32"]
-        )
-
-        def load(path: Path) -> Pixels | None:
-            try:
-                content, fit = images.read(path), plan.recipe.backbone.fit
-                return images.decode(content, backbone.image_size, fit, plan.depth)[None]
-            except BadImage:
-                return None
-
-        paths = self.pictures.paths[: 1 + _TIMED]
-        elapsed = []
-        for part in (paths[:1], paths[1:]):
-            start = time.perf_counter()
-            network.run(
-                part,
-                load,
-                lambda *_: None,
-            )
-            elapsed.append(time.perf_counter() - start)
-        return 1000 * elapsed[1] / max(1, len(paths) - 1)

@@ -11,7 +11,6 @@ from efftune.recipe.setting import Setting
 Strength = Literal["light", "standard", "strong", "keras-example"]
 Augment = Literal["none"] | Strength
 Flip = Literal["no", "yes", "both"]
-HeadFeatures = Literal["last", "stages"]
 _Share = Annotated[float, Ge(0), Le(0.9)]
 _Rate = Annotated[float, Gt(0), Le(10)]
 _Epochs = Annotated[int, Ge(0), Le(10_000)]
@@ -39,11 +38,11 @@ class HeadSettings:
     """The head: logistic regression, or gradient descent."""
 
     features: Annotated[
-        Literal["auto"] | HeadFeatures,
+        Literal["auto", "last"],
         Setting(
-            "What the head is fitted on: the features of the last stage, or beside them the mean "
-            "activations at the end of the other stages. auto: stages, except where the network is "
-            "fine-tuned.",
+            "What the head is fitted on: the features of the last stage; or, with auto, beside "
+            "them the mean activations at the end of the other stages, unless the network is "
+            "fine-tuned, or there are few pictures and it does not help.",
             key="head_features",
         ),
     ] = "auto"

@@ -88,10 +88,11 @@ def model_choice(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
     parts = [
         f"{_listed(by_outcome[outcome])} {text}"
         for outcome, text in (
-            ("as good", "cannot be told apart from it, but takes longer"),
+            ("as good", "cannot be told apart from it, but is larger"),
             ("worse", "did worse"),
             ("beaten", "did clearly worse"),
             ("too slow", "would take too long"),
+            ("failed", "could not be used"),
         )
         if outcome in by_outcome
     ]

@@ -130,8 +130,22 @@ def _create_first_free(candidates: Iterable[Path]) -> Path:
                 f"Cannot create the run folder {candidate}: {error.strerror}. "
                 "Choose another with --run."
             ) from None
-    raise UsageError(
-        f"{candidate} already exists, and runs are never overwritten. Choose another name."
+    raise _exists(candidate)
+
+
+def require_free(folder: Path) -> None:
+    """Check early that a run folder can be new.
+
+    Raises:
+        UsageError: it exists.
+    """
+    if folder.exists():
+        raise _exists(folder)
+
+
+def _exists(folder: Path | None) -> UsageError:
+    return UsageError(
+        f"{folder} already exists, and runs are never overwritten. Choose another name."
     )
 
 

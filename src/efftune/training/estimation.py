@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from efftune.data import images
+from efftune.data.images import Pixels
+from efftune.errors import BadImage
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import FEATURES, Backbone
@@ -41,12 +43,13 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
     recipe, train, folds = plan.recipe, plan.pictures["train"], plan.folds
     held_out = train if folds else plan.pictures["val"] + plan.pictures["test"]
     upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
-    outputs = [*upper, planning.pooled_output(recipe)] if "head" in recipe.phases else []
+    outputs = [*upper, plan.pooled_output] if "head" in recipe.phases else []
     exact = _frozen_seconds(paths, backbone, planning.settings(plan, exact=True), outputs, [0])
     plain = _frozen_seconds(paths, backbone, planning.settings(plan), outputs, [0])
     seconds = {"features": train * plain + held_out * exact}
     if outputs:
         seconds["head"] = train * _HEAD_SECONDS * max(1, recipe.head.epochs)
+    steps = fine_tuning_seconds(plan, backbone)
     for stage in recipe.stages:
         views = range(1, _view_count(stage, recipe) + 1)
         if views:
@@ -58,14 +61,64 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
         if stage.name in ("whole", "scratch"):
             decoded = max(1, folds) * train + plan.pictures["val"]
             seconds["decode"] = decoded * _decode_seconds(paths, backbone)
-        if stage.name != "head":
-            tracing, steps = _stage_seconds(stage, backbone, plan)
-            # As many networks as folds and one more, but each fold's without its pictures.
-            seconds[stage.name] = (1 + folds) * tracing + max(1, folds) * steps
+        if stage.name in steps:
+            seconds[stage.name] = steps[stage.name]
     if recipe.trains_by_gradient_descent:
         references = min(train, REFERENCES) * (1 + folds)
         seconds["evaluate"] = (held_out + references) * exact
     return {phase: round(elapsed, 1) for phase, elapsed in seconds.items()}
+
+
+def fine_tuning_seconds(plan: Plan, backbone: Backbone) -> dict[str, float]:
+    """Estimate how long the steps of each stage take that trains the network, by its name."""
+    seconds: dict[str, float] = {}
+    for stage in plan.recipe.stages:
+        if stage.name != "head":
+            tracing, steps = _stage_seconds(stage, backbone, plan)
+            # As many networks as folds and one more, but each fold's without its pictures.
+            seconds[stage.name] = (1 + plan.folds) * tracing + max(1, plan.folds) * steps
+    return seconds
+
+
+def milliseconds(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> float:
+    """How long a prediction takes, per picture of many, without what is done once.
+
+    The feature cache is not used.
+
+    Args:
+        plan: of a run with the network.
+        backbone: the network.
+        paths: pictures to measure it with; a few are enough.
+    """
+    network = backbone.pretrained([plan.pooled_output], precision="f32", dtypes=["float32"])
+
+    def load(path: Path) -> Pixels | None:
+        try:
+            content, fit = images.read(path), plan.recipe.backbone.fit
+            return images.decode(content, backbone.image_size, fit, plan.depth)[None]
+        except BadImage:
+            return None
+
+    sample = paths[:_MEASURED_PICTURES]
+    for _ in range(2):  # the first time, it is compiled
+        start = time.perf_counter()
+        network.run(sample, load, lambda *_: None)
+        elapsed = time.perf_counter() - start
+    return 1000 * elapsed / max(1, len(sample))
+
+
+def pass_seconds(plan: Plan, milliseconds: float) -> float:
+    """How long the frozen network takes for all that a run has it compute, at most.
+
+    Args:
+        plan: of the run.
+        milliseconds: per picture.
+    """
+    train, others = plan.pictures["train"], plan.pictures["val"] + plan.pictures["test"]
+    judged, views, times = train if plan.folds else others, 0, 1
+    if plan.recipe.trains_by_gradient_descent:  # judges are computed again with trained weights
+        views, times = int(plan.recipe.augmentation.views), 2
+    return ((1 + views) * train + times * judged) * milliseconds / 1000
 
 
 def _view_count(stage: Stage, recipe: Recipe) -> int:

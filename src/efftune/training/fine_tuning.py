@@ -108,18 +108,24 @@ def run_stages(
         yield network, result
 
 
-def fit_head(data: TrainingData, backbone: Backbone, recipe: Recipe) -> Head:
+def fit_head(
+    data: TrainingData, backbone: Backbone, recipe: Recipe, *, fine_tuned: bool = False
+) -> Head:
     """Fit the head by logistic regression, or initialise it if a later stage trains it.
 
     Args:
         data: training data.
         backbone: the pretrained network.
         recipe: completely resolved.
+        fine_tuned: fit it on the last stage's features alone, for fine-tuning to start from.
     """
+    last = backbone.entry.features
     labels = data.labels["train"]
     if "head" in recipe.phases and not recipe.head.epochs:
-        return heads.fit(data.pooled(backbone, recipe), labels, data.groups, recipe)
-    return heads.random(backbone.entry.features, int(labels.max()) + 1, recipe.seed)
+        features = data.features["train"].pooled()
+        features = features[:, -last:] if fine_tuned else features
+        return heads.fit(features, labels, data.groups, recipe, last)
+    return heads.random(last, int(labels.max()) + 1, recipe.seed)
 
 
 def with_views(data: TrainingData, backbone: Backbone, plan: Plan, timer: Timer) -> TrainingData:

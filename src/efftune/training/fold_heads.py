@@ -20,16 +20,23 @@ class FoldHeads:
 
     Attributes:
         heads: by fold.
+        starts: likewise, those that fine-tuning starts from.
         folds: fold numbers of the pictures that are judged, int64 (pictures,).
     """
 
     heads: tuple[Head, ...]
+    starts: tuple[Head, ...]
     folds: NDArray[np.int64]
 
     @property
     def strength(self) -> float | None:
         """That of the first head; None for heads that were not fitted by regression."""
         return self.heads[0].strength
+
+    @property
+    def starting(self) -> "FoldHeads":
+        """Those that fine-tuning starts from."""
+        return replace(self, heads=self.starts)
 
     def of(self, pictures: NDArray[np.int64]) -> "FoldHeads":
         """The same heads for some of the pictures."""
@@ -60,18 +67,35 @@ def fit(data: TrainingData, backbone: Backbone, recipe: Recipe) -> FoldHeads:
     Args:
         data: with folds.
         backbone: the pretrained network.
-        recipe: as for `fine_tuning.fit_head`.
+        recipe: completely resolved.
     """
     assert data.folds is not None  # noqa: S101  (only called in cross-validation)
-    features, labels = data.pooled(backbone, recipe), data.labels["train"]
+    features, last = data.features["train"].pooled(), backbone.entry.features
+    found = starts = _fit(features, data, recipe, last)
+    if recipe.trains_by_gradient_descent and features.shape[1] > last:
+        starts = _fit(features[:, -last:], data, recipe, last)
+    return FoldHeads(found, starts, data.folds)
+
+
+def _fit(features: Matrix, data: TrainingData, recipe: Recipe, last: int) -> tuple[Head, ...]:
+    """A head for each fold, for all classes.
+
+    Args:
+        features: of the pictures, float32 (pictures, features).
+        data: with folds.
+        recipe: as for `regression_head.fit`.
+        last: number of features of the last stage.
+    """
+    labels = data.labels["train"]
+    assert data.folds is not None  # noqa: S101  (see `fit`)
     classes = int(labels.max()) + 1
     heads = []
     for fold in range(int(data.folds.max()) + 1):
         inside = data.folds != fold
         known, numbers = np.unique(labels[inside], return_inverse=True)
-        head = regression_head.fit(features[inside], numbers, data.groups[inside], recipe)
+        head = regression_head.fit(features[inside], numbers, data.groups[inside], recipe, last)
         kernel = np.zeros((len(head.kernel), classes), np.float32)
         bias = np.full(classes, _UNKNOWN, np.float32)
         kernel[:, known], bias[known] = head.kernel, head.bias
         heads.append(Head(kernel, bias, head.strength))
-    return FoldHeads(tuple(heads), data.folds)
+    return tuple(heads)

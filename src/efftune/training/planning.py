@@ -17,7 +17,7 @@ from efftune.model.backbone import FEATURES, STAGE_FEATURES, Backbone
 from efftune.model.engines import devices
 from efftune.model.engines.engine import Precision, chosen_precision
 from efftune.recipe.recipe import Recipe
-from efftune.recipe.training import Augment, Flip, HeadFeatures
+from efftune.recipe.training import Augment, Flip
 from efftune.system import files
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for cached activations
@@ -60,10 +60,16 @@ class Plan:
     depth: BitDepth = bit_depth.UNKNOWN
     folds: int = 0
 
+    @property
+    def pooled_output(self) -> str:
+        """The output of the backbone that the head is fitted on."""
+        return pooled_output(self.recipe, in_folds=self.folds > 0)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as written to `run.json` and printed by `--dry-run --json`."""
         recipe = self.recipe
         return {
+            "model": recipe.backbone.model,
             "stages": [asdict(stage) for stage in recipe.stages],
             "pictures": dict(self.pictures),
             "folds": self.folds,
@@ -94,13 +100,11 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], fold
         folds: of the cross-validation that judges, if any.
 
     Raises:
-        UsageError: the backbone has no such block, the processor has no such precision, the head
-            would not fit the fine-tuned network, or the
+        UsageError: the backbone has no such block, the processor has no such precision, or the
             disk has no space for the decoded pictures, the features or the activations of any
             block.
     """
     precision = chosen_precision(backbone.engine, recipe.backbone.precision)
-    recipe = recipe.changed(head_features=_head_features(recipe, folds))
     recipe, notes = _resolved(recipe, backbone, pictures["train"])
     kept = _kept(pictures, folds)
     decoded_bytes = 0
@@ -170,29 +174,16 @@ def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
     )
 
 
-def pooled_output(recipe: Recipe) -> str:
-    """The output of the backbone that the head is fitted on."""
-    features = recipe.head.features
-    if features == "auto":  # before there is a plan
-        features = _head_features(recipe, folds=0)
-    return STAGE_FEATURES if features == "stages" else FEATURES
+def pooled_output(recipe: Recipe, *, in_folds: bool) -> str:
+    """The output of the backbone that the head is fitted on.
 
-
-def _head_features(recipe: Recipe, folds: int) -> HeadFeatures:
-    """The features that the head is fitted on.
-
-    Raises:
-        UsageError: those of all stages, in front of a network that is going to be fine-tuned.
+    Args:
+        recipe: of the run.
+        in_folds: whether cross-validation judges. The head on the frozen network then competes with
+            the fine-tuned network.
     """
-    features = recipe.head.features
-    # If folds judge, the head on the frozen network competes with the fine-tuned network.
-    frozen = folds > 0 or not recipe.trains_by_gradient_descent
-    if features == "stages" and not frozen:
-        raise UsageError(
-            "head_features = stages is for a network that is not fine-tuned: use --recipe quick, "
-            "or head_features = last."
-        )
-    return ("stages" if frozen else "last") if features == "auto" else features
+    is_frozen = in_folds or not recipe.trains_by_gradient_descent
+    return STAGE_FEATURES if is_frozen and recipe.head.features == "auto" else FEATURES
 
 
 def _resolved(recipe: Recipe, backbone: Backbone, pictures: int) -> tuple[Recipe, list[str]]:

@@ -17,6 +17,7 @@ from efftune.recipe.recipe import Recipe
 COMPONENTS = 512  # more did not improve accuracy
 _SMALLEST_VARIANCE = 0.01  # times the mean one, added so that values that hardly vary count less
 _EXTRA_COMPONENTS, _POWER_ITERATIONS = 32, 4  # of the approximation for many pictures
+_FEW_PICTURES = 1000  # up to which the last stage's features alone may be the better choice
 _BLOCK_ROWS = 4096
 SEARCH_PICTURES = 20_000  # enough to choose a strength on a split of any size
 SEARCH_TOLERANCE = 1e-2  # the ranking of strengths converges long before the coefficients
@@ -37,7 +38,7 @@ class Head:
         bias: float32, shape (classes,).
         strength: the chosen penalty as scikit-learn's `C`, for features of unit mean variance;
             None for a head that was not fitted by regression.
-        components: of the features that it was fitted on, likewise.
+        components: of the features that it was fitted on; None for such a head, too.
     """
 
     kernel: Matrix
@@ -56,23 +57,37 @@ class Head:
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
-def fit(features: Matrix, labels: Labels, groups: Labels, recipe: Recipe) -> Head:
+def fit(
+    features: Matrix, labels: Labels, groups: Labels, recipe: Recipe, last_stage: int = 0
+) -> Head:
     """Fit a head.
+
+    Features of several stages, which differ in scale, are standardised. If there are few pictures,
+    those of the last stage alone may generalise better, and this is tried, too.
 
     Args:
         features: float32, shape (pictures, features).
         labels: class numbers, shape (pictures,); every class from 0 to the last occurs.
         groups: group numbers, shape (pictures,). Related pictures share a group and thus a fold:
             with copies of a picture on both sides, too weak a penalty would look best.
-        recipe: sets the candidate strengths, the number of folds and the seed. Features of several
-            stages, which differ in scale, are standardised.
+        recipe: sets the candidate strengths, the number of folds and the seed.
+        last_stage: how many of the features, at the end, are those of the last stage; 0 for all.
 
     Returns:
         The head with the lowest cross-validated log-loss, refitted on all pictures.
     """
-    pca = fit_components(features, standardised=recipe.head.features == "stages")
-    components = pca.rotated(features)
-    strength = _best_strength(components, labels, groups, recipe)
+    others = features.shape[1] - (last_stage or features.shape[1])
+    candidates = [fit_components(features, standardised=others > 0)]
+    if others and len(labels) <= _FEW_PICTURES:
+        alone = fit_components(features[:, others:], standardised=False)
+        candidates.insert(0, alone.behind(others))
+    strengths, tried = recipe.head.strengths, []
+    for pca in candidates:
+        components, losses = pca.rotated(features), np.zeros(1)
+        if len(candidates) * len(strengths) > 1:
+            losses = _losses(components, labels, groups, recipe)
+        tried.append((losses.min(), strengths[int(losses.argmin())], pca, components))
+    _, strength, pca, components = min(tried, key=lambda each: each[0])
     weights = class_weights(labels, recipe)[labels]
     coefficients, intercepts = regression(
         components, labels, weights, strength, None, FINAL_TOLERANCE
@@ -93,6 +108,12 @@ class PrincipalComponents:
     centre: Matrix
     rotation: Matrix
 
+    def behind(self, others: int) -> "PrincipalComponents":
+        """The same for features behind others, which do not matter."""
+        return PrincipalComponents(
+            np.pad(self.centre, (others, 0)), np.pad(self.rotation, ((others, 0), (0, 0)))
+        )
+
     def rotated(self, features: Matrix) -> Matrix:
         """Project features block by block, since `features` may be larger than memory."""
         result = np.empty((len(features), self.rotation.shape[1]), np.float32)
@@ -105,9 +126,9 @@ class PrincipalComponents:
 def fit_components(features: Matrix, *, standardised: bool) -> PrincipalComponents:
     """Fit at most `COMPONENTS` principal components to features, float32 (pictures, features).
 
-    Many pictures are read once, block by block, and the components are then approximated as by
-    Halko et al., "Finding Structure with Randomness" (2011), https://arxiv.org/abs/0909.4061: the
-    time depends little on the number of features.
+    Those of many pictures, which are read block by block, are approximated as by Halko et al.,
+    "Finding Structure with Randomness" (2011), https://arxiv.org/abs/0909.4061: the time depends
+    little on the number of features.
 
     Args:
         features: of the pictures.
@@ -116,7 +137,7 @@ def fit_components(features: Matrix, *, standardised: bool) -> PrincipalComponen
     scale_of = _scales if standardised else np.ones_like
     count = min(COMPONENTS, *features.shape)
     centre = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    if len(features) <= features.shape[1]:
+    if len(features) <= _FEW_PICTURES:
         centred = features - centre
         scales = scale_of((centred**2).mean(axis=0))
         _, deviations, axes = np.linalg.svd(centred * scales, full_matrices=False)
@@ -163,11 +184,11 @@ def class_weights(labels: Labels, recipe: Recipe) -> Matrix:
     return np.asarray(counts.sum() / (len(counts) * counts.clip(1)), np.float32)
 
 
-def _best_strength(features: Matrix, labels: Labels, groups: Labels, recipe: Recipe) -> float:
-    """The strength with the lowest cross-validated log-loss."""
+def _losses(
+    features: Matrix, labels: Labels, groups: Labels, recipe: Recipe
+) -> NDArray[np.float64]:
+    """The cross-validated log-loss for each strength, summed over the pictures."""
     strengths, folds = recipe.head.strengths, recipe.head.folds
-    if len(strengths) == 1:
-        return strengths[0]
     random = np.random.default_rng(recipe.seed)
     sample = random.permutation(len(labels))[:SEARCH_PICTURES]
     features, labels = features[sample], labels[sample]
@@ -180,7 +201,7 @@ def _best_strength(features: Matrix, labels: Labels, groups: Labels, recipe: Rec
         held_out = ~train & np.isin(labels, labels[train])
         if held_out.any() and len(np.unique(labels[train])) > 1:
             losses += _fold_losses(features, labels, weights, (train, held_out), strengths)
-    return strengths[int(losses.argmin())]
+    return losses
 
 
 def assign_folds(labels: Labels, groups: Labels, folds: int) -> Labels:

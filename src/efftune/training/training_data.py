@@ -52,17 +52,6 @@ class TrainingData:
             self.features | {s: self.features[s].subset(part) for s, part in parts.items()},
         )
 
-    def pooled(self, backbone: Backbone, recipe: Recipe) -> NDArray[np.float32]:
-        """Features of the training pictures that a head is fitted on, float32 (pictures, features).
-
-        Args:
-            backbone: the pretrained network.
-            recipe: completely resolved; says whether the head sees all stages or the last.
-        """
-        features = self.features["train"].pooled()
-        all_stages = recipe.head.features == "stages"
-        return features if all_stages else features[:, -backbone.entry.features :]
-
     @property
     def cache_counts(self) -> dict[str, int]:
         """Number of pictures whose features were computed, and of those found in the cache."""
@@ -101,7 +90,7 @@ def compute(
     Raises:
         DataError: too few readable pictures are left to train on.
     """
-    needed = outputs(plan.recipe, backbone)
+    needed = outputs(plan.recipe, backbone, plan.pooled_output)
     source: dict[Split, Split] = {split: split for split in SPLITS}
     if examples.fold_of:
         source["val"] = "train"
@@ -146,7 +135,8 @@ def prepare(recipe: Recipe, backbone: Backbone) -> None:
         return
     backbone.keras_model  # noqa: B018  (built here, so that no thread builds another)
     precision = chosen_precision(backbone.engine, recipe.backbone.precision)
-    needed = outputs(recipe, backbone)
+    pooled = planning.pooled_output(recipe, in_folds=False)  # which is not known yet
+    needed = outputs(recipe, backbone, pooled)
     programs: set[tuple[tuple[str, ...], Precision]] = {(tuple(needed["train"]), precision)}
     programs |= {(tuple(needed[split]), "f32") for split in ("val", "test")}
     for stage in recipe.stages:
@@ -157,17 +147,17 @@ def prepare(recipe: Recipe, backbone: Backbone) -> None:
         or recipe.augmentation.augment == "auto"
         or recipe.augmentation.flip == "auto"
     ):
-        programs.add(((planning.pooled_output(recipe),), precision))  # of views
+        programs.add(((pooled,), precision))  # of views
     for names, precision in programs:
         if names:
             dtypes = ["float32" if name in POOLED else recipe.tuning.activations for name in names]
             backbone.pretrained(names, precision=precision, dtypes=dtypes).prepare()
 
 
-def outputs(recipe: Recipe, backbone: Backbone) -> dict[Split, list[str]]:
+def outputs(recipe: Recipe, backbone: Backbone, pooled_output: str) -> dict[Split, list[str]]:
     """The outputs for unaugmented pictures that training or evaluation needs, by split."""
     upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
-    pooled = [planning.pooled_output(recipe)] if "head" in recipe.phases else []
+    pooled = [pooled_output] if "head" in recipe.phases else []
     # Whether an epoch may use the unaugmented pictures; with `auto`, this is not decided yet.
     plain = (
         recipe.augmentation.plain_view

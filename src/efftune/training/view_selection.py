@@ -80,7 +80,7 @@ class _RecognitionCheck:
         settings = planning.settings(self.plan)
         if view != MIRRORED:
             settings = replace(settings, augment=cast(Strength, name), flip="no")
-        outputs = [planning.pooled_output(self.plan.recipe)]
+        outputs = [self.plan.pooled_output]
         features = extraction.extract(
             self.paths, self.backbone, settings, outputs=outputs, views=[view]
         )

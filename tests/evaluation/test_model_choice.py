@@ -101,6 +101,16 @@ def test_choice_is_told(chosen):
     assert words.model_choice({}, {}) == ""
 
 
+def test_only_model_is_taken_untried_and_that_is_said(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "MODELS", catalogue.MODELS[:1])
+    run = efftune.train(source, run=tmp_path / "run", **AUTO)
+    (trial,) = run.record["models"]
+    assert (trial["model"], trial["pictures"], trial["outcome"]) == (LITE[0], 0, "chosen")
+    report = (run.folder / "report.html").read_text()
+    assert "the weights of no other model are on this machine" in report
+    assert "Models tried" not in report
+
+
 class Race(_Race):
     """A race whose models have losses that were made up."""
 

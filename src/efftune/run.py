@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from efftune.data.examples import Examples
 from efftune.data.inspection import Finding
 from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
-from efftune.evaluation import cross_validation, evaluator, model_choice
+from efftune.errors import UsageError
+from efftune.evaluation import cross_validation, evaluator, model_choice, settings_search
 from efftune.evaluation.model_choice import ModelTrial
+from efftune.evaluation.settings_search import SettingsTrial
 from efftune.features import cache
 from efftune.model.backbone import Backbone
 from efftune.model.engines import devices
@@ -33,6 +36,9 @@ from efftune.training import (
 )
 from efftune.training.planning import Plan
 
+_MODEL_SHARE = 0.3  # of the budget of a search, for a run with the model chosen
+_SEARCH_SHARE = 0.85  # the rest is for judging and saving
+_NOT_SEARCHED = "the settings were not searched: so few pictures cannot tell them apart"
 _VALIDATES_ON_TEST = (
     "the test split is also used for validation, as in the public example: the best epoch is "
     "selected on it, so the test score is optimistic; --set val_from=train holds out a separate "
@@ -70,11 +76,68 @@ def train(
             created.
         DataError: the source is not usable for training.
     """
+    chosen = _recipe(recipe, choices)
+    chosen.require_effect()
+    return _train(source, chosen, run, on_progress)
+
+
+def search(
+    source: str | Path,
+    *,
+    budget: str | float = "20m",
+    recipe: str | Recipe = "balanced",
+    run: str | Path | None = None,
+    on_progress: OnProgress = "auto",
+    **choices: Any,
+) -> Run:
+    """Search for the model and the settings of fine-tuning that suit the pictures best.
+
+    The model is chosen as by `train` with `model="auto"`, unless it is named; the settings by
+    successive halving on the validation pictures, of which few cannot tell settings apart: then, or
+    where cross-validation judges, they stay as they are. For the other arguments, see `train`.
+
+    Args:
+        source: as for `train`.
+        budget: time for all of it, such as `20m`, or in seconds.
+        recipe: what to start from; it trains blocks of the network on cached activations.
+        run: as for `train`.
+        on_progress: as for `train`.
+        **choices: as for `train`.
+
+    Returns:
+        The finished run, trained with what was chosen.
+
+    Raises:
+        UsageError: as by `train`, or the recipe does not fine-tune in one stage.
+        DataError: as by `train`.
+    """
+    chosen = _recipe(recipe, {"model": AUTO_MODEL} | choices | {"budget": budget})
+    seconds = chosen.budget
+    if [stage.name for stage in chosen.stages] != ["head", "upper"] or not chosen.budget:
+        raise UsageError(
+            "A search needs a budget, and a recipe that fine-tunes on cached activations, such as "
+            "balanced."
+        )
+    is_named = chosen.backbone.model != AUTO_MODEL
+    chosen = chosen.changed(budget=0 if is_named else _MODEL_SHARE * seconds)
+    chosen.require_effect()
+    return _train(source, chosen, run, on_progress, seconds)
+
+
+def _train(
+    source: str | Path,
+    recipe: Recipe,
+    run: str | Path | None,
+    on_progress: OnProgress,
+    search_seconds: float = 0,
+) -> Run:
+    """Train, perhaps with a search for settings that ends after some seconds."""
+    deadline = time.perf_counter() + _SEARCH_SHARE * search_seconds
     with showing(on_progress) as report:
         if run is not None:
             files.require_free(files.user_path(run))
         timer = Timer(report)
-        setup = _set_up(source, recipe, choices, timer)
+        setup = _set_up(source, recipe, timer)
         backbone, plan = setup.backbone, setup.plan
         with files.reserved_folder(_run_folders(run, setup)) as folder:
             with timer.phase("features"):
@@ -85,17 +148,25 @@ def train(
                 plan, view_accuracy = view_selection.choose_views(
                     plan, backbone, judges.starting if judges else head, data
                 )
-            if judges is None:
-                training, outcome = fine_tuning.fine_tune(backbone, head, data, plan, timer), None
-            else:
+            outcome, searched = None, tuple[SettingsTrial, ...]()
+            if judges is not None:
+                if search_seconds:
+                    plan = replace(plan, notes=(*plan.notes, _NOT_SEARCHED))
                 training, outcome = cross_validation.train(
                     head, judges, data, backbone, plan, timer
                 )
+            elif search_seconds:
+                plan, training, searched = settings_search.search(
+                    head, data, backbone, plan, timer, deadline
+                )
+            else:
+                training = fine_tuning.fine_tune(backbone, head, data, plan, timer)
             with timer.phase("evaluate"):
                 result = evaluator.evaluate(training, data, examples, plan.recipe, timer, outcome)
             contents = RunContents(
-                plan, examples, setup.findings, data, training, view_accuracy, result, setup.trials
+                plan, examples, setup.findings, data, training, view_accuracy, result
             )
+            contents = replace(contents, models=setup.models, settings=searched)
             contents.write(folder, timer)
         finished = Run.load(folder)
         with timer.phase("report"):
@@ -118,7 +189,9 @@ def plan(
     """
     with showing(on_progress) as report:
         timer = Timer(report)
-        setup = _set_up(source, recipe, choices, timer)
+        chosen = _recipe(recipe, choices)
+        chosen.require_effect()
+        setup = _set_up(source, chosen, timer)
         with timer.phase("measure"):
             paths = [row.path for row in setup.examples.of("train")]
             seconds = estimation.estimate(setup.plan, setup.backbone, paths)
@@ -140,16 +213,16 @@ class _Setup:
     examples: Examples
     findings: list[Finding]
     plan: Plan
-    trials: tuple[ModelTrial, ...] = ()
+    models: tuple[ModelTrial, ...] = ()
 
 
-def _set_up(
-    source: str | Path, recipe: str | Recipe, choices: dict[str, Any], timer: Timer
-) -> _Setup:
-    recipe = (
-        Recipe.named(recipe, **choices) if isinstance(recipe, str) else recipe.changed(**choices)
-    )
-    recipe.require_effect()
+def _recipe(recipe: str | Recipe, choices: dict[str, Any]) -> Recipe:
+    if isinstance(recipe, str):
+        return Recipe.named(recipe, **choices)
+    return recipe.changed(**choices)
+
+
+def _set_up(source: str | Path, recipe: Recipe, timer: Timer) -> _Setup:
     backbone, trials = None, tuple[ModelTrial, ...]()
     with timer.phase("find"):
         device = devices.chosen(recipe.device)  # before anything imports Keras

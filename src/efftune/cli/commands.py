@@ -69,6 +69,35 @@ def train(
         _train(source, choices, output, run)
 
 
+@command(app, settings=tuple(key for key in options.ALL if key != "budget"))
+def search(
+    source: options.Source,
+    choices: dict[str, Any],
+    output: Output,
+    budget: options.Budget = "20m",
+    run: options.RunOption = None,
+) -> None:
+    """Search for the model and settings that suit the pictures in SOURCE, and train with them."""
+    from efftune.cli import keras_startup, progress_bars, tables
+
+    choices = {"model": "auto"} | choices
+    recipe = _recipe(choices)
+    with progress_bars.progress(quiet=output.quiet) as report:
+        on_progress = keras_startup.importing_keras(recipe, report)
+        finished = efftune.search(
+            source,
+            budget=budget,
+            recipe=recipe,
+            model=choices["model"],
+            run=run,
+            on_progress=on_progress,
+        )
+    if output.json:
+        typer.echo(json.dumps(finished.summary))
+    else:
+        tables.show_run(finished)
+
+
 @command(app)
 def demo(output: Output, run: options.RunOption = None) -> None:
     """Train a head on the built-in sample, 1,797 scanned digits, within seconds."""

@@ -62,6 +62,10 @@ DryRun = Annotated[
     typer.Option("--dry-run", help="Print the plan and its estimated duration, without training."),
 ]
 
+Budget = Annotated[
+    str, typer.Option(help="Time for all of it, such as 90s, 20m or 1h30m, by an estimate.")
+]
+
 SplitName = Annotated[
     str | None,
     typer.Option(

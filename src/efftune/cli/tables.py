@@ -75,7 +75,11 @@ def _show_notes(run: Run) -> None:
     for note in (*run.record["plan"]["notes"], *run.record.get("advice", [])):
         echo(f"Note: {note}")
     evaluation = run.evaluation.to_dict()
-    for verdict in (words.model_choice(run.record, evaluation), words.fine_tuning(evaluation)):
+    for verdict in (
+        words.model_choice(run.record, evaluation),
+        words.settings_search(run.record),
+        words.fine_tuning(evaluation),
+    ):
         if verdict:
             echo(f"{verdict}.".replace("\N{NO-BREAK SPACE}", " "))
     for stage in run.record["stages"]:

@@ -173,7 +173,7 @@ def _fine_tuned(
     tried = _Tried([], [], np.zeros(len(labels), bool))
     for fold, head in enumerate(starts.heads):
         part, inside = data.held_out(fold), folds == fold
-        with timer.part(f"fold {fold + 1} of {len(starts.heads)}"), _restored(backbone):
+        with timer.part(f"fold {fold + 1} of {len(starts.heads)}"), restored(backbone):
             try:
                 trained = list(_fold_outputs(head, part, backbone, plan, timer))
             except TrainingDiverged as error:
@@ -225,7 +225,7 @@ def _fold_outputs(
 
 
 @contextmanager
-def _restored(backbone: Backbone) -> Iterator[None]:
+def restored(backbone: Backbone) -> Iterator[None]:
     """Give the backbone its pretrained weights back at the end."""
     pretrained = backbone.keras_model.get_weights()
     try:

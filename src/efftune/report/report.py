@@ -99,6 +99,10 @@ def _done(stored: StoredRun) -> dict[str, Any]:
         "record": record,
         "stages": stages,
         "models": record.get("models", []),
+        "searched": [
+            each | {"shown": words.shown_settings(each["settings"])}
+            for each in record.get("settings", [])
+        ],
         "seconds": [(phase, value, 100 * value / longest) for phase, value in spent.items()],
         "total": sum(spent.values()),
         "notes": [
@@ -107,6 +111,7 @@ def _done(stored: StoredRun) -> dict[str, Any]:
                 None,
                 [
                     words.model_choice(record, stored.evaluation),
+                    words.settings_search(record),
                     words.fine_tuning(stored.evaluation),
                 ],
             ),

@@ -109,6 +109,32 @@ def model_choice(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
     return found
 
 
+def settings_search(record: Mapping[str, Any]) -> str:
+    """How the settings of fine-tuning were chosen; empty if they were not searched for.
+
+    Args:
+        record: `run.json`.
+    """
+    trials = record.get("settings", [])
+    if not trials:
+        return ""
+    (chosen,) = (each for each in trials if each["outcome"] == "chosen")
+    alike = sum(each["outcome"] == "as good" for each in trials)
+    what = shown_settings(chosen["settings"]) or "the recipe's own settings"
+    found = f"Of {counted(len(trials), 'way')} of fine-tuning, {what} came out best"
+    if alike:
+        found += f"; {counted(alike, 'other')} cannot be told apart from it"
+    return found + ". The test pictures were not looked at"
+
+
+def shown_settings(settings: Mapping[str, Any]) -> str:
+    """Settings in a table or a sentence; empty if there are none."""
+    values = {
+        key: f"{value:g}" if isinstance(value, float) else value for key, value in settings.items()
+    }
+    return ", ".join(f"{key} = {value}" for key, value in values.items())
+
+
 def _listed(names: Sequence[str]) -> str:
     """Names in a sentence: `a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -14,6 +14,7 @@ from efftune.data.relabelling import LABELS_FILE
 from efftune.evaluation import predictions, suspects
 from efftune.evaluation.evaluator import EvaluationResult
 from efftune.evaluation.model_choice import ModelTrial
+from efftune.evaluation.settings_search import SettingsTrial
 from efftune.model import saving
 from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
@@ -41,7 +42,8 @@ class RunContents:
         view_accuracy: accuracy of the head on augmented validation pictures, 0 to 1, by kind of
             view.
         result: the results of the evaluation.
-        trials: models that were compared, if the recipe left the choice to efftune.
+        models: that were compared, if the recipe left the choice to efftune.
+        settings: that were tried, if there was a search.
     """
 
     plan: Plan
@@ -51,7 +53,8 @@ class RunContents:
     training: TrainingResult
     view_accuracy: Mapping[str, float]
     result: EvaluationResult
-    trials: tuple[ModelTrial, ...] = ()
+    models: tuple[ModelTrial, ...] = ()
+    settings: tuple[SettingsTrial, ...] = ()
 
     def write(self, folder: Path, timer: Timer) -> None:
         """Write all files except the report. `run.json` comes last and marks the run complete."""
@@ -122,7 +125,8 @@ class RunContents:
                 "test_flip": recipe.averages_mirror_images,
                 "weights": backbone.weights,
             },
-            "models": [each.to_dict() for each in self.trials],
+            "models": [each.to_dict() for each in self.models],
+            "settings": [each.to_dict() for each in self.settings],
             "recipe": recipe.name,
             "seed": recipe.seed,
             "versions": machine.versions(),

@@ -1,0 +1,287 @@
+"""Search of settings of fine-tuning by successive halving, judged on the validation pictures.
+
+Source: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
+Optimization" (2016), https://arxiv.org/abs/1502.07943. Each rung trains what is left for twice as
+many epochs, with a schedule of its own; the last one for as many as the recipe says, and one of its
+networks is the result, so that nothing is trained again. All trials read the same cached
+activations.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.errors import UsageError
+from efftune.evaluation import cross_validation, out_of_fold
+from efftune.features import extraction
+from efftune.features.extraction import ExtractionSettings
+from efftune.model.backbone import Backbone
+from efftune.recipe.recipe import Recipe
+from efftune.system.progress import Timer
+from efftune.training import fine_tuning, history, planning
+from efftune.training.fine_tuning import TrainingResult
+from efftune.training.planning import Plan
+from efftune.training.regression_head import Head
+from efftune.training.stages import NetworkState, StageResult, TrainingDiverged
+from efftune.training.training_data import TrainingData
+
+_SHARES = (0.25, 0.5, 1.0)  # of the epochs, by rung
+_KEPT = 1 / 3  # of the trials of a rung
+_TIME = (0.45, 0.7, 1.0)  # share of the time that has passed when a rung ends
+_PAIRS = 8  # trials with two changed settings
+_ALIKE = 1.0  # standard errors
+
+Outcome = Literal["chosen", "as good", "worse", "beaten", "failed"]
+
+
+@dataclass(frozen=True)
+class SettingsTrial:
+    """How a network did that was fine-tuned with other settings.
+
+    Attributes:
+        settings: those that differ from the recipe's, by name.
+        epochs: that it was last trained for.
+        accuracy: on validation, 0 to 1.
+        loss: cross-entropy on validation at the best temperature, in nats.
+        excess: the loss minus that of the best trial of the same number of epochs.
+        error: standard error of `excess`.
+        seconds: of all its training.
+        outcome: `as good` as the best, within noise; `worse`; `beaten`, and not trained for all
+            epochs; or `failed`.
+        reason: why it failed.
+    """
+
+    settings: dict[str, Any]
+    epochs: int = 0
+    accuracy: float = 0.0
+    loss: float = 0.0
+    excess: float = 0.0
+    error: float = 0.0
+    seconds: float = 0.0
+    outcome: Outcome = "beaten"
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As written to `run.json`."""
+        return asdict(self)
+
+
+@dataclass
+class _Attempt:
+    """A trial, and what it left behind when it was last trained."""
+
+    trial: SettingsTrial
+    losses: NDArray[np.float64]
+    plan: Plan
+    weights: list[NDArray[np.float32]]
+    network: NetworkState
+    result: StageResult
+
+
+def search(
+    head: Head, data: TrainingData, backbone: Backbone, plan: Plan, timer: Timer, deadline: float
+) -> tuple[Plan, TrainingResult, tuple[SettingsTrial, ...]]:
+    """Fine-tune with several settings, and keep the network of the best.
+
+    The recipe's own settings are always tried, and kept unless others are better by more than one
+    standard error.
+
+    Args:
+        head: fitted on the frozen features of the training data.
+        data: training and validation data.
+        backbone: its Keras weights are trained in place.
+        plan: the plan of the run, with its views chosen; stage `upper` is the only one that trains
+            the network.
+        timer: measures the phases.
+        deadline: when the last trial should be finished, as `time.perf_counter` counts.
+
+    Returns:
+        The plan with the settings chosen, the network trained with them, and all trials.
+
+    Raises:
+        TrainingDiverged: training diverges with all settings.
+    """
+    return _Search(head, data, backbone, plan, timer, deadline).run()
+
+
+def candidates(recipe: Recipe, backbone: Backbone) -> list[dict[str, Any]]:
+    """Settings to try, as changes of a recipe: none, single ones, then pairs."""
+    rate, block = recipe.tuning.learning_rate, backbone.block(recipe.tuning.unfreeze)
+    stages = [name for name in backbone.blocks if name.endswith("a")]
+    place = stages.index(block) if block in stages else len(stages) - 1
+    changes: dict[str, list[Any]] = {
+        "learning_rate": [3 * rate, rate / 3],
+        "unfreeze": [*stages[max(1, place - 1) : place], *stages[place + 1 : place + 2]],
+        "mix": [mix for mix in ("mixup", "cutmix", "none") if mix != recipe.augmentation.mix],
+        "label_smoothing": [0.0 if recipe.optimization.label_smoothing else 0.1],
+    }
+    singles = [{key: value} for key, values in changes.items() for value in values]
+    pairs = [
+        one | other
+        for one, other in itertools.combinations(singles, 2)
+        if one.keys() != other.keys()
+    ]
+    order = np.random.default_rng(recipe.seed).permutation(len(pairs))[:_PAIRS]
+    return [{}, *singles, *(pairs[i] for i in order)]
+
+
+def preferred(attempts: list[_Attempt]) -> tuple[_Attempt, list[_Attempt]]:
+    """The one with the fewest changes of those that cannot be told apart from the best; and all."""
+    alike = [each for each in attempts if each.trial.excess <= _ALIKE * each.trial.error]
+    return min(alike, key=lambda each: (len(each.trial.settings), each.trial.excess)), alike
+
+
+class _Search:
+    """Trials of settings on one network."""
+
+    def __init__(
+        self,
+        head: Head,
+        data: TrainingData,
+        backbone: Backbone,
+        plan: Plan,
+        timer: Timer,
+        deadline: float,
+    ):
+        self.head = head
+        self.data = data
+        self.backbone = backbone
+        self.plan = plan
+        self.timer = timer
+        self.start, self.deadline = time.perf_counter(), deadline
+        self.trials: list[SettingsTrial] = []
+        self._plans: dict[str, tuple[Plan, TrainingData]] = {}
+        self._epoch_seconds: dict[str, float] = {}
+
+    def run(self) -> tuple[Plan, TrainingResult, tuple[SettingsTrial, ...]]:
+        """See `search`."""
+        epochs = int(self.plan.recipe.tuning.epochs)
+        rungs = sorted({max(1, round(share * epochs)) for share in _SHARES})
+        trials = [SettingsTrial(each) for each in candidates(self.plan.recipe, self.backbone)]
+        attempts: list[_Attempt] = []
+        for rung, share_of_time in zip(rungs, _TIME[-len(rungs) :], strict=True):
+            attempts = list(self._rung(trials, rung, share_of_time))
+            if not attempts:
+                raise TrainingDiverged(self.trials[-1].reason)
+            self._compare(attempts)
+            ranked = sorted(attempts, key=lambda each: each.trial.excess)
+            kept = ranked[: max(2, round(_KEPT * len(ranked)))]
+            own = [each for each in attempts if not each.trial.settings and each not in kept]
+            if rung < rungs[-1]:
+                trials = [each.trial for each in (*own, *kept)]
+                self.trials += [each.trial for each in ranked if each not in (*own, *kept)]
+        return self._result(attempts)
+
+    def _rung(
+        self, trials: list[SettingsTrial], epochs: int, share_of_time: float
+    ) -> Iterator[_Attempt]:
+        """Train with all settings, as far as there is time; the first in any case."""
+        until = self.start + share_of_time * (self.deadline - self.start)
+        first = True
+        for number, trial in enumerate(trials, start=1):
+            block = trial.settings.get("unfreeze", self.plan.recipe.tuning.unfreeze)
+            usual = max(self._epoch_seconds.values(), default=0.0)
+            needed = epochs * self._epoch_seconds.get(block, 2 * usual)
+            if not first and time.perf_counter() + needed > until:
+                self.trials.append(trial)
+                continue
+            try:
+                with self.timer.part(f"way {number} of {len(trials)}, {epochs} epochs"):
+                    attempt = self._train(trial, epochs)
+            except (TrainingDiverged, UsageError) as error:
+                self.trials.append(replace(trial, outcome="failed", reason=str(error)))
+                continue
+            first = False
+            yield attempt
+
+    def _train(self, trial: SettingsTrial, epochs: int) -> _Attempt:
+        """Fine-tune with other settings for some epochs."""
+        started = time.perf_counter()
+        plan, data = self._prepared(trial.settings)
+        views = min(int(plan.recipe.augmentation.views), max(0, epochs - 1))
+        settings = {key: value for key, value in trial.settings.items() if key != "unfreeze"}
+        plan = replace(plan, recipe=plan.recipe.changed(**settings, epochs=epochs, views=views))
+        with cross_validation.restored(self.backbone):
+            *_, (network, result) = fine_tuning.run_stages(
+                self.backbone, self.head, data, plan, self.timer
+            )
+            features = extraction.extract_pooled(
+                self.backbone,
+                data.paths["val"],
+                ExtractionSettings(plan.recipe.backbone.fit, "f32", depth=plan.depth),
+                lambda: None,
+            )
+            is_last = epochs == int(self.plan.recipe.tuning.epochs)
+            weights = self.backbone.keras_model.get_weights() if is_last else []
+        losses = out_of_fold.losses(network.head.logits(features), data.labels["val"])
+        seconds = time.perf_counter() - started
+        self._epoch_seconds[plan.recipe.tuning.unfreeze] = seconds / epochs
+        trial = replace(
+            trial,
+            epochs=epochs,
+            accuracy=result.selected.val_accuracy,
+            loss=float(losses.mean()),
+            seconds=round(trial.seconds + seconds, 1),
+        )
+        return _Attempt(trial, losses, plan, weights, network, result)
+
+    def _prepared(self, settings: dict[str, Any]) -> tuple[Plan, TrainingData]:
+        """The plan for training from a block, and the data with the activations at its input."""
+        block = settings.get("unfreeze", self.plan.recipe.tuning.unfreeze)
+        if block not in self._plans:
+            plan, data = self.plan, self.data
+            if block != plan.recipe.tuning.unfreeze:
+                recipe = plan.recipe.changed(unfreeze=block)
+                made = planning.plan(recipe, self.backbone, plan.pictures)
+                if made.recipe.tuning.unfreeze != block:
+                    raise UsageError(f"not enough disk space for activations at {block}")
+                plan = replace(made, depth=plan.depth)
+                data = self._from_block(plan)
+            data = fine_tuning.with_views(data, self.backbone, plan, self.timer)
+            self._plans[block] = plan, data
+        return self._plans[block]
+
+    def _from_block(self, plan: Plan) -> TrainingData:
+        """The same data with the activations of the unaugmented pictures at a block's input."""
+        block = self.backbone.block(plan.recipe.tuning.unfreeze)
+        features = dict(self.data.features)
+        for split in ("train", "val"):
+            with self.timer.phase("features"):
+                found = extraction.extract(
+                    self.data.paths[split],
+                    self.backbone,
+                    planning.settings(plan, exact=split != "train"),
+                    outputs=[block],
+                )
+            rows = features[split].rows | found.rows
+            features[split] = replace(features[split], rows=rows)
+        return replace(self.data, features=features)
+
+    def _compare(self, attempts: list[_Attempt]) -> None:
+        """Measure how far each is behind the best."""
+        best = min(attempts, key=lambda each: each.trial.loss)
+        for each in attempts:
+            behind = each.losses - best.losses
+            error = 0.0 if each is best else out_of_fold.standard_error(behind)
+            each.trial = replace(each.trial, excess=float(behind.mean()), error=error)
+
+    def _result(
+        self, attempts: list[_Attempt]
+    ) -> tuple[Plan, TrainingResult, tuple[SettingsTrial, ...]]:
+        """The simplest of the attempts that cannot be told apart from the best."""
+        chosen, alike = preferred(attempts)
+        for each in attempts:
+            outcome: Outcome = "as good" if each in alike else "worse"
+            outcome = "chosen" if each is chosen else outcome
+            self.trials.append(replace(each.trial, outcome=outcome))
+        self.backbone.keras_model.set_weights(chosen.weights)
+        self.backbone.weights_changed |= chosen.result.best > 0
+        seconds = self.timer.seconds.get("head", 0.0)
+        epochs = history.history(self.head, self.data, seconds, [chosen.result])
+        training = TrainingResult(chosen.network, self.head, (chosen.result,), tuple(epochs))
+        return chosen.plan, training, tuple(reversed(self.trials))

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+
+import efftune
+from conftest import TUNED
+from efftune.errors import DataError, UsageError
+from efftune.evaluation import settings_search
+from efftune.model.backbone import Backbone
+from efftune.recipe.recipe import Recipe
+from efftune.report import words
+
+LITE0 = {"model": "efficientnet-lite0", **TUNED}
+
+
+@pytest.fixture(scope="module")
+def searched(source, tmp_path_factory):
+    """A run that tried three ways of fine-tuning, one of which cannot work."""
+    ways = [{}, {"learning_rate": 1e-9}, {"unfreeze": "block6a"}]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings_search, "candidates", lambda *_: ways)
+        folder = tmp_path_factory.mktemp("search") / "run"
+        return efftune.search(source, run=folder, budget="10m", **LITE0)
+
+
+@pytest.mark.long
+def test_run_is_that_of_the_trial_chosen(searched):
+    trials = searched.record["settings"]
+    (chosen,) = (each for each in trials if each["outcome"] == "chosen")
+    assert chosen["epochs"] == TUNED["epochs"]
+    (stage,) = searched.record["stages"]
+    assert stage["val_accuracy"]["after"] == chosen["accuracy"]
+    assert searched.evaluation.val.accuracy == pytest.approx(chosen["accuracy"])
+    settings = searched.recipe.settings
+    assert all(settings[key] == value for key, value in chosen["settings"].items())
+    assert searched.recipe.tuning.epochs == TUNED["epochs"]
+
+
+@pytest.mark.long
+def test_recipe_s_own_settings_are_trained_for_all_epochs(searched):
+    trials = searched.record["settings"]
+    assert len(trials) == 3
+    (own,) = (each for each in trials if not each["settings"])
+    assert own["epochs"] == TUNED["epochs"]
+    (hopeless,) = (each for each in trials if "learning_rate" in each["settings"])
+    assert hopeless["loss"] > own["loss"]
+    assert hopeless["outcome"] in ("beaten", "worse")
+    assert all(each["seconds"] > 0 for each in trials)
+
+
+@pytest.mark.long
+def test_search_is_told(searched):
+    report = (searched.folder / "report.html").read_text()
+    assert "Of 3 ways of fine-tuning, " in report
+    assert "Settings tried" in report
+    assert words.settings_search({}) == ""
+    assert words.shown_settings({"learning_rate": 0.003, "mix": "mixup"}) == (
+        "learning_rate = 0.003, mix = mixup"
+    )
+
+
+@pytest.mark.long
+def test_without_time_the_recipe_s_own_settings_are_taken(source, tmp_path):
+    run = efftune.search(source, run=tmp_path / "run", budget="1s", **LITE0)
+    trials = run.record["settings"]
+    (chosen,) = (each for each in trials if each["epochs"])
+    assert (chosen["settings"], chosen["outcome"]) == ({}, "chosen")
+    assert len(trials) > 10
+    assert "no time" in (run.folder / "report.html").read_text()
+
+
+@pytest.mark.long
+def test_settings_that_diverge_are_left_out(source, tmp_path, monkeypatch):
+    ways = [{}, {"learning_rate": 10.0}]
+    monkeypatch.setattr(settings_search, "candidates", lambda *_: ways)
+    run = efftune.search(source, run=tmp_path / "run", budget="10m", **LITE0)
+    outcomes = {len(each["settings"]): each["outcome"] for each in run.record["settings"]}
+    assert outcomes == {0: "chosen", 1: "failed"}
+    monkeypatch.setattr(settings_search, "candidates", lambda *_: ways[1:])
+    with pytest.raises(DataError, match="Training diverged"):
+        efftune.search(source, run=tmp_path / "other", budget="10m", **LITE0)
+
+
+@pytest.mark.long
+def test_few_pictures_keep_the_settings(source, tmp_path):
+    choices = {key: value for key, value in LITE0.items() if key != "test"} | {"epochs": 1}
+    run = efftune.search(source, run=tmp_path / "run", budget="5m", folds=2, **choices)
+    assert run.record["settings"] == []
+    assert any("not searched" in note for note in run.record["plan"]["notes"])
+
+
+def test_candidates_change_one_or_two_settings_each_in_its_own_way():
+    backbone = Backbone("efficientnet-lite0", 32)
+    found = settings_search.candidates(Recipe(), backbone)
+    assert found[0] == {}
+    assert {len(each) for each in found[1:]} == {1, 2}
+    keys = [tuple(sorted(map(str, each.items()))) for each in found]
+    assert len(set(keys)) == len(keys)
+    for each in found:
+        changed = Recipe().changed(**each)
+        assert all(changed.settings[key] == value for key, value in each.items())
+        assert all(Recipe().settings[key] != value for key, value in each.items())
+    assert found == settings_search.candidates(Recipe(), backbone)
+    assert {each.get("unfreeze") for each in found} == {None, "block4a", "block6a"}
+
+
+def test_of_equals_the_one_with_fewest_changes_is_chosen():
+    random = np.random.default_rng(0)
+    losses = random.normal(1, 0.3, 300)
+
+    def attempt(settings, shift, noise):
+        values = losses + shift + random.normal(0, noise, 300)
+        trial = settings_search.SettingsTrial(settings, 4, 0.9, float(values.mean()))
+        return settings_search._Attempt(trial, values, None, [], None, None)
+
+    attempts = [
+        attempt({"mix": "mixup", "unfreeze": "block4a"}, -0.002, 0.2),
+        attempt({"mix": "mixup"}, -0.1, 0.01),
+        attempt({}, 0.1, 0.01),
+    ]
+    settings_search._Search._compare(None, attempts)
+    chosen, alike = settings_search.preferred(attempts)
+    assert chosen.trial.settings == {"mix": "mixup"}
+    assert attempts[2] not in alike
+
+
+@pytest.mark.parametrize("choices", [{"recipe": "quick"}, {"recipe": "thorough"}, {"budget": 0}])
+def test_what_cannot_be_searched_is_said(source, tmp_path, choices):
+    with pytest.raises(UsageError, match="A search needs a budget, and a recipe that fine-tunes"):
+        efftune.search(source, run=tmp_path / "run", **choices)

@@ -121,7 +121,8 @@ def search(
     is_named = chosen.backbone.model != AUTO_MODEL
     chosen = chosen.changed(budget=0 if is_named else _MODEL_SHARE * seconds)
     chosen.require_effect()
-    return _train(source, chosen, run, on_progress, seconds)
+    deadline = time.perf_counter() + _SEARCH_SHARE * seconds
+    return _train(source, chosen, run, on_progress, deadline)
 
 
 def _train(
@@ -129,15 +130,13 @@ def _train(
     recipe: Recipe,
     run: str | Path | None,
     on_progress: OnProgress,
-    search_seconds: float = 0,
+    deadline: float = 0,
 ) -> Run:
-    """Train, perhaps with a search for settings that ends after some seconds."""
-    deadline = time.perf_counter() + _SEARCH_SHARE * search_seconds
+    """Train, perhaps with a search for settings until a deadline of `time.perf_counter`."""
     with showing(on_progress) as report:
-        if run is not None:
-            files.require_free(files.user_path(run))
+        files.require_free(run)
         timer = Timer(report)
-        setup = _set_up(source, recipe, timer)
+        setup = _set_up(source, recipe, timer, is_search=deadline > 0)
         backbone, plan = setup.backbone, setup.plan
         with files.reserved_folder(_run_folders(run, setup)) as folder:
             with timer.phase("features"):
@@ -150,12 +149,10 @@ def _train(
                 )
             outcome, searched = None, tuple[SettingsTrial, ...]()
             if judges is not None:
-                if search_seconds:
-                    plan = replace(plan, notes=(*plan.notes, _NOT_SEARCHED))
                 training, outcome = cross_validation.train(
                     head, judges, data, backbone, plan, timer
                 )
-            elif search_seconds:
+            elif deadline:
                 plan, training, searched = settings_search.search(
                     head, data, backbone, plan, timer, deadline
                 )
@@ -163,11 +160,8 @@ def _train(
                 training = fine_tuning.fine_tune(backbone, head, data, plan, timer)
             with timer.phase("evaluate"):
                 result = evaluator.evaluate(training, data, examples, plan.recipe, timer, outcome)
-            contents = RunContents(
-                plan, examples, setup.findings, data, training, view_accuracy, result
-            )
-            contents = replace(contents, models=setup.models, settings=searched)
-            contents.write(folder, timer)
+            found = (data, training, view_accuracy, result, setup.models, searched)
+            RunContents(plan, examples, setup.findings, *found).write(folder, timer)
         finished = Run.load(folder)
         with timer.phase("report"):
             finished.report()
@@ -222,7 +216,7 @@ def _recipe(recipe: str | Recipe, choices: dict[str, Any]) -> Recipe:
     return recipe.changed(**choices)
 
 
-def _set_up(source: str | Path, recipe: Recipe, timer: Timer) -> _Setup:
+def _set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool = False) -> _Setup:
     backbone, trials = None, tuple[ModelTrial, ...]()
     with timer.phase("find"):
         device = devices.chosen(recipe.device)  # before anything imports Keras
@@ -244,6 +238,8 @@ def _set_up(source: str | Path, recipe: Recipe, timer: Timer) -> _Setup:
         plan = planning.plan_for(recipe, backbone, examples)
         if examples.val_is_test:
             plan = replace(plan, notes=(_VALIDATES_ON_TEST, *plan.notes))
+        if plan.folds and is_search:
+            plan = replace(plan, notes=(*plan.notes, _NOT_SEARCHED))
     return _Setup(backbone, examples, findings, plan, trials)
 
 

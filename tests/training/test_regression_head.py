@@ -57,7 +57,7 @@ def test_components_are_principal_ones(monkeypatch, pictures, standardised):
     if standardised:
         rows /= np.sqrt(variances + 0.01 * variances.mean())
     _, expected, _ = np.linalg.svd(rows / np.sqrt(pictures), full_matrices=False)
-    variances = rotated.var(axis=0)
+    variances = rotated.var(axis=0, ddof=1)
     shares = expected[:40] ** 2 / (expected[:40] ** 2).sum()
     assert variances / variances.sum() == pytest.approx(shares, rel=0.03)
     assert variances.sum() == pytest.approx(400, rel=1e-3)

@@ -133,14 +133,14 @@ def _create_first_free(candidates: Iterable[Path]) -> Path:
     raise _exists(candidate)
 
 
-def require_free(folder: Path) -> None:
-    """Check early that a run folder can be new.
+def require_free(folder: str | Path | None) -> None:
+    """Check early that a run folder, if one is named, can be new.
 
     Raises:
         UsageError: it exists.
     """
-    if folder.exists():
-        raise _exists(folder)
+    if folder is not None and user_path(folder).exists():
+        raise _exists(user_path(folder))
 
 
 def _exists(folder: Path | None) -> UsageError:

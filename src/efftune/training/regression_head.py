@@ -134,17 +134,18 @@ def fit_components(features: Matrix, *, standardised: bool) -> PrincipalComponen
 
     if standardised and len(features) > _FEW_PICTURES:
         return _approximated(features)
-    scales, rows = np.ones(features.shape[1], np.float32), features
+    centre, scales, rows = np.float32(0), np.ones(features.shape[1], np.float32), features
     if standardised:
+        centre = features.mean(axis=0)
         scales = _scales(features.var(axis=0))
-        rows = features * scales
+        rows = (features - centre) * scales
     # The cost of the second depends on the number of features alone.
     few = standardised or len(features) <= features.shape[1] // 4
     solver = "full" if few else "covariance_eigh"
     pca = PCA(min(COMPONENTS, *features.shape), svd_solver=solver).fit(rows)
     scale = 1 / np.sqrt(max(pca.explained_variance_.sum() / features.shape[1], 1e-12))
     return PrincipalComponents(
-        (pca.mean_ / scales).astype(np.float32),
+        (centre + pca.mean_ / scales).astype(np.float32),
         (scales[:, None] * pca.components_.T * scale).astype(np.float32),
     )
 

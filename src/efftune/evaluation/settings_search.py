@@ -36,7 +36,7 @@ _TIME = (0.45, 0.7, 1.0)  # share of the time that has passed when a rung ends
 _PAIRS = 8  # trials with two changed settings
 _ALIKE = 1.0  # standard errors
 
-Outcome = Literal["chosen", "as good", "worse", "beaten", "failed"]
+Outcome = Literal["chosen", "as good", "worse", "beaten", "no time", "failed"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SettingsTrial:
         error: standard error of `excess`.
         seconds: of all its training.
         outcome: `as good` as the best, within noise; `worse`; `beaten`, and not trained for all
-            epochs; or `failed`.
+            epochs; `no time` for it, or for all epochs; or `failed`.
         reason: why it failed.
     """
 
@@ -170,11 +170,12 @@ class _Search:
                 raise TrainingDiverged(self.trials[-1].reason)
             self._compare(attempts)
             ranked = sorted(attempts, key=lambda each: each.trial.excess)
-            kept = ranked[: max(2, round(_KEPT * len(ranked)))]
-            own = [each for each in attempts if not each.trial.settings and each not in kept]
+            count = max(2, round(_KEPT * len(ranked)))
+            kept = [each for each in ranked if not each.trial.settings]  # first, for lack of time
+            kept += [each for each in ranked[:count] if each.trial.settings]
             if rung < rungs[-1]:
-                trials = [each.trial for each in (*own, *kept)]
-                self.trials += [each.trial for each in ranked if each not in (*own, *kept)]
+                trials = [each.trial for each in kept]
+                self.trials += [each.trial for each in ranked if each not in kept]
         return self._result(attempts)
 
     def _rung(
@@ -188,7 +189,7 @@ class _Search:
             usual = max(self._epoch_seconds.values(), default=0.0)
             needed = epochs * self._epoch_seconds.get(block, 2 * usual)
             if not first and time.perf_counter() + needed > until:
-                self.trials.append(trial)
+                self.trials.append(replace(trial, outcome="no time"))
                 continue
             try:
                 with self.timer.part(f"way {number} of {len(trials)}, {epochs} epochs"):

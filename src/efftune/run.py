@@ -113,11 +113,14 @@ def search(
     """
     chosen = _recipe(recipe, {"model": AUTO_MODEL} | choices | {"budget": budget})
     seconds = chosen.budget
-    if [stage.name for stage in chosen.stages] != ["head", "upper"] or not chosen.budget:
+    one_stage = [stage.name for stage in chosen.stages] == ["head", "upper"]
+    if not (seconds and one_stage and chosen.can_cross_validate):
         raise UsageError(
             "A search needs a budget, and a recipe that fine-tunes on cached activations, such as "
-            "balanced."
+            "balanced, without --head-epochs."
         )
+    if chosen.data.val_from == "test":
+        raise UsageError("A search chooses on validation, so val_from = test is not for it.")
     is_named = chosen.backbone.model != AUTO_MODEL
     chosen = chosen.changed(budget=0 if is_named else _MODEL_SHARE * seconds)
     chosen.require_effect()

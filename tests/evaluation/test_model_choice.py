@@ -35,7 +35,7 @@ def chosen(source, tmp_path_factory):
 
 def test_run_uses_the_model_chosen(chosen):
     run, phases = chosen
-    trials = [ModelTrial.from_dict(each) for each in run.record["models"]]
+    trials = [ModelTrial(**each) for each in run.record["models"]]
     assert [each.model for each in trials] == LITE
     (found,) = (each for each in trials if each.outcome == "chosen")
     assert run.record["model"]["name"] == run.recipe.backbone.model == found.model

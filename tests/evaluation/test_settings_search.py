@@ -123,7 +123,15 @@ def test_of_equals_the_one_with_fewest_changes_is_chosen():
     assert attempts[2] not in alike
 
 
-@pytest.mark.parametrize("choices", [{"recipe": "quick"}, {"recipe": "thorough"}, {"budget": 0}])
+def test_test_pictures_are_not_chosen_on(source, tmp_path):
+    with pytest.raises(UsageError, match="chooses on validation"):
+        efftune.search(source, run=tmp_path / "run", val_from="test")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"recipe": "quick"}, {"recipe": "thorough"}, {"budget": 0}, LITE0 | {"head_epochs": 2}],
+)
 def test_what_cannot_be_searched_is_said(source, tmp_path, choices):
     with pytest.raises(UsageError, match="A search needs a budget, and a recipe that fine-tunes"):
         efftune.search(source, run=tmp_path / "run", **choices)

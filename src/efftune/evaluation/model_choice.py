@@ -7,9 +7,9 @@ run. Validation and test pictures are not looked at.
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,15 +70,6 @@ class ModelTrial:
     seconds: float = 0.0
     outcome: Outcome = "too slow"
     reason: str = ""
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelTrial":
-        """Rebuild the object from `to_dict`."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As written to `run.json`."""
-        return asdict(self)
 
 
 def choose(

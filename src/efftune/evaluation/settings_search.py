@@ -10,7 +10,7 @@ activations.
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -65,10 +65,6 @@ class SettingsTrial:
     seconds: float = 0.0
     outcome: Outcome = "beaten"
     reason: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As written to `run.json`."""
-        return asdict(self)
 
 
 @dataclass

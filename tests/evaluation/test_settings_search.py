@@ -65,7 +65,13 @@ def test_without_time_the_recipe_s_own_settings_are_taken(source, tmp_path):
     (chosen,) = (each for each in trials if each["epochs"])
     assert (chosen["settings"], chosen["outcome"]) == ({}, "chosen")
     assert len(trials) > 10
-    assert "no time" in (run.folder / "report.html").read_text()
+    report = (run.folder / "report.html").read_text()
+    assert "There was no time to try other settings" in report
+    assert "ways of fine-tuning" not in report
+    some = {"settings": [*trials, {**chosen, "settings": {"mix": "mixup"}, "outcome": "worse"}]}
+    told = words.settings_search(some)
+    assert told.startswith("Of 2 ways of fine-tuning, the recipe's own settings came out best")
+    assert f"no time for {len(trials) - 1} more" in told
 
 
 @pytest.mark.long

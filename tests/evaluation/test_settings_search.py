@@ -58,6 +58,14 @@ def test_search_is_told(searched):
     )
 
 
+def test_settings_that_failed_were_tried():
+    chosen = {"settings": {}, "epochs": 3, "outcome": "chosen"}
+    failed = {"settings": {"learning_rate": 3.0}, "epochs": 0, "outcome": "failed"}
+    told = words.settings_search({"settings": [chosen, failed]})
+    assert told.startswith("Of 2 ways of fine-tuning, the recipe's own settings came out best")
+    assert "no time" not in told
+
+
 @pytest.mark.long
 def test_without_time_the_recipe_s_own_settings_are_taken(source, tmp_path):
     run = efftune.search(source, run=tmp_path / "run", budget="1s", **LITE0)

@@ -118,15 +118,16 @@ def settings_search(record: Mapping[str, Any]) -> str:
     trials = record.get("settings", [])
     if not trials:
         return ""
-    tried = [each for each in trials if each["epochs"]]
-    if len(tried) == 1:
+    missed = sum(each["outcome"] == "no time" and not each["epochs"] for each in trials)
+    tried = len(trials) - missed
+    if tried == 1:
         return "There was no time to try other settings of fine-tuning than the recipe's own"
     (chosen,) = (each for each in trials if each["outcome"] == "chosen")
     alike = sum(each["outcome"] == "as good" for each in trials)
     what = shown_settings(chosen["settings"]) or "the recipe's own settings"
-    found = f"Of {counted(len(tried), 'way')} of fine-tuning, {what} came out best"
-    if len(tried) < len(trials):
-        found += f"; there was no time for {len(trials) - len(tried):,} more"
+    found = f"Of {counted(tried, 'way')} of fine-tuning, {what} came out best"
+    if missed:
+        found += f"; there was no time for {missed:,} more"
     if alike:
         found += f"; {counted(alike, 'other')} cannot be told apart from it"
     return found + ". The test pictures were not looked at"

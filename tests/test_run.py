@@ -205,12 +205,25 @@ def test_another_learning_rate_computes_no_view_again(tuned_run, cache, source, 
 
 @pytest.mark.long
 def test_whole_network_is_trained_after_its_upper_part(source, tmp_path):
-    run = efftune.train(source, recipe="thorough", run=tmp_path / "run", **TUNED, whole_epochs=2)
+    run = efftune.train(source, run=tmp_path / "run", **TUNED, whole_epochs=2)
     stages = [(stage["name"], stage["block"]) for stage in run.record["stages"]]
     assert stages == [("upper", "block7a"), ("whole", "pixels")]
     upper, whole = (stage["val_accuracy"] for stage in run.record["stages"])
     assert whole["after"] >= whole["before"] == upper["after"]
     assert [row["stage"] for row in table(run.folder / "history.csv")][-2:] == ["whole"] * 2
+
+
+@pytest.mark.long
+def test_ensemble_is_the_same_everywhere(source, tmp_path):
+    choices = {**TUNED, "epochs": 2, "members": 2, "flip": "yes"}
+    run = efftune.train(source, recipe="thorough", run=tmp_path / "run", **choices)
+    assert run.record["model"]["test_flip"]
+    assert [stage["epochs"] for stage in run.record["stages"]] == [4]
+    assert_same_predictions(run, source, partial(keras_alone, tmp_path))
+    path = next(path for path in source.rglob("*.png"))
+    (explanation,) = run.explain([path])
+    assert explanation.heat.shape == (32, 32)
+    assert explanation.heat.max() == 1
 
 
 @pytest.mark.long

@@ -114,10 +114,11 @@ def search(
     chosen = _recipe(recipe, {"model": AUTO_MODEL} | choices | {"budget": budget})
     seconds = chosen.budget
     one_stage = [stage.name for stage in chosen.stages] == ["head", "upper"]
+    one_stage &= chosen.tuning.members == 1
     if not (seconds and one_stage and chosen.can_cross_validate):
         raise UsageError(
-            "A search needs a budget, and a recipe that fine-tunes on cached activations, such as "
-            "balanced, without --head-epochs."
+            "A search needs a budget, and a recipe that fine-tunes one network on cached "
+            "activations, such as balanced, without --head-epochs."
         )
     if chosen.data.val_from == "test":
         raise UsageError("A search chooses on validation, so val_from = test is not for it.")

@@ -164,7 +164,8 @@ def test_training_on_all_that_fails_leaves_the_head(source, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "choices",
     [
-        {"recipe": "thorough", "whole_epochs": 1},
+        {"whole_epochs": 1},
+        {"recipe": "thorough", "members": 2},
         {"ema": 0.9, "mix": "mixup", "patience": 1},
         {"head_start": "random", "class_weights": "balanced"},
     ],

@@ -96,6 +96,14 @@ def test_choice_made_in_vain_is_named(choices):
         Recipe.named("quick", **choices).require_effect()
 
 
+@pytest.mark.parametrize("choices", [{"unfreeze": "all"}, {"whole_epochs": 2}])
+def test_ensemble_of_networks_that_share_nothing_is_refused(choices):
+    Recipe.named("thorough").require_effect()
+    Recipe.named("thorough", members=1, **choices).require_effect()
+    with pytest.raises(UsageError, match="members=1"):
+        Recipe.named("thorough", **choices).require_effect()
+
+
 @pytest.mark.parametrize("name", ["quik", ["quick"], 1])
 def test_recipe_that_does_not_exist_is_named(name):
     with pytest.raises(UsageError, match="Unknown recipe"):

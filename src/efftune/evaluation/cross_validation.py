@@ -128,7 +128,7 @@ def _on_all(
         failure = str(error)
     if not failure:
         return network, results, failure
-    _restore(backbone, pretrained)
+    backbone.restore(pretrained)
     return alone, [], failure
 
 
@@ -218,7 +218,8 @@ def _fold_outputs(
             features = trained_features.compute(
                 network, part, plan.depth, recipe, timer, splits=("val",)
             )
-            detector = uncertainties.fit_detector(features["train"], labels[known])
+            references = features["train"][:, -backbone.entry.features :]
+            detector = uncertainties.fit_detector(references, labels[known])
             logits = network.head.logits(features["val"])
             distances = detector.distances(features["val"])
         yield result, logits, distances
@@ -231,12 +232,7 @@ def restored(backbone: Backbone) -> Iterator[None]:
     try:
         yield
     finally:
-        _restore(backbone, pretrained)
-
-
-def _restore(backbone: Backbone, pretrained: list[Matrix]) -> None:
-    backbone.keras_model.set_weights(pretrained)
-    backbone.weights_changed = False
+        backbone.restore(pretrained)
 
 
 def _score(

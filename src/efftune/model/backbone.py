@@ -25,6 +25,7 @@ from efftune.system.progress import Progress, silent
 if TYPE_CHECKING:
     import keras
 
+    from efftune.model.ensemble import Weights
     from efftune.model.folding import Arithmetic
     from efftune.model.weights.readers import Head
     from efftune.recipe.recipe import Recipe
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # Outputs of float32 vectors; others are the activations at the input of a block.
 FEATURES = "features"  # after global average pooling
 STAGE_FEATURES = "features of all stages"  # the same behind the mean activations between stages
+MEMBER_FEATURES = "features of all members"  # those of the networks of an ensemble, side by side
 POOLED = (FEATURES, STAGE_FEATURES)
 VERSION = 2  # part of every cache key: increment it when the features of a backbone change
 
@@ -80,6 +82,8 @@ class Backbone:
         self._weights_file = download.locate(self.entry, weights, on_progress)
         self._drop_connect_rate = drop_connect_rate
         self.device = device
+        self._members: list[Weights] = []
+        self._members_from = ""  # the first block that they do not share
         self._networks: dict[tuple[Any, ...], Network] = {}
 
     @classmethod
@@ -150,8 +154,9 @@ class Backbone:
 
     def shape(self, output: str) -> tuple[int, ...]:
         """Shape of an output for one picture; see `pretrained`."""
-        if output == FEATURES:
-            return (self.entry.features,)
+        if output in (FEATURES, MEMBER_FEATURES):
+            members = len(self._members) if output == MEMBER_FEATURES else 1
+            return (members * self.entry.features,)
         return tuple(self._output(output).shape[1:])
 
     def step_bytes(self, block: str) -> int:
@@ -242,7 +247,7 @@ class Backbone:
         """The network with its weights of now, in float32, as the engine runs it.
 
         Args:
-            output: `FEATURES` or `STAGE_FEATURES`.
+            output: `FEATURES`, `STAGE_FEATURES` or `MEMBER_FEATURES`.
             mirrored: average the features of each picture and its mirror image.
         """
         return self.engine.network(
@@ -262,10 +267,31 @@ class Backbone:
 
     def features_of(self, head: NDArray[np.float32]) -> str:
         """The output that a head's kernel, shape (features, classes), takes."""
-        return FEATURES if len(head) == self.entry.features else STAGE_FEATURES
+        if len(head) == self.entry.features:
+            return FEATURES
+        is_ensemble = len(head) == len(self._members) * self.entry.features
+        return MEMBER_FEATURES if is_ensemble else STAGE_FEATURES
+
+    def add_member(self, block: str) -> None:
+        """Keep the present weights, from a block up, as a member of an ensemble.
+
+        Args:
+            block: the first one that was trained, the same for all members.
+        """
+        from efftune.model import ensemble
+
+        self._members.append(ensemble.weights_above(self.keras_model, self._output(block)))
+        self._members_from = block
+        self.weights_changed = True
+
+    def restore(self, weights: list[NDArray[np.float32]]) -> None:
+        """Set the weights to the pretrained ones, which training changed; forget all members."""
+        self.keras_model.set_weights(weights)
+        self.weights_changed = False
+        self._members.clear()
 
     def to_features(self, output: str) -> "keras.Model":
-        """The network from pixels to an output: `FEATURES` or `STAGE_FEATURES`."""
+        """The network from pixels to an output of features."""
         import keras
 
         if output == FEATURES:
@@ -278,43 +304,16 @@ class Backbone:
         tensors = [self._output(output) for output in outputs]
         return keras.Model(self.keras_model.input, tensors, name=self.entry.short_name)
 
-    def keras_classifier(
-        self, kernel: NDArray[np.float32], bias: NDArray[np.float32], *, mirrored: bool = False
-    ) -> "keras.Model":
-        """The backbone's graph with a softmax head on top.
-
-        Args:
-            kernel: the head's weights, shape (features, classes), for the features of the last
-                stage or of all.
-            bias: the head's bias, shape (classes,).
-            mirrored: average the logits of each picture and its mirror image.
-
-        Returns:
-            A model from float32 pixels to float32 probabilities (batch, classes).
-        """
-        import keras
-        from keras import layers, ops
-
-        from efftune.model.initial_weights import drawn_by_numpy
-
-        backbone = self.to_features(self.features_of(kernel))
-        pixels, features = backbone.input, backbone.output
-        if mirrored:
-            pixels = keras.Input(pixels.shape[1:], name="pixels")
-            both = [backbone(pixels), backbone(ops.flip(pixels, axis=2))]
-            features = layers.Average(name="both")(both)
-        x = layers.Dropout(0.2, name="dropout")(features)
-        logits = layers.Dense(len(bias), name="logits")
-        with drawn_by_numpy():  # and replaced at once
-            probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits(x))
-        logits.set_weights([kernel, bias])
-        return keras.Model(pixels, probabilities, name=f"{self.entry.short_name}-classifier")
-
     def _output(self, name: str) -> "keras.KerasTensor":
         if name == FEATURES:
             return self.keras_model.output
         if name == STAGE_FEATURES:
             return self._stage_features
+        if name == MEMBER_FEATURES:
+            from efftune.model import ensemble
+
+            start = self._output(self._members_from)
+            return ensemble.combined(self.keras_model, start, self._members)
         layers = self.keras_model.layers
         first = next(layer for layer in layers if layer.name.startswith(f"{name}_"))
         return first.input

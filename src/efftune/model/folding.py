@@ -199,7 +199,9 @@ def folded(
             return FoldedConvolution(convolution, layer, arithmetic)(inputs[0])
         return _in(layer, arithmetic)(inputs if len(inputs) > 1 else inputs[0])
 
-    return _rebuilt(model, keras.Input(start.shape[1:], name=input_name), (start, outputs), apply)
+    entry = keras.Input(start.shape[1:], name=input_name)
+    found = rebuilt(model, entry, (start, outputs), apply)
+    return keras.Model(entry, found[0] if len(found) == 1 else found, name="part")
 
 
 def trainable_norms(model: keras.Model, arithmetic: Arithmetic = FLOAT32) -> keras.Model:
@@ -226,7 +228,8 @@ def trainable_norms(model: keras.Model, arithmetic: Arithmetic = FLOAT32) -> ker
         return layer(inputs if len(inputs) > 1 else inputs[0])
 
     entry = keras.Input(model.input.shape[1:], name="pixels")
-    return _rebuilt(model, entry, (model.input, [model.output]), apply)
+    (features,) = rebuilt(model, entry, (model.input, [model.output]), apply)
+    return keras.Model(entry, features, name="part")
 
 
 def _can_be_folded(layer: layers.Layer) -> bool:
@@ -247,17 +250,17 @@ _WITHOUT_WEIGHTS = (
 )
 
 
-def _rebuilt(
+def rebuilt(
     model: keras.Model,
     entry: keras.KerasTensor,
     ends: tuple[keras.KerasTensor, Sequence[keras.KerasTensor]],
     apply: Callable[[layers.Layer, list[Any]], Any],
-) -> keras.Model:
-    """A part of a network, built anew layer by layer.
+) -> list[keras.KerasTensor]:
+    """The outputs of a part of a network, built anew layer by layer.
 
     Args:
         model: the network.
-        entry: the input of the part.
+        entry: what takes the place of the part's input.
         ends: the tensors in the network where the part begins and ends.
         apply: called with each layer and a list of its input tensors, returns its output tensor.
     """
@@ -267,5 +270,4 @@ def _rebuilt(
         inputs = layer.input if isinstance(layer.input, list) else [layer.input]
         if not isinstance(layer, keras.layers.InputLayer) and id(inputs[0]) in tensors:
             tensors[id(layer.output)] = apply(layer, [tensors[id(tensor)] for tensor in inputs])
-    found = [tensors[id(output)] for output in outputs]
-    return keras.Model(entry, found[0] if len(found) == 1 else found, name="part")
+    return [tensors[id(output)] for output in outputs]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from efftune.model.engines import devices
 from efftune.model.engines.engine import KERAS_FILE, OPENVINO_FILE
 from efftune.model.uncertainty import Uncertainty
 from efftune.system import files
+
+if TYPE_CHECKING:
+    import keras
 
 CLASSES_FILE = "classes.json"
 UNCERTAINTY_FILE = "uncertainty.npz"
@@ -36,8 +40,7 @@ def save(
     Args:
         folder: where to write them.
         backbone: the trained or pretrained backbone.
-        head: kernel (features, classes), for the features of the last stage or of all, and bias
-            (classes,).
+        head: kernel (features, classes) and bias (classes,), as for `keras_classifier`.
         class_names: in the order of the head's outputs.
         uncertainty: temperature and thresholds.
         mirrored: average the logits of each picture and its mirror image.
@@ -48,12 +51,50 @@ def save(
     if uncertainty is not None:
         uncertainty.write(folder / UNCERTAINTY_FILE)
     with files.written_whole(folder / KERAS_FILE) as partial:
-        backbone.keras_classifier(*head, mirrored=mirrored).save(partial)
+        keras_classifier(backbone, *head, mirrored=mirrored).save(partial)
     if devices.has_openvino():
         _write_openvino(folder, backbone, head, mirrored=mirrored)
     files.write(folder / CLASSES_FILE, json.dumps(list(class_names), indent=1, ensure_ascii=False))
     names = (KERAS_FILE, *_OPENVINO_FILES, CLASSES_FILE, UNCERTAINTY_FILE)
     return {name: files.sha256(folder / name) for name in names if (folder / name).exists()}
+
+
+def keras_classifier(
+    backbone: Backbone,
+    kernel: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    *,
+    mirrored: bool = False,
+) -> "keras.Model":
+    """A backbone's graph with a softmax head on top.
+
+    Args:
+        backbone: the trained or pretrained backbone.
+        kernel: the head's weights, shape (features, classes), for the features of the last stage,
+            of all stages, or of all members of an ensemble.
+        bias: the head's bias, shape (classes,).
+        mirrored: average the logits of each picture and its mirror image.
+
+    Returns:
+        A model from float32 pixels to float32 probabilities (batch, classes).
+    """
+    import keras
+    from keras import layers, ops
+
+    from efftune.model.initial_weights import drawn_by_numpy
+
+    network = backbone.to_features(backbone.features_of(kernel))
+    pixels, features = network.input, network.output
+    if mirrored:
+        pixels = keras.Input(pixels.shape[1:], name="pixels")
+        both = [network(pixels), network(ops.flip(pixels, axis=2))]
+        features = layers.Average(name="both")(both)
+    x = layers.Dropout(0.2, name="dropout")(features)
+    logits = layers.Dense(len(bias), name="logits")
+    with drawn_by_numpy():  # and replaced at once
+        probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits(x))
+    logits.set_weights([kernel, bias])
+    return keras.Model(pixels, probabilities, name=f"{backbone.entry.short_name}-classifier")
 
 
 def _write_openvino(

@@ -222,6 +222,11 @@ class Recipe:
                     "--folds needs a head that is fitted by regression: use --recipe quick, "
                     "balanced or thorough, without --head-epochs."
                 )
+        if self.tuning.members > 1 and [each.block for each in self.stages[-1:]] == ["pixels"]:
+            raise UsageError(
+                "An ensemble shares the blocks that are not trained, and here all are: use --set "
+                "members=1, or neither --unfreeze all nor whole_epochs."
+            )
         if self.backbone.model != AUTO_MODEL and (self.budget or self.backbone.fetch):
             name = "--budget" if self.budget else "--fetch"
             raise UsageError(f"{name} has an effect with --model auto only.")
@@ -239,7 +244,7 @@ class Recipe:
 RECIPES: dict[str, dict[str, Any]] = {
     "quick": {"unfreeze": "none"},
     "balanced": {},
-    "thorough": {"whole_epochs": 6, "test_flip": True},
+    "thorough": {"members": 3, "test_flip": True},
     "scratch": {"phases": ("scratch",), "drop_connect_rate": 0.2, "ema": 0.99},
     "keras-example": {
         "phases": ("scratch", "head", "tune"),

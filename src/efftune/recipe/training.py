@@ -151,6 +151,15 @@ class TuningSettings:
         ),
     ] = 0
     whole_learning_rate: Annotated[_Rate, Setting("Peak learning rate of that stage.")] = 3e-5
+    members: Annotated[
+        int,
+        Ge(1),
+        Le(10),
+        Setting(
+            "Networks trained from that block up with different seeds; their logits are averaged. "
+            "They share the blocks below, which are not trained."
+        ),
+    ] = 1
     train_depthwise: Annotated[
         bool, Setting("Whether depthwise kernels are trained with their blocks.")
     ] = False

@@ -62,11 +62,12 @@ class Timer:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Show the phases in the block as those of a part of the run, such as `fold 2 of 5`."""
-        self._part = name
+        outer = self._part
+        self._part = ", ".join(filter(None, (outer, name)))
         try:
             yield
         finally:
-            self._part = ""
+            self._part = outer
 
     def count(self, done: int, total: int) -> None:
         """Report progress of the current phase; may be called from several threads."""

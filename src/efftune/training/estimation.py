@@ -77,6 +77,9 @@ def fine_tuning_seconds(plan: Plan, backbone: Backbone) -> dict[str, float]:
     for stage in plan.recipe.stages:
         if stage.name != "head":
             tracing, steps = _stage_seconds(stage, backbone, plan)
+            if stage.name == "upper":
+                members = plan.recipe.tuning.members
+                tracing, steps = members * tracing, members * steps
             # As many networks as folds and one more, but each fold's without its pictures.
             seconds[stage.name] = (1 + plan.folds) * tracing + max(1, plan.folds) * steps
     return seconds

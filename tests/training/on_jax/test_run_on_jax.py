@@ -48,10 +48,11 @@ def test_what_a_run_computes_is_prepared(source, own_cache, tmp_path, as_on_a_gp
     "choices",
     [
         pytest.param(TUNED | {"whole_epochs": 2, "test_flip": True}, marks=pytest.mark.long),
+        pytest.param(TUNED | {"members": 2, "test_flip": True}, marks=pytest.mark.long),
         pytest.param(SCRATCH, marks=pytest.mark.slow),
         pytest.param(EXAMPLE, marks=pytest.mark.slow),
     ],
-    ids=["thorough", "scratch", "keras-example"],
+    ids=["all blocks", "thorough", "scratch", "keras-example"],
 )
 def test_runs_answer_as_they_do_with_openvino(choices, source, own_cache, tmp_path, as_on_a_gpu):
     run = efftune.train(source, run=tmp_path / "run", **choices)

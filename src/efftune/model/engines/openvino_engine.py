@@ -170,7 +170,7 @@ def write(model: ov.Model, path: Path) -> None:
 def with_head(
     backbone: ov.Model, kernel: NDArray[np.float32], bias: NDArray[np.float32]
 ) -> ov.Model:
-    """Add a softmax head to a backbone, like `Backbone.keras_classifier` for Keras.
+    """Add a softmax head to a backbone, like `saving.keras_classifier` for Keras.
 
     Args:
         backbone: from `conversion.convert`, with features (batch, features) as its output.

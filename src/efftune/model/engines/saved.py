@@ -19,7 +19,7 @@ def load_keras(folder: Path) -> keras.Model:
 
 @dataclass(frozen=True)
 class SavedClassifier:
-    """What `Backbone.keras_classifier` was given.
+    """What `saving.keras_classifier` was given.
 
     Attributes:
         backbone: from pixels to features.

@@ -10,7 +10,7 @@ from efftune.model.engines.saved import load_keras
 from .conftest import distance, each, shaken
 
 
-def upper_weights(backbone, block):
+def upper_layers(backbone, block):
     """The layers from a block up."""
     names = [layer.name for layer in backbone.keras_model.layers]
     first = next(i for i, name in enumerate(names) if name.startswith(f"{block}_"))
@@ -19,7 +19,7 @@ def upper_weights(backbone, block):
 
 def changed(backbone, block, factor):
     """Change the convolutions of the layers from a block up."""
-    for layer in upper_weights(backbone, block):
+    for layer in upper_layers(backbone, block):
         if layer.name.endswith("_conv"):
             layer.set_weights([factor * each for each in layer.get_weights()])
 
@@ -50,7 +50,7 @@ def test_features_of_an_ensemble_are_those_of_its_members(name):
 
 def test_only_the_blocks_of_their_own_are_copied():
     backbone, _, _ = with_members("efficientnet-lite0", "block6")
-    own = sum(each.count_params() for each in upper_weights(backbone, "block6a"))
+    own = sum(each.count_params() for each in upper_layers(backbone, "block6a"))
     ensemble = backbone.to_features(MEMBER_FEATURES)
     shared = backbone.keras_model.count_params() - own
     assert ensemble.count_params() == shared + 2 * own

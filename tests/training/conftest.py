@@ -69,8 +69,7 @@ def pretrained():
 def backbone(pretrained):
     """A backbone as it was before any training: building a new one takes a second."""
     backbone, before = pretrained
-    backbone.keras_model.set_weights(before)
-    backbone.weights_changed = False
+    backbone.restore(before)
     return backbone
 
 

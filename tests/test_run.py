@@ -17,6 +17,7 @@ from conftest import TUNED, fill
 from data import other_pictures
 from efftune.data import images
 from efftune.data.examples import SPLITS
+from efftune.evaluation.explanation import Explainer
 from efftune.model.backbone import Backbone
 from efftune.system import files
 
@@ -221,7 +222,7 @@ def test_ensemble_is_the_same_everywhere(source, tmp_path):
     assert [stage["epochs"] for stage in run.record["stages"]] == [4]
     assert_same_predictions(run, source, partial(keras_alone, tmp_path))
     path = next(path for path in source.rglob("*.png"))
-    (explanation,) = run.explain([path])
+    explanation = Explainer(run.classifier).explain(path)
     assert explanation.heat.shape == (32, 32)
     assert explanation.heat.max() == 1
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from keras import ops
+from keras import layers, ops
 
-from efftune.model import catalogue, saving
+from efftune.model import catalogue, folding, saving
 from efftune.model.backbone import MEMBER_FEATURES, Backbone
 from efftune.model.engines import openvino_engine
 from efftune.model.engines.saved import load_keras
@@ -46,6 +46,15 @@ def test_features_of_an_ensemble_are_those_of_its_members(name):
     assert together.shape == (2, *backbone.shape(MEMBER_FEATURES))
     assert distance(features[0], features[1]) > 1e-3
     assert distance(together, np.concatenate(features, axis=1)) <= 1e-5
+
+
+def test_folded_ensemble_gives_the_outputs_of_the_plain_one():
+    backbone, pixels, _ = with_members("efficientnet-lite0", "block6")
+    plain = backbone.to_features(MEMBER_FEATURES)
+    fast = folding.folded(plain, plain.input, plain.outputs)
+    assert not any(isinstance(each, layers.BatchNormalization) for each in fast.layers)
+    expected = ops.convert_to_numpy(plain(pixels))
+    assert distance(ops.convert_to_numpy(fast(pixels)), expected) <= 1e-5
 
 
 def test_only_the_blocks_of_their_own_are_copied():

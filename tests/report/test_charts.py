@@ -51,6 +51,18 @@ def test_curves_join_stages_end_to_end_and_name_them():
     assert ends[0] + ends[1] + ends[2] == sorted(ends[0] + ends[1] + ends[2])
 
 
+def test_networks_of_an_ensemble_are_lines_of_their_own():
+    rows = [
+        row | {"network": network} for network in ("1", "2", "all") for row in epochs(0, 0, 0, 2)
+    ]
+    rows = [*epochs(1), *rows[:-1]]
+    rows[-1] |= {"accuracy": "", "val_accuracy": "0.6"}
+    svg = drawn(charts.curves(rows, {"stage3": {"best_epoch": 5}}))
+    assert {"stage0", "stage3 1", "stage3 2", "all"} <= set(texts(svg))
+    assert "after each of 5 epochs; final validation accuracy 60" in svg[0].text
+    assert heights(svg, "circle", "ring") == heights(svg, "circle", "dot a")[-1:]
+
+
 def test_higher_accuracy_is_drawn_higher():
     svg = drawn(charts.curves(epochs(4), {}))
     places = heights(svg, "circle", "dot a")

@@ -37,8 +37,11 @@ def evaluation(names):
 )
 def test_all_plots_are_drawn_for_any_class_names(tmp_path, names):
     (tmp_path / "history.csv").write_text(
-        "stage,epoch,seconds,loss,accuracy,val_loss,val_accuracy,learning_rate\n"
-        "head,1,1.0,0.5,0.9,0.6,0.8,\n"
+        "stage,epoch,seconds,loss,accuracy,val_loss,val_accuracy,learning_rate,network\n"
+        "head,1,1.0,0.5,0.9,0.6,0.8,,\n"
+        "upper,1,1.0,0.5,0.9,0.6,0.8,,1\n"
+        "upper,2,1.0,0.5,0.9,0.6,0.8,,2\n"
+        "upper,3,1.0,,,0.6,0.8,,all\n"
     )
     plots.draw_evaluation(tmp_path, evaluation(names))
     drawn = sorted(path.name for path in (tmp_path / "plots").iterdir())

@@ -167,8 +167,10 @@ def test_ensemble_averages_networks_trained_with_other_seeds(
     logits = val_logits(network, data)
     assert np.abs(logits - sum(alone) / 2).max() <= 1e-3
     assert any("network 2 of 2" in part for part in parts)
-    assert [epoch.number for epoch in result.epochs] == [1, 2, 3, 4]
-    assert result.best == 4
+    rows = [(epoch.number, epoch.network) for epoch in result.epochs]
+    assert rows == [(1, "1"), (2, "1"), (3, "2"), (4, "2"), (5, "all")]
+    assert result.best == 5
+    assert (result.to_dict()["epochs"], result.to_dict()["members"]) == (4, 2)
     correct = (logits.argmax(axis=1) == data.labels["val"]).mean()
     assert result.selected.val_accuracy == pytest.approx(correct)
     losses = validation_metrics(logits, data.labels["val"])
@@ -188,7 +190,16 @@ def test_member_that_made_things_worse_is_left_out(squares_with_head, backbone, 
     network, result, _ = trained(squares_with_head, backbone, members=3)
     assert seeds == [0, 1000, 2000]
     assert len(network.kernel) == 2 * 1280
-    assert result.best == len(result.epochs) == 6
+    assert result.best == len(result.epochs) == 7
+    assert result.members == 2
+    assert "network 2 did not improve on the head, and is left out" in result.failures
+    worse = {1000}
+    network, result, data = trained(squares_with_head, backbone, members=2)
+    alone = trained(squares_with_head, backbone)[0]
+    logits = val_logits(alone, data)
+    network, result, data = trained(squares_with_head, backbone, members=2)
+    assert (result.best, result.members) == (5, 1)
+    assert np.abs(val_logits(network, data) - logits).max() <= 1e-3
     worse = {0, 1000}
     network, result, data = trained(squares_with_head, backbone, members=2)
     assert result.best == 0
@@ -202,5 +213,5 @@ def test_ensemble_without_validation_takes_all(squares_with_head, backbone, eage
     unseen = replace(data, paths=data.paths | {"val": []})
     network, result, _ = trained((plan, unseen, head), backbone, members=2)
     assert len(network.kernel) == 2 * 1280
-    assert result.best == 4
+    assert result.best == 5
     assert np.isnan(result.selected.val_accuracy)

@@ -227,9 +227,14 @@ def test_mixup_shares_are_even_and_cutmix_shares_are_a_box():
 def test_history_leaves_empty_what_a_stage_does_not_have():
     nan = float("nan")
     table = validation.to_csv(
-        [Epoch("head", 1, 2.5, 0.5, 0.75, 0.25, 1.0, nan), Epoch("upper", 1, 3, 1, 0, 2, 0, 1e-3)]
+        [
+            Epoch("head", 1, 2.5, 0.5, 0.75, 0.25, 1.0, nan),
+            Epoch("upper", 1, 3, 1, 0, 2, 0, 1e-3),
+            Epoch("upper", 2, 1, nan, nan, 2, 0.5, nan, network="all"),
+        ]
     )
-    first, second = csv.DictReader(io.StringIO(table))
+    first, second, third = csv.DictReader(io.StringIO(table))
+    assert (third["accuracy"], third["network"], second["network"]) == ("", "all", "")
     assert first["learning_rate"] == ""
     assert (first["stage"], float(first["val_accuracy"])) == ("head", 1.0)
     assert float(second["learning_rate"]) == 0.001

@@ -117,9 +117,11 @@ def show_plan(plan: Plan) -> None:
         echo(f"Note: {note}")
     echo()
     recipe = plan.recipe
+    members = recipe.tuning.members
+    networks = f", {members} networks" if members > 1 else ""
     blocks = {
         "head": "the head",
-        "upper": f"{recipe.tuning.unfreeze} and up",
+        "upper": f"{recipe.tuning.unfreeze} and up{networks}",
         "whole": "all blocks",
     }
     blocks["scratch"] = "all blocks, from random weights"

@@ -267,10 +267,9 @@ class Backbone:
 
     def features_of(self, head: NDArray[np.float32]) -> str:
         """The output that a head's kernel, shape (features, classes), takes."""
-        if len(head) == self.entry.features:
-            return FEATURES
-        is_ensemble = len(head) == len(self._members) * self.entry.features
-        return MEMBER_FEATURES if is_ensemble else STAGE_FEATURES
+        if self._members:
+            return MEMBER_FEATURES
+        return FEATURES if len(head) == self.entry.features else STAGE_FEATURES
 
     def add_member(self, block: str) -> None:
         """Keep the present weights, from a block up, as a member of an ensemble.

@@ -188,14 +188,14 @@ def folded(
         A model from activations, of any floating type, or pixels to the outputs: features in
         float32, activations in their own type.
     """
-    convolutions: dict[int, layers.Layer] = {}  # by id of their input, until their norm follows
+    convolutions: dict[int, layers.Layer] = {}  # by id of their output, until their norm follows
 
     def apply(layer: layers.Layer, inputs: list[Any]) -> Any:
         if _can_be_folded(layer):
-            convolutions[id(inputs[0])] = layer
+            convolutions[id(layer.output)] = layer
             return inputs[0]
         if isinstance(layer, layers.BatchNormalization):
-            convolution = convolutions.pop(id(inputs[0]))
+            convolution = convolutions.pop(id(layer.input))
             return FoldedConvolution(convolution, layer, arithmetic)(inputs[0])
         return _in(layer, arithmetic)(inputs if len(inputs) > 1 else inputs[0])
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,31 +89,34 @@ def curves(
         results: the entries of `stages` in `run.json`, by stage name.
         held_out: `validation`, with a ring around the best epoch; or `out-of-fold`.
     """
-    stages = [
-        (name, list(part)) for name, part in itertools.groupby(epochs, lambda row: row["stage"])
-    ]
+    parts_of = itertools.groupby(epochs, lambda row: (row["stage"], row.get("network", "")))
     lines: dict[str, list[list[Point]]] = {"accuracy": [], "val_accuracy": []}
-    total, starts = 0, []
-    for name, rows in stages:
+    total, starts, best = 0, [], list[Point]()
+    passed: Counter[str] = Counter()  # epochs of each stage
+    for (name, network), part in parts_of:
+        rows = list(part)
+        chosen = int(results.get(name, {}).get("best_epoch", 0)) - passed[name]
+        if 0 < chosen <= len(rows) and rows[chosen - 1]["val_accuracy"]:
+            best.append((total + chosen, float(rows[chosen - 1]["val_accuracy"])))
+        passed[name] += len(rows)
         for column, stage_lines in lines.items():
             values = [(total + i, row[column]) for i, row in enumerate(rows, start=1)]
             stage_lines.append([(x, float(value)) for x, value in values if value])
-        starts.append((total + 0.5, name))
+        starts.append((total + 0.5, _part_name(name, network, results.get(name, {}))))
         total += len(rows)
     y = _accuracy_scale(point[1] for each in lines.values() for line in each for point in line)
     x = _Scale(0.5, total + 0.5, _LEFT, _RIGHT)
-    parts = [*_grid_lines(y), *_epoch_ticks(total, x), *_stage_names(starts, results, x)]
+    parts = [*_grid_lines(y), *_epoch_ticks(total, x), *_stage_names(starts, x)]
     for column, style in (("accuracy", "b"), ("val_accuracy", "a")):
         for line in lines[column]:
             parts.extend(_line(line, style, x, y))
-    for (name, _), line in zip(stages, lines["val_accuracy"], strict=True):
-        best = int(results.get(name, {}).get("best_epoch", 0))
-        if 0 < best <= len(line) and held_out == "validation":
-            centre = x(line[best - 1][0]), y(line[best - 1][1])
-            parts.append(Markup('<circle class="ring" cx="{}" cy="{}" r="6"/>').format(*centre))
+    for epoch, accuracy in best if held_out == "validation" else ():
+        ring = Markup('<circle class="ring" cx="{}" cy="{}" r="6"/>')
+        parts.append(ring.format(x(epoch), y(accuracy)))
     last = lines["val_accuracy"][-1]
     final = f"; final {held_out} accuracy {percent(last[-1][1])}" if last else ""
-    title = f"{held_out.capitalize()} and training accuracy after each of {total} epochs{final}"
+    trained = sum(row.get("network") != "all" for row in epochs)
+    title = f"{held_out.capitalize()} and training accuracy after each of {trained} epochs{final}"
     return _svg(title, parts)
 
 
@@ -224,9 +228,15 @@ def _epoch_ticks(count: int, x: _Scale) -> list[Markup]:
     return [*parts, _text((_LEFT + _RIGHT) / 2, 216, "epoch", "middle")]
 
 
-def _stage_names(
-    starts: Sequence[tuple[float, str]], results: Mapping[str, Mapping[str, Any]], x: _Scale
-) -> list[Markup]:
+def _part_name(stage: str, network: str, result: Mapping[str, Any]) -> str:
+    """What a part of the curves shows: a stage, or one network of its ensemble, or all of them."""
+    if network == "all":
+        return "all"
+    suffix = ", rolled back" if result.get("rolled_back") else ""
+    return f"{stage} {network}".rstrip() + suffix
+
+
+def _stage_names(starts: Sequence[tuple[float, str]], x: _Scale) -> list[Markup]:
     """Lines and names where stages begin.
 
     Names alternate between two rows, because the one epoch of the head is narrow.
@@ -239,8 +249,9 @@ def _stage_names(
                     x(start), _TOP - 24 + 12 * (i % 2), _BOTTOM
                 )
             )
-        suffix = ", rolled back" if results.get(name, {}).get("rolled_back") else ""
-        parts.append(_text(x(start) + 4, _TOP - 20 + 12 * (i % 2), name + suffix, "start"))
+        fits = x(start) + 4 + 6 * len(name) <= _WIDTH
+        place = (x(start) + 4, "start") if fits else (x(start) - 4, "end")
+        parts.append(_text(place[0], _TOP - 20 + 12 * (i % 2), name, place[1]))
     return parts
 
 

@@ -213,6 +213,10 @@ def _grid(
     save(figure, path)
 
 
+def _network(row: dict[str, str]) -> str:
+    return row.get("network", "")  # earlier versions had no such column
+
+
 def _curves(path: Path, history: Path, held_out: str) -> None:
     with history.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -220,13 +224,18 @@ def _curves(path: Path, history: Path, held_out: str) -> None:
     figure = new_figure(1.2 + 3.8 * len(stages), 3.6)
     all_axes = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
     for axes, part in zip(all_axes, stages, strict=True):
-        epochs = [int(row["epoch"]) for row in part]
-        marker = "." if len(part) <= _MAX_MARKERS else None
-        for column, name in (("accuracy", "training (augmented)"), ("val_accuracy", held_out)):
-            values = [float(row[column] or "nan") for row in part]  # not all were validated
-            if np.isfinite(values).sum() == 1:
-                marker = "."  # or it would not be seen
-            axes.plot(epochs, values, marker=marker, label=name)
+        networks = [list(rows) for _, rows in itertools.groupby(part, _network)]
+        for column, name, colour in (
+            ("accuracy", "training (augmented)", "C0"),
+            ("val_accuracy", held_out, "C1"),
+        ):
+            for i, rows in enumerate(networks):
+                epochs = [int(row["epoch"]) for row in rows]
+                values = [float(row[column] or "nan") for row in rows]  # not all were validated
+                # A single value would not be seen without.
+                is_marked = len(part) <= _MAX_MARKERS or np.isfinite(values).sum() == 1
+                label = "" if i else name
+                axes.plot(epochs, values, colour, marker="." if is_marked else None, label=label)
         axes.set(title=part[0]["stage"], xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)

@@ -91,7 +91,10 @@ def _done(stored: StoredRun) -> dict[str, Any]:
         result = results.get(stage["name"])
         val = result["val_accuracy"] if result else {"after": float(head[-1])} if head else {}
         trained = _TRAINED.get(stage["name"], f"{stage['block']} and above")
-        stages.append(stage | {"trained": trained, "result": result, "val": val})
+        members = result.get("members", 1) if result else 1
+        stages.append(
+            stage | {"trained": trained, "members": members, "result": result, "val": val}
+        )
     spent: Mapping[str, float] = record["seconds"]
     longest = max(spent.values(), default=0) or 1
     settings = stored.folder / "recipe.toml"

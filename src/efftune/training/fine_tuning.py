@@ -1,6 +1,8 @@
 """Fine-tuning: prepare the training data of each stage and run the stages in order."""
 
 import itertools
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
 from efftune.training.stages import NetworkState, StageResult
 from efftune.training.training_data import TrainingData, require_unchanged
-from efftune.training.validation import Epoch, validation_metrics
+from efftune.training.validation import ALL, Epoch, validation_metrics
 
 _MEMBER_SEEDS = 1000  # between the seeds of the members of an ensemble
 
@@ -169,7 +171,7 @@ def _train_upper(
     Returns:
         The network, or the ensemble of those that improved on the start, with a head for the
         features of all of them; and the result of the stage. Of an ensemble, it has the epochs of
-        all members, one after another, and the last one has the validation metrics of all together.
+        all members, one after another, and a last one with the validation metrics of all together.
     """
     backbone, members = start.backbone, plan.recipe.tuning.members
     weights = backbone.keras_model.get_weights()
@@ -180,9 +182,9 @@ def _train_upper(
         part = f"network {number + 1} of {members}" if members > 1 else ""
         with timer.part(part), timer.phase(stage.name):
             network, result = stages.fit(start, stage, train, val, recipe, timer.count)
-        results.append(result)
         if members == 1:
             return network, result
+        results.append(result)
         if result.best:
             networks.append(network)
             backbone.add_member(backbone.block(stage.block))
@@ -199,15 +201,21 @@ def _ensemble(
     plan: Plan,
 ) -> tuple[NetworkState, StageResult]:
     """The network of all members, and the result of their stage; see `_train_upper`."""
-    epochs = [epoch for result in results for epoch in result.epochs]
-    epochs = [replace(epoch, number=number) for number, epoch in enumerate(epochs, start=1)]
-    failures = tuple(failure for result in results for failure in result.failures)
-    whole = replace(results[0], epochs=tuple(epochs), best=0, failures=failures)
+    started = time.perf_counter()
+    epochs, failures = list[Epoch](), list[str]()
+    for i, result in enumerate(results, start=1):
+        failures += [f"network {i}: {failure}" for failure in result.failures]
+        if not result.best:
+            failures.append(f"network {i} did not improve on the head, and is left out")
+        for epoch in result.epochs:
+            epochs.append(replace(epoch, number=len(epochs) + 1, network=str(i)))
+    whole = replace(results[0], epochs=tuple(epochs), best=0, failures=tuple(failures))
     if not networks:
         return start, whole
     kernels = [each.kernel / np.float32(len(networks)) for each in networks]
     bias = np.asarray(np.mean([each.bias for each in networks], axis=0), np.float32)
     network = NetworkState(start.backbone, np.concatenate(kernels), bias)
+    metrics = (math.nan, math.nan, math.nan)
     if data.paths["val"]:
         features = extraction.extract_pooled(
             start.backbone,
@@ -216,13 +224,23 @@ def _ensemble(
             lambda: None,
             output=start.backbone.features_of(network.kernel),
         )
-        loss, accuracy, calibrated = validation_metrics(
-            network.head.logits(features), data.labels["val"]
-        )
-        epochs[-1] = replace(
-            epochs[-1], val_loss=loss, val_accuracy=accuracy, val_calibrated_loss=calibrated
-        )
-    return network, replace(whole, epochs=tuple(epochs), best=len(epochs))
+        metrics = validation_metrics(network.head.logits(features), data.labels["val"])
+    loss, accuracy, calibrated = metrics
+    together = Epoch(
+        stage="upper",
+        number=len(epochs) + 1,
+        seconds=time.perf_counter() - started,
+        loss=math.nan,
+        accuracy=math.nan,
+        val_loss=loss,
+        val_accuracy=accuracy,
+        learning_rate=math.nan,
+        val_calibrated_loss=calibrated,
+        network=ALL,
+    )
+    epochs.append(together)
+    best, members = len(epochs), len(networks)
+    return network, replace(whole, epochs=tuple(epochs), best=best, members=members)
 
 
 def _cached_views(

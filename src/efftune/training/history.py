@@ -12,7 +12,7 @@ from efftune.training.fold_heads import FoldHeads
 from efftune.training.regression_head import Head
 from efftune.training.stages import StageResult
 from efftune.training.training_data import TrainingData
-from efftune.training.validation import Epoch
+from efftune.training.validation import ALL, Epoch
 
 _LARGE_GAIN = 0.05  # in accuracy; if fine-tuning gains more, the pictures differ from ImageNet's
 
@@ -57,7 +57,7 @@ def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
         epochs: the epochs of all stages, from `history`.
     """
     sentences = []
-    last = epochs[-1]
+    last = next(each for each in reversed(epochs) if each.network != ALL)
     if last.stage != "head" and last.val_accuracy > last.accuracy:
         sentences.append(
             "accuracy on held-out pictures is above that in training because augmentation and "
@@ -74,11 +74,13 @@ def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
         ),
         default=math.nan,
     )
+    more = "a lower --unfreeze"
+    if recipe.tuning.members == 1:
+        more = f"--recipe thorough or {more}"
     if last.stage == "upper" and is_fitted and fine_tuned - frozen > _LARGE_GAIN:
         sentences.append(
             f"fine-tuning gained {100 * (fine_tuned - frozen):.0f} points over the frozen network, "
-            "so these pictures differ a lot from ImageNet's: --recipe thorough or a lower "
-            "--unfreeze may gain more"
+            f"so these pictures differ a lot from ImageNet's: {more} may gain more"
         )
     if last.stage == "head" and not recipe.trains_by_gradient_descent and frozen < 1 - _LARGE_GAIN:
         sentences.append(

@@ -18,7 +18,7 @@ from efftune.training import regression_head as heads
 from efftune.training.batches import LabelledInputs, Mix, StageData
 from efftune.training.regression_head import Head
 from efftune.training.trainer import trainer_for
-from efftune.training.validation import Epoch, is_better, validation_metrics
+from efftune.training.validation import ALL, Epoch, is_better, validation_metrics
 
 Array = NDArray[np.float32]
 
@@ -36,11 +36,13 @@ class StageResult:
     Attributes:
         stage: the stage as it was run; its learning rate may have been reduced.
         start: validation metrics before the first step.
-        epochs: the epochs that were trained.
+        epochs: the epochs that were trained; those of an ensemble's networks one after another,
+            and a last one of all together.
         best: number of the epoch whose weights were selected; 0 if the stage was rolled back
             because no epoch improved on the start, or not taken by cross-validation.
         batch_size: pictures per step; smaller than requested if that did not fit into memory.
         failures: why the stage was restarted or stopped, one text per failure.
+        members: number of networks whose logits are averaged.
     """
 
     stage: Stage
@@ -49,13 +51,15 @@ class StageResult:
     best: int
     batch_size: int
     failures: tuple[str, ...] = ()
+    members: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """The result as written to `run.json`."""
         return {
             "name": self.stage.name,
             "block": self.stage.block,
-            "epochs": len(self.epochs),
+            "epochs": sum(each.network != ALL for each in self.epochs),
+            "members": self.members,
             "best_epoch": self.best,
             "rolled_back": self.best == 0,
             "val_accuracy": {

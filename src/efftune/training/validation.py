@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from efftune.system import files
 
+ALL = "all"
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -27,6 +29,8 @@ class Epoch:
         val_calibrated_loss: mean cross-entropy on the validation split at the best temperature, in
             nats. Unlike `val_loss`, it is invariant to the scale of the logits, which label
             smoothing changes.
+        network: of an ensemble: `1` for the first network and so on, or `all`: what all of them
+            together achieve, which has no training metrics.
     """
 
     stage: str
@@ -38,6 +42,7 @@ class Epoch:
     val_accuracy: float
     learning_rate: float
     val_calibrated_loss: float = math.nan
+    network: str = ""
 
 
 def is_better(epoch: Epoch, best: Epoch, top: float, pictures: int) -> bool:
@@ -96,10 +101,11 @@ def to_csv(epochs: Sequence[Epoch]) -> str:
     table = io.StringIO()
     writer = files.csv_writer(table)
     metrics = ("loss", "accuracy", "val_loss", "val_accuracy")
-    writer.writerow(["stage", "epoch", "seconds", *metrics, "learning_rate"])
+    writer.writerow(["stage", "epoch", "seconds", *metrics, "learning_rate", "network"])
     for epoch in epochs:
         values = (epoch.loss, epoch.accuracy, epoch.val_loss, epoch.val_accuracy)
         cells = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
         rate = "" if math.isnan(epoch.learning_rate) else f"{epoch.learning_rate:.3g}"
-        writer.writerow([epoch.stage, epoch.number, f"{epoch.seconds:.2f}", *cells, rate])
+        row = [epoch.stage, epoch.number, f"{epoch.seconds:.2f}", *cells, rate, epoch.network]
+        writer.writerow(row)
     return table.getvalue()

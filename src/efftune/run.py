@@ -221,7 +221,7 @@ def _recipe(recipe: str | Recipe, choices: dict[str, Any]) -> Recipe:
 
 
 def _set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool = False) -> _Setup:
-    backbone, trials = None, tuple[ModelTrial, ...]()
+    backbone, trials, seconds = None, tuple[ModelTrial, ...](), 0.0
     with timer.phase("find"):
         device = devices.chosen(recipe.device)  # before anything imports Keras
         if recipe.backbone.model != AUTO_MODEL:
@@ -236,6 +236,7 @@ def _set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool
     if backbone is None:
         with timer.phase("choose"):
             backbone, trials = model_choice.choose(recipe, examples, device, timer)
+        seconds = 0 if is_search else recipe.budget
         recipe = recipe.changed(model=backbone.entry.name, budget=0, fetch=False)
     with timer.phase("start"):  # imports Keras if the recipe fine-tunes
         cache.prune(files.cache_folder() / "features")
@@ -244,7 +245,21 @@ def _set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool
             plan = replace(plan, notes=(_VALIDATES_ON_TEST, *plan.notes))
         if plan.folds and is_search:
             plan = replace(plan, notes=(*plan.notes, _NOT_SEARCHED))
+    if seconds and recipe.tuning.members == 1:
+        with timer.phase("measure"):
+            plan = _filled(plan, backbone, examples, seconds - sum(timer.seconds.values()))
     return _Setup(backbone, examples, findings, plan, trials)
+
+
+def _filled(plan: Plan, backbone: Backbone, examples: Examples, seconds: float) -> Plan:
+    """The plan with as many networks as there is time for."""
+    paths = [row.path for row in examples.of("train")]
+    members = estimation.members(plan, backbone, paths, seconds)
+    if members == 1:
+        return plan
+    note = f"the budget allows for {members} networks, whose logits are averaged"
+    recipe = plan.recipe.changed(members=members)
+    return replace(plan, recipe=recipe, notes=(*plan.notes, note))
 
 
 def _run_folders(run: str | Path | None, setup: _Setup) -> Iterable[Path]:

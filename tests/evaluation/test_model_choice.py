@@ -90,6 +90,18 @@ def test_budget_leaves_out_what_would_take_longer(source, tmp_path):
     again.require_effect()  # so that the recipe can be used again
 
 
+@pytest.mark.long
+def test_time_that_is_left_is_for_more_networks(source, tmp_path, own_cache):
+    choices = {**AUTO, "recipe": "balanced", "epochs": 1, "views": 1}
+    plan = efftune.plan(source, **choices, budget="1h")
+    assert plan.recipe.tuning.members == 3
+    assert plan.notes[-1] == "the budget allows for 3 networks, whose logits are averaged"
+    run = efftune.train(source, run=tmp_path / "run", **choices, budget="1h")
+    assert run.recipe.tuning.members == 3
+    assert [each["epochs"] for each in run.record["stages"]] == [3]
+    assert efftune.plan(source, **choices).recipe.tuning.members == 1
+
+
 def test_choice_is_told(chosen):
     run, _ = chosen
     report = (run.folder / "report.html").read_text()

@@ -206,3 +206,26 @@ def test_estimate_of_the_head_alone_needs_no_views(source):
     plan = efftune.plan(source, recipe="quick", image_size=32)
     assert {"inspect", "features", "head"} <= plan.seconds.keys()
     assert "views" not in plan.seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "choices", "expected"),
+    [
+        (0, {}, 1),
+        # One: 100 s of steps, 16.5 for training pictures, 4 for others. Another: 100.7.
+        (245, {}, 1),
+        (247, {}, 2),
+        (357, {}, 2),
+        (358, {}, 3),
+        (10_000, {}, 3),
+        (10_000, {"unfreeze": "none"}, 1),
+        (10_000, {"unfreeze": "all"}, 1),
+        (10_000, {"whole_epochs": 1}, 1),
+    ],
+)
+def test_networks_fill_the_time(backbone, room, monkeypatch, seconds, choices, expected):
+    room()
+    monkeypatch.setattr(estimation, "fine_tuning_seconds", lambda *_: {"upper": 100.0})
+    monkeypatch.setattr(estimation, "milliseconds", lambda *_: 10.0)
+    made = plan(backbone, views=1, **choices)
+    assert estimation.members(made, backbone, [], seconds) == expected

@@ -116,8 +116,9 @@ class General:
         Ge(0),
         Le(10 * 24 * 3600),
         Setting(
-            "Time for the whole run, such as 90s, 10m or 1h30m; --model auto leaves out models "
-            "with which it would take longer, by an estimate.",
+            "Time for the whole run, such as 90s, 10m or 1h30m; by an estimate, --model auto "
+            "leaves out models with which it would take longer, and averages up to three networks "
+            "if there is time.",
             "--budget",
             "no limit",
             parse=_seconds,

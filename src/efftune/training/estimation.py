@@ -25,6 +25,8 @@ _MEASURED_FROZEN = {"cpu": (1, 24), "gpu": (64, 600)}
 _MEASURED_SPEED = 96  # pictures that the frozen network's speed is measured with
 _VIEW_SHARE = 0.65  # of a pass that a view needs: up to the first trained block
 _MEASURED_STEPS = 2
+MOST_MEMBERS = 3  # as many as `thorough` trains; more make predictions slow for little
+_PLANNED_SHARE = 0.9  # of the time that is left; the rest is for saving, the report and errors
 _HEAD_SECONDS = 1e-3  # per picture and epoch; too short to be worth measuring
 
 
@@ -83,6 +85,29 @@ def fine_tuning_seconds(plan: Plan, backbone: Backbone) -> dict[str, float]:
             # As many networks as folds and one more, but each fold's without its pictures.
             seconds[stage.name] = (1 + plan.folds) * tracing + max(1, plan.folds) * steps
     return seconds
+
+
+def members(plan: Plan, backbone: Backbone, paths: Sequence[Path], seconds: float) -> int:
+    """How many networks that share their frozen blocks there is time to train.
+
+    Args:
+        plan: of a run that trains one.
+        backbone: the network to train; its weights are not changed.
+        paths: the training pictures.
+        seconds: time for all that is left of the run.
+
+    Returns:
+        1 to `MOST_MEMBERS`; 1 if the plan does not end with training upper blocks.
+    """
+    last = plan.recipe.stages[-1]
+    if last.name != "upper" or last.block == "pixels":
+        return 1
+    steps = sum(fine_tuning_seconds(plan, backbone).values())
+    each = milliseconds(plan, backbone, paths)
+    judged = plan.pictures["train"] if plan.folds else plan.pictures["val"] + plan.pictures["test"]
+    another = steps + (1 - _VIEW_SHARE) * judged * each / 1000
+    left = _PLANNED_SHARE * seconds - steps - pass_seconds(plan, each)
+    return min(MOST_MEMBERS, 1 + max(0, int(left // another)))
 
 
 def milliseconds(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> float:

@@ -2,7 +2,7 @@
 
 For each folder, number of pictures a class and draw, five ways of training are compared:
 
-- `logistic regression`: scikit-learn's own, with its defaults, on the features of all pictures;
+- `logistic regression`: scikit-learn's own, with its default penalty, on all pictures' features;
 - `quick, split` and `balanced, split`: with 15 % each for validation and test, as before there was
   cross-validation (and with the last stage's features and batches of 64);
 - `quick`: a logistic regression on the features of all pictures, judged by cross-validation;

@@ -219,7 +219,8 @@ def test_ensemble_is_the_same_everywhere(source, tmp_path):
     choices = {**TUNED, "epochs": 2, "members": 2, "flip": "yes"}
     run = efftune.train(source, recipe="thorough", run=tmp_path / "run", **choices)
     assert run.record["model"]["test_flip"]
-    assert [stage["epochs"] for stage in run.record["stages"]] == [4]
+    stages = [(stage["epochs"], stage["members"]) for stage in run.record["stages"]]
+    assert stages == [(4, 2)]
     assert_same_predictions(run, source, partial(keras_alone, tmp_path))
     path = next(path for path in source.rglob("*.png"))
     explanation = Explainer(run.classifier).explain(path)

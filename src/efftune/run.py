@@ -108,13 +108,13 @@ def search(
         The finished run, trained with what was chosen.
 
     Raises:
-        UsageError: as by `train`, or the recipe does not fine-tune in one stage.
+        UsageError: as by `train`, or the recipe does not fine-tune one network in one stage.
         DataError: as by `train`.
     """
     chosen = _recipe(recipe, {"model": AUTO_MODEL} | choices | {"budget": budget})
     seconds = chosen.budget
     one_stage = [stage.name for stage in chosen.stages] == ["head", "upper"]
-    one_stage &= chosen.tuning.members == 1
+    one_stage &= chosen.members == 1
     if not (seconds and one_stage and chosen.can_cross_validate):
         raise UsageError(
             "A search needs a budget, and a recipe that fine-tunes one network on cached "
@@ -245,7 +245,7 @@ def _set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool
             plan = replace(plan, notes=(_VALIDATES_ON_TEST, *plan.notes))
         if plan.folds and is_search:
             plan = replace(plan, notes=(*plan.notes, _NOT_SEARCHED))
-    if seconds and recipe.tuning.members == 1:
+    if seconds and recipe.tuning.members == "auto":
         with timer.phase("measure"):
             plan = _filled(plan, backbone, examples, seconds - sum(timer.seconds.values()))
     return _Setup(backbone, examples, findings, plan, trials)

@@ -99,7 +99,8 @@ def test_time_that_is_left_is_for_more_networks(source, tmp_path, own_cache):
     run = efftune.train(source, run=tmp_path / "run", **choices, budget="1h")
     assert run.recipe.tuning.members == 3
     assert [each["epochs"] for each in run.record["stages"]] == [3]
-    assert efftune.plan(source, **choices).recipe.tuning.members == 1
+    assert efftune.plan(source, **choices).recipe.members == 1
+    assert efftune.plan(source, **choices, budget="1h", members=1).recipe.members == 1
 
 
 def test_choice_is_told(chosen):

@@ -212,11 +212,11 @@ def test_estimate_of_the_head_alone_needs_no_views(source):
     ("seconds", "choices", "expected"),
     [
         (0, {}, 1),
-        # One: 100 s of steps, 16.5 for training pictures, 4 for others. Another: 100.7.
-        (245, {}, 1),
-        (247, {}, 2),
-        (357, {}, 2),
-        (358, {}, 3),
+        # One: 100 s of steps, 16.5 for training pictures, 4 for others. Another: 104.55.
+        (250, {}, 1),
+        (251, {}, 2),
+        (366, {}, 2),
+        (367, {}, 3),
         (10_000, {}, 3),
         (10_000, {"unfreeze": "none"}, 1),
         (10_000, {"unfreeze": "all"}, 1),

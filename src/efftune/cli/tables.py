@@ -12,6 +12,7 @@ from efftune.data.inspection import Finding
 from efftune.evaluation.comparison import Comparison, RunScore
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model.classifier import Prediction
+from efftune.recipe.recipe import Recipe, Stage
 from efftune.report import words
 from efftune.report.explanation_images import ExplanationFile
 from efftune.report.source_check import Check
@@ -117,20 +118,12 @@ def show_plan(plan: Plan) -> None:
         echo(f"Note: {note}")
     echo()
     recipe = plan.recipe
-    members = recipe.tuning.members
-    networks = f", {members} networks" if members > 1 else ""
-    blocks = {
-        "head": "the head",
-        "upper": f"{recipe.tuning.unfreeze} and up{networks}",
-        "whole": "all blocks",
-    }
-    blocks["scratch"] = "all blocks, from random weights"
     show_table(
         ("stage", "trains", "epochs", "learning rate", "time, about"),
         [
             (
                 stage.name,
-                blocks.get(stage.name, "all blocks, from random weights"),
+                _trained(stage, recipe),
                 f"{stage.epochs:,}",
                 f"{stage.learning_rate:g}" if stage.learning_rate else "",
                 f"{plan.seconds.get(stage.name, 0):,.0f} s",
@@ -150,6 +143,17 @@ def show_plan(plan: Plan) -> None:
     phases = ", ".join(f"{name} {plan.seconds[name]:,.0f} s" for name in sorted(others))
     echo(f"Other phases: {phases}")
     echo(f"Total: about {sum(plan.seconds.values()):,.0f} s, plus start-up")
+
+
+def _trained(stage: Stage, recipe: Recipe) -> str:
+    """What a stage trains."""
+    networks = f", {recipe.members} networks" if recipe.members > 1 else ""
+    return {
+        "head": "the head",
+        "upper": f"{recipe.tuning.unfreeze} and up{networks}",
+        "whole": "all blocks",
+        "scratch": "all blocks, from random weights",
+    }[stage.name]
 
 
 def show_check(check: Check, out: Path | None) -> None:

@@ -290,7 +290,7 @@ def extract_pooled(
         paths: pictures that could be decoded before.
         settings: how pictures are decoded.
         on_progress: called after each picture, from several threads.
-        output: `FEATURES` or `STAGE_FEATURES`.
+        output: one of features.
         mirrored: whether to average over each picture and its mirror image.
 
     Returns:

@@ -295,6 +295,11 @@ class Backbone:
 
         if output == FEATURES:
             return self.keras_model
+        if output == MEMBER_FEATURES:
+            from efftune.model import ensemble
+
+            start = self._output(self._members_from)
+            return ensemble.combined(self.keras_model, start, self._members)
         return keras.Model(self.keras_model.input, self._output(output), name=self.entry.short_name)
 
     def _part(self, outputs: Sequence[str]) -> "keras.Model":
@@ -308,11 +313,6 @@ class Backbone:
             return self.keras_model.output
         if name == STAGE_FEATURES:
             return self._stage_features
-        if name == MEMBER_FEATURES:
-            from efftune.model import ensemble
-
-            start = self._output(self._members_from)
-            return ensemble.combined(self.keras_model, start, self._members)
         layers = self.keras_model.layers
         first = next(layer for layer in layers if layer.name.startswith(f"{name}_"))
         return first.input

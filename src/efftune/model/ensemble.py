@@ -5,6 +5,7 @@ above is copied. Averaging the logits of their heads equals one head on all thei
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -37,28 +38,40 @@ def weights_above(model: keras.Model, start: keras.KerasTensor) -> Weights:
 
 def combined(
     model: keras.Model, start: keras.KerasTensor, members: Sequence[Weights]
-) -> keras.KerasTensor:
+) -> keras.Model:
     """The features of several networks, side by side.
+
+    Every layer is a copy: a layer remembers all graphs that it is part of, so graphs built on those
+    of `model` would stay in memory as long as it does.
 
     Args:
         model: a network, whose lower part all use.
         start: the activations that the parts of their own begin with.
-        members: the weights of these parts, from `weights_above`.
+        members: the weights of these parts, from `weights_above`; at least two.
 
     Returns:
-        In the graph of `model`, float32 (batch, members × features).
+        From pixels to features, float32 (batch, members × features).
     """
-    features: list[keras.KerasTensor] = []
-    for number, weights in enumerate(members, start=1):
 
-        def apply(
-            layer: layers.Layer, inputs: list[Any], number: int = number, own: Weights = weights
-        ) -> Any:
-            copy = type(layer).from_config(layer.get_config() | {"name": f"{layer.name}_{number}"})
-            output = copy(inputs if len(inputs) > 1 else inputs[0])
-            copy.set_weights(own[layer.name])
-            return output
+    def apply(
+        layer: layers.Layer, inputs: list[Any], suffix: str = "", own: Weights | None = None
+    ) -> Any:
+        copy = type(layer).from_config(layer.get_config() | {"name": layer.name + suffix})
+        output = copy(inputs if len(inputs) > 1 else inputs[0])
+        copy.set_weights(layer.get_weights() if own is None else own[layer.name])
+        return output
 
-        with drawn_by_numpy():  # and replaced at once
-            features += folding.rebuilt(model, start, (start, [model.output]), apply)
-    return layers.Concatenate(name="members")(features)
+    pixels = keras.Input(model.input.shape[1:], name=model.input.name)
+    with drawn_by_numpy():  # and replaced at once
+        (shared,) = folding.rebuilt(model, pixels, (model.input, [start]), apply)
+        features = [
+            tensor
+            for number, weights in enumerate(members, start=1)
+            for tensor in folding.rebuilt(
+                model,
+                shared,
+                (start, [model.output]),
+                partial(apply, suffix=f"_{number}", own=weights),
+            )
+        ]
+    return keras.Model(pixels, layers.Concatenate(name="members")(features), name=model.name)

@@ -267,6 +267,8 @@ def rebuilt(
     start, outputs = ends
     tensors = {id(start): entry}
     for layer in model.layers:
+        if all(id(output) in tensors for output in outputs):
+            break
         inputs = layer.input if isinstance(layer.input, list) else [layer.input]
         if not isinstance(layer, keras.layers.InputLayer) and id(inputs[0]) in tensors:
             tensors[id(layer.output)] = apply(layer, [tensors[id(tensor)] for tensor in inputs])

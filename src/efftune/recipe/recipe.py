@@ -187,6 +187,11 @@ class Recipe:
                 return strength, flip
 
     @property
+    def members(self) -> int:
+        """How many networks are trained from the tuned block up."""
+        return 1 if self.tuning.members == "auto" else self.tuning.members
+
+    @property
     def trains_by_gradient_descent(self) -> bool:
         """Whether anything is trained by gradient descent, not only the head by regression."""
         return self.head.epochs > 0 or self.stages[-1].name != "head"
@@ -222,7 +227,7 @@ class Recipe:
                     "--folds needs a head that is fitted by regression: use --recipe quick, "
                     "balanced or thorough, without --head-epochs."
                 )
-        if self.tuning.members > 1 and [each.block for each in self.stages[-1:]] == ["pixels"]:
+        if self.members > 1 and [each.block for each in self.stages[-1:]] == ["pixels"]:
             raise UsageError(
                 "An ensemble shares the blocks that are not trained, and here all are: use --set "
                 "members=1, or neither --unfreeze all nor whole_epochs."

@@ -152,14 +152,14 @@ class TuningSettings:
     ] = 0
     whole_learning_rate: Annotated[_Rate, Setting("Peak learning rate of that stage.")] = 3e-5
     members: Annotated[
-        int,
-        Ge(1),
-        Le(10),
+        Literal["auto"] | Annotated[int, Ge(1), Le(10)],
         Setting(
             "Networks trained from that block up with different seeds; their logits are averaged. "
-            "They share the blocks below, which are not trained."
+            "They share the blocks below, which are not trained. More make training and prediction "
+            "slower, and the classifier larger; auto trains one, or up to three if --model auto "
+            "has a --budget that allows it."
         ),
-    ] = 1
+    ] = "auto"
     train_depthwise: Annotated[
         bool, Setting("Whether depthwise kernels are trained with their blocks.")
     ] = False

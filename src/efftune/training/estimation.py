@@ -68,8 +68,9 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
         if stage.name in steps:
             seconds[stage.name] = steps[stage.name]
     if recipe.trains_by_gradient_descent:
-        references = min(train, REFERENCES) * (1 + folds)
-        seconds["evaluate"] = (held_out + references) * exact
+        passes = 2 if recipe.averages_mirror_images else 1
+        cost = passes * (1 + (recipe.members - 1) * (1 - _VIEW_SHARE)) * exact
+        seconds["evaluate"] = (held_out + _references(plan)) * cost
     return {phase: round(elapsed, 1) for phase, elapsed in seconds.items()}
 
 
@@ -80,8 +81,8 @@ def fine_tuning_seconds(plan: Plan, backbone: Backbone) -> dict[str, float]:
         if stage.name != "head":
             tracing, steps = _stage_seconds(stage, backbone, plan)
             if stage.name == "upper":
-                members = plan.recipe.tuning.members
-                tracing, steps = members * tracing, members * steps
+                count = plan.recipe.members
+                tracing, steps = count * tracing, count * steps
             # As many networks as folds and one more, but each fold's without its pictures.
             seconds[stage.name] = (1 + plan.folds) * tracing + max(1, plan.folds) * steps
     return seconds
@@ -104,10 +105,16 @@ def members(plan: Plan, backbone: Backbone, paths: Sequence[Path], seconds: floa
         return 1
     steps = sum(fine_tuning_seconds(plan, backbone).values())
     each = milliseconds(plan, backbone, paths)
-    judged = plan.pictures["train"] if plan.folds else plan.pictures["val"] + plan.pictures["test"]
+    judged = plan.pictures["train"] if plan.folds else 2 * plan.pictures["val"]  # alone, together
+    judged += plan.pictures["test"] + _references(plan)
     another = steps + (1 - _VIEW_SHARE) * judged * each / 1000
     left = _PLANNED_SHARE * seconds - steps - pass_seconds(plan, each)
     return min(MOST_MEMBERS, 1 + max(0, int(left // another)))
+
+
+def _references(plan: Plan) -> int:
+    """How many training pictures the detectors of unusual pictures see."""
+    return min(plan.pictures["train"], REFERENCES) * (1 + plan.folds)
 
 
 def milliseconds(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> float:

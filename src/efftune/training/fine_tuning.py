@@ -1,32 +1,27 @@
 """Fine-tuning: prepare the training data of each stage and run the stages in order."""
 
 import itertools
-import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from efftune.data import images
 from efftune.data.examples import Split
 from efftune.errors import BadImage, DataError
 from efftune.features import extraction
-from efftune.features.extraction import ExtractionSettings, Features
+from efftune.features.extraction import Features
 from efftune.model.backbone import FEATURES, Backbone
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.system.progress import Timer
-from efftune.training import gradient_head, history, planning, stages
+from efftune.training import gradient_head, history, members, planning, stages
 from efftune.training import regression_head as heads
 from efftune.training.batches import CachedViews, DecodedImages, LabelledInputs
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
 from efftune.training.stages import NetworkState, StageResult
 from efftune.training.training_data import TrainingData, require_unchanged
-from efftune.training.validation import ALL, Epoch, validation_metrics
-
-_MEMBER_SEEDS = 1000  # between the seeds of the members of an ensemble
+from efftune.training.validation import Epoch
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,8 @@ def run_stages(
                 yield network, result
             continue
         if stage.name == "upper":
-            network, result = _train_upper(network, stage, data, plan, timer)
+            inputs = partial(_cached_views, stage, backbone, data)
+            network, result = members.fit(network, stage, inputs, data, plan, timer)
             yield network, result
             continue
         train, val = _decoded(backbone, data, plan, timer)
@@ -151,96 +147,6 @@ def _view_numbers(recipe: Recipe) -> range:
     """The views that stage `upper` trains on; those of a gradient-trained head come before."""
     first = recipe.head.epochs + 1
     return range(first, first + int(recipe.augmentation.views))
-
-
-def _train_upper(
-    start: NetworkState, stage: Stage, data: TrainingData, plan: Plan, timer: Timer
-) -> tuple[NetworkState, StageResult]:
-    """Train the blocks from the stage's block up, as often as the recipe says.
-
-    Source: Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using
-    Deep Ensembles" (2017), https://arxiv.org/abs/1612.01474; here with the lower blocks in common.
-
-    Args:
-        start: the network that all start from.
-        stage: stage `upper`.
-        data: training data with views, and validation data.
-        plan: the plan of the run.
-        timer: reports progress.
-
-    Returns:
-        The network, or the ensemble of those that improved on the start, with a head for the
-        features of all of them; and the result of the stage. Of an ensemble, it has the epochs of
-        all members, one after another, and a last one with the validation metrics of all together.
-    """
-    backbone, members = start.backbone, plan.recipe.tuning.members
-    weights = backbone.keras_model.get_weights()
-    networks, results = list[NetworkState](), list[StageResult]()
-    for number in range(members):
-        recipe = plan.recipe.changed(seed=(plan.recipe.seed + _MEMBER_SEEDS * number) % 2**32)
-        train, val = _cached_views(stage, backbone, data, recipe)
-        part = f"network {number + 1} of {members}" if members > 1 else ""
-        with timer.part(part), timer.phase(stage.name):
-            network, result = stages.fit(start, stage, train, val, recipe, timer.count)
-        if members == 1:
-            return network, result
-        results.append(result)
-        if result.best:
-            networks.append(network)
-            backbone.add_member(backbone.block(stage.block))
-        backbone.keras_model.set_weights(weights)
-    with timer.phase(stage.name):
-        return _ensemble(start, networks, results, data, plan)
-
-
-def _ensemble(
-    start: NetworkState,
-    networks: Sequence[NetworkState],
-    results: Sequence[StageResult],
-    data: TrainingData,
-    plan: Plan,
-) -> tuple[NetworkState, StageResult]:
-    """The network of all members, and the result of their stage; see `_train_upper`."""
-    started = time.perf_counter()
-    epochs, failures = list[Epoch](), list[str]()
-    for i, result in enumerate(results, start=1):
-        failures += [f"network {i}: {failure}" for failure in result.failures]
-        if not result.best:
-            failures.append(f"network {i} did not improve on the head, and is left out")
-        for epoch in result.epochs:
-            epochs.append(replace(epoch, number=len(epochs) + 1, network=str(i)))
-    whole = replace(results[0], epochs=tuple(epochs), best=0, failures=tuple(failures))
-    if not networks:
-        return start, whole
-    kernels = [each.kernel / np.float32(len(networks)) for each in networks]
-    bias = np.asarray(np.mean([each.bias for each in networks], axis=0), np.float32)
-    network = NetworkState(start.backbone, np.concatenate(kernels), bias)
-    metrics = (math.nan, math.nan, math.nan)
-    if data.paths["val"]:
-        features = extraction.extract_pooled(
-            start.backbone,
-            data.paths["val"],
-            ExtractionSettings(plan.recipe.backbone.fit, "f32", depth=plan.depth),
-            lambda: None,
-            output=start.backbone.features_of(network.kernel),
-        )
-        metrics = validation_metrics(network.head.logits(features), data.labels["val"])
-    loss, accuracy, calibrated = metrics
-    together = Epoch(
-        stage="upper",
-        number=len(epochs) + 1,
-        seconds=time.perf_counter() - started,
-        loss=math.nan,
-        accuracy=math.nan,
-        val_loss=loss,
-        val_accuracy=accuracy,
-        learning_rate=math.nan,
-        val_calibrated_loss=calibrated,
-        network=ALL,
-    )
-    epochs.append(together)
-    best, members = len(epochs), len(networks)
-    return network, replace(whole, epochs=tuple(epochs), best=best, members=members)
 
 
 def _cached_views(

@@ -58,7 +58,7 @@ def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
     """
     sentences = []
     last = next(each for each in reversed(epochs) if each.network != ALL)
-    if last.stage != "head" and last.val_accuracy > last.accuracy:
+    if last.stage != "head" and epochs[-1].val_accuracy > last.accuracy:
         sentences.append(
             "accuracy on held-out pictures is above that in training because augmentation and "
             "dropout make training harder; this is not an error"
@@ -75,7 +75,7 @@ def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
         default=math.nan,
     )
     more = "a lower --unfreeze"
-    if recipe.tuning.members == 1:
+    if recipe.members == 1:
         more = f"--recipe thorough or {more}"
     if last.stage == "upper" and is_fitted and fine_tuned - frozen > _LARGE_GAIN:
         sentences.append(

@@ -56,6 +56,7 @@ def test_what_a_run_computes_is_prepared(source, own_cache, tmp_path, as_on_a_gp
 )
 def test_runs_answer_as_they_do_with_openvino(choices, source, own_cache, tmp_path, as_on_a_gpu):
     run = efftune.train(source, run=tmp_path / "run", **choices)
+    assert run.record["stages"][-1]["members"] == choices.get("members", 1)
     machine = json.loads((run.folder / "run.json").read_text())["machine"]
     assert (machine["device"], machine["engine"], machine["precision"]) == ("gpu", "jax", "bf16")
     with (run.folder / "predictions.csv").open(encoding="utf-8", newline="") as stream:

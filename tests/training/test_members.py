@@ -1,0 +1,155 @@
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from efftune.features import extraction
+from efftune.features.extraction import ExtractionSettings
+from efftune.system.progress import Timer
+from efftune.training import fine_tuning, history, stages
+from efftune.training.stages import TrainingDiverged
+from efftune.training.validation import validation_metrics
+
+from .conftest import with_head
+
+CHOICES = {"epochs": 2, "views": 1, "batch_size": 8, "augment": "light", "flip": "no"}
+
+
+def trained(given, backbone, timer=None, **choices):
+    """The network after stage `upper`, the stage's result, and the data."""
+    plan, data, head = given
+    backbone.restore(weights_before(backbone))
+    timer = timer or Timer()
+    data = fine_tuning.with_views(data, backbone, plan, timer)
+    plan = replace(plan, recipe=plan.recipe.changed(**choices))
+    ((network, result),) = fine_tuning.run_stages(backbone, head, data, plan, timer)
+    return network, result, data
+
+
+@functools.cache
+def weights_before(backbone):
+    return backbone.keras_model.get_weights()
+
+
+@pytest.fixture(scope="module")
+def squares_with_head(folder, pretrained):
+    weights_before(pretrained[0])
+    _, plan, data, head = with_head(folder, pretrained[0], **CHOICES)
+    return plan, data, head
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Take the last epoch, though the head is good enough."""
+    monkeypatch.setattr(stages, "is_better", lambda *_: True)
+
+
+@pytest.fixture
+def outcome(monkeypatch):
+    """What becomes of the networks, by seed: `rolled back`, or `diverged`."""
+    fit, outcomes = stages.fit, {}
+
+    def changed(start, stage, train, val, recipe, on_step):
+        before = start.backbone.keras_model.get_weights()
+        network, result = fit(start, stage, train, val, recipe, on_step)
+        match outcomes.get(recipe.seed):
+            case "diverged":
+                raise TrainingDiverged("The loss is NaN.")
+            case "rolled back":
+                start.backbone.keras_model.set_weights(before)
+                return replace(start, new_head=None), replace(result, best=0)
+        return network, result
+
+    monkeypatch.setattr(stages, "fit", changed)
+    return outcomes
+
+
+def val_logits(network, data):
+    settings = ExtractionSettings("crop", "f32")
+    output = network.backbone.features_of(network.kernel)
+    features = extraction.extract_pooled(
+        network.backbone, data.paths["val"], settings, lambda: None, output=output
+    )
+    return network.head.logits(features)
+
+
+def logits_alone(given, backbone, *seeds):
+    """The validation logits of single networks."""
+    return [val_logits(*trained(given, backbone, seed=seed)[::2]) for seed in seeds]
+
+
+def test_ensemble_averages_networks_trained_with_other_seeds(
+    squares_with_head, backbone, eager, taken
+):
+    alone = logits_alone(squares_with_head, backbone, 0, 1000)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-2
+    parts = []
+    timer = Timer(lambda phase, *_: parts.append(phase))
+    network, result, data = trained(squares_with_head, backbone, timer, members=2)
+    logits = val_logits(network, data)
+    assert np.abs(logits - sum(alone) / 2).max() <= 1e-3
+    assert any("network 2 of 2" in part for part in parts)
+    rows = [(epoch.number, epoch.network) for epoch in result.epochs]
+    assert rows == [(1, "1"), (2, "1"), (3, "2"), (4, "2"), (5, "all")]
+    assert result.best == 5
+    assert (result.to_dict()["epochs"], result.to_dict()["members"]) == (4, 2)
+    correct = (logits.argmax(axis=1) == data.labels["val"]).mean()
+    assert result.selected.val_accuracy == pytest.approx(correct)
+    losses = validation_metrics(logits, data.labels["val"])
+    assert result.selected.val_loss == pytest.approx(losses[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("what", ["rolled back", "diverged"])
+def test_network_that_made_things_worse_is_left_out(
+    squares_with_head, backbone, eager, taken, outcome, what
+):
+    alone = logits_alone(squares_with_head, backbone, 0, 2000)
+    outcome[1000] = what
+    network, result, data = trained(squares_with_head, backbone, members=3)
+    assert np.abs(val_logits(network, data) - sum(alone) / 2).max() <= 1e-3
+    assert result.members == 2
+    assert result.best == len(result.epochs)
+    assert any(each.startswith("network 2 is left out") for each in result.failures)
+
+
+def test_only_network_taken_is_as_if_trained_alone(
+    squares_with_head, backbone, eager, taken, outcome
+):
+    (alone,) = logits_alone(squares_with_head, backbone, 1000)
+    outcome[0] = "rolled back"
+    network, result, data = trained(squares_with_head, backbone, members=2)
+    assert (result.best, result.members) == (4, 1)
+    assert (result.selected.network, result.to_dict()["epochs"]) == ("2", 4)
+    assert network.backbone.features_of(network.kernel) == "features"
+    assert np.abs(val_logits(network, data) - alone).max() <= 1e-3
+
+
+def test_head_stays_if_no_network_is_taken(squares_with_head, backbone, eager, outcome):
+    outcome |= {0: "rolled back", 1000: "diverged"}
+    network, result, data = trained(squares_with_head, backbone, members=2)
+    assert result.best == 0
+    assert np.array_equal(network.kernel, squares_with_head[2].kernel)
+    frozen = data.features["val"].pooled()
+    assert np.abs(val_logits(network, data) - network.head.logits(frozen)).max() <= 1e-3
+
+
+def test_ensemble_of_which_all_diverge_diverges(squares_with_head, backbone, eager, outcome):
+    outcome |= {0: "diverged", 1000: "diverged"}
+    with pytest.raises(TrainingDiverged):
+        trained(squares_with_head, backbone, members=2)
+    pairs = zip(backbone.keras_model.get_weights(), weights_before(backbone), strict=True)
+    assert all(np.array_equal(now, before) for now, before in pairs)
+
+
+def test_ensemble_without_validation_takes_all(squares_with_head, backbone, eager):
+    plan, data, head = squares_with_head
+    unseen = replace(data, paths=data.paths | {"val": []})
+    network, result, _ = trained((plan, unseen, head), backbone, members=2)
+    assert len(network.kernel) == 2 * 1280
+    assert result.best == 5
+    assert np.isnan(result.selected.val_accuracy)
+    # As cross-validation does: its metrics are those of the last row.
+    judged = replace(result.selected, val_accuracy=1.0)
+    advice = history.advice(plan.recipe, [*result.epochs[:-1], judged])
+    assert any("augmentation and dropout make training harder" in each for each in advice)

@@ -86,10 +86,18 @@ def test_nothing_is_found_out_that_is_not_open(lit, choices):
 
 def test_answers_are_mirrored_only_if_mirrored_pictures_are_known(lit, source):
     for folder, known in ((lit, False), (source, True)):
-        plan, accuracy = decided(folder, augment="none", test_flip=True)
+        plan, accuracy = decided(folder, augment="light", test_flip=True)
         assert "mirrored" in accuracy
         assert plan.recipe.averages_mirror_images is known
-        assert not decided(folder)[0].recipe.averages_mirror_images
+        assert not decided(folder, augment="light")[0].recipe.averages_mirror_images
+
+
+@pytest.mark.parametrize("choices", [{"augment": "none"}, {"views": 0}])
+def test_answers_are_not_mirrored_if_training_never_mirrors(source, choices):
+    choices |= {"test_flip": True, "flip": "yes"}
+    assert not decided(source, **choices)[0].recipe.averages_mirror_images
+    whole = decided(source, **choices, whole_epochs=1)[0].recipe
+    assert whole.averages_mirror_images is (choices.get("views") == 0)
 
 
 def test_views_cost_nothing_where_there_are_none(lit):

@@ -166,12 +166,14 @@ class Recipe:
 
     @property
     def averages_mirror_images(self) -> bool:
-        """Whether predictions are the mean over a picture and its mirror image."""
-        return (
-            self.evaluation.test_flip
-            and self.trains_by_gradient_descent
-            and self.augmentation.flip in {"yes", "both"}
-        )
+        """Whether predictions are the mean over a picture and its mirror image.
+
+        Only if mirrored pictures are trained on: fine-tuning forgets what it does not see.
+        """
+        has_views = self.augmentation.augment != "none" and self.trains_by_gradient_descent
+        if [stage.name for stage in self.stages] == ["head", "upper"] and not self.head.epochs:
+            has_views &= self.augmentation.views != 0
+        return self.evaluation.test_flip and has_views and self.augmentation.flip in {"yes", "both"}
 
     @property
     def view_settings(self) -> tuple[Strength, Flip]:

@@ -266,8 +266,8 @@ class EvaluationSettings:
     test_flip: Annotated[
         bool,
         Setting(
-            "Whether to average predictions over each picture and its mirror image, if mirroring "
-            "does not change the classes; predictions take twice as long."
+            "Whether to average predictions over each picture and its mirror image, if training "
+            "sees mirrored pictures; predictions take twice as long."
         ),
     ] = False
     max_error: Annotated[

@@ -53,8 +53,7 @@ def choose_views(
         ):
             augment = "light" if check.passes("light", 1, _MAX_VIEW_DROP) else "none"
         if recipe.augmentation.flip == "auto":
-            needed = augment != "none" or recipe.evaluation.test_flip
-            recognised = needed and check.passes("mirrored", MIRRORED, _MAX_MIRROR_DROP)
+            recognised = augment != "none" and check.passes("mirrored", MIRRORED, _MAX_MIRROR_DROP)
             flip = "yes" if recognised else "no"
         accuracy = check.accuracy
     return planning.with_views(plan, backbone, augment, flip), accuracy

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from efftune.cli import options
+from efftune.cli import setting_options
 from efftune.cli.commands import app
 from efftune.recipe.recipe import RECIPES
 from efftune.recipe.schema import SETTINGS
@@ -60,15 +60,17 @@ def settings_page() -> str:
             if place.section == section:
                 own = f" or `{section}.{place.name}`" if place.name != key else ""
                 flag = f"`{place.setting.flag}`" if place.setting.flag else ""
-                default = place.setting.default or f"`{options.as_text(place.default)}`"
-                values = options.values(place.annotation).replace("|", "\\|")
+                default = place.setting.default or f"`{setting_options.as_text(place.default)}`"
+                values = setting_options.values(place.annotation).replace("|", "\\|")
                 parts.append(
                     f"| `{key}`{own} | {values} | {default} | {flag} | {place.setting.help} |"
                 )
         parts.append("")
     parts += ["## Named recipes\n", "What each changes; everything else is as above.\n"]
     for name, changes in RECIPES.items():
-        told = ", ".join(f"`{key}={options.as_text(value)}`" for key, value in changes.items())
+        told = ", ".join(
+            f"`{key}={setting_options.as_text(value)}`" for key, value in changes.items()
+        )
         parts.append(f"- **{name}**: {told or 'nothing'}")
     return "\n".join(parts) + "\n"
 

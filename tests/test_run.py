@@ -20,7 +20,7 @@ from efftune.data.examples import SPLITS
 from efftune.evaluation.explanation import Explainer
 from efftune.model.backbone import Backbone
 from efftune.system import files
-from efftune.training import stages
+from efftune.training import attempt
 
 FILES = {
     "run.json",
@@ -217,7 +217,7 @@ def test_whole_network_is_trained_after_its_upper_part(source, tmp_path):
 
 @pytest.mark.long
 def test_ensemble_is_the_same_everywhere(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "is_better", lambda *_: True)  # though the head is good enough
+    monkeypatch.setattr(attempt, "is_better", lambda *_: True)  # though the head is good enough
     choices = {**TUNED, "epochs": 2, "members": 2, "flip": "yes"}
     run = efftune.train(source, recipe="thorough", run=tmp_path / "run", **choices)
     assert run.record["model"]["test_flip"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from efftune.model.published import classify
     from efftune.recipe.recipe import Recipe
     from efftune.report.source_check import Check, check
-    from efftune.run import demo, plan, search, train
+    from efftune.run import demo, plan, resume, search, train
     from efftune.runs.run import Run, compare, load
     from efftune.training.planning import Plan
 
@@ -47,6 +47,7 @@ _HOMES = {
     "load": "runs.run",
     "models": "model.catalogue",
     "plan": "run",
+    "resume": "run",
     "search": "run",
     "train": "run",
 }
@@ -74,6 +75,7 @@ __all__ = [
     "load",
     "models",
     "plan",
+    "resume",
     "search",
     "train",
 ]

@@ -4,46 +4,37 @@ import itertools
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from efftune.data import splitting
-from efftune.data.examples import Examples
-from efftune.data.inspection import Finding
-from efftune.data.sources import discovery
-from efftune.data.sources.table_columns import Columns
+from efftune import preparation
 from efftune.errors import UsageError
-from efftune.evaluation import cross_validation, evaluator, model_choice, settings_search
-from efftune.evaluation.model_choice import ModelTrial
+from efftune.evaluation import cross_validation, evaluator, settings_search
 from efftune.evaluation.settings_search import SettingsTrial
-from efftune.features import cache
-from efftune.model.backbone import Backbone
-from efftune.model.engines import devices
+from efftune.preparation import Setup
 from efftune.recipe.inputs import AUTO_MODEL
 from efftune.recipe.recipe import Recipe
+from efftune.runs import unfinished
 from efftune.runs.contents import RunContents
 from efftune.runs.run import Run
 from efftune.system import files
+from efftune.system.journal import Journal
 from efftune.system.progress import OnProgress, Timer, showing
 from efftune.training import (
     estimation,
     fine_tuning,
     fold_heads,
-    planning,
     training_data,
     view_selection,
 )
+from efftune.training.fold_heads import FoldHeads
 from efftune.training.planning import Plan
+from efftune.training.regression_head import Head
+from efftune.training.training_data import TrainingData
 
 _MODEL_SHARE = 0.3  # of the budget of a search, for a run with the model chosen
 _SEARCH_SHARE = 0.85  # the rest is for judging and saving
-_NOT_SEARCHED = "the settings were not searched: so few pictures cannot tell them apart"
-_VALIDATES_ON_TEST = (
-    "the test split is also used for validation, as in the public example: the best epoch is "
-    "selected on it, so the test score is optimistic; --set val_from=train holds out a separate "
-    "validation split"
-)
 
 
 def train(
@@ -51,6 +42,7 @@ def train(
     *,
     recipe: str | Recipe = "balanced",
     run: str | Path | None = None,
+    resume: bool = False,
     on_progress: OnProgress = "auto",
     **choices: Any,
 ) -> Run:
@@ -62,6 +54,8 @@ def train(
             or a dataset: `sample:digits`, `tfds:NAME`, `hf:NAME`. See the quickstart for details.
         recipe: the name of a recipe, or a `Recipe`.
         run: the run folder to create; by default the next free `runs/SOURCE-MODEL-N`.
+        resume: go on with the run that the same call has begun, if it was stopped; begin one if
+            there is none.
         on_progress: `auto` draws progress bars in a notebook or a terminal, and nothing elsewhere;
             None, nothing anywhere. A function is called with the name of the phase, the number of
             items done and their total (0 if the phase has no item count), perhaps from several
@@ -73,12 +67,12 @@ def train(
 
     Raises:
         UsageError: a name is unknown, a setting is out of range, or the run folder cannot be
-            created.
+            created; or the run to resume began in another way.
         DataError: the source is not usable for training.
     """
     chosen = _recipe(recipe, choices)
     chosen.require_effect()
-    return _train(source, chosen, run, on_progress)
+    return _train(source, chosen, run, on_progress, resume=resume)
 
 
 def search(
@@ -87,6 +81,7 @@ def search(
     budget: str | float = "20m",
     recipe: str | Recipe = "balanced",
     run: str | Path | None = None,
+    resume: bool = False,
     on_progress: OnProgress = "auto",
     **choices: Any,
 ) -> Run:
@@ -101,6 +96,7 @@ def search(
         budget: time for all of it, such as `20m`, or in seconds.
         recipe: what to start from; it trains blocks of the network on cached activations.
         run: as for `train`.
+        resume: as for `train`.
         on_progress: as for `train`.
         **choices: as for `train`.
 
@@ -125,8 +121,31 @@ def search(
     is_named = chosen.backbone.model != AUTO_MODEL
     chosen = chosen.changed(budget=0 if is_named else _MODEL_SHARE * seconds)
     chosen.require_effect()
-    deadline = time.perf_counter() + _SEARCH_SHARE * seconds
-    return _train(source, chosen, run, on_progress, deadline)
+    return _train(source, chosen, run, on_progress, _SEARCH_SHARE * seconds, resume=resume)
+
+
+def resume(run: str | Path, *, on_progress: OnProgress = "auto") -> Run:
+    """Go on with a run that was stopped; its result is that of a run that never was.
+
+    Args:
+        run: the folder of an unfinished run.
+        on_progress: as for `train`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: it is no unfinished run, another process is at work on it, or it began with
+            other versions or on another machine.
+        DataError: its pictures have changed, or what it has kept is damaged.
+    """
+    folder = files.user_path(run)
+    start = unfinished.started(folder)
+    recipe = Recipe(**start["settings"])
+    if start["folder"] != str(Path.cwd()):
+        folder = folder.resolve()
+    with unfinished.working_folder(start):
+        return _train(start["source"], recipe, folder, on_progress, start["search"], resume=True)
 
 
 def _train(
@@ -134,42 +153,57 @@ def _train(
     recipe: Recipe,
     run: str | Path | None,
     on_progress: OnProgress,
-    deadline: float = 0,
+    search_seconds: float = 0,
+    *,
+    resume: bool,
 ) -> Run:
-    """Train, perhaps with a search for settings until a deadline of `time.perf_counter`."""
+    """Train, perhaps with a search for settings within some seconds."""
+    named = None if run is None else files.user_path(run)
+    start = unfinished.start_of(str(source), recipe, search_seconds)
+    if resume and named is not None and unfinished.is_finished(named, start):
+        return Run.load(named)
+    journal = unfinished.reopened(start, named) if resume else None
+    if journal is None:
+        unfinished.require_new(named)
+        journal = Journal()
     with showing(on_progress) as report:
-        files.require_free(run)
-        timer = Timer(report)
-        setup = _set_up(source, recipe, timer, is_search=deadline > 0)
-        backbone, plan = setup.backbone, setup.plan
-        with files.reserved_folder(_run_folders(run, setup)) as folder:
-            with timer.phase("features"):
-                examples, data = training_data.compute(setup.examples, backbone, plan, timer.count)
-            with timer.phase("head"):
-                head = fine_tuning.fit_head(data, backbone, plan.recipe)
-                judges = fold_heads.fit(data, backbone, plan.recipe) if plan.folds else None
-                plan, view_accuracy = view_selection.choose_views(
-                    plan, backbone, judges.starting if judges else head, data
-                )
-            outcome, searched = None, tuple[SettingsTrial, ...]()
-            if judges is not None:
-                training, outcome = cross_validation.train(
-                    head, judges, data, backbone, plan, timer
-                )
-            elif deadline:
-                plan, training, searched = settings_search.search(
-                    head, data, backbone, plan, timer, deadline
-                )
-            else:
-                training = fine_tuning.fine_tune(backbone, head, data, plan, timer)
-            with timer.phase("evaluate"):
-                result = evaluator.evaluate(training, data, examples, plan.recipe, timer, outcome)
-            found = (data, training, view_accuracy, result, setup.models, searched)
-            RunContents(plan, examples, setup.findings, *found).write(folder, timer)
-        finished = Run.load(folder)
-        with timer.phase("report"):
+        timer = Timer(report, journal)
+        deadline = time.perf_counter() + search_seconds - sum(timer.seconds.values())
+        setup = preparation.set_up(source, recipe, timer, is_search=search_seconds > 0)
+        folders = [named] if named is not None else _run_folders(setup)
+        with unfinished.at_work(journal, folders, start) as folder:
+            contents = _worked(setup, timer, deadline if search_seconds else 0)
+            contents.write(folder, timer)
+            report("report", 0, 0)
+            finished = Run.load(folder)
             finished.report()
         return finished
+
+
+def _worked(setup: Setup, timer: Timer, deadline: float) -> RunContents:
+    """Train and judge, perhaps with a search until a deadline of `time.perf_counter`."""
+    backbone, plan = setup.backbone, setup.plan
+    with timer.phase("features"):
+        examples, data = training_data.compute(setup.examples, backbone, plan, timer.count)
+        unfinished.require_same_pictures(timer.journal, examples)
+    with timer.phase("head"):
+        head = fine_tuning.fit_head(data, backbone, plan.recipe)
+        judges = fold_heads.fit(data, backbone, plan.recipe) if plan.folds else None
+        starting = judges.starting if judges else head
+        plan, view_accuracy = _with_views(setup, starting, data, timer)
+    outcome, searched = None, tuple[SettingsTrial, ...]()
+    if judges is not None:
+        training, outcome = cross_validation.train(head, judges, data, backbone, plan, timer)
+    elif deadline:
+        plan, training, searched = settings_search.search(
+            head, data, backbone, plan, timer, deadline
+        )
+    else:
+        training = fine_tuning.fine_tune(backbone, head, data, plan, timer)
+    with timer.phase("evaluate"):
+        result = evaluator.evaluate(training, data, examples, plan.recipe, timer, outcome)
+    found = (data, training, view_accuracy, result, setup.models, searched)
+    return RunContents(plan, examples, setup.findings, *found)
 
 
 def plan(
@@ -189,7 +223,7 @@ def plan(
         timer = Timer(report)
         chosen = _recipe(recipe, choices)
         chosen.require_effect()
-        setup = _set_up(source, chosen, timer)
+        setup = preparation.set_up(source, chosen, timer)
         with timer.phase("measure"):
             paths = [row.path for row in setup.examples.of("train")]
             seconds = estimation.estimate(setup.plan, setup.backbone, paths)
@@ -203,69 +237,27 @@ def demo(*, run: str | Path | None = None, on_progress: OnProgress = "auto") -> 
     return train("sample:digits", recipe="quick", run=run, on_progress=on_progress)
 
 
-@dataclass(frozen=True)
-class _Setup:
-    """The inputs of training: loaded backbone, split examples, findings, plan, models tried."""
-
-    backbone: Backbone
-    examples: Examples
-    findings: list[Finding]
-    plan: Plan
-    models: tuple[ModelTrial, ...] = ()
-
-
 def _recipe(recipe: str | Recipe, choices: dict[str, Any]) -> Recipe:
     if isinstance(recipe, str):
         return Recipe.named(recipe, **choices)
     return recipe.changed(**choices)
 
 
-def _set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool = False) -> _Setup:
-    backbone, trials, seconds = None, tuple[ModelTrial, ...](), 0.0
-    with timer.phase("find"):
-        device = devices.chosen(recipe.device)  # before anything imports Keras
-        if recipe.backbone.model != AUTO_MODEL:
-            backbone = Backbone.of(recipe, device, timer.on_progress)
-        examples = discovery.find(
-            source, timer.on_progress, Columns.of(recipe), recipe.data.held_out
-        )
-    if backbone is not None:
-        training_data.prepare(recipe, backbone)
-    with timer.phase("inspect"):
-        examples, findings = splitting.split(examples, recipe, timer.count)
-    if backbone is None:
-        with timer.phase("choose"):
-            backbone, trials = model_choice.choose(recipe, examples, device, timer)
-        seconds = 0 if is_search else recipe.budget
-        recipe = recipe.changed(model=backbone.entry.name, budget=0, fetch=False)
-    with timer.phase("start"):  # imports Keras if the recipe fine-tunes
-        cache.prune(files.cache_folder() / "features")
-        plan = planning.plan_for(recipe, backbone, examples)
-        if examples.val_is_test:
-            plan = replace(plan, notes=(_VALIDATES_ON_TEST, *plan.notes))
-        if plan.folds and is_search:
-            plan = replace(plan, notes=(*plan.notes, _NOT_SEARCHED))
-    if seconds and recipe.tuning.members == "auto":
-        with timer.phase("measure"):
-            plan = _filled(plan, backbone, examples, seconds - sum(timer.seconds.values()))
-    return _Setup(backbone, examples, findings, plan, trials)
+def _with_views(
+    setup: Setup, head: Head | FoldHeads, data: TrainingData, timer: Timer
+) -> tuple[Plan, dict[str, float]]:
+    """The plan with its views chosen, and the accuracy on each kind of view; decided once."""
+
+    def decide() -> tuple[dict[str, Any], dict[str, float]]:
+        plan, accuracy = view_selection.choose_views(setup.plan, setup.backbone, head, data)
+        return plan.to_state(), accuracy
+
+    state, accuracy = timer.journal.decided("views", decide)
+    return Plan.from_state(state), accuracy
 
 
-def _filled(plan: Plan, backbone: Backbone, examples: Examples, seconds: float) -> Plan:
-    """The plan with as many networks as there is time for."""
-    paths = [row.path for row in examples.of("train")]
-    members = estimation.members(plan, backbone, paths, seconds)
-    if members == 1:
-        return plan
-    note = f"the budget allows for {members} networks, whose logits are averaged"
-    recipe = plan.recipe.changed(members=members)
-    return replace(plan, recipe=recipe, notes=(*plan.notes, note))
-
-
-def _run_folders(run: str | Path | None, setup: _Setup) -> Iterable[Path]:
-    """Candidate run folders: the requested one, or numbered ones in ascending order."""
-    if run is not None:
-        return [files.user_path(run)]
+def _run_folders(setup: Setup) -> Iterable[Path]:
+    """Candidate run folders: numbered ones in ascending order."""
     source = setup.examples.source.removeprefix("sample:").removeprefix("tfds:")
     name = re.sub(r"[^\w.-]+", "-", Path(source).resolve().name) or "pictures"
     model = setup.backbone.entry.short_name

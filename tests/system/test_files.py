@@ -70,54 +70,37 @@ def test_folder_finished_first_by_another_process_is_used(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_reserved_folder_takes_the_next_free_name(tmp_path):
+def test_created_folder_takes_the_next_free_name(tmp_path):
     (tmp_path / "1").mkdir()
-    with files.reserved_folder([tmp_path / "1", tmp_path / "2"]) as folder:
-        assert folder == tmp_path / "2"
-    assert folder.is_dir()
+    assert files.created_folder([tmp_path / "1", tmp_path / "2"]) == tmp_path / "2"
+    assert (tmp_path / "2").is_dir()
 
 
-def test_reserved_folder_is_never_an_existing_one(tmp_path):
-    with pytest.raises(UsageError, match="never overwritten"), files.reserved_folder([tmp_path]):
-        pass
-    assert tmp_path.is_dir()
+def test_created_folder_is_never_an_existing_one(tmp_path):
+    with pytest.raises(UsageError, match="never overwritten"):
+        files.created_folder([tmp_path])
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
-def test_reserved_folder_goes_when_the_work_fails(tmp_path, stop):
-    with pytest.raises(stop), files.reserved_folder([tmp_path / "run"]) as folder:
-        (folder / "half").touch()
-        raise stop
-    assert not folder.exists()
-
-
-def test_reserved_folder_below_a_file_is_refused(tmp_path):
+def test_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with (
-        pytest.raises(UsageError, match="Cannot create the run folder"),
-        files.reserved_folder([tmp_path / "file" / "run"]),
-    ):
-        pass
+    with pytest.raises(UsageError, match="Cannot create the run folder"):
+        files.created_folder([tmp_path / "file" / "run"])
 
 
 @pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.symlink_to("gone")])
-def test_reserving_below_what_is_no_folder_ends(tmp_path, make):
+def test_creating_below_what_is_no_folder_ends(tmp_path, make):
     make(tmp_path / "runs")
-    with (
-        pytest.raises(UsageError, match="Cannot create the run folder"),
-        files.reserved_folder(tmp_path / "runs" / str(i) for i in range(10**9)),
-    ):
-        pass
+    with pytest.raises(UsageError, match="Cannot create the run folder"):
+        files.created_folder(tmp_path / "runs" / str(i) for i in range(10**9))
 
 
-def _reserve(place):
-    with files.reserved_folder(place / str(i) for i in range(100)) as folder:
-        return folder.name
+def _created(place):
+    return files.created_folder(place / str(i) for i in range(100)).name
 
 
-def test_two_processes_never_reserve_the_same_folder(tmp_path):
+def test_two_processes_never_create_the_same_folder(tmp_path):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        names = pool.map(_reserve, [tmp_path] * 20)
+        names = pool.map(_created, [tmp_path] * 20)
     assert sorted(names, key=int) == [str(i) for i in range(20)]
 
 

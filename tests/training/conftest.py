@@ -13,7 +13,7 @@ from efftune.recipe.recipe import Recipe, Stage
 from efftune.system.progress import Timer
 from efftune.training import fine_tuning, planning, training_data
 from efftune.training.batches import LabelledInputs
-from efftune.training.stages import NetworkState
+from efftune.training.stage_result import NetworkState
 
 BLOCK = "block7a"
 

@@ -8,7 +8,7 @@ from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.system.progress import Timer
 from efftune.training import fine_tuning, history, stages
-from efftune.training.stages import TrainingDiverged
+from efftune.training.stage_result import TrainingDiverged
 from efftune.training.validation import validation_metrics
 
 from .conftest import with_head

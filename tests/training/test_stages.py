@@ -7,8 +7,9 @@ import pytest
 
 from efftune.errors import DataError
 from efftune.recipe.recipe import Recipe, Stage
+from efftune.system.progress import Timer
+from efftune.training import attempt, stages, validation
 from efftune.training import regression_head as heads
-from efftune.training import stages, validation
 from efftune.training.batches import CachedViews, LabelledInputs
 from efftune.training.validation import Epoch
 
@@ -105,7 +106,7 @@ def test_patience_ends_a_stage_that_no_longer_gains(given):
 
 
 def test_exploding_loss_starts_again_with_a_lower_rate(given, monkeypatch):
-    monkeypatch.setattr(stages, "DIVERGED", np.inf)
+    monkeypatch.setattr(attempt, "DIVERGED", np.inf)
     _, outcome = fit(given, Stage("upper", BLOCK, 4, 0.1))
     assert len(outcome.failures) == 1
     assert "at a learning rate of 0.1" in outcome.failures[0]
@@ -114,7 +115,7 @@ def test_exploding_loss_starts_again_with_a_lower_rate(given, monkeypatch):
 
 @pytest.mark.long
 def test_loss_worse_than_guessing_after_an_epoch_starts_again(given, monkeypatch):
-    monkeypatch.setattr(stages, "_EXPLODED", np.inf)
+    monkeypatch.setattr(attempt, "_EXPLODED", np.inf)
     _, outcome = fit(given, Stage("upper", BLOCK, 3, 3e-3))
     (failure,) = outcome.failures
     assert "worse than guessing at a learning rate of 0.003" in failure
@@ -123,7 +124,7 @@ def test_loss_worse_than_guessing_after_an_epoch_starts_again(given, monkeypatch
 
 @pytest.mark.long
 def test_stage_worse_than_guessing_twice_ends_with_the_best_weights_before(given, monkeypatch):
-    monkeypatch.setattr(stages, "_EXPLODED", np.inf)
+    monkeypatch.setattr(attempt, "_EXPLODED", np.inf)
     before = weights(given.backbone)
     _, outcome = fit(given, Stage("upper", BLOCK, 4, 0.1))
     assert "worse than guessing; the stage was stopped" in outcome.failures[1]
@@ -213,11 +214,11 @@ def test_same_seed_gives_the_same_to_the_last_digit(folder):
 
 def test_mixup_shares_are_even_and_cutmix_shares_are_a_box():
     random = np.random.default_rng(0)
-    even = stages._mixing_mask(Recipe(mix="mixup"), (4, 6), random)
+    even = attempt._mixing_mask(Recipe(mix="mixup"), (4, 6), random)
     assert even.shape == (1, 4, 6, 1)
     assert len(np.unique(even)) == 1
     for _ in range(20):
-        box = stages._mixing_mask(Recipe(mix="cutmix", mix_alpha=1.0), (4, 6), random)
+        box = attempt._mixing_mask(Recipe(mix="cutmix", mix_alpha=1.0), (4, 6), random)
         rows, columns = np.nonzero(box[0, ..., 0] == 0)
         inside = box[0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert (inside == 0).all()
@@ -248,7 +249,7 @@ def test_steps_are_counted_to_their_total(given):
         given.train,
         given.val,
         given.recipe,
-        lambda done, total: calls.append((done, total)),
+        Timer(lambda _phase, done, total: calls.append((done, total))),
     )
     steps = len(given.train.labels) // 8
     assert calls == [(i + 1, 10 * steps) for i in range(10 * steps)]

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 import efftune
-from efftune.cli import options
-from efftune.cli.options import Output, command
+from efftune.cli import options, setting_options
+from efftune.cli.setting_options import Output, command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,7 +35,7 @@ def efftune_command(
     """Train an EfficientNet classifier on a folder of labelled pictures and evaluate it."""
 
 
-@command(app, settings=options.COLUMNS)
+@command(app, settings=setting_options.COLUMNS)
 def check(
     source: options.Source, choices: dict[str, Any], output: Output, out: options.CheckFolder = None
 ) -> None:
@@ -54,31 +54,33 @@ def check(
         raise typer.Exit(1)
 
 
-@command(app, settings=options.ALL)
+@command(app, settings=setting_options.ALL)
 def train(
     source: options.Source,
     choices: dict[str, Any],
     output: Output,
     run: options.RunOption = None,
+    resume: options.Resume = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """Train a classifier on the pictures in SOURCE and save it in a run folder."""
     if dry_run:
         _plan(source, choices, output)
     else:
-        _train(source, choices, output, run)
+        _train(source, choices, output, run, resume=resume)
 
 
-@command(app, settings=tuple(key for key in options.ALL if key != "budget"))
+@command(app, settings=tuple(key for key in setting_options.ALL if key != "budget"))
 def search(
     source: options.Source,
     choices: dict[str, Any],
     output: Output,
     budget: options.Budget = "20m",
     run: options.RunOption = None,
+    resume: options.Resume = False,
 ) -> None:
     """Search for the model and settings that suit the pictures in SOURCE, and train with them."""
-    from efftune.cli import keras_startup, progress_bars, tables
+    from efftune.cli import keras_startup, progress_bars
 
     choices = {"model": "auto"} | choices
     recipe = _recipe(choices)
@@ -90,12 +92,32 @@ def search(
             recipe=recipe,
             model=choices["model"],
             run=run,
+            resume=resume,
             on_progress=on_progress,
         )
-    if output.json:
-        typer.echo(json.dumps(finished.summary))
-    else:
-        tables.show_run(finished)
+    _show_run(finished, output)
+
+
+@command(app)
+def resume(run: options.UnfinishedRun, output: Output) -> None:
+    """Go on with a run that was stopped; its result is that of a run that never was."""
+    from efftune.cli import keras_startup, progress_bars
+    from efftune.runs import unfinished
+
+    recipe = efftune.Recipe(**unfinished.started(run)["settings"])
+    with progress_bars.progress(quiet=output.quiet) as report:
+        on_progress = keras_startup.importing_keras(recipe, report)
+        finished = efftune.resume(run, on_progress=on_progress)
+    _show_run(finished, output)
+
+
+@command(app)
+def runs(output: Output, folder: options.RunsFolder = Path("runs")) -> None:
+    """List the runs in FOLDER: state, accuracy, age, size."""
+    from efftune.cli import run_tables
+    from efftune.runs import listing
+
+    run_tables.show_runs(listing.listed(folder), folder, as_json=output.json)
 
 
 @command(app)
@@ -104,13 +126,28 @@ def demo(output: Output, run: options.RunOption = None) -> None:
     _train("sample:digits", {"name": "quick"}, output, run)
 
 
-def _train(source: str, choices: dict[str, Any], output: Output, run: Path | None) -> None:
-    from efftune.cli import keras_startup, progress_bars, tables
+def _train(
+    source: str,
+    choices: dict[str, Any],
+    output: Output,
+    run: Path | None,
+    *,
+    resume: bool = False,
+) -> None:
+    from efftune.cli import keras_startup, progress_bars
 
     recipe = _recipe(choices)
     with progress_bars.progress(quiet=output.quiet) as report:
         on_progress = keras_startup.importing_keras(recipe, report)
-        finished = efftune.train(source, recipe=recipe, run=run, on_progress=on_progress)
+        finished = efftune.train(
+            source, recipe=recipe, run=run, resume=resume, on_progress=on_progress
+        )
+    _show_run(finished, output)
+
+
+def _show_run(finished: "efftune.Run", output: Output) -> None:
+    from efftune.cli import tables
+
     if output.json:
         typer.echo(json.dumps(finished.summary))
     else:
@@ -134,7 +171,7 @@ def _recipe(choices: dict[str, Any]) -> efftune.Recipe:
     return efftune.Recipe.named(choices.pop("name", "balanced"), **choices)
 
 
-@command(app, settings=(*options.COLUMNS, "device"), default="as in training")
+@command(app, settings=(*setting_options.COLUMNS, "device"), default="as in training")
 def evaluate(
     run: options.RunArgument,
     source: options.Source,

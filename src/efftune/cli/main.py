@@ -60,7 +60,7 @@ def _run() -> None:
     except SystemExit as stop:
         if stop.code == 130:
             typer.echo(
-                "Stopped. No partial run is left; the features computed so far are cached.",
+                "Stopped. The features computed so far are cached.",
                 err=True,
             )
         raise

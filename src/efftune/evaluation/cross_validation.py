@@ -17,7 +17,7 @@ from efftune.training.fine_tuning import TrainingResult
 from efftune.training.fold_heads import FoldHeads
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head, Labels, Matrix
-from efftune.training.stages import NetworkState, StageResult, TrainingDiverged
+from efftune.training.stage_result import NetworkState, StageResult, TrainingDiverged
 from efftune.training.training_data import TrainingData
 
 

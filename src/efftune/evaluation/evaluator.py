@@ -27,7 +27,7 @@ from efftune.recipe.recipe import Recipe
 from efftune.system.progress import Timer
 from efftune.training.fine_tuning import TrainingResult
 from efftune.training.regression_head import Head, Labels, Matrix
-from efftune.training.stages import NetworkState
+from efftune.training.stage_result import NetworkState
 from efftune.training.training_data import TrainingData
 
 HELD_OUT: tuple[Split, ...] = ("val", "test")

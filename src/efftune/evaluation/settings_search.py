@@ -27,7 +27,7 @@ from efftune.training import fine_tuning, history, planning
 from efftune.training.fine_tuning import TrainingResult
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
-from efftune.training.stages import NetworkState, StageResult, TrainingDiverged
+from efftune.training.stage_result import NetworkState, StageResult, TrainingDiverged
 from efftune.training.training_data import TrainingData
 
 _SHARES = (0.25, 0.5, 1.0)  # of the epochs, by rung

@@ -15,7 +15,7 @@ from efftune.model.backbone import POOLED
 from efftune.recipe.recipe import Recipe
 from efftune.system.progress import Timer
 from efftune.training.regression_head import Matrix
-from efftune.training.stages import NetworkState
+from efftune.training.stage_result import NetworkState
 from efftune.training.training_data import TrainingData
 
 

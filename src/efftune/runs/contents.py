@@ -20,8 +20,8 @@ from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
 from efftune.recipe.recipe import Recipe
 from efftune.report import plots, thumbnails
-from efftune.runs.run import RECORD
 from efftune.system import files, machine
+from efftune.system.journal import RECORD
 from efftune.system.progress import Timer
 from efftune.training import history, validation
 from efftune.training.fine_tuning import TrainingResult
@@ -63,7 +63,8 @@ class RunContents:
             self._write_tables(folder)
         with timer.phase("thumbnails"):
             self._write_plots(folder, timer)
-        files.write(folder / RECORD, _json(self._record(checksums, timer.seconds)))
+        record = self._record(checksums, timer.seconds) | {"start": timer.journal.start}
+        files.write(folder / RECORD, _json(record))
 
     @property
     def _recipe(self) -> Recipe:

@@ -30,9 +30,8 @@ from efftune.recipe.settings import read_choices
 from efftune.report import comparison_plot, explanation_images, notebook, report, review
 from efftune.report.explanation_images import ExplanationFile
 from efftune.system import files
+from efftune.system.journal import RECORD
 from efftune.system.progress import OnProgress, showing
-
-RECORD = "run.json"
 
 
 @dataclass(frozen=True, repr=False)
@@ -316,6 +315,8 @@ def _record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record["state"] == "finished" and record["files"] and record["model"]:
             return dict(record)
+        if record["state"] == "unfinished":
+            raise DataError(f"{folder} is an unfinished run. Go on with it: {record['to_go_on']}")
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise DataError(

@@ -101,24 +101,14 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-@contextmanager
-def reserved_folder(candidates: Iterable[Path]) -> Iterator[Path]:
-    """Create the first of `candidates` that does not exist, and remove it if the block raises.
+def created_folder(candidates: Iterable[Path]) -> Path:
+    """Create the first of `candidates` that does not exist.
 
     Two processes never get the same folder.
 
     Raises:
         UsageError: the folder cannot be created, or all candidates exist.
     """
-    folder = _create_first_free(candidates)
-    try:
-        yield folder
-    except BaseException:  # including Ctrl-C: no incomplete folder is left
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _create_first_free(candidates: Iterable[Path]) -> Path:
     candidate = None
     for candidate in candidates:
         try:

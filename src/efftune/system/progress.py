@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 from efftune.errors import UsageError
+from efftune.system.journal import Journal
 
 Progress = Callable[[str, int, int], None]  # phase, items done, total items
 
@@ -37,24 +38,28 @@ def showing(on_progress: OnProgress) -> Iterator[Progress]:
 
 
 class Timer:
-    """Measures the duration of each phase of a run and reports progress.
+    """Measures the duration of each phase of a run, reports progress, and has the run's journal.
 
     Attributes:
-        seconds: duration of each completed phase.
+        seconds: duration of each completed phase, also before the run was stopped.
         on_progress: called with the phase, the items done and the total.
+        journal: what the run has decided and computed so far.
+        place: the phase under way, and the part of the run that it is in.
     """
 
-    def __init__(self, on_progress: Progress = silent):
-        self.seconds: dict[str, float] = {}
+    def __init__(self, on_progress: Progress = silent, journal: Journal | None = None):
+        self.journal = journal or Journal()
+        self.seconds = dict(self.journal.seconds)
         self.on_progress = on_progress
-        self._phase = self._part = ""
+        self.place = self._part = ""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time the block as the phase `name`; a repeated phase adds to its duration."""
-        self._phase = f"{name}, {self._part}" if self._part else name
+        self.place = f"{name}, {self._part}" if self._part else name
         start = time.perf_counter()
-        self.on_progress(self._phase, 0, 0)
+        self.on_progress(self.place, 0, 0)
+        self.journal.reach(self.place, self.seconds)
         yield
         elapsed = time.perf_counter() - start
         self.seconds[name] = round(self.seconds.get(name, 0.0) + elapsed, 3)
@@ -71,4 +76,4 @@ class Timer:
 
     def count(self, done: int, total: int) -> None:
         """Report progress of the current phase; may be called from several threads."""
-        self.on_progress(self._phase, done, total)
+        self.on_progress(self.place, done, total)

@@ -19,7 +19,7 @@ from efftune.training import regression_head as heads
 from efftune.training.batches import CachedViews, DecodedImages, LabelledInputs
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
-from efftune.training.stages import NetworkState, StageResult
+from efftune.training.stage_result import NetworkState, StageResult
 from efftune.training.training_data import TrainingData, require_unchanged
 from efftune.training.validation import Epoch
 
@@ -104,7 +104,7 @@ def run_stages(
         else:
             start = network
         with timer.phase(stage.name):
-            trained, result = stages.fit(start, stage, train, val, recipe, timer.count)
+            trained, result = stages.fit(start, stage, train, val, recipe, timer)
         # Followed by other stages, training from scratch is there for comparison only.
         if stage.name != "scratch" or len(recipe.stages) == 1:
             network = trained

@@ -14,10 +14,10 @@ import numpy as np
 
 from efftune.errors import DataError
 from efftune.recipe.recipe import Recipe, Stage
-from efftune.training import stages, validation
+from efftune.training import attempt, stages, validation
 from efftune.training.batches import ArrayViews, LabelledInputs, StageData
 from efftune.training.regression_head import Head, Labels, Matrix, class_weights
-from efftune.training.stages import StageResult
+from efftune.training.stage_result import StageResult
 from efftune.training.trainer import trainer_for
 from efftune.training.validation import Epoch
 
@@ -56,7 +56,7 @@ def fit(
         head, result = _attempt(stage, views, labels, val, recipe, on_step)
         # Epochs are cheap and the first ones may be unstable, so only the last one is checked.
         loss, rate = result.epochs[-1].loss, stage.learning_rate
-        if loss <= stages.DIVERGED * max(guessing, result.start.val_loss):
+        if loss <= attempt.DIVERGED * max(guessing, result.start.val_loss):
             return head, replace(result, failures=tuple(failures))
         failures.append(f"the final loss was {loss:.3g} at a learning rate of {rate:g}")
         if len(failures) > 1:

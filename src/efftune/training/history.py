@@ -10,7 +10,7 @@ from efftune.data.examples import Split
 from efftune.recipe.recipe import Recipe
 from efftune.training.fold_heads import FoldHeads
 from efftune.training.regression_head import Head
-from efftune.training.stages import StageResult
+from efftune.training.stage_result import StageResult
 from efftune.training.training_data import TrainingData
 from efftune.training.validation import ALL, Epoch
 

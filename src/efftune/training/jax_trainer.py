@@ -48,6 +48,8 @@ class JaxTrainer:
             len(data.train.labels) * data.epochs,
         )
         self._program = _training_program(training_model, self._mesh, self._feed.block_steps)
+        self._state: State = ([], [], [])
+        self._unreported = 0  # steps that were run
         self._call_steps = 0  # before the first call, which compiles and so is no measure
         if data.val is None:
             return
@@ -68,7 +70,7 @@ class JaxTrainer:
         self, epoch: int, order: NDArray[np.int64], mixes: Iterable[Mix] | None = None
     ) -> Generator[tuple[float, float], None, None]:
         """See `Trainer`."""
-        state = self._placed(self._variables)
+        state = self._state = self._placed(self._variables)
         with closing(ahead(self._blocks(epoch, order, mixes))) as blocks:
             for data, arrays, steps in blocks:
                 first = 0
@@ -79,10 +81,19 @@ class JaxTrainer:
                     found = np.asarray(outcomes)[first : first + count].tolist()  # waits for them
                     self._set_pace(count, time.perf_counter() - began)
                     first += count
-                    yield from found
-        for variables, values in zip(self._variables, state, strict=True):
+                    self._state = state
+                    for self._unreported, outcome in zip(range(count)[::-1], found, strict=True):
+                        yield outcome
+        self.settle()
+
+    def settle(self) -> bool:
+        """See `Trainer`."""
+        if self._unreported:
+            return False
+        for variables, values in zip(self._variables, self._state, strict=True):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value.addressable_data(0))
+        return True
 
     def logits(self) -> Array:
         """See `Trainer`."""

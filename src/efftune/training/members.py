@@ -19,7 +19,7 @@ from efftune.system.progress import Timer
 from efftune.training import stages
 from efftune.training.batches import LabelledInputs
 from efftune.training.planning import Plan
-from efftune.training.stages import NetworkState, StageResult, TrainingDiverged
+from efftune.training.stage_result import NetworkState, StageResult, TrainingDiverged
 from efftune.training.training_data import TrainingData
 from efftune.training.validation import ALL, Epoch, validation_metrics
 
@@ -69,7 +69,7 @@ def fit(
     recipe = plan.recipe
     if recipe.members == 1:
         with timer.phase(stage.name):
-            return stages.fit(start, stage, *inputs(recipe), recipe, timer.count)
+            return stages.fit(start, stage, *inputs(recipe), recipe, timer)
     taken, result = _train_each(start, stage, inputs, plan, timer)
     if not taken:
         return start, result
@@ -94,7 +94,7 @@ def _train_each(
         own = recipe.changed(seed=(recipe.seed + _SEEDS * number) % 2**32)
         try:
             with timer.part(f"{name} of {recipe.members}"), timer.phase(stage.name):
-                network, result = stages.fit(start, stage, *inputs(own), own, timer.count)
+                network, result = stages.fit(start, stage, *inputs(own), own, timer)
             trained = backbone.keras_model.get_weights()
         except TrainingDiverged as error:
             if number == recipe.members - 1 and not results:

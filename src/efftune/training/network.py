@@ -3,6 +3,7 @@
 Imports Keras, so `stages` imports this module only when a stage begins.
 """
 
+import math
 import re
 from typing import Any
 
@@ -24,6 +25,7 @@ class Network:
     Attributes:
         inference_model: from the stage's inputs to logits.
         training_model: the same weights, compiled for training.
+        bytes: size of `variables`.
     """
 
     @drawn_by_numpy()
@@ -72,6 +74,7 @@ class Network:
             jit_compile=keras.backend.backend() == "jax",
         )
         _build_for_training(self.training_model, len(bias))
+        self.bytes = sum(4 * math.prod(each.shape) for each in self._variables)
         self._averages = keras.callbacks.SwapEMAWeights() if recipe.optimization.ema else None
         if self._averages:
             self._averages.set_model(self.training_model)
@@ -85,6 +88,20 @@ class Network:
     @head.setter
     def head(self, head: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
         self._logits.set_weights(head)
+
+    @property
+    def variables(self) -> list[NDArray[Any]]:
+        """The values of all that training changes: weights, random states, the optimizer's."""
+        return [np.asarray(each) for each in self._variables]
+
+    @variables.setter
+    def variables(self, values: list[NDArray[Any]]) -> None:
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+
+    @property
+    def _variables(self) -> list[Any]:
+        return [*self.training_model.variables, *self.training_model.optimizer.variables]
 
     @property
     def learning_rate(self) -> float:

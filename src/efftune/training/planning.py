@@ -65,6 +65,20 @@ class Plan:
         """The output of the backbone that the head is fitted on."""
         return pooled_output(self.recipe, in_folds=self.folds > 0)
 
+    def to_state(self) -> dict[str, Any]:
+        """All of it as JSON values, for `from_state`."""
+        return asdict(self) | {"recipe": self.recipe.settings}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Plan":
+        """The plan that `to_state` describes."""
+        parts = {
+            "recipe": Recipe(**state["recipe"]),
+            "notes": tuple(state["notes"]),
+            "depth": BitDepth.from_dict(state["depth"]),
+        }
+        return cls(**(state | parts))
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as written to `run.json` and printed by `--dry-run --json`."""
         recipe = self.recipe

@@ -33,6 +33,13 @@ class Trainer(Protocol):
             Loss and accuracy of each step, from before its update of the weights.
         """
 
+    def settle(self) -> bool:
+        """Let the variables hold what was trained, in the middle of an epoch.
+
+        Returns:
+            Whether they do; not if steps were run that are not reported yet.
+        """
+
     def logits(self) -> Array:
         """The network's logits of the validation pictures, float32 (pictures, classes).
 
@@ -85,6 +92,10 @@ class KerasTrainer:
             weights = self._data.weights[pictures]
             loss, accuracy = self._training_model.train_on_batch(inputs, targets, weights)
             yield float(loss), float(accuracy)
+
+    def settle(self) -> bool:
+        """See `Trainer`: they always do."""
+        return True
 
     def logits(self) -> Array:
         """See `Trainer`."""

@@ -12,9 +12,10 @@ from keras import ops
 from data.scenes import scene
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe, Stage
-from efftune.training import gradient_head, stages
+from efftune.training import gradient_head
+from efftune.training.attempt import Attempt, AttemptState
 from efftune.training.batches import ArrayViews, DecodedImages, LabelledInputs, StageData
-from efftune.training.stages import NetworkState
+from efftune.training.stage_result import NetworkState
 from efftune.training.trainer import trainer_for
 
 SIZE, CLASSES, BATCH, STEPS = 32, 3, 4, 3
@@ -51,9 +52,12 @@ def network_after(name: str, steps: int) -> dict[str, np.ndarray]:
     data = LabelledInputs(inputs, np.arange(pictures) % CLASSES)
     start = NetworkState(backbone, kernel, np.zeros(CLASSES, np.float32))
     stage = Stage(name, STAGES[name], 1, RATE)
-    attempt = stages._Attempt(start, stage, RECIPE, (data, data), (BATCH, 1))
+    state = AttemptState(RATE, BATCH)
+    attempt = Attempt(start, stage, RECIPE, (data, data), state)
     before = values(backbone.keras_model)
-    loss, _ = attempt._train(1, lambda *_: None)
+    attempt._started()
+    list(attempt._steps(1, lambda *_: None))
+    loss = attempt.state.loss / attempt.data.steps
     after = values(backbone.keras_model)
     assert np.mean(np.abs(after["top_conv/kernel"] - before["top_conv/kernel"]) > RATE / 2) > 0.05
     changes = {path: value - before[path] for path, value in after.items()}

@@ -12,7 +12,7 @@ from efftune.recipe.recipe import Recipe, Stage
 from efftune.training import network, stages
 from efftune.training.batches import ArrayViews, LabelledInputs
 from efftune.training.jax_trainer import JaxTrainer
-from efftune.training.stages import NetworkState
+from efftune.training.stage_result import NetworkState
 
 PICTURES, CLASSES = 16, 3
 

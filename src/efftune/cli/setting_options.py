@@ -1,0 +1,231 @@
+"""Commands with the options of settings, which are generated from the recipe, and of output."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from annotated_types import Ge, Gt, Le, Lt
+
+from efftune.cli import completion
+from efftune.recipe.schema import SETTINGS, Place
+from efftune.recipe.settings import merged_choices
+
+
+@dataclass(frozen=True)
+class Output:
+    """The output options of a command.
+
+    Attributes:
+        json: print JSON.
+        quiet: show no progress.
+        csv: print CSV, if the command offers that.
+    """
+
+    json: bool
+    quiet: bool
+    csv: bool = False
+
+    @property
+    def form(self) -> str:
+        """The output format: `json`, `csv` or `table`."""
+        return "json" if self.json else "csv" if self.csv else "table"
+
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+_Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the result.")]
+_Config = Annotated[
+    Path | None, typer.Option(help="A TOML file of settings, such as the recipe.toml of a run.")
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Any setting of the recipe, as KEY=VALUE; may be repeated.",
+        autocompletion=completion.assignments,
+    ),
+]
+
+COLUMNS = (
+    *("path_column", "label_column", "split_column", "group_column", "root", "label_columns"),
+    "splits",
+)
+# Defaults of commands that do not train; the processor starts fastest.
+_WITHOUT_TRAINING = {"device": "cpu"}
+ALL = tuple(key for key, place in SETTINGS.items() if place.setting.flag)
+_PANELS = {
+    "": "Recipe",
+    "backbone": "Model",
+    "data": "Data",
+    "head": "Head",
+    "augmentation": "Augmentation",
+    "tuning": "Fine-tuning",
+    "scratch": "Training from scratch",
+    "optimization": "Gradient descent",
+    "evaluation": "Evaluation",
+}
+
+
+def command(
+    app: typer.Typer,
+    *,
+    settings: Sequence[str] = (),
+    default: str = "",
+    lines: bool = False,
+    csv: bool = False,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command, with the options that several commands share.
+
+    The function takes its own arguments and `output`, an `Output` made from `--json`, `--csv` and
+    `--quiet`. If `settings` are given, it also takes `choices`: the settings from options, `--set`
+    and the file of `--config`, by name.
+
+    Args:
+        app: the application to register the command with.
+        settings: names of recipe settings to add as options; `ALL` also adds `--set`.
+        default: the default that `--help` shows for these options, if it is not the recipe's.
+        lines: whether `--json` prints one object per line.
+        csv: whether to add `--csv`.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        setting_options = _setting_options(settings, default)
+        output_options = {"json": _JsonLines if lines else _Json} | ({"csv": _Csv} if csv else {})
+        output_options |= {"quiet": _Quiet}
+
+        @functools.wraps(function)
+        def wrapper(**arguments: Any) -> None:
+            output = Output(**{name: arguments.pop(name) for name in output_options})
+            if settings:
+                config, assignments = arguments.pop("config"), arguments.pop("settings", None)
+                options = {key: arguments.pop(key) for key in settings}
+                arguments["choices"] = merged_choices(config, assignments or [], options)
+            function(**arguments, output=output)
+
+        parameters = [
+            *_own_parameters(function),
+            *_new_parameters(setting_options, None),
+            *_new_parameters(output_options, False),
+        ]
+        # Typer builds the options from these.
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
+        app.command()(wrapper)
+        return wrapper
+
+    return decorate
+
+
+def _setting_options(settings: Sequence[str], default: str) -> dict[str, Any]:
+    trains = settings is ALL
+    defaults = dict.fromkeys(settings, default) | ({} if trains else _WITHOUT_TRAINING)
+    found = {key: option(key, defaults[key], panels=trains) for key in settings}
+    return (
+        found | ({"config": _Config} if settings else {}) | ({"settings": _Set} if trains else {})
+    )
+
+
+def _own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
+    return [
+        each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for each in inspect.signature(function).parameters.values()
+        if each.name not in ("choices", "output")
+    ]
+
+
+def _new_parameters(annotations: Mapping[str, Any], default: Any) -> list[inspect.Parameter]:
+    return [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+        )
+        for name, annotation in annotations.items()
+    ]
+
+
+def option(key: str, default: str = "", *, panels: bool = False) -> Any:
+    """The type annotation, for Typer, of the option for a setting.
+
+    Args:
+        key: the name of the setting.
+        default: the default that `--help` shows; by default the recipe's.
+        panels: whether `--help` groups the option by its section of the recipe.
+    """
+    place = SETTINGS[key]
+    kind, choices = (str, []) if place.setting.parse else _kind(place.annotation)
+    metavar = f"[{'|'.join(choices)}]" if choices else None
+    panel = _PANELS[place.section] if panels else None
+    return Annotated[
+        kind | None,
+        typer.Option(
+            place.setting.flag,
+            help=_help(place, default),
+            metavar=metavar,
+            rich_help_panel=panel,
+            autocompletion=completion.of_setting(key),
+        ),
+    ]
+
+
+def _kind(annotation: Any) -> tuple[Any, list[str]]:
+    """The type of an option for a setting, and its allowed values if it is an enumeration."""
+    if get_origin(annotation) is Annotated:
+        return _kind(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return str, list(get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [_kind(each) for each in get_args(annotation)]
+        is_enumeration = all(values for _, values in kinds)
+        return str, [value for _, values in kinds for value in values] if is_enumeration else []
+    return (annotation, []) if annotation in (int, float) else (str, [])
+
+
+def _help(place: Place, default: str) -> str:
+    default = default or place.setting.default or as_text(place.default)
+    allowed = _range(place.annotation)
+    return f"{place.setting.help} ({allowed}{'; ' if allowed else ''}default: {default})"
+
+
+def as_text(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def values(annotation: Any) -> str:
+    """The values that a setting takes, in words."""
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(map(values, get_args(annotation)))
+    if get_origin(annotation) is tuple:
+        return f"some of {values(get_args(annotation)[0])}"
+    if get_origin(annotation) is Annotated:
+        kind, allowed = values(get_args(annotation)[0]), _range(annotation)
+        return f"{kind} {allowed}".strip()
+    names = {"int": "number", "float": "number", "str": "text", "bool": "true | false"}
+    return names.get(annotation.__name__, "text")
+
+
+def _range(annotation: Any) -> str:
+    """The range of a number, as text."""
+    low = high = ""
+    for each in getattr(annotation, "__metadata__", ()):
+        match each:
+            case Ge():
+                low = f"{each.ge:,}"
+            case Gt():
+                low = f"above {each.gt:,}"
+            case Le():
+                high = f"{each.le:,}"
+            case Lt():
+                high = f"below {each.lt:,}"
+    if low and high:
+        return f"{low} to {high}"
+    return f"{low} or more" if low else ""

@@ -1,0 +1,123 @@
+"""What training starts from: the pictures in splits or folds, the model and the plan."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from efftune.data import splitting
+from efftune.data.examples import Examples
+from efftune.data.inspection import Finding
+from efftune.data.sources import discovery
+from efftune.data.sources.table_columns import Columns
+from efftune.evaluation import model_choice
+from efftune.evaluation.model_choice import ModelTrial
+from efftune.features import cache
+from efftune.model.backbone import Backbone
+from efftune.model.engines import devices
+from efftune.model.engines.devices import Device
+from efftune.recipe.inputs import AUTO_MODEL
+from efftune.recipe.recipe import Recipe
+from efftune.runs import unfinished
+from efftune.system import files
+from efftune.system.progress import Timer
+from efftune.training import estimation, planning, training_data
+from efftune.training.planning import Plan
+
+_NOT_SEARCHED = "the settings were not searched: so few pictures cannot tell them apart"
+_VALIDATES_ON_TEST = (
+    "the test split is also used for validation, as in the public example: the best epoch is "
+    "selected on it, so the test score is optimistic; --set val_from=train holds out a separate "
+    "validation split"
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The inputs of training: loaded backbone, split examples, findings, plan, models tried."""
+
+    backbone: Backbone
+    examples: Examples
+    findings: list[Finding]
+    plan: Plan
+    models: tuple[ModelTrial, ...] = ()
+
+
+def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool = False) -> Setup:
+    """Find, inspect and split the pictures, and decide on the model and the plan.
+
+    Args:
+        source: as for `train`.
+        recipe: the settings asked for.
+        timer: measures the phases; has the decisions of a run that was stopped.
+        is_search: whether settings are going to be searched.
+    """
+    backbone, trials, seconds = None, tuple[ModelTrial, ...](), 0.0
+    with timer.phase("find"):
+        device = devices.chosen(recipe.device)  # before anything imports Keras
+        if recipe.backbone.model != AUTO_MODEL:
+            backbone = Backbone.of(recipe, device, timer.on_progress)
+        examples = discovery.find(
+            source, timer.on_progress, Columns.of(recipe), recipe.data.held_out
+        )
+    if backbone is not None:
+        training_data.prepare(recipe, backbone)
+    with timer.phase("inspect"):
+        examples, findings = splitting.split(examples, recipe, timer.count)
+        unfinished.require_same_pictures(timer.journal, examples)
+    if backbone is None:
+        with timer.phase("choose"):
+            backbone, trials = _chosen(recipe, examples, device, timer)
+        seconds = 0 if is_search else recipe.budget
+        recipe = recipe.changed(model=backbone.entry.name, budget=0, fetch=False)
+    with timer.phase("start"):  # imports Keras if the recipe fine-tunes
+        cache.prune(files.cache_folder() / "features")
+        notes = [_NOT_SEARCHED] if is_search and examples.folds is not None else []
+        planned = timer.journal.decided(
+            "plan", lambda: _planned(recipe, backbone, examples, notes).to_state()
+        )
+        plan = Plan.from_state(planned)
+    if seconds and recipe.tuning.members == "auto":
+        with timer.phase("measure"):
+            left = seconds - sum(timer.seconds.values())
+            paths = [row.path for row in examples.of("train")]
+            members = timer.journal.decided(
+                "members", lambda: estimation.members(plan, backbone, paths, left)
+            )
+        plan = _with_members(plan, members)
+    return Setup(backbone, examples, findings, plan, trials)
+
+
+def _chosen(
+    recipe: Recipe, examples: Examples, device: Device, timer: Timer
+) -> tuple[Backbone, tuple[ModelTrial, ...]]:
+    """The model that suits the pictures, and those that were tried; both are decided once."""
+    found: list[Backbone] = []
+
+    def decide() -> dict[str, Any]:
+        backbone, trials = model_choice.choose(recipe, examples, device, timer)
+        found.append(backbone)
+        return {"model": backbone.entry.name, "trials": [asdict(each) for each in trials]}
+
+    decision = timer.journal.decided("model", decide)
+    if not found:
+        named = recipe.changed(model=decision["model"])
+        found.append(Backbone.of(named, device, timer.on_progress))
+    return found[0], tuple(ModelTrial(**each) for each in decision["trials"])
+
+
+def _planned(recipe: Recipe, backbone: Backbone, examples: Examples, notes: Iterable[str]) -> Plan:
+    """The plan, with more notes."""
+    plan = planning.plan_for(recipe, backbone, examples)
+    if examples.val_is_test:
+        plan = replace(plan, notes=(_VALIDATES_ON_TEST, *plan.notes))
+    return replace(plan, notes=(*plan.notes, *notes))
+
+
+def _with_members(plan: Plan, members: int) -> Plan:
+    """The plan with as many networks as there is time for."""
+    if members == 1:
+        return plan
+    note = f"the budget allows for {members} networks, whose logits are averaged"
+    recipe = plan.recipe.changed(members=members)
+    return replace(plan, recipe=recipe, notes=(*plan.notes, note))

@@ -1,0 +1,258 @@
+"""Runs that are not finished: begun, stopped, found again, and whether they may go on."""
+
+import json
+import os
+import shlex
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from efftune.data.examples import Examples
+from efftune.errors import DataError, EfftuneError, EfftuneWarning, UsageError
+from efftune.recipe.recipe import Recipe
+from efftune.system import files, journal, machine
+from efftune.system.journal import RECORD, Journal
+
+_SHOWN = 3  # pictures of each kind of difference
+
+
+def start_of(source: str, recipe: Recipe, search_seconds: float) -> dict[str, Any]:
+    """What a run is asked for, and what its result depends on besides, as JSON values.
+
+    Args:
+        source: of the pictures.
+        recipe: as asked for, before anything is resolved.
+        search_seconds: budget of a search; 0 if it is none.
+    """
+    path = files.user_path(source)
+    start = {
+        "source": str(path.resolve()) if path.exists() else source,
+        "folder": str(Path.cwd()),
+        "search": search_seconds,
+        "settings": recipe.settings,
+        "versions": machine.versions(),
+        "machine": {k: v for k, v in machine.machine().items() if k != "system"},
+    }
+    return dict(json.loads(json.dumps(start)))
+
+
+def is_finished(run: Path, start: Mapping[str, Any]) -> bool:
+    """Whether a run is finished that was asked for this.
+
+    Raises:
+        UsageError: it is finished, and was asked for something else.
+    """
+    if is_unfinished(run) or not (run / RECORD).exists():
+        return False
+    try:
+        begun = json.loads((run / RECORD).read_text(encoding="utf-8"))["start"]
+        is_same = _asked(begun) == _asked(start)
+    except (ValueError, KeyError, TypeError):
+        is_same = False
+    if not is_same:
+        raise UsageError(
+            f"{run} is a finished run of another command, so there is nothing to go on with. "
+            "Choose another --run."
+        )
+    return True
+
+
+def reopened(start: Mapping[str, Any], run: Path | None) -> Journal | None:
+    """The journal of the run that was begun by the same command; None if there is none.
+
+    Args:
+        start: what is asked for now.
+        run: the run folder; by default the newest that fits, in `runs`.
+
+    Raises:
+        UsageError: the run is finished, is another one, or another process is at work on it.
+        DataError: its journal is damaged.
+    """
+    if run is None:
+        found = [folder for folder in _unfinished(Path("runs")) if _is_same(folder, start)]
+        if not found:
+            return None
+        run = max(found, key=lambda folder: (folder / RECORD).stat().st_mtime)
+    elif _is_empty(run):
+        return None
+    begun = started(run)
+    if changes := _differences(begun, start):
+        raise UsageError(
+            f"{run} cannot go on as it began: {'; '.join(changes)}. Undo that, or start a new run "
+            "without --resume."
+        )
+    return Journal.reopened(run)
+
+
+def started(run: Path) -> dict[str, Any]:
+    """What an unfinished run was asked for.
+
+    Raises:
+        UsageError: there is no such run, or it is finished.
+        DataError: it is damaged.
+    """
+    if not run.exists():
+        raise UsageError(f"There is no run folder {run}.")
+    if not is_unfinished(run):
+        raise UsageError(
+            f"{run} is no unfinished run: there is nothing to go on with. See: efftune runs"
+        )
+    return dict(journal.read(run / journal.FOLDER / "start.json"))
+
+
+def is_unfinished(run: Path) -> bool:
+    """Whether a folder is that of a run that was begun and is not finished."""
+    return (run / journal.FOLDER / "start.json").exists()
+
+
+def require_new(run: Path | None) -> None:
+    """Check early that a run folder, if one is named, can be new.
+
+    Raises:
+        UsageError: it exists.
+    """
+    if run is not None and is_unfinished(run):
+        raise UsageError(
+            f"{run} is an unfinished run. Go on with it by --resume, or choose another name."
+        )
+    files.require_free(run)
+
+
+@contextmanager
+def at_work(kept: Journal, candidates: Iterable[Path], start: Mapping[str, Any]) -> Iterator[Path]:
+    """The folder of a run, while it is worked on.
+
+    Args:
+        kept: the journal of the run; if it has no folder, the run begins now.
+        candidates: for the folder of a run that begins: the first that does not exist.
+        start: what is asked for.
+
+    Raises:
+        UsageError: the folder cannot be created.
+    """
+    is_new = kept.folder is None
+    folder = kept.folder.parent if kept.folder else files.created_folder(candidates)
+    try:
+        if is_new:
+            kept.begin(folder, start)
+        yield folder
+    except EfftuneError:
+        if is_new:  # it would fail again
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except BaseException:
+        kept.close()
+        command = f"efftune resume {shlex.quote(str(folder))}"
+        warnings.warn(
+            f"{folder} is not finished. Go on with: {command}", EfftuneWarning, stacklevel=2
+        )
+        raise
+    kept.end()
+
+
+def require_same_pictures(kept: Journal, examples: Examples) -> None:
+    """Check that the pictures are those that the run began with.
+
+    Raises:
+        DataError: they are not; names some.
+    """
+    rows: list[list[Any]] = [
+        [row.name, row.label, row.split, examples.fold_of.get(row.path, -1), row.sha256]
+        for row in examples.rows
+        if row.usable
+    ]
+    before = {name: rest for name, *rest in kept.decided("pictures", lambda: rows)}
+    now = {name: rest for name, *rest in rows}
+    both = [name for name in now if name in before]
+    changes = {
+        "added": [name for name in now if name not in before],
+        "removed": [name for name in before if name not in now],
+        "altered": [name for name in both if now[name][-1] != before[name][-1]],
+        "of another class": [name for name in both if now[name][0] != before[name][0]],
+        "in another split": [name for name in both if now[name][1:3] != before[name][1:3]],
+    }
+    found = [f"{len(names)} {how} ({_some(names)})" for how, names in changes.items() if names]
+    if found:
+        raise DataError(
+            f"The pictures are not those that the run began with: {'; '.join(found)}. Undo that, "
+            "or start a new run without --resume."
+        )
+
+
+@contextmanager
+def working_folder(start: Mapping[str, Any]) -> Iterator[None]:
+    """Be where the run was begun, so that relative paths in its settings mean the same.
+
+    Raises:
+        UsageError: that folder is gone.
+    """
+    before = Path.cwd()
+    try:
+        os.chdir(start["folder"])
+    except OSError as error:
+        raise UsageError(
+            f"The run was begun in {start['folder']}: {error.strerror}. Restore that folder."
+        ) from None
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown}, …"
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """The unfinished runs in a folder."""
+    return [run for run in folder.iterdir() if is_unfinished(run)] if folder.is_dir() else []
+
+
+def _is_same(run: Path, start: Mapping[str, Any]) -> bool:
+    """Whether a run was asked for the same."""
+    try:
+        begun = started(run)
+    except DataError:
+        return False
+    return _asked(begun) == _asked(start)
+
+
+def _asked(start: Mapping[str, Any]) -> list[Any]:
+    return [start[key] for key in ("source", "search", "settings")]
+
+
+def _is_empty(run: Path) -> bool:
+    """Whether a folder does not exist, or was made for a run that was stopped before it began.
+
+    In that case, it is removed.
+    """
+    if not run.exists():
+        return True
+    folder = run / journal.FOLDER
+    names = {path.name for path in run.iterdir()}
+    is_empty = run.is_dir() and names <= {journal.FOLDER} and not is_unfinished(run)
+    if is_empty:
+        shutil.rmtree(folder, ignore_errors=True)
+        run.rmdir()
+    return is_empty
+
+
+def _differences(begun: Mapping[str, Any], start: Mapping[str, Any]) -> list[str]:
+    """How what is asked for differs from what a run began with, one text each."""
+    found = []
+    if begun["source"] != start["source"]:
+        found.append(f"its pictures are those of {begun['source']}, not {start['source']}")
+    if begun["search"] != start["search"]:
+        found.append(f"the time for its search was {begun['search']:g} s, not {start['search']:g}")
+    for part in ("settings", "versions", "machine"):
+        before, now = begun[part], start[part]
+        found += [
+            f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+            for key in before | now
+            if before.get(key) != now.get(key)
+        ]
+    return found

@@ -1,0 +1,287 @@
+"""What an unfinished run keeps on disk, so that it can go on after it was stopped.
+
+The folder `unfinished` of a run holds
+
+- `start.json`: what was asked for, and with which versions on which machine;
+- `decisions/NAME.json`: what was decided by measuring, which is not measured again;
+- `checkpoints/WORK/NUMBER`: the state of a piece of work, whole or not at all; two are kept;
+- `lock`, held by the process that is at work.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from efftune.errors import DataError, UsageError
+from efftune.system import files, machine
+
+FOLDER = "unfinished"
+RECORD = "run.json"  # of a run
+_KEPT = 2  # checkpoints of a piece of work
+_SECONDS = 30.0  # between two checkpoints
+_COST = 0.01  # share of a run's time that checkpoints may take
+_SPEED = 2e8  # bytes per second of the first checkpoint, as long as none was measured
+
+T = TypeVar("T")
+Arrays = Mapping[str, Sequence[NDArray[Any]]]
+
+
+class Journal:
+    """The decisions and checkpoints of a run.
+
+    Until it is given a folder, it keeps decisions in memory, and no checkpoints.
+
+    Attributes:
+        folder: where it is kept; None if it is not.
+        notes: what was found damaged and is done again.
+        pace: when checkpoints are written.
+        seconds: duration of each phase before the run was stopped.
+        start: what was asked for, as given to `begin`.
+    """
+
+    def __init__(self) -> None:
+        """An empty journal, without a folder."""
+        self.folder: Path | None = None
+        self.notes: list[str] = []
+        self.pace = Pace()
+        self.seconds: dict[str, float] = {}
+        self.start: Mapping[str, Any] = {}
+        self._command = ""
+        self._decisions: dict[str, Any] = {}
+        self._lock: FileLock | None = None
+
+    def begin(self, run: Path, start: Mapping[str, Any]) -> None:
+        """Keep this journal in a new run folder from now on.
+
+        Args:
+            run: the run folder.
+            start: what the run needs to go on, as JSON values; see `start_of`.
+        """
+        self.folder, self.start = run / FOLDER, start
+        self.folder.mkdir()
+        self._acquire()
+        for name, decision in self._decisions.items():
+            _write(self.folder / "decisions" / f"{name}.json", decision)
+        # Last: what has no start was not begun.
+        _write(self.folder / "start.json", start)
+        self._command = machine.command()
+        self.reach("", {})
+
+    @classmethod
+    def reopened(cls, run: Path) -> "Journal":
+        """The journal of a run that was stopped.
+
+        Raises:
+            UsageError: another process is at work on the run.
+            DataError: the decisions are damaged.
+        """
+        journal = cls()
+        journal.folder = run / FOLDER
+        journal._acquire()
+        journal.start = read(journal.folder / "start.json")
+        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        journal.seconds, journal._command = record["seconds"], record["command"]
+        for partial in run.rglob(".partial-*"):  # what was being written when it was stopped
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            else:
+                partial.unlink()
+        return journal
+
+    def reach(self, place: str, seconds: Mapping[str, float]) -> None:
+        """Note in `run.json` how far the run is.
+
+        Args:
+            place: the phase that begins.
+            seconds: duration of each phase so far.
+        """
+        if self.folder is None:
+            return
+        run = self.folder.parent
+        record = {
+            "state": "unfinished",
+            "command": self._command,
+            "phase": place,
+            "seconds": dict(seconds),
+            "to_go_on": f"efftune resume {shlex.quote(str(run))}",
+        }
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        files.write(run / RECORD, text + "\n", flush=False)
+
+    def decided(self, name: str, decide: Callable[[], T]) -> T:
+        """A decision, as JSON values: the one made before the run was stopped, or a new one.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        path = None if self.folder is None else self.folder / "decisions" / f"{name}.json"
+        if name not in self._decisions:
+            if path is not None and path.exists():
+                self._decisions[name] = read(path)
+            else:
+                # As if it had been read: tuples become lists.
+                self._decisions[name] = json.loads(json.dumps(decide()))
+                if path is not None:
+                    _write(path, self._decisions[name])
+        decision: T = self._decisions[name]
+        return decision
+
+    def checkpoints(self, work: str) -> "Checkpoints":
+        """The checkpoints of a piece of work, by its name, which is unique in the run."""
+        name = re.sub(r"\W+", "_", work)
+        folder = None if self.folder is None else self.folder / "checkpoints" / name
+        return Checkpoints(folder, self.notes, self.pace)
+
+    def close(self) -> None:
+        """Let other processes go on with the run."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def end(self) -> None:
+        """Remove the folder: the run is finished."""
+        self.close()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _acquire(self) -> None:
+        assert self.folder is not None  # noqa: S101  (set by the callers)
+        lock = FileLock(self.folder / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"Another process is at work on {self.folder.parent}. Wait until it has ended."
+            ) from None
+        self._lock = lock
+
+
+class Pace:
+    """When it is time for a checkpoint: every 30 seconds, unless they take too much of the time.
+
+    Attributes:
+        every: seconds between two checkpoints, from `$EFFTUNE_CHECKPOINT_SECONDS`; 0 for one after
+            each step, whatever they take.
+    """
+
+    def __init__(self) -> None:
+        """The time of the run begins."""
+        self.every = float(os.environ.get("EFFTUNE_CHECKPOINT_SECONDS") or _SECONDS)
+        self._began = self._written = time.perf_counter()
+        self._spent, self._speed = 0.0, _SPEED
+
+    def allows(self, size: int, *, ends_epoch: bool) -> bool:
+        """Whether it is time for a checkpoint of so many bytes."""
+        now = time.perf_counter()
+        if not self.every:
+            return True
+        if not ends_epoch and now - self._written < self.every:
+            return False
+        return self._spent + size / self._speed <= _COST * (now - self._began)
+
+    def took(self, seconds: float, size: int) -> None:
+        """Note how long writing so many bytes took."""
+        self._spent += seconds
+        self._speed = max(1.0, size) / max(seconds, 1e-3)
+        self._written = time.perf_counter()
+
+
+class Checkpoints:
+    """The states of a piece of work, the newest of which it goes on from."""
+
+    def __init__(self, folder: Path | None, notes: list[str], pace: Pace):
+        """Checkpoints in a folder that need not exist; without one, nothing is kept."""
+        self._folder = folder
+        self._notes = notes
+        self._pace = pace
+
+    def is_due(self, size: int, *, ends_epoch: bool) -> bool:
+        """Whether it is time for a checkpoint of so many bytes; see `Pace`."""
+        return self._folder is not None and self._pace.allows(size, ends_epoch=ends_epoch)
+
+    def latest(self) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]] | None:
+        """The newest state that is whole; None if there is none. Damaged ones are noted."""
+        for path in reversed(self._paths()):
+            if files.is_intact(path):
+                return _loaded(path)
+            self._notes.append(f"the checkpoint {path} is damaged: what it held is computed again")
+            shutil.rmtree(path, ignore_errors=True)
+        return None
+
+    def save(self, state: Mapping[str, Any], arrays: Arrays, *, last: bool = False) -> None:
+        """Write a state, and remove those that are not needed any more.
+
+        Args:
+            state: JSON values; floats keep all their digits.
+            arrays: arrays by group.
+            last: whether the work is done, so that earlier states are of no use.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._folder is None:
+            return
+        began, paths = time.perf_counter(), self._paths()
+        number = int(paths[-1].name) + 1 if paths else 1
+        with files.folder_written_whole(self._folder / f"{number:06d}") as partial:
+            (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            named = {f"{group} {i}": x for group, xs in arrays.items() for i, x in enumerate(xs)}
+            np.savez(partial / "arrays.npz", allow_pickle=False, **named)
+            files.seal(partial)
+        for path in paths if last else paths[: 1 - _KEPT]:
+            shutil.rmtree(path, ignore_errors=True)
+        size = sum(each.nbytes for group in arrays.values() for each in group)
+        self._pace.took(time.perf_counter() - began, size)
+
+    def _paths(self) -> list[Path]:
+        """The folders of all checkpoints, oldest first."""
+        if self._folder is None or not self._folder.is_dir():
+            return []
+        return sorted(path for path in self._folder.iterdir() if path.name.isdecimal())
+
+
+def _loaded(path: Path) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]]:
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    arrays: dict[str, list[NDArray[Any]]] = {}
+    with np.load(path / "arrays.npz", allow_pickle=False) as stored:
+        for name in stored.files:  # in the order in which they were written
+            arrays.setdefault(name.split(" ")[0], []).append(stored[name])
+    return state, arrays
+
+
+def _write(path: Path, values: Any) -> None:
+    """Write JSON values with their checksum."""
+    text = json.dumps(values)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    files.write(path, json.dumps({"sha256": checksum, "values": text}))
+
+
+def read(path: Path) -> Any:
+    """Read JSON values that were written with their checksum.
+
+    Raises:
+        DataError: they are missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        text = content["values"]
+        if hashlib.sha256(text.encode()).hexdigest() == content["sha256"]:
+            return json.loads(text)
+        reason = "its checksum differs"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error)
+    raise DataError(
+        f"{path} is damaged: {reason}. Its run cannot go on: remove the run's folder and start "
+        "again."
+    )

@@ -383,7 +383,7 @@ def test_failed_run_leaves_nothing(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_stopped_run_leaves_nothing(source, tmp_path):
+def test_run_stopped_before_training_leaves_nothing(source, tmp_path):
     def stop(phase, _done, _total):
         if phase == "save":
             raise KeyboardInterrupt

@@ -8,15 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from efftune import preparation
 from efftune.errors import UsageError
 from efftune.evaluation import cross_validation, evaluator, settings_search
 from efftune.evaluation.settings_search import SettingsTrial
-from efftune.preparation import Setup
 from efftune.recipe.inputs import AUTO_MODEL
 from efftune.recipe.recipe import Recipe
-from efftune.runs import unfinished
+from efftune.runs import preparation, unfinished
 from efftune.runs.contents import RunContents
+from efftune.runs.preparation import Setup
 from efftune.runs.run import Run
 from efftune.system import files
 from efftune.system.journal import Journal

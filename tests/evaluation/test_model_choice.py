@@ -64,7 +64,7 @@ def test_validation_and_test_are_not_looked_at(source, tmp_path, monkeypatch):
         choose(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("efftune.run.model_choice.choose", only_choose)
+    monkeypatch.setattr("efftune.runs.preparation.model_choice.choose", only_choose)
     with pytest.raises(KeyboardInterrupt):
         efftune.train(source, run=tmp_path / "run", **AUTO)
     names = {path.resolve() for path in seen}

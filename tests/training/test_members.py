@@ -7,7 +7,7 @@ import pytest
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.system.progress import Timer
-from efftune.training import fine_tuning, history, stages
+from efftune.training import attempt, fine_tuning, history, stages
 from efftune.training.stage_result import TrainingDiverged
 from efftune.training.validation import validation_metrics
 
@@ -42,7 +42,7 @@ def squares_with_head(folder, pretrained):
 @pytest.fixture
 def taken(monkeypatch):
     """Take the last epoch, though the head is good enough."""
-    monkeypatch.setattr(stages, "is_better", lambda *_: True)
+    monkeypatch.setattr(attempt, "is_better", lambda *_: True)
 
 
 @pytest.fixture

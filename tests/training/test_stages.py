@@ -7,6 +7,8 @@ import pytest
 
 from efftune.errors import DataError
 from efftune.recipe.recipe import Recipe, Stage
+from efftune.system import journal
+from efftune.system.journal import Journal
 from efftune.system.progress import Timer
 from efftune.training import attempt, stages, validation
 from efftune.training import regression_head as heads
@@ -253,3 +255,64 @@ def test_steps_are_counted_to_their_total(given):
     )
     steps = len(given.train.labels) // 8
     assert calls == [(i + 1, 10 * steps) for i in range(10 * steps)]
+
+
+class Stopped(Exception):
+    """Stands for a power cut: nothing is tidied up."""
+
+
+def outcome(given, timer, **choices):
+    """All that a stage comes to, without the time it takes."""
+    recipe = given.recipe.changed(**choices)
+    stage = replace(given.stage, epochs=3)
+    tuned, result = stages.fit(given.tuned, stage, given.train, given.val, recipe, timer)
+    epochs = [replace(each, seconds=0.0) for each in result.epochs]
+    result = replace(result, epochs=tuple(epochs))
+    return repr(result), [tuned.kernel, tuned.bias, *weights(given.backbone).values()]
+
+
+def kept_in(folder, on_progress=lambda *_: None):
+    """A timer whose journal is in a folder."""
+    if (folder / journal.FOLDER).exists():
+        return Timer(on_progress, Journal.reopened(folder))
+    made = Journal()
+    made.begin(folder, {})
+    return Timer(on_progress, made)
+
+
+RANDOM = {"dropout": 0.3, "drop_connect_rate": 0.3, "mix": "cutmix", "ema": 0.5}
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_stopped_stage_goes_on_to_the_same_bits(
+    looked_at, pretrained, tmp_path, monkeypatch, validated
+):
+    monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
+    backbone, before = pretrained
+    given = looked_at if validated else replace(looked_at, val=None)
+    backbone.restore(before)
+    expected, arrays = outcome(given, Timer(), **RANDOM)
+    steps = 3 * (len(given.train.labels) // 8)
+    stops = [1, steps // 3, steps // 2, steps]  # also at the ends of epochs
+
+    def stop(_phase, done, _total):
+        if stops and done == stops[0]:
+            raise Stopped(stops.pop(0))
+
+    while True:
+        backbone.restore(before)
+        timer = kept_in(tmp_path, stop)
+        try:
+            found, again = outcome(given, timer, **RANDOM)
+            break
+        except Stopped:
+            timer.journal.close()
+    assert not stops
+    assert found == expected
+    for array, other in zip(arrays, again, strict=True):
+        assert array.tobytes() == other.tobytes()
+    backbone.restore(before)
+    timer.journal.close()
+    finished, again = outcome(given, kept_in(tmp_path, lambda *_: pytest.fail("trained")), **RANDOM)
+    assert finished == expected
+    assert again[0].tobytes() == arrays[0].tobytes()

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 import efftune
-from efftune.cli import options, setting_options
-from efftune.cli.setting_options import Output, command
+from efftune.cli import options
+from efftune.cli.setting_options import ALL, COLUMNS, Output, command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,7 +35,7 @@ def efftune_command(
     """Train an EfficientNet classifier on a folder of labelled pictures and evaluate it."""
 
 
-@command(app, settings=setting_options.COLUMNS)
+@command(app, settings=COLUMNS)
 def check(
     source: options.Source, choices: dict[str, Any], output: Output, out: options.CheckFolder = None
 ) -> None:
@@ -54,7 +54,7 @@ def check(
         raise typer.Exit(1)
 
 
-@command(app, settings=setting_options.ALL)
+@command(app, settings=ALL)
 def train(
     source: options.Source,
     choices: dict[str, Any],
@@ -70,7 +70,7 @@ def train(
         _train(source, choices, output, run, resume=resume)
 
 
-@command(app, settings=tuple(key for key in setting_options.ALL if key != "budget"))
+@command(app, settings=tuple(key for key in ALL if key != "budget"))
 def search(
     source: options.Source,
     choices: dict[str, Any],
@@ -127,12 +127,7 @@ def demo(output: Output, run: options.RunOption = None) -> None:
 
 
 def _train(
-    source: str,
-    choices: dict[str, Any],
-    output: Output,
-    run: Path | None,
-    *,
-    resume: bool = False,
+    source: str, choices: dict[str, Any], output: Output, run: Path | None, *, resume: bool = False
 ) -> None:
     from efftune.cli import keras_startup, progress_bars
 
@@ -171,7 +166,7 @@ def _recipe(choices: dict[str, Any]) -> efftune.Recipe:
     return efftune.Recipe.named(choices.pop("name", "balanced"), **choices)
 
 
-@command(app, settings=(*setting_options.COLUMNS, "device"), default="as in training")
+@command(app, settings=(*COLUMNS, "device"), default="as in training")
 def evaluate(
     run: options.RunArgument,
     source: options.Source,

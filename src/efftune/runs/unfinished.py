@@ -139,12 +139,12 @@ def at_work(kept: Journal, candidates: Iterable[Path], start: Mapping[str, Any])
         if is_new:
             kept.begin(folder, start)
         yield folder
-    except EfftuneError:
-        if is_new:  # it would fail again
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    except BaseException:
+    except BaseException as error:
         kept.close()
+        # What failed would fail again, and what has not trained goes on from the cache.
+        if is_new and (isinstance(error, EfftuneError) or not kept.has_checkpoints):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         command = f"efftune resume {shlex.quote(str(folder))}"
         warnings.warn(
             f"{folder} is not finished. Go on with: {command}", EfftuneWarning, stacklevel=2

@@ -99,6 +99,11 @@ class Journal:
                 partial.unlink()
         return journal
 
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether anything was trained that is worth to go on with."""
+        return self.folder is not None and (self.folder / "checkpoints").exists()
+
     def reach(self, place: str, seconds: Mapping[str, float]) -> None:
         """Note in `run.json` how far the run is.
 

@@ -1,0 +1,267 @@
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import efftune
+from conftest import TUNED
+from efftune.runs import listing, unfinished
+from efftune.system import machine
+from efftune.system.journal import Journal
+from efftune.training import attempt
+
+CHOICES = TUNED | {"epochs": 2, "learning_rate": 3e-4, "augment": "standard"}
+KEPT = ("predictions.csv", "evaluation.json", "recipe.toml", "examples.csv", "openvino/model.bin")
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """Pictures of two classes that are hard to tell apart, so that training changes something."""
+    folder = tmp_path_factory.mktemp("noise")
+    for name, colour in {"a": (124, 120, 116), "b": (116, 120, 124)}.items():
+        (folder / name).mkdir()
+        for i in range(24):
+            random = np.random.default_rng([i, *colour])
+            pixels = random.normal(colour, 70, (40, 48, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(noise, tmp_path_factory):
+    return efftune.train(noise, run=tmp_path_factory.mktemp("unbroken") / "run", **CHOICES)
+
+
+def contents(run):
+    """What must not depend on whether a run was stopped: all but times, names and dates."""
+    files = {name: (run.folder / name).read_bytes() for name in KEPT}
+    with (run.folder / "history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    files["history"] = [{**row, "seconds": ""} for row in rows]
+    files["stages"] = run.record["stages"]
+    return files
+
+
+def stop_in(place):
+    """Stop as Ctrl-C does; in training, after the first step has been kept."""
+
+    def stop(phase, done, _total):
+        if phase == place and (done > 1 or place != "upper"):
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def stopped(source, run, place="evaluate"):
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="is not finished"):
+        efftune.train(source, run=run, on_progress=stop_in(place), **CHOICES)
+    return run
+
+
+@pytest.fixture(scope="module")
+def stopped_once(noise, tmp_path_factory):
+    return stopped(noise, tmp_path_factory.mktemp("stopped") / "run")
+
+
+@pytest.fixture
+def unfinished_run(stopped_once, tmp_path):
+    """A run that was stopped after training."""
+    return shutil.copytree(stopped_once, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "upper",
+        *(pytest.param(place, marks=pytest.mark.long) for place in ("save", "thumbnails")),
+    ],
+)
+def test_stopped_run_comes_to_the_same(noise, unbroken, tmp_path, monkeypatch, place):
+    monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
+    run = stopped(noise, tmp_path / "run", place)
+    with pytest.raises(efftune.DataError, match=r"unfinished run\. Go on with it: efftune resume"):
+        efftune.load(run)
+    resumed = efftune.resume(run)
+    assert contents(resumed) == contents(unbroken)
+    names = {path.relative_to(run) for path in run.rglob("*")}
+    assert names == {path.relative_to(unbroken.folder) for path in unbroken.folder.rglob("*")}
+
+
+@pytest.mark.long
+def test_same_call_goes_on_or_gives_what_is_finished(noise, unbroken, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stopped(noise, None)
+    (folder,) = Path("runs").iterdir()
+    other = efftune.train(noise, recipe="quick", image_size=32, test=0.15, resume=True)
+    assert other.folder != folder  # another command, another run
+    resumed = efftune.train(noise, resume=True, **CHOICES)
+    assert resumed.folder == folder
+    assert contents(resumed) == contents(unbroken)
+    again = efftune.train(noise, run=folder, resume=True, **CHOICES)
+    assert again.record == resumed.record
+    with pytest.raises(efftune.UsageError, match="a finished run of another command"):
+        efftune.train(noise, run=folder, resume=True, **(CHOICES | {"seed": 1}))
+
+
+def test_nothing_is_measured_again(unfinished_run, monkeypatch):
+    for name in ("view_selection.choose_views", "planning.plan_for", "attempt.Attempt"):
+        monkeypatch.setattr(f"efftune.training.{name}", lambda *_: pytest.fail("done again"))
+    assert efftune.resume(unfinished_run).record["state"] == "finished"
+
+
+def change(photos, how):
+    picture = photos / "a" / "03.png"
+    if how == "added":
+        Image.new("RGB", (40, 40), "red").save(photos / "a" / "new.png")
+    elif how == "removed":
+        picture.unlink()
+    elif how == "renamed":
+        (photos / "a").rename(photos / "c")
+    else:  # though size and time stay the same
+        status, content = picture.stat(), picture.read_bytes()
+        Image.fromarray(np.asarray(Image.open(picture))[::-1]).save(picture)
+        changed = picture.read_bytes().ljust(len(content), b"\0")[: len(content)]
+        picture.write_bytes(changed)
+        os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert (picture.stat().st_size, changed == content) == (len(content), False)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("added", r"1 added \(.*new\.png\)"),
+        ("removed", r"1 removed \(.*03\.png\)"),
+        ("altered", r"1 altered \(.*03\.png\)"),
+        ("renamed", r"24 added \(.*24 removed"),
+    ],
+)
+def test_other_pictures_are_refused(noise, unfinished_run, tmp_path, how, told):
+    kept = shutil.copytree(noise, tmp_path / "kept")
+    change(noise, how)
+    try:
+        with pytest.raises(efftune.DataError, match=f"not those that the run began with.*{told}"):
+            efftune.resume(unfinished_run)
+    finally:
+        shutil.rmtree(noise)
+        shutil.copytree(kept, noise)
+    assert unfinished.is_unfinished(unfinished_run)  # nothing is lost
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"image_size": 64}, "image_size was 32 and is 64"),
+        ({"model": "efficientnet-b0"}, "model was 'efficientnet-lite0' and is 'efficientnet-b0'"),
+        ({"test": 0.2}, r"test was 0\.15 and is 0\.2"),
+    ],
+)
+def test_other_settings_are_refused(noise, unfinished_run, choices, told):
+    with pytest.raises(efftune.UsageError, match=told):
+        efftune.train(noise, run=unfinished_run, resume=True, **(CHOICES | choices))
+    assert unfinished.is_unfinished(unfinished_run)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("versions", "keras was"), ("machine", "processors was")]
+)
+def test_other_surroundings_are_refused(unfinished_run, monkeypatch, name, told):
+    found = getattr(machine, name)() | {"keras": "2.0", "processors": 99}
+    monkeypatch.setattr(machine, name, lambda: found)
+    with pytest.raises(efftune.UsageError, match=told):
+        efftune.resume(unfinished_run)
+
+
+def test_run_that_exists_is_not_begun_again(noise, unfinished_run):
+    with pytest.raises(efftune.UsageError, match=r"is an unfinished run\. Go on with it by --res"):
+        efftune.train(noise, run=unfinished_run, **CHOICES)
+
+
+def test_run_at_work_is_left_alone(unfinished_run, tmp_path, efftune_process):
+    assert [each.state for each in listing.listed(tmp_path)] == ["stopped"]
+    journal = Journal.reopened(unfinished_run)
+    done = efftune_process("resume", unfinished_run)
+    assert "Another process is at work" in done.stderr
+    assert done.returncode == 2
+    listed = json.loads(efftune_process("runs", tmp_path, "--json").stdout)
+    assert [each["state"] for each in listed] == ["at work"]
+    journal.close()
+
+
+def test_what_never_began_is_begun(noise, tmp_path):
+    (tmp_path / "run" / "unfinished").mkdir(parents=True)  # stopped before it was written down
+    choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
+    run = efftune.train(noise, run=tmp_path / "run", resume=True, **choices)
+    assert run.record["state"] == "finished"
+
+
+def test_failed_run_is_not_kept(noise, tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt, "_EXPLODED", 0.0)
+    with pytest.raises(efftune.DataError, match="diverged"):
+        efftune.train(noise, run=tmp_path / "run", **CHOICES)
+    assert not (tmp_path / "run").exists()
+
+
+def test_finished_and_damaged_runs_are_listed(finished_run, tmp_path):
+    shutil.copytree(finished_run.folder, tmp_path / "whole")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text("{")
+    found = {Path(each.run).name: each for each in listing.listed(tmp_path)}
+    assert {name: each.state for name, each in found.items()} == {
+        "whole": "finished",
+        "damaged": "damaged",
+    }
+    assert found["whole"].accuracy == finished_run.evaluation.test.accuracy
+    assert found["whole"].bytes > 1e6
+    with pytest.raises(efftune.UsageError, match="no folder"):
+        listing.listed(tmp_path / "nowhere")
+
+
+def killed(command, environment, seconds):
+    """Kill a command and its children after some seconds; whether it was still at work."""
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(timeout=seconds) < 0
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.wait() < 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("recipe", ["balanced", "thorough", "quick"])
+def test_run_killed_anywhere_comes_to_the_same(noise, tmp_path, recipe):
+    settings = {**CHOICES, "recipe": recipe, "drop_connect_rate": 0.2, "dropout": 0.2}
+    if recipe == "quick":
+        settings = {"recipe": recipe, "image_size": 32, "test": 0.15}
+    own = {key: value for key, value in settings.items() if key != "recipe"}
+    options = [word for key, value in own.items() for word in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "efftune", "train", str(noise), "--recipe", recipe, *options]
+    environment = os.environ | {
+        "EFFTUNE_CHECKPOINT_SECONDS": "0",
+        "EFFTUNE_CACHE": str(tmp_path / "cache"),
+    }
+    start = time.perf_counter()
+    subprocess.run([*command, "--run", str(tmp_path / "whole")], env=environment, check=True)
+    took, random = time.perf_counter() - start, np.random.default_rng(0)
+    run = tmp_path / "run"
+    environment["EFFTUNE_CACHE"] = str(tmp_path / "own-cache")
+    for _ in range(2):
+        killed([*command, "--run", str(run), "--resume"], environment, random.uniform(2, took))
+    subprocess.run([*command, "--run", str(run), "--resume"], env=environment, check=True)
+    assert contents(efftune.Run.load(run)) == contents(efftune.Run.load(tmp_path / "whole"))

@@ -37,8 +37,8 @@ JSON document and nothing else, or one object per line for `predict`, `explain` 
 | 1 | the files are at fault: no pictures, too few of a class, a damaged or modified run |
 | 1 | a download or the system failed, as on a full disk; the reader of a pipe went away |
 | 2 | the command is at fault: an unknown option or name, a missing path, an existing run folder |
-| 130 | stopped by Ctrl-C; no partial run is left |
-| 143 | stopped by SIGTERM; no partial run is left |
+| 130 | stopped by Ctrl-C; a run that was being trained can go on: `efftune resume` |
+| 143 | stopped by SIGTERM; likewise |
 
 An error is one line that begins with `efftune:`. A traceback is a fault of efftune itself (code 1).
 """

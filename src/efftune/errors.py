@@ -1,6 +1,7 @@
 """The exceptions that efftune raises for mistakes a user can fix.
 
 EfftuneError
+├── DiskFull     what must be written cannot be; an unfinished run can go on (exit code 1)
 ├── UsageError   the command or call is invalid (exit code 2)
 └── DataError    the files it refers to are invalid (exit code 1)
     └── BadImage     one image file cannot be decoded
@@ -26,6 +27,10 @@ class UsageError(EfftuneError):
     """The command or call is invalid: an unknown name, a missing path, an existing run folder."""
 
     exit_code = 2
+
+
+class DiskFull(EfftuneError):
+    """A disk is full, or what a user may take of it. Nothing that was written before is lost."""
 
 
 class DataError(EfftuneError):

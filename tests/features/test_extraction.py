@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from conftest import fill
 from efftune.features import extraction
 from efftune.features.extraction import MIRRORED, ExtractionSettings
-from efftune.model.backbone import Backbone
+from efftune.model.backbone import STAGE_FEATURES, Backbone
 from efftune.system import files
 
 DTYPES = ["float16", "bfloat16"]
@@ -48,6 +48,21 @@ def test_second_time_nothing_is_computed(backbone, paths, own_cache):
     again = extraction.extract(paths[::-1], backbone, settings())
     assert (first.computed, again.computed) == (12, 0)
     assert (again.pooled()[::-1] == first.pooled()).all()
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_rows_do_not_depend_on_what_shares_a_request(backbone, paths, own_cache, precision):
+    found = {path: set() for path in paths}
+    outputs = ["block5a", STAGE_FEATURES]
+    for part in (paths, paths[::-1], paths[5:], *([path] for path in paths)):
+        shutil.rmtree(own_cache / "features", ignore_errors=True)
+        rows = extraction.extract(
+            part, backbone, settings(precision=precision), outputs=outputs
+        ).rows
+        for i, path in enumerate(part):
+            found[path].add(b"".join(rows[output, 0][i].tobytes() for output in outputs))
+    assert [len(each) for each in found.values()] == [1] * 12
+    assert len(set.union(*found.values())) == 12
 
 
 def test_only_new_pictures_are_computed(backbone, paths, own_cache):

@@ -243,25 +243,34 @@ def killed(command, environment, seconds):
     return process.wait() < 0
 
 
+RANDOM = {"dropout": 0.2, "drop_connect_rate": 0.2, "ema": 0.5, "mix": "mixup"}
+SMALL = {"image_size": 32, "unfreeze": "block7", "epochs": 3, "batch_size": 8, "augment": "light"}
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("recipe", ["balanced", "thorough", "quick"])
-def test_run_killed_anywhere_comes_to_the_same(noise, tmp_path, recipe):
-    settings = {**CHOICES, "recipe": recipe, "drop_connect_rate": 0.2, "dropout": 0.2}
-    if recipe == "quick":
-        settings = {"recipe": recipe, "image_size": 32, "test": 0.15}
-    own = {key: value for key, value in settings.items() if key != "recipe"}
-    options = [word for key, value in own.items() for word in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "efftune", "train", str(noise), "--recipe", recipe, *options]
-    environment = os.environ | {
-        "EFFTUNE_CHECKPOINT_SECONDS": "0",
-        "EFFTUNE_CACHE": str(tmp_path / "cache"),
-    }
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "quick", "image_size": 32, "test": 0.15},
+        {"name": "balanced", "test": 0.15, **SMALL, **RANDOM},
+        {"name": "balanced", "folds": 2, **SMALL, **RANDOM},
+        {"name": "thorough", "test": 0.15, "members": 2, **SMALL},
+    ],
+    ids=["quick", "balanced", "folds", "thorough"],
+)
+def test_run_killed_anywhere_comes_to_the_same(noise, tmp_path, settings):
+    options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "efftune", "train", str(noise), *options[2:]]
+    command += ["--recipe", settings["name"], "--quiet"]
+    environment = os.environ | {"EFFTUNE_CHECKPOINT_SECONDS": "0"}
+    environment["EFFTUNE_CACHE"] = str(tmp_path / "cache")
     start = time.perf_counter()
     subprocess.run([*command, "--run", str(tmp_path / "whole")], env=environment, check=True)
     took, random = time.perf_counter() - start, np.random.default_rng(0)
-    run = tmp_path / "run"
+    resume = [*command, "--run", str(tmp_path / "run"), "--resume"]
     environment["EFFTUNE_CACHE"] = str(tmp_path / "own-cache")
     for _ in range(2):
-        killed([*command, "--run", str(run), "--resume"], environment, random.uniform(2, took))
-    subprocess.run([*command, "--run", str(run), "--resume"], env=environment, check=True)
-    assert contents(efftune.Run.load(run)) == contents(efftune.Run.load(tmp_path / "whole"))
+        killed(resume, environment, random.uniform(2, took))
+    subprocess.run(resume, env=environment, check=True)
+    found, expected = (contents(efftune.Run.load(tmp_path / name)) for name in ("run", "whole"))
+    assert found == expected

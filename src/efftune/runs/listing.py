@@ -9,7 +9,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from efftune.errors import UsageError
+from efftune.errors import DataError, UsageError
 from efftune.runs import unfinished
 from efftune.system import journal
 from efftune.system.journal import RECORD
@@ -66,11 +66,13 @@ def _listed(run: Path) -> ListedRun:
         seconds = float(sum(record["seconds"].values()))
         if unfinished.is_unfinished(run):
             state, phase = "at work" if _is_locked(run) else "stopped", record["phase"]
+            plan = journal.read(run / journal.FOLDER / "decisions" / "plan.json")
+            model = plan["recipe"]["model"]
         else:
             model = record["model"]["name"]
             scores = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
             accuracy, state = float(scores["test"]["accuracy"]), "finished"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, OSError, ValueError, KeyError, TypeError):
         pass
     sizes, changed = 0, run.stat().st_mtime
     for place, _, names in os.walk(run):

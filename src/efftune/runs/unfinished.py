@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from efftune.data.examples import Examples
-from efftune.errors import DataError, EfftuneError, EfftuneWarning, UsageError
+from efftune.errors import DataError, EfftuneWarning, UsageError
 from efftune.recipe.recipe import Recipe
 from efftune.system import files, journal, machine
 from efftune.system.journal import RECORD, Journal
@@ -142,13 +142,14 @@ def at_work(kept: Journal, candidates: Iterable[Path], start: Mapping[str, Any])
     except BaseException as error:
         kept.close()
         # What failed would fail again, and what has not trained goes on from the cache.
-        if is_new and (isinstance(error, EfftuneError) or not kept.has_checkpoints):
+        if is_new and (isinstance(error, UsageError | DataError) or not kept.has_checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
-            raise
-        command = f"efftune resume {shlex.quote(str(folder))}"
-        warnings.warn(
-            f"{folder} is not finished. Go on with: {command}", EfftuneWarning, stacklevel=2
-        )
+        else:
+            command = f"efftune resume {shlex.quote(str(folder))}"
+            message = f"{folder} is not finished. Go on with: {command}"
+            warnings.warn(message, EfftuneWarning, stacklevel=2)
+        if isinstance(error, OSError) and (full := files.disk_full(error, _place(error, folder))):
+            raise full from None
         raise
     kept.end()
 
@@ -200,6 +201,11 @@ def working_folder(start: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+def _place(error: OSError, folder: Path) -> Path:
+    """What could not be written, as far as the system says."""
+    return Path(os.fsdecode(error.filename)) if error.filename else folder
 
 
 def _some(names: list[str]) -> str:

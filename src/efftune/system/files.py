@@ -2,6 +2,7 @@
 
 import atexit
 import csv
+import errno
 import functools
 import hashlib
 import json
@@ -18,7 +19,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from efftune.errors import EfftuneWarning, UsageError
+from efftune.errors import DiskFull, EfftuneWarning, UsageError
 
 _CHECKSUMS_FILE = "sha256.json"
 
@@ -153,6 +154,22 @@ def write(path: Path, content: str | bytes, *, flush: bool = True) -> None:
         content = content.encode(errors="backslashreplace")  # file names may contain any bytes
     with written_whole(path, flush=flush) as partial:
         partial.write_bytes(content)
+
+
+def disk_full(error: OSError, place: Path, needed: int = 0) -> DiskFull | None:
+    """The error to raise instead of a system's, if that was for lack of space.
+
+    Args:
+        error: of the system.
+        place: what was to be written.
+        needed: bytes, if that is known.
+    """
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    folder = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    size = f"{needed:,} bytes are needed, " if needed else ""
+    return DiskFull(f"{place} cannot be written: {size}{free:,} are free. Make room and go on.")
 
 
 def csv_writer(stream: TextIO) -> Any:

@@ -233,20 +233,25 @@ class Checkpoints:
             last: whether the work is done, so that earlier states are of no use.
 
         Raises:
-            OSError: it cannot be written.
+            DiskFull: there is no room for it; the states before are kept.
         """
         if self._folder is None:
             return
         began, paths = time.perf_counter(), self._paths()
-        number = int(paths[-1].name) + 1 if paths else 1
-        with files.folder_written_whole(self._folder / f"{number:06d}") as partial:
-            (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
-            named = {f"{group} {i}": x for group, xs in arrays.items() for i, x in enumerate(xs)}
-            np.savez(partial / "arrays.npz", allow_pickle=False, **named)
-            files.seal(partial)
+        path = self._folder / f"{int(paths[-1].name) + 1 if paths else 1:06d}"
+        size = sum(each.nbytes for group in arrays.values() for each in group)
+        try:
+            with files.folder_written_whole(path) as partial:
+                (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+                named = {
+                    f"{group} {i}": x for group, xs in arrays.items() for i, x in enumerate(xs)
+                }
+                np.savez(partial / "arrays.npz", allow_pickle=False, **named)
+                files.seal(partial)
+        except OSError as error:
+            raise files.disk_full(error, path, size) or error from None
         for path in paths if last else paths[: 1 - _KEPT]:
             shutil.rmtree(path, ignore_errors=True)
-        size = sum(each.nbytes for group in arrays.values() for each in group)
         self._pace.took(time.perf_counter() - began, size)
 
     def _paths(self) -> list[Path]:

@@ -41,7 +41,7 @@ class Timer:
     """Measures the duration of each phase of a run, reports progress, and has the run's journal.
 
     Attributes:
-        seconds: duration of each completed phase, also before the run was stopped.
+        seconds: duration of each phase that has ended, also before the run was stopped.
         on_progress: called with the phase, the items done and the total.
         journal: what the run has decided and computed so far.
         place: the phase under way, and the part of the run that it is in.
@@ -60,7 +60,15 @@ class Timer:
         start = time.perf_counter()
         self.on_progress(self.place, 0, 0)
         self.journal.reach(self.place, self.seconds)
-        yield
+        try:
+            yield
+        except BaseException:
+            self._add(name, start)
+            self.journal.reach(self.place, self.seconds)
+            raise
+        self._add(name, start)
+
+    def _add(self, name: str, start: float) -> None:
         elapsed = time.perf_counter() - start
         self.seconds[name] = round(self.seconds.get(name, 0.0) + elapsed, 3)
 

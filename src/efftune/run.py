@@ -139,12 +139,11 @@ def resume(run: str | Path, *, on_progress: OnProgress = "auto") -> Run:
         DataError: its pictures have changed, or what it has kept is damaged.
     """
     folder = files.user_path(run)
-    start = unfinished.started(folder)
-    recipe = Recipe(**start["settings"])
+    start, recipe = unfinished.asked_for(folder)
     if start["folder"] != str(Path.cwd()):
         folder = folder.resolve()
     with unfinished.working_folder(start):
-        return _train(start["source"], recipe, folder, on_progress, start["search"], resume=True)
+        return _train(start["asked"], recipe, folder, on_progress, start["search"], resume=True)
 
 
 def _train(
@@ -165,18 +164,20 @@ def _train(
     if journal is None:
         unfinished.require_new(named)
         journal = Journal()
-    with showing(on_progress) as report:
-        timer = Timer(report, journal)
-        deadline = time.perf_counter() + search_seconds - sum(timer.seconds.values())
-        setup = preparation.set_up(source, recipe, timer, is_search=search_seconds > 0)
-        folders = [named] if named is not None else _run_folders(setup)
-        with unfinished.at_work(journal, folders, start) as folder:
-            contents = _worked(setup, timer, deadline if search_seconds else 0)
-            contents.write(folder, timer)
+    try:
+        with showing(on_progress) as report:
+            timer = Timer(report, journal)
+            deadline = time.perf_counter() + search_seconds - sum(timer.seconds.values())
+            setup = preparation.set_up(source, recipe, timer, is_search=search_seconds > 0)
+            folders = [named] if named is not None else _run_folders(setup)
+            with unfinished.at_work(journal, folders, start) as folder:
+                _worked(setup, timer, deadline if search_seconds else 0).write(folder, timer)
             report("report", 0, 0)
             finished = Run.load(folder)
             finished.report()
-        return finished
+            return finished
+    finally:
+        journal.close()
 
 
 def _worked(setup: Setup, timer: Timer, deadline: float) -> RunContents:
@@ -184,7 +185,6 @@ def _worked(setup: Setup, timer: Timer, deadline: float) -> RunContents:
     backbone, plan = setup.backbone, setup.plan
     with timer.phase("features"):
         examples, data = training_data.compute(setup.examples, backbone, plan, timer.count)
-        unfinished.require_same_pictures(timer.journal, examples)
     with timer.phase("head"):
         head = fine_tuning.fit_head(data, backbone, plan.recipe)
         judges = fold_heads.fit(data, backbone, plan.recipe) if plan.folds else None

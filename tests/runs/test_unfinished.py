@@ -56,7 +56,7 @@ def stop_in(place):
     """Stop as Ctrl-C does; in training, after the first step has been kept."""
 
     def stop(phase, done, _total):
-        if phase == place and (done > 1 or place != "upper"):
+        if phase == place and (done > 1 or not place.startswith("upper")):
             raise KeyboardInterrupt
 
     return stop
@@ -203,6 +203,53 @@ def test_what_never_began_is_begun(noise, tmp_path):
     choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
     run = efftune.train(noise, run=tmp_path / "run", resume=True, **choices)
     assert run.record["state"] == "finished"
+
+
+def test_run_stopped_while_it_was_tidied_up_is_finished(finished_run, tmp_path):
+    run = shutil.copytree(finished_run.folder, tmp_path / "run")
+    (run / "unfinished" / "checkpoints").mkdir(parents=True)
+    (run / "unfinished" / "start.json").touch()
+    assert not unfinished.is_unfinished(run)
+    assert efftune.Run.load(run).record == finished_run.record
+    with pytest.raises(efftune.UsageError, match="no unfinished run"):
+        efftune.resume(run)
+
+
+def test_error_after_the_run_is_finished_leaves_it(noise, tmp_path):
+    choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
+    with pytest.raises(KeyboardInterrupt):
+        efftune.train(noise, run=tmp_path / "run", on_progress=stop_in("report"), **choices)
+    assert efftune.Run.load(tmp_path / "run").record["state"] == "finished"
+
+
+def test_stopped_before_its_record_was_written(unfinished_run):
+    (unfinished_run / "run.json").unlink()
+    assert efftune.resume(unfinished_run).record["state"] == "finished"
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir])
+def test_what_is_no_run_cannot_go_on(noise, tmp_path, make):
+    make(tmp_path / "thing")
+    with pytest.raises(efftune.UsageError, match="no unfinished run"):
+        efftune.resume(tmp_path / "thing")
+    (tmp_path / "file").touch()
+    with pytest.raises(efftune.UsageError):
+        efftune.train(noise, run=tmp_path / "file", resume=True, **CHOICES)
+
+
+@pytest.mark.long
+def test_stopped_search_goes_on_with_the_same_trials(noise, tmp_path):
+    choices = CHOICES | {"budget": "100m", "epochs": 4, "views": 1}
+    whole = efftune.search(noise, run=tmp_path / "whole", **choices)
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="is not finished"):
+        stop = stop_in(f"upper, way 5 of {len(whole.record['settings'])}, 1 epochs")
+        efftune.search(noise, run=tmp_path / "run", on_progress=stop, **choices)
+    resumed = efftune.resume(tmp_path / "run")
+    assert contents(resumed) == contents(whole)
+    trials = [
+        [{**each, "seconds": 0} for each in run.record["settings"]] for run in (whole, resumed)
+    ]
+    assert trials[0] == trials[1]
 
 
 def test_failed_run_is_not_kept(noise, tmp_path, monkeypatch):

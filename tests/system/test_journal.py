@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from efftune.errors import DataError, UsageError
+from efftune.errors import DataError, EfftuneWarning, UsageError
 from efftune.system import journal
 from efftune.system.journal import FOLDER, RECORD, Journal, Pace
 
@@ -96,12 +96,9 @@ def test_damaged_checkpoint_is_noticed_and_the_one_before_taken(begun, name, dam
         kept.save({"step": -1}, ARRAYS)
         newest = max((begun.folder / "checkpoints" / "upper").iterdir())
         (newest / name).write_bytes(damage((newest / name).read_bytes(), random))
-        begun.notes.clear()
-        assert kept.latest()[0] == {"step": time}
+        with pytest.warns(EfftuneWarning, match=f"The checkpoint {newest} is damaged"):
+            assert kept.latest()[0] == {"step": time}
         assert not newest.exists()
-        assert begun.notes == [
-            f"the checkpoint {newest} is damaged: what it held is computed again"
-        ]
 
 
 def test_only_checkpoint_damaged_means_none(begun):
@@ -109,8 +106,8 @@ def test_only_checkpoint_damaged_means_none(begun):
     kept.save({"step": 0}, ARRAYS)
     (path,) = (begun.folder / "checkpoints" / "upper").iterdir()
     (path / "arrays.npz").unlink()
-    assert kept.latest() is None
-    assert len(begun.notes) == 1
+    with pytest.warns(EfftuneWarning, match="is damaged"):
+        assert kept.latest() is None
 
 
 def test_second_process_is_told(begun):
@@ -133,7 +130,8 @@ def test_what_was_being_written_is_removed(begun):
 
 
 def test_record_says_how_to_go_on(begun):
-    begun.reach("upper, fold 2 of 5", {"features": 3.5})
+    begun.progress = lambda: ("upper, fold 2 of 5", {"features": 3.5})
+    begun.reach()
     record = json.loads((begun.folder.parent / RECORD).read_text())
     assert record["state"] == "unfinished"
     assert record["phase"] == "upper, fold 2 of 5"
@@ -142,9 +140,24 @@ def test_record_says_how_to_go_on(begun):
 
 
 def test_finished_journal_leaves_nothing(begun):
+    run = begun.folder.parent
     begun.checkpoints("upper").save({}, ARRAYS)
     begun.end()
-    assert not (begun.folder.parent / FOLDER).exists()
+    assert not (run / FOLDER).exists()
+
+
+def test_what_a_stopped_run_had_begun_to_write_is_removed(begun):
+    run = begun.folder.parent
+    (run / "openvino").mkdir()
+    (run / "history.csv").touch()
+    reopened(begun)
+    assert {path.name for path in run.iterdir()} == {FOLDER, RECORD}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_record_may_be_damaged(begun, content):
+    (begun.folder.parent / RECORD).write_text(content)
+    assert reopened(begun).seconds == {}
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path):
@@ -173,6 +186,9 @@ def test_pace_limits_how_much_time_is_spent(monkeypatch):
 def test_pace_may_be_set(monkeypatch):
     monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
     assert Pace().allows(10**12, ends_epoch=False)
+    monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "30s")
+    with pytest.raises(UsageError, match="EFFTUNE_CHECKPOINT_SECONDS is a number"):
+        Pace()
 
 
 def test_reopening_needs_the_lock(begun):

@@ -32,6 +32,12 @@ def test_signal_waits_until_it_is_asked_for(number, error):
     assert done == [True]
 
 
+def test_signal_is_not_lost_to_an_error():
+    with pytest.raises(KeyboardInterrupt), stopping.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ValueError
+
+
 def test_signal_comes_at_the_end_at_the_latest():
     with pytest.raises(KeyboardInterrupt), stopping.deferred():
         os.kill(os.getpid(), signal.SIGINT)

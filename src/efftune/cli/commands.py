@@ -104,7 +104,7 @@ def resume(run: options.UnfinishedRun, output: Output) -> None:
     from efftune.cli import keras_startup, progress_bars
     from efftune.runs import unfinished
 
-    recipe = efftune.Recipe(**unfinished.started(run)["settings"])
+    _, recipe = unfinished.asked_for(run)
     with progress_bars.progress(quiet=output.quiet) as report:
         on_progress = keras_startup.importing_keras(recipe, report)
         finished = efftune.resume(run, on_progress=on_progress)

@@ -8,9 +8,11 @@ activations.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -181,20 +183,26 @@ class _Search:
         until = self.start + share_of_time * (self.deadline - self.start)
         first = True
         for number, trial in enumerate(trials, start=1):
-            block = trial.settings.get("unfreeze", self.plan.recipe.tuning.unfreeze)
-            usual = max(self._epoch_seconds.values(), default=0.0)
-            needed = epochs * self._epoch_seconds.get(block, 2 * usual)
-            if not first and time.perf_counter() + needed > until:
+            name = f"way {number} of {len(trials)}, {epochs} epochs"
+            left = math.inf if first else until - time.perf_counter()
+            # Decided once, so that a search that was stopped goes on with the same trials.
+            if not self.timer.journal.decided(name, partial(self._fits, trial, epochs, left)):
                 self.trials.append(replace(trial, outcome="no time"))
                 continue
             try:
-                with self.timer.part(f"way {number} of {len(trials)}, {epochs} epochs"):
+                with self.timer.part(name):
                     attempt = self._train(trial, epochs)
             except (TrainingDiverged, UsageError) as error:
                 self.trials.append(replace(trial, outcome="failed", reason=str(error)))
                 continue
             first = False
             yield attempt
+
+    def _fits(self, trial: SettingsTrial, epochs: int, seconds: float) -> bool:
+        """Whether a trial is likely to end within some seconds."""
+        block = trial.settings.get("unfreeze", self.plan.recipe.tuning.unfreeze)
+        usual = max(self._epoch_seconds.values(), default=0.0)
+        return epochs * self._epoch_seconds.get(block, 2 * usual) <= seconds
 
     def _train(self, trial: SettingsTrial, epochs: int) -> _Attempt:
         """Fine-tune with other settings for some epochs."""
@@ -234,7 +242,12 @@ class _Search:
             plan, data = self.plan, self.data
             if block != plan.recipe.tuning.unfreeze:
                 recipe = plan.recipe.changed(unfreeze=block)
-                made = planning.plan(recipe, self.backbone, plan.pictures)
+                made = Plan.from_state(
+                    self.timer.journal.decided(
+                        f"plan from {block}",
+                        lambda: planning.plan(recipe, self.backbone, plan.pictures).to_state(),
+                    )
+                )
                 if made.recipe.tuning.unfreeze != block:
                     raise UsageError(f"not enough disk space for activations at {block}")
                 plan = replace(made, depth=plan.depth)

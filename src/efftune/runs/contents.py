@@ -63,8 +63,7 @@ class RunContents:
             self._write_tables(folder)
         with timer.phase("thumbnails"):
             self._write_plots(folder, timer)
-        record = self._record(checksums, timer.seconds) | {"start": timer.journal.start}
-        files.write(folder / RECORD, _json(record))
+        files.write(folder / RECORD, _json(self._record(checksums, timer)))
 
     @property
     def _recipe(self) -> Recipe:
@@ -109,13 +108,15 @@ class RunContents:
             plots.draw(folder, self.data.paths["train"], titles, recipe, size, depth)
             files.write(folder / "model.txt", saving.summary(folder))
 
-    def _record(self, checksums: dict[str, str], seconds: Mapping[str, float]) -> dict[str, Any]:
+    def _record(self, checksums: dict[str, str], timer: Timer) -> dict[str, Any]:
         """The contents of `run.json`."""
+        start = timer.journal.start
         training, result, recipe = self.training, self.result, self._recipe
         backbone = training.network.backbone
         return {
             "state": "finished",
-            "command": machine.command(),
+            "command": start.get("command", machine.command()),
+            "start": start,
             "source": self.examples.source,
             "data": self._data_record(),
             "model": {
@@ -139,7 +140,7 @@ class RunContents:
             "advice": history.advice(recipe, training.epochs),
             "not_available": result.not_available,
             "likely_wrong_labels": sum(each.likely for each in result.suspects),
-            "seconds": seconds,
+            "seconds": timer.seconds,
             "files": checksums,
         }
 

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -65,7 +66,7 @@ def _listed(run: Path) -> ListedRun:
         record = json.loads((run / RECORD).read_text(encoding="utf-8"))
         seconds = float(sum(record["seconds"].values()))
         if unfinished.is_unfinished(run):
-            state, phase = "at work" if _is_locked(run) else "stopped", record["phase"]
+            state, phase = "at work" if _is_locked(run) else "stopped", record.get("phase", "")
             plan = journal.read(run / journal.FOLDER / "decisions" / "plan.json")
             model = plan["recipe"]["model"]
         else:
@@ -77,8 +78,9 @@ def _listed(run: Path) -> ListedRun:
     sizes, changed = 0, run.stat().st_mtime
     for place, _, names in os.walk(run):
         for name in names:
-            status = os.lstat(Path(place) / name)
-            sizes, changed = sizes + status.st_size, max(changed, status.st_mtime)
+            with suppress(FileNotFoundError):  # of a run at work
+                status = os.lstat(Path(place) / name)
+                sizes, changed = sizes + status.st_size, max(changed, status.st_mtime)
     age = max(0.0, time.time() - changed)
     return ListedRun(str(run), state, model, accuracy, phase, seconds, age, sizes)
 
@@ -90,3 +92,5 @@ def _is_locked(run: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # of another user, say, who alone may hold it
+        return False

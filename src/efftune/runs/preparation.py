@@ -70,6 +70,7 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
             backbone, trials = _chosen(recipe, examples, device, timer)
         seconds = 0 if is_search else recipe.budget
         recipe = recipe.changed(model=backbone.entry.name, budget=0, fetch=False)
+    unfinished.require_same_network(timer.journal, backbone)
     with timer.phase("start"):  # imports Keras if the recipe fine-tunes
         cache.prune(files.cache_folder() / "features")
         notes = [_NOT_SEARCHED] if is_search and examples.folds is not None else []

@@ -1,6 +1,7 @@
 """Finished runs, read from their folders: load, evaluate, report, review, explain, compare."""
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -316,7 +317,8 @@ def _record(folder: Path) -> dict[str, Any]:
         if record["state"] == "finished" and record["files"] and record["model"]:
             return dict(record)
         if record["state"] == "unfinished":
-            raise DataError(f"{folder} is an unfinished run. Go on with it: {record['to_go_on']}")
+            command = f"efftune resume {shlex.quote(str(folder))}"
+            raise DataError(f"{folder} is an unfinished run. Go on with it: {command}")
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise DataError(

@@ -12,11 +12,15 @@ from typing import Any
 
 from efftune.data.examples import Examples
 from efftune.errors import DataError, EfftuneWarning, UsageError
+from efftune.model.backbone import Backbone
+from efftune.model.engines import devices
 from efftune.recipe.recipe import Recipe
 from efftune.system import files, journal, machine
 from efftune.system.journal import RECORD, Journal
+from efftune.training.stage_result import TrainingDiverged
 
 _SHOWN = 3  # pictures of each kind of difference
+_PATHS = ("root", "labels", "weights", "val", "test")  # settings that may be paths
 
 
 def start_of(source: str, recipe: Recipe, search_seconds: float) -> dict[str, Any]:
@@ -29,6 +33,8 @@ def start_of(source: str, recipe: Recipe, search_seconds: float) -> dict[str, An
     """
     path = files.user_path(source)
     start = {
+        "command": machine.command(),
+        "asked": source,
         "source": str(path.resolve()) if path.exists() else source,
         "folder": str(Path.cwd()),
         "search": search_seconds,
@@ -45,12 +51,14 @@ def is_finished(run: Path, start: Mapping[str, Any]) -> bool:
     Raises:
         UsageError: it is finished, and was asked for something else.
     """
-    if is_unfinished(run) or not (run / RECORD).exists():
+    if not run.exists() or is_unfinished(run) or _is_husk(run):
         return False
+    record = _record(run)
+    if record.get("state") == "unfinished":
+        raise UsageError(f"{run} is damaged or was half removed: delete it, and start again.")
     try:
-        begun = json.loads((run / RECORD).read_text(encoding="utf-8"))["start"]
-        is_same = _asked(begun) == _asked(start)
-    except (ValueError, KeyError, TypeError):
+        is_same = _asked(record["start"]) == _asked(start)
+    except (KeyError, TypeError):
         is_same = False
     if not is_same:
         raise UsageError(
@@ -68,23 +76,37 @@ def reopened(start: Mapping[str, Any], run: Path | None) -> Journal | None:
         run: the run folder; by default the newest that fits, in `runs`.
 
     Raises:
-        UsageError: the run is finished, is another one, or another process is at work on it.
+        UsageError: the run is another one, or another process is at work on it.
         DataError: its journal is damaged.
     """
     if run is None:
         found = [folder for folder in _unfinished(Path("runs")) if _is_same(folder, start)]
         if not found:
             return None
-        run = max(found, key=lambda folder: (folder / RECORD).stat().st_mtime)
-    elif _is_empty(run):
+        run = max(found, key=lambda folder: _start_file(folder).stat().st_mtime)
+    elif _is_husk(run):
+        _clear(run)
+        return None
+    elif not run.exists():
         return None
     begun = started(run)
-    if changes := _differences(begun, start):
-        raise UsageError(
-            f"{run} cannot go on as it began: {'; '.join(changes)}. Undo that, or start a new run "
-            "without --resume."
-        )
+    _require_same(run, begun, start)
     return Journal.reopened(run)
+
+
+def asked_for(run: Path) -> tuple[dict[str, Any], Recipe]:
+    """What an unfinished run was asked for, and its recipe, where it may go on.
+
+    Raises:
+        UsageError: there is no such run, it is finished, or it began with other versions or on
+            another machine.
+        DataError: it is damaged.
+    """
+    start = started(run)
+    surroundings = start_of(start["asked"], Recipe(), start["search"])
+    now = start | {key: surroundings[key] for key in ("versions", "machine")}
+    _require_same(run, start, now)
+    return start, Recipe(**start["settings"])
 
 
 def started(run: Path) -> dict[str, Any]:
@@ -100,12 +122,12 @@ def started(run: Path) -> dict[str, Any]:
         raise UsageError(
             f"{run} is no unfinished run: there is nothing to go on with. See: efftune runs"
         )
-    return dict(journal.read(run / journal.FOLDER / "start.json"))
+    return dict(journal.read(_start_file(run)))
 
 
 def is_unfinished(run: Path) -> bool:
     """Whether a folder is that of a run that was begun and is not finished."""
-    return (run / journal.FOLDER / "start.json").exists()
+    return _start_file(run).exists() and _record(run).get("state") != "finished"
 
 
 def require_new(run: Path | None) -> None:
@@ -140,9 +162,8 @@ def at_work(kept: Journal, candidates: Iterable[Path], start: Mapping[str, Any])
             kept.begin(folder, start)
         yield folder
     except BaseException as error:
-        kept.close()
-        # What failed would fail again, and what has not trained goes on from the cache.
-        if is_new and (isinstance(error, UsageError | DataError) or not kept.has_checkpoints):
+        # What diverged would do so again, and what has not trained goes on from the cache.
+        if isinstance(error, TrainingDiverged) or (is_new and not kept.has_checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
         else:
             command = f"efftune resume {shlex.quote(str(folder))}"
@@ -152,6 +173,22 @@ def at_work(kept: Journal, candidates: Iterable[Path], start: Mapping[str, Any])
             raise full from None
         raise
     kept.end()
+
+
+def require_same_network(kept: Journal, backbone: Backbone) -> None:
+    """Check that what computes is what the run began with: weights and device.
+
+    Raises:
+        UsageError: it is not.
+    """
+    gpu = devices.name(backbone.device)
+    now = {"weights": backbone.weights, "device": backbone.device, "GPU": gpu}
+    before = kept.decided("network", lambda: now)
+    if changes := _changes(before, json.loads(json.dumps(now))):
+        raise UsageError(
+            f"The run cannot go on as it began: {'; '.join(changes)}. Undo that, or start a new "
+            "run without --resume."
+        )
 
 
 def require_same_pictures(kept: Journal, examples: Examples) -> None:
@@ -185,17 +222,25 @@ def require_same_pictures(kept: Journal, examples: Examples) -> None:
 
 @contextmanager
 def working_folder(start: Mapping[str, Any]) -> Iterator[None]:
-    """Be where the run was begun, so that relative paths in its settings mean the same.
+    """Be where the run was begun, if relative paths in its settings depend on that.
 
     Raises:
         UsageError: that folder is gone.
     """
-    before = Path.cwd()
+    values = [start["asked"], *(start["settings"][key] for key in _PATHS)]
+    folder, before = Path(start["folder"]), Path.cwd()
+    is_relative = any(
+        isinstance(value, str) and not Path(value).is_absolute() and (folder / value).exists()
+        for value in values
+    )
+    if folder == before or (folder.exists() and not is_relative):
+        yield
+        return
     try:
-        os.chdir(start["folder"])
+        os.chdir(folder)
     except OSError as error:
         raise UsageError(
-            f"The run was begun in {start['folder']}: {error.strerror}. Restore that folder."
+            f"The run was begun in {folder}: {error.strerror}. Restore that folder."
         ) from None
     try:
         yield
@@ -231,20 +276,45 @@ def _asked(start: Mapping[str, Any]) -> list[Any]:
     return [start[key] for key in ("source", "search", "settings")]
 
 
-def _is_empty(run: Path) -> bool:
-    """Whether a folder does not exist, or was made for a run that was stopped before it began.
+def _record(run: Path) -> dict[str, Any]:
+    """The contents of `run.json`; none if there is none that can be read."""
+    try:
+        return dict(json.loads((run / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
-    In that case, it is removed.
-    """
-    if not run.exists():
-        return True
-    folder = run / journal.FOLDER
+
+def _start_file(run: Path) -> Path:
+    return run / journal.FOLDER / "start.json"
+
+
+def _is_husk(run: Path) -> bool:
+    """Whether a folder was made for a run that was stopped before it began."""
+    if not run.is_dir() or _start_file(run).exists():
+        return False
     names = {path.name for path in run.iterdir()}
-    is_empty = run.is_dir() and names <= {journal.FOLDER} and not is_unfinished(run)
-    if is_empty:
-        shutil.rmtree(folder, ignore_errors=True)
-        run.rmdir()
-    return is_empty
+    return names <= {journal.FOLDER, RECORD} and (not names or journal.FOLDER in names)
+
+
+def _clear(run: Path) -> None:
+    """Remove a folder of a run that never began.
+
+    Raises:
+        UsageError: another process is about to begin it.
+    """
+    folder = run / journal.FOLDER
+    lock = journal.locked(folder) if folder.exists() else None
+    shutil.rmtree(run, ignore_errors=True)
+    if lock is not None:
+        lock.release()
+
+
+def _require_same(run: Path, begun: Mapping[str, Any], start: Mapping[str, Any]) -> None:
+    if changes := _differences(begun, start):
+        raise UsageError(
+            f"{run} cannot go on as it began: {'; '.join(changes)}. Undo that, or start a new run "
+            "without --resume."
+        )
 
 
 def _differences(begun: Mapping[str, Any], start: Mapping[str, Any]) -> list[str]:
@@ -255,10 +325,13 @@ def _differences(begun: Mapping[str, Any], start: Mapping[str, Any]) -> list[str
     if begun["search"] != start["search"]:
         found.append(f"the time for its search was {begun['search']:g} s, not {start['search']:g}")
     for part in ("settings", "versions", "machine"):
-        before, now = begun[part], start[part]
-        found += [
-            f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
-            for key in before | now
-            if before.get(key) != now.get(key)
-        ]
+        found += _changes(begun[part], start[part])
     return found
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]

@@ -15,7 +15,9 @@ import re
 import shlex
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +25,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from efftune.errors import DataError, UsageError
-from efftune.system import files, machine
+from efftune.errors import DataError, EfftuneWarning, UsageError
+from efftune.system import files
 
 FOLDER = "unfinished"
 RECORD = "run.json"  # of a run
@@ -44,20 +46,19 @@ class Journal:
 
     Attributes:
         folder: where it is kept; None if it is not.
-        notes: what was found damaged and is done again.
-        pace: when checkpoints are written.
-        seconds: duration of each phase before the run was stopped.
         start: what was asked for, as given to `begin`.
+        seconds: duration of each phase before the run was stopped.
+        pace: when checkpoints are written.
+        progress: returns the phase under way, and the duration of each phase so far.
     """
 
     def __init__(self) -> None:
         """An empty journal, without a folder."""
         self.folder: Path | None = None
-        self.notes: list[str] = []
-        self.pace = Pace()
-        self.seconds: dict[str, float] = {}
         self.start: Mapping[str, Any] = {}
-        self._command = ""
+        self.seconds: dict[str, float] = {}
+        self.pace = Pace()
+        self.progress: Callable[[], tuple[str, Mapping[str, float]]] = lambda: ("", {})
         self._decisions: dict[str, Any] = {}
         self._lock: FileLock | None = None
 
@@ -66,37 +67,39 @@ class Journal:
 
         Args:
             run: the run folder.
-            start: what the run needs to go on, as JSON values; see `start_of`.
+            start: what the run needs to go on, as JSON values.
         """
-        self.folder, self.start = run / FOLDER, start
-        self.folder.mkdir()
-        self._acquire()
+        folder = run / FOLDER
+        folder.mkdir()
+        self._lock = locked(folder)
+        self.folder, self.start = folder, start
         for name, decision in self._decisions.items():
-            _write(self.folder / "decisions" / f"{name}.json", decision)
+            _write(folder / "decisions" / f"{name}.json", decision)
+        self.reach()
         # Last: what has no start was not begun.
-        _write(self.folder / "start.json", start)
-        self._command = machine.command()
-        self.reach("", {})
+        _write(folder / "start.json", start)
 
     @classmethod
     def reopened(cls, run: Path) -> "Journal":
-        """The journal of a run that was stopped.
+        """The journal of a run that was stopped; what it had begun to write is removed.
 
         Raises:
             UsageError: another process is at work on the run.
-            DataError: the decisions are damaged.
+            DataError: its start is damaged.
         """
         journal = cls()
+        journal._lock = locked(run / FOLDER)
+        try:
+            journal.start = read(run / FOLDER / "start.json")
+            for path in [*run.iterdir(), *(run / FOLDER).rglob(".partial-*")]:
+                if path.name not in (FOLDER, RECORD):
+                    remove(path)
+        except BaseException:
+            journal.close()
+            raise
         journal.folder = run / FOLDER
-        journal._acquire()
-        journal.start = read(journal.folder / "start.json")
-        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
-        journal.seconds, journal._command = record["seconds"], record["command"]
-        for partial in run.rglob(".partial-*"):  # what was being written when it was stopped
-            if partial.is_dir():
-                shutil.rmtree(partial)
-            else:
-                partial.unlink()
+        with suppress(OSError, ValueError, KeyError, TypeError):  # it is only for people
+            journal.seconds = json.loads((run / RECORD).read_text(encoding="utf-8"))["seconds"]
         return journal
 
     @property
@@ -104,19 +107,14 @@ class Journal:
         """Whether anything was trained that is worth to go on with."""
         return self.folder is not None and (self.folder / "checkpoints").exists()
 
-    def reach(self, place: str, seconds: Mapping[str, float]) -> None:
-        """Note in `run.json` how far the run is.
-
-        Args:
-            place: the phase that begins.
-            seconds: duration of each phase so far.
-        """
+    def reach(self) -> None:
+        """Note in `run.json` how far the run is."""
         if self.folder is None:
             return
-        run = self.folder.parent
+        run, (place, seconds) = self.folder.parent, self.progress()
         record = {
             "state": "unfinished",
-            "command": self._command,
+            "command": self.start.get("command", ""),
             "phase": place,
             "seconds": dict(seconds),
             "to_go_on": f"efftune resume {shlex.quote(str(run))}",
@@ -130,6 +128,7 @@ class Journal:
         Raises:
             DataError: it is damaged.
         """
+        name = _file_name(name)
         path = None if self.folder is None else self.folder / "decisions" / f"{name}.json"
         if name not in self._decisions:
             if path is not None and path.exists():
@@ -144,9 +143,10 @@ class Journal:
 
     def checkpoints(self, work: str) -> "Checkpoints":
         """The checkpoints of a piece of work, by its name, which is unique in the run."""
-        name = re.sub(r"\W+", "_", work)
-        folder = None if self.folder is None else self.folder / "checkpoints" / name
-        return Checkpoints(folder, self.notes, self.pace)
+        folder = None
+        if self.folder is not None:
+            folder = self.folder / "checkpoints" / _file_name(work)
+        return Checkpoints(folder, self)
 
     def close(self) -> None:
         """Let other processes go on with the run."""
@@ -156,20 +156,11 @@ class Journal:
 
     def end(self) -> None:
         """Remove the folder: the run is finished."""
-        self.close()
         if self.folder is not None:
+            (self.folder / "start.json").unlink(missing_ok=True)  # first: nothing is to go on
             shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _acquire(self) -> None:
-        assert self.folder is not None  # noqa: S101  (set by the callers)
-        lock = FileLock(self.folder / "lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UsageError(
-                f"Another process is at work on {self.folder.parent}. Wait until it has ended."
-            ) from None
-        self._lock = lock
+            self.folder = None
+        self.close()
 
 
 class Pace:
@@ -182,7 +173,13 @@ class Pace:
 
     def __init__(self) -> None:
         """The time of the run begins."""
-        self.every = float(os.environ.get("EFFTUNE_CHECKPOINT_SECONDS") or _SECONDS)
+        text = os.environ.get("EFFTUNE_CHECKPOINT_SECONDS") or str(_SECONDS)
+        try:
+            self.every = float(text)
+        except ValueError:
+            raise UsageError(
+                f"EFFTUNE_CHECKPOINT_SECONDS is a number of seconds. Not {text!r}."
+            ) from None
         self._began = self._written = time.perf_counter()
         self._spent, self._speed = 0.0, _SPEED
 
@@ -205,22 +202,25 @@ class Pace:
 class Checkpoints:
     """The states of a piece of work, the newest of which it goes on from."""
 
-    def __init__(self, folder: Path | None, notes: list[str], pace: Pace):
+    def __init__(self, folder: Path | None, journal: Journal):
         """Checkpoints in a folder that need not exist; without one, nothing is kept."""
         self._folder = folder
-        self._notes = notes
-        self._pace = pace
+        self._journal = journal
 
     def is_due(self, size: int, *, ends_epoch: bool) -> bool:
         """Whether it is time for a checkpoint of so many bytes; see `Pace`."""
-        return self._folder is not None and self._pace.allows(size, ends_epoch=ends_epoch)
+        return self._folder is not None and self._journal.pace.allows(size, ends_epoch=ends_epoch)
 
     def latest(self) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]] | None:
-        """The newest state that is whole; None if there is none. Damaged ones are noted."""
+        """The newest state that is whole; None if there is none. Warns of damaged ones."""
         for path in reversed(self._paths()):
             if files.is_intact(path):
                 return _loaded(path)
-            self._notes.append(f"the checkpoint {path} is damaged: what it held is computed again")
+            warnings.warn(
+                f"The checkpoint {path} is damaged: what it held is computed again.",
+                EfftuneWarning,
+                stacklevel=2,
+            )
             shutil.rmtree(path, ignore_errors=True)
         return None
 
@@ -252,7 +252,8 @@ class Checkpoints:
             raise files.disk_full(error, path, size) or error from None
         for path in paths if last else paths[: 1 - _KEPT]:
             shutil.rmtree(path, ignore_errors=True)
-        self._pace.took(time.perf_counter() - began, size)
+        self._journal.reach()
+        self._journal.pace.took(time.perf_counter() - began, size)
 
     def _paths(self) -> list[Path]:
         """The folders of all checkpoints, oldest first."""
@@ -268,6 +269,34 @@ def _loaded(path: Path) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]]:
         for name in stored.files:  # in the order in which they were written
             arrays.setdefault(name.split(" ")[0], []).append(stored[name])
     return state, arrays
+
+
+def locked(folder: Path) -> FileLock:
+    """The lock of a folder, held until it is released or the process ends.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    lock = FileLock(folder / "lock", timeout=1)  # `runs` holds it for a moment to look
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"Another process is at work on {folder.parent}. Wait until it has ended."
+        ) from None
+    return lock
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"\W+", "_", name)
 
 
 def _write(path: Path, values: Any) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal, TypeAlias
 
 from efftune.errors import UsageError
@@ -52,25 +52,33 @@ class Timer:
         self.seconds = dict(self.journal.seconds)
         self.on_progress = on_progress
         self.place = self._part = ""
+        self._under_way, self._start = "", 0.0
+        self.journal.progress = lambda: (self.place, self._so_far())
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time the block as the phase `name`; a repeated phase adds to its duration."""
         self.place = f"{name}, {self._part}" if self._part else name
-        start = time.perf_counter()
+        outer = self._under_way, self._start
+        self._under_way, self._start = name, time.perf_counter()
         self.on_progress(self.place, 0, 0)
-        self.journal.reach(self.place, self.seconds)
+        self.journal.reach()
         try:
             yield
         except BaseException:
-            self._add(name, start)
-            self.journal.reach(self.place, self.seconds)
+            with suppress(OSError):  # the disk may be full, which must not hide the error
+                self.journal.reach()
             raise
-        self._add(name, start)
+        finally:
+            self.seconds = self._so_far()
+            self._under_way, self._start = outer
 
-    def _add(self, name: str, start: float) -> None:
-        elapsed = time.perf_counter() - start
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + elapsed, 3)
+    def _so_far(self) -> dict[str, float]:
+        """The duration of each phase, with that under way."""
+        if not self._under_way:
+            return dict(self.seconds)
+        elapsed = self.seconds.get(self._under_way, 0.0) + time.perf_counter() - self._start
+        return self.seconds | {self._under_way: round(elapsed, 3)}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

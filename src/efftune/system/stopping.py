@@ -57,5 +57,5 @@ def deferred() -> Iterator[Stop]:
         yield stop
     finally:
         stop._restore()
-    if stop.requested:
-        stop.now()
+        if stop.requested:
+            stop.now()

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 NAME = "openvino"
 _TYPES = {"float32": ov.Type.f32, "float16": ov.Type.f16, "bfloat16": ov.Type.bf16}
 _BATCH_SIZES: dict[Precision, int] = {"bf16": 4, "f32": 1}  # fastest as measured
-_FULL_DISK = 2**20  # free bytes after a file could not be written
 # OpenVINO looks NumPy up when it first sees an array, behind a lock of its own. Two threads that
 # are first at the same time wait for each other for ever, so this is done here, on import.
 ov.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018
@@ -164,9 +163,8 @@ def write(model: ov.Model, path: Path) -> None:
     try:
         ov.save_model(model, path, compress_to_fp16=False)
     except RuntimeError:  # OpenVINO's error has no reason in it
-        is_full = shutil.disk_usage(path.parent).free < _FULL_DISK
-        reason = "cannot be written; the disk may be full"
-        raise OSError(errno.ENOSPC if is_full else errno.EIO, reason, str(path.parent)) from None
+        number = errno.ENOSPC if shutil.disk_usage(path.parent).free < 2**20 else errno.EIO
+        raise OSError(number, "cannot be written; the disk may be full", str(path.parent)) from None
 
 
 def with_head(

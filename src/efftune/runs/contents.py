@@ -20,6 +20,7 @@ from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
 from efftune.recipe.recipe import Recipe
 from efftune.report import plots, thumbnails
+from efftune.runs import unfinished
 from efftune.system import files, machine
 from efftune.system.journal import RECORD
 from efftune.system.progress import Timer
@@ -116,7 +117,7 @@ class RunContents:
         return {
             "state": "finished",
             "command": start.get("command", machine.command()),
-            "start": start,
+            "asked": unfinished.digest(start) if start else "",
             "source": self.examples.source,
             "data": self._data_record(),
             "model": {

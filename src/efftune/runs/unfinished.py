@@ -1,5 +1,6 @@
 """Runs that are not finished: begun, stopped, found again, and whether they may go on."""
 
+import hashlib
 import json
 import os
 import shlex
@@ -45,6 +46,12 @@ def start_of(source: str, recipe: Recipe, search_seconds: float) -> dict[str, An
     return dict(json.loads(json.dumps(start)))
 
 
+def digest(start: Mapping[str, Any]) -> str:
+    """SHA-256 of what was asked for. A finished run has it, without the paths that are in it."""
+    asked = json.dumps([start[key] for key in ("source", "search", "settings")], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
 def is_finished(run: Path, start: Mapping[str, Any]) -> bool:
     """Whether a run is finished that was asked for this.
 
@@ -56,11 +63,7 @@ def is_finished(run: Path, start: Mapping[str, Any]) -> bool:
     record = _record(run)
     if record.get("state") == "unfinished":
         raise UsageError(f"{run} is damaged or was half removed: delete it, and start again.")
-    try:
-        is_same = _asked(record["start"]) == _asked(start)
-    except (KeyError, TypeError):
-        is_same = False
-    if not is_same:
+    if record.get("asked") != digest(start):
         raise UsageError(
             f"{run} is a finished run of another command, so there is nothing to go on with. "
             "Choose another --run."
@@ -269,11 +272,7 @@ def _is_same(run: Path, start: Mapping[str, Any]) -> bool:
         begun = started(run)
     except DataError:
         return False
-    return _asked(begun) == _asked(start)
-
-
-def _asked(start: Mapping[str, Any]) -> list[Any]:
-    return [start[key] for key in ("source", "search", "settings")]
+    return digest(begun) == digest(start)
 
 
 def _record(run: Path) -> dict[str, Any]:

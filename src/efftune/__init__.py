@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from efftune.model.published import classify
     from efftune.recipe.recipe import Recipe
     from efftune.report.source_check import Check, check
-    from efftune.run import demo, plan, resume, search, train
+    from efftune.run import demo, finish, plan, resume, search, train
     from efftune.runs.run import Run, compare, load
     from efftune.training.planning import Plan
 
@@ -44,6 +44,7 @@ _HOMES = {
     "classify": "model.published",
     "compare": "runs.run",
     "demo": "run",
+    "finish": "run",
     "load": "runs.run",
     "models": "model.catalogue",
     "plan": "run",
@@ -72,6 +73,7 @@ __all__ = [
     "classify",
     "compare",
     "demo",
+    "finish",
     "load",
     "models",
     "plan",

@@ -138,12 +138,41 @@ def resume(run: str | Path, *, on_progress: OnProgress = "auto") -> Run:
             other versions or on another machine.
         DataError: its pictures have changed, or what it has kept is damaged.
     """
+    return _go_on(run, on_progress)
+
+
+def finish(run: str | Path, *, on_progress: OnProgress = "auto") -> Run:
+    """Judge and save what a stopped run has trained so far, and train no more.
+
+    Of a stage under way, the best epoch counts; what has not begun is left out. Where
+    cross-validation judges, fine-tuning is taken only if it was complete.
+
+    Args:
+        run: the folder of an unfinished run.
+        on_progress: as for `train`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: as by `resume`; or the run is a search, or trains from scratch and has not
+            completed an epoch.
+        DataError: as by `resume`.
+    """
+    return _go_on(run, on_progress, finish=True)
+
+
+def _go_on(run: str | Path, on_progress: OnProgress, *, finish: bool = False) -> Run:
     folder = files.user_path(run)
     start, recipe = unfinished.asked_for(folder)
+    if finish and start["search"]:
+        raise UsageError(f"{folder} is a search, which has no result before its end: resume it.")
     if start["folder"] != str(Path.cwd()):
         folder = folder.resolve()
     with unfinished.working_folder(start):
-        return _train(start["asked"], recipe, folder, on_progress, start["search"], resume=True)
+        journal = Journal.reopened(folder)
+        journal.leaves_out_the_rest = finish
+        return _through(start, recipe, journal, folder, on_progress)
 
 
 def _train(
@@ -155,7 +184,7 @@ def _train(
     *,
     resume: bool,
 ) -> Run:
-    """Train, perhaps with a search for settings within some seconds."""
+    """Begin a run, or go on with it; perhaps with a search for settings within some seconds."""
     named = None if run is None else files.user_path(run)
     start = unfinished.start_of(str(source), recipe, search_seconds)
     if resume and named is not None and unfinished.is_finished(named, start):
@@ -164,14 +193,26 @@ def _train(
     if journal is None:
         unfinished.require_new(named)
         journal = Journal()
+    return _through(start, recipe, journal, named, on_progress)
+
+
+def _through(
+    start: dict[str, Any],
+    recipe: Recipe,
+    journal: Journal,
+    run: Path | None,
+    on_progress: OnProgress,
+) -> Run:
+    """Do what is left of a run, from its pictures to its report."""
     try:
         with showing(on_progress) as report:
             timer = Timer(report, journal)
-            deadline = time.perf_counter() + search_seconds - sum(timer.seconds.values())
-            setup = preparation.set_up(source, recipe, timer, is_search=search_seconds > 0)
-            folders = [named] if named is not None else _run_folders(setup)
+            search = start["search"]
+            deadline = time.perf_counter() + search - sum(timer.seconds.values())
+            setup = preparation.set_up(start["asked"], recipe, timer, is_search=search > 0)
+            folders = [run] if run is not None else _run_folders(setup)
             with unfinished.at_work(journal, folders, start) as folder:
-                _worked(setup, timer, deadline if search_seconds else 0).write(folder, timer)
+                _worked(setup, timer, deadline if search else 0).write(folder, timer)
             report("report", 0, 0)
             finished = Run.load(folder)
             finished.report()

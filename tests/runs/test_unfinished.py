@@ -15,6 +15,7 @@ from PIL import Image
 
 import efftune
 from conftest import TUNED
+from efftune.evaluation import out_of_fold
 from efftune.runs import listing, unfinished
 from efftune.system import machine
 from efftune.system.journal import Journal
@@ -45,18 +46,21 @@ def unbroken(noise, tmp_path_factory):
 def contents(run):
     """What must not depend on whether a run was stopped: all but times, names and dates."""
     files = {name: (run.folder / name).read_bytes() for name in KEPT}
-    with (run.folder / "history.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    files["history"] = [{**row, "seconds": ""} for row in rows]
+    files["history"] = history(run)
     files["stages"] = run.record["stages"]
     return files
+
+
+def history(run):
+    with (run.folder / "history.csv").open(newline="") as stream:
+        return [{**row, "seconds": ""} for row in csv.DictReader(stream)]
 
 
 def stop_in(place):
     """Stop as Ctrl-C does; in training, after the first step has been kept."""
 
     def stop(phase, done, _total):
-        if phase == place and (done > 1 or not place.startswith("upper")):
+        if phase == place and (done > 1 or not place.startswith(("upper", "scratch"))):
             raise KeyboardInterrupt
 
     return stop
@@ -109,7 +113,7 @@ def test_same_call_goes_on_or_gives_what_is_finished(noise, unbroken, tmp_path, 
     assert contents(resumed) == contents(unbroken)
     again = efftune.train(noise, run=folder, resume=True, **CHOICES)
     assert again.record == resumed.record
-    with pytest.raises(efftune.UsageError, match="a finished run of another command"):
+    with pytest.raises(efftune.UsageError, match="no run that this command has begun"):
         efftune.train(noise, run=folder, resume=True, **(CHOICES | {"seed": 1}))
 
 
@@ -233,8 +237,66 @@ def test_what_is_no_run_cannot_go_on(noise, tmp_path, make):
     with pytest.raises(efftune.UsageError, match="no unfinished run"):
         efftune.resume(tmp_path / "thing")
     (tmp_path / "file").touch()
-    with pytest.raises(efftune.UsageError):
+    with pytest.raises(efftune.UsageError, match="no run that this command has begun"):
         efftune.train(noise, run=tmp_path / "file", resume=True, **CHOICES)
+
+
+def stop_after(epochs, place="upper"):
+    """Stop in training after some epochs and a step."""
+
+    def stop(phase, done, total):
+        if phase == place and done > epochs * total // CHOICES["epochs"] + 1:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_impatient_user_gets_a_classifier(noise, unbroken, tmp_path, monkeypatch, epochs):
+    monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="is not finished"):
+        efftune.train(noise, run=tmp_path / "run", on_progress=stop_after(epochs), **CHOICES)
+    kept = shutil.copytree(tmp_path / "run", tmp_path / "kept")
+    run = efftune.finish(tmp_path / "run")
+    stages = run.record["stages"]
+    assert [each["epochs"] for each in stages] == [1] * epochs
+    assert any("finished early" in note for note in run.record["plan"]["notes"])
+    assert len(run.classifier.predict([noise / "a" / "00.png"])) == 1
+    assert not (run.folder / "unfinished").exists()
+    if epochs:
+        assert stages[0]["failures"] == ["finished after 1 of 2 epochs, as asked"]
+        first, *_ = (row for row in history(unbroken) if row["stage"] == "upper")
+        assert [row for row in history(run) if row["stage"] == "upper"] == [first]
+    # To finish decides nothing for good: a copy goes on to the same bits.
+    assert contents(efftune.resume(kept)) == contents(unbroken)
+
+
+@pytest.mark.long
+def test_impatient_user_of_folds_gets_the_head(noise, tmp_path, monkeypatch):
+    monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
+    choices = {key: value for key, value in CHOICES.items() if key != "test"} | {"folds": 2}
+    for number, place in enumerate(["upper, fold 2 of 2", "upper, all pictures"]):
+        run = tmp_path / str(number)
+        monkeypatch.setattr(out_of_fold, "is_hopeless", lambda *_: False)
+        monkeypatch.setattr(out_of_fold, "choose", lambda each, *_: len(each) - 1)
+        with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="not finished"):
+            efftune.train(noise, run=run, on_progress=stop_after(1, place), **choices)
+        finished = efftune.finish(run)
+        assert finished.evaluation.cross_validation.folds == 2
+        assert [each["best_epoch"] for each in finished.record["stages"]] == [0]
+
+
+def test_nothing_trained_is_not_finished(noise, tmp_path, monkeypatch):
+    monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
+    choices = {"recipe": "scratch", "image_size": 32, "scratch_epochs": 2, "batch_size": 8}
+    stop = stop_in("scratch")
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="not finished"):
+        efftune.train(noise, run=tmp_path / "run", test=0.15, on_progress=stop, **choices)
+    with (
+        pytest.raises(efftune.UsageError, match="No epoch is complete yet"),
+        pytest.warns(UserWarning, match="not finished"),
+    ):
+        efftune.finish(tmp_path / "run")
 
 
 @pytest.mark.long
@@ -246,6 +308,8 @@ def test_stopped_search_goes_on_with_the_same_trials(noise, tmp_path):
         efftune.search(noise, run=tmp_path / "run", on_progress=stop, **choices)
     resumed = efftune.resume(tmp_path / "run")
     assert contents(resumed) == contents(whole)
+    with pytest.raises(efftune.UsageError, match="no unfinished run"):
+        efftune.finish(tmp_path / "run")
     trials = [
         [{**each, "seconds": 0} for each in run.record["settings"]] for run in (whole, resumed)
     ]

@@ -146,14 +146,6 @@ def test_finished_journal_leaves_nothing(begun):
     assert not (run / FOLDER).exists()
 
 
-def test_what_a_stopped_run_had_begun_to_write_is_removed(begun):
-    run = begun.folder.parent
-    (run / "openvino").mkdir()
-    (run / "history.csv").touch()
-    reopened(begun)
-    assert {path.name for path in run.iterdir()} == {FOLDER, RECORD}
-
-
 @pytest.mark.parametrize("content", ["", "{", "[]"])
 def test_record_may_be_damaged(begun, content):
     (begun.folder.parent / RECORD).write_text(content)

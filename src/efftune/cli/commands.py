@@ -1,38 +1,18 @@
 """The commands of `efftune`: each parses its arguments, calls the Python API and prints."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 import efftune
 from efftune.cli import options
+from efftune.cli.app import app
 from efftune.cli.setting_options import ALL, COLUMNS, Output, command
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _print_version(requested: bool) -> None:
-    if requested:
-        typer.echo(f"efftune {efftune.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def efftune_command(
-    _version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
-    ] = False,
-) -> None:
-    """Train an EfficientNet classifier on a folder of labelled pictures and evaluate it."""
+__all__ = ["app"]
 
 
 @command(app, settings=COLUMNS)
@@ -101,13 +81,23 @@ def search(
 @command(app)
 def resume(run: options.UnfinishedRun, output: Output) -> None:
     """Go on with a run that was stopped; its result is that of a run that never was."""
+    _go_on(run, output, efftune.resume)
+
+
+@command(app)
+def finish(run: options.UnfinishedRun, output: Output) -> None:
+    """Judge and save what a stopped run has trained so far, and train no more."""
+    _go_on(run, output, efftune.finish)
+
+
+def _go_on(run: Path, output: Output, go_on: "Callable[..., efftune.Run]") -> None:
     from efftune.cli import keras_startup, progress_bars
     from efftune.runs import unfinished
 
     _, recipe = unfinished.asked_for(run)
     with progress_bars.progress(quiet=output.quiet) as report:
         on_progress = keras_startup.importing_keras(recipe, report)
-        finished = efftune.resume(run, on_progress=on_progress)
+        finished = go_on(run, on_progress=on_progress)
     _show_run(finished, output)
 
 

@@ -20,6 +20,8 @@ from efftune.training.regression_head import Head, Labels, Matrix
 from efftune.training.stage_result import NetworkState, StageResult, TrainingDiverged
 from efftune.training.training_data import TrainingData
 
+_FINISHED = "the run was finished before it was fine-tuned, as asked"
+
 
 @dataclass(frozen=True)
 class _Tried:
@@ -124,6 +126,8 @@ def _on_all(
                 if not result.best:
                     failure = "; ".join(result.failures)
                     break
+        if len(results) < stages and not failure:
+            failure = _FINISHED
     except TrainingDiverged as error:
         failure = str(error)
     if not failure:
@@ -178,6 +182,8 @@ def _fine_tuned(
                 trained = list(_fold_outputs(head, part, backbone, plan, timer))
             except TrainingDiverged as error:
                 return replace(tried, failure=str(error))
+        if timer.journal.leaves_out_the_rest and len(trained) < len(plan.recipe.stages) - 1:
+            return replace(tried, failure=_FINISHED)
         for number, (result, logits, distances) in enumerate(trained):
             if fold == 0:
                 empty = [np.full_like(x, np.nan) for x in (alone.logits, alone.distances)]

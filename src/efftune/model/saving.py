@@ -1,6 +1,7 @@
 """Writing a trained classifier to a folder, for Keras and for OpenVINO."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ def save(
     with files.written_whole(folder / KERAS_FILE) as partial:
         keras_classifier(backbone, *head, mirrored=mirrored).save(partial)
     if devices.has_openvino():
+        shutil.rmtree((folder / OPENVINO_FILE).parent, ignore_errors=True)  # of a stopped run
         _write_openvino(folder, backbone, head, mirrored=mirrored)
     files.write(folder / CLASSES_FILE, json.dumps(list(class_names), indent=1, ensure_ascii=False))
     names = (KERAS_FILE, *_OPENVINO_FILES, CLASSES_FILE, UNCERTAINTY_FILE)

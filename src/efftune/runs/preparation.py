@@ -24,6 +24,7 @@ from efftune.system.progress import Timer
 from efftune.training import estimation, planning, training_data
 from efftune.training.planning import Plan
 
+_FINISHED = "finished early, as asked: what was not trained by then is left out"
 _NOT_SEARCHED = "the settings were not searched: so few pictures cannot tell them apart"
 _VALIDATES_ON_TEST = (
     "the test split is also used for validation, as in the public example: the best epoch is "
@@ -78,6 +79,8 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
             "plan", lambda: _planned(recipe, backbone, examples, notes).to_state()
         )
         plan = Plan.from_state(planned)
+        if timer.journal.leaves_out_the_rest:
+            plan = replace(plan, notes=(*plan.notes, _FINISHED))
     if seconds and recipe.tuning.members == "auto":
         with timer.phase("measure"):
             left = seconds - sum(timer.seconds.values())

@@ -56,7 +56,7 @@ def is_finished(run: Path, start: Mapping[str, Any]) -> bool:
     """Whether a run is finished that was asked for this.
 
     Raises:
-        UsageError: it is finished, and was asked for something else.
+        UsageError: it is none, or was asked for something else.
     """
     if not run.exists() or is_unfinished(run) or _is_husk(run):
         return False
@@ -65,7 +65,7 @@ def is_finished(run: Path, start: Mapping[str, Any]) -> bool:
         raise UsageError(f"{run} is damaged or was half removed: delete it, and start again.")
     if record.get("asked") != digest(start):
         raise UsageError(
-            f"{run} is a finished run of another command, so there is nothing to go on with. "
+            f"{run} is no run that this command has begun, so there is nothing to go on with. "
             "Choose another --run."
         )
     return True

@@ -49,6 +49,7 @@ class Journal:
         start: what was asked for, as given to `begin`.
         seconds: duration of each phase before the run was stopped.
         pace: when checkpoints are written.
+        leaves_out_the_rest: whether what is not trained yet is left out, and the run finished.
         progress: returns the phase under way, and the duration of each phase so far.
     """
 
@@ -58,6 +59,7 @@ class Journal:
         self.start: Mapping[str, Any] = {}
         self.seconds: dict[str, float] = {}
         self.pace = Pace()
+        self.leaves_out_the_rest = False
         self.progress: Callable[[], tuple[str, Mapping[str, float]]] = lambda: ("", {})
         self._decisions: dict[str, Any] = {}
         self._lock: FileLock | None = None
@@ -81,7 +83,7 @@ class Journal:
 
     @classmethod
     def reopened(cls, run: Path) -> "Journal":
-        """The journal of a run that was stopped; what it had begun to write is removed.
+        """The journal of a run that was stopped; what was being written then is removed.
 
         Raises:
             UsageError: another process is at work on the run.
@@ -91,9 +93,8 @@ class Journal:
         journal._lock = locked(run / FOLDER)
         try:
             journal.start = read(run / FOLDER / "start.json")
-            for path in [*run.iterdir(), *(run / FOLDER).rglob(".partial-*")]:
-                if path.name not in (FOLDER, RECORD):
-                    remove(path)
+            for path in list(run.rglob(".partial-*")):
+                _remove(path)
         except BaseException:
             journal.close()
             raise
@@ -287,9 +288,8 @@ def locked(folder: Path) -> FileLock:
     return lock
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a folder."""
-    if path.is_dir() and not path.is_symlink():
+def _remove(path: Path) -> None:
+    if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink()

@@ -124,6 +124,12 @@ class Attempt:
             self.network.variables = arrays["variables"]
             self.best_weights = arrays.get("best", self.initial_weights)
 
+    def stop_here(self) -> None:
+        """Train no more: `run` selects the best of the epochs that are complete."""
+        done, asked = len(self.state.epochs), self.stage.epochs
+        self.state.failures.append(f"finished after {done} of {asked} epochs, as asked")
+        self.stage = replace(self.stage, epochs=done)
+
     def run(
         self, checkpoints: Checkpoints, on_step: Callable[[int, int], None]
     ) -> tuple[NetworkState, StageResult]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from efftune.data import images
 from efftune.data.examples import Split
-from efftune.errors import BadImage, DataError
+from efftune.errors import BadImage, DataError, UsageError
 from efftune.features import extraction
 from efftune.features.extraction import Features
 from efftune.model.backbone import FEATURES, Backbone
@@ -19,7 +19,7 @@ from efftune.training import regression_head as heads
 from efftune.training.batches import CachedViews, DecodedImages, LabelledInputs
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
-from efftune.training.stage_result import NetworkState, StageResult
+from efftune.training.stage_result import LeftOut, NetworkState, StageResult
 from efftune.training.training_data import TrainingData, require_unchanged
 from efftune.training.validation import Epoch
 
@@ -76,8 +76,28 @@ def run_stages(
         timer: measures the phases.
 
     Yields:
-        After each stage, the network and the result of the stage.
+        After each stage, the network and the result of the stage. If the run is to be finished,
+        what is not trained yet is left out.
+
+    Raises:
+        UsageError: the run is to be finished, and nothing is trained yet.
     """
+    has_result = head.strength is not None
+    try:
+        for network, result in _stages(backbone, head, data, plan, timer):
+            has_result = True
+            yield network, result
+    except LeftOut:
+        if not has_result:
+            raise UsageError(
+                "No epoch is complete yet, so there is nothing to judge: resume the run."
+            ) from None
+
+
+def _stages(
+    backbone: Backbone, head: Head, data: TrainingData, plan: Plan, timer: Timer
+) -> Iterator[tuple[NetworkState, StageResult]]:
+    """See `run_stages`."""
     recipe, new_head = plan.recipe, None
     if recipe.head.start == "random":
         new_head = heads.random(len(head.kernel), len(head.bias), recipe.seed)

@@ -19,7 +19,7 @@ from efftune.system.progress import Timer
 from efftune.training import stages
 from efftune.training.batches import LabelledInputs
 from efftune.training.planning import Plan
-from efftune.training.stage_result import NetworkState, StageResult, TrainingDiverged
+from efftune.training.stage_result import LeftOut, NetworkState, StageResult, TrainingDiverged
 from efftune.training.training_data import TrainingData
 from efftune.training.validation import ALL, Epoch, validation_metrics
 
@@ -64,6 +64,7 @@ def fit(
         all networks, one after another, and a last one with the validation metrics of all together.
 
     Raises:
+        LeftOut: as `stages.fit` raises it, of the first network.
         TrainingDiverged: all networks diverge.
     """
     recipe = plan.recipe
@@ -96,6 +97,12 @@ def _train_each(
             with timer.part(f"{name} of {recipe.members}"), timer.phase(stage.name):
                 network, result = stages.fit(start, stage, *inputs(own), own, timer)
             trained = backbone.keras_model.get_weights()
+        except LeftOut:
+            if not results:
+                raise
+            left = recipe.members - number
+            notes.append(f"finished without {left} of {recipe.members} networks, as asked")
+            break
         except TrainingDiverged as error:
             if number == recipe.members - 1 and not results:
                 raise

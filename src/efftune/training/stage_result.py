@@ -101,5 +101,9 @@ class NetworkState:
         return Head(self.kernel, self.bias)
 
 
+class LeftOut(Exception):
+    """A stage is left out: the run is to be finished, and nothing of the stage is trained yet."""
+
+
 class TrainingDiverged(DataError):
     """A stage diverged at a lower learning rate, too."""

@@ -12,7 +12,7 @@ from efftune.system.journal import Checkpoints
 from efftune.system.progress import Timer
 from efftune.training.attempt import AT_RATE, Attempt, AttemptState, Diverged
 from efftune.training.batches import LabelledInputs
-from efftune.training.stage_result import NetworkState, StageResult, TrainingDiverged
+from efftune.training.stage_result import LeftOut, NetworkState, StageResult, TrainingDiverged
 
 RATE_AFTER_FAILURE = 0.1  # factor of the learning rate when a stage is restarted
 
@@ -40,6 +40,7 @@ def fit(
         initial weights if no epoch improved on them; and the result of the stage.
 
     Raises:
+        LeftOut: the run is to be finished, and nothing is trained yet that could be judged.
         TrainingDiverged: the loss diverges even at a lower learning rate.
         DataError: not even a single picture fits into memory.
     """
@@ -52,9 +53,14 @@ def fit(
         return _finished(network, StageResult.from_state(state["result"]), arrays)
     size = min(int(recipe.optimization.batch_size), len(train.labels))
     attempted = AttemptState.of(state) if state else AttemptState(stage.learning_rate, size)
+    is_last = timer.journal.leaves_out_the_rest
+    if is_last and (val is None or not attempted.epochs):
+        raise LeftOut
     while True:
         attempt = Attempt(network, stage, recipe, (train, val), attempted)
         attempt.restore(arrays)
+        if is_last:
+            attempt.stop_here()
         try:
             tuned, result = attempt.run(checkpoints, timer.count)
             break
@@ -72,7 +78,8 @@ def fit(
         gc.collect()
     weights = tuned.backbone.keras_model.get_weights() if result.best else []
     arrays = {"head": [tuned.kernel, tuned.bias], "weights": weights}
-    checkpoints.save({"result": result.to_state()}, arrays, last=True)
+    if not is_last:  # so that it can still go on, should it be stopped again
+        checkpoints.save({"result": result.to_state()}, arrays, last=True)
     return tuned, result
 
 

@@ -293,7 +293,7 @@ def _with_views(
         return plan.to_state(), accuracy
 
     state, accuracy = timer.journal.decided("views", decide)
-    return Plan.from_state(state), accuracy
+    return replace(Plan.from_state(state), notes=setup.plan.notes), accuracy
 
 
 def _run_folders(setup: Setup) -> Iterable[Path]:

@@ -1,4 +1,3 @@
-import os
 import signal
 import threading
 
@@ -25,7 +24,7 @@ def test_signal_waits_until_it_is_asked_for(number, error):
     done = []
     with pytest.raises(error), stopping.deferred() as stop:
         assert not stop.requested
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         done.append(stop.requested)
         stop.now()
         done.append("not reached")
@@ -34,21 +33,21 @@ def test_signal_waits_until_it_is_asked_for(number, error):
 
 def test_signal_is_not_lost_to_an_error():
     with pytest.raises(KeyboardInterrupt), stopping.deferred():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         raise ValueError
 
 
 def test_signal_comes_at_the_end_at_the_latest():
     with pytest.raises(KeyboardInterrupt), stopping.deferred():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_second_signal_stops_at_once():
     reached = []
     with pytest.raises(KeyboardInterrupt), stopping.deferred():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         reached.append("first")
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         reached.append("second")
     assert reached == ["first"]
 
@@ -65,7 +64,7 @@ def test_handler_that_does_not_raise_lets_work_go_on():
     before = signal.signal(signal.SIGINT, lambda *_: calls.append("handled"))
     try:
         with stopping.deferred() as stop:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             assert stop.requested
             stop.now()
             calls.append("went on")

@@ -22,6 +22,8 @@ class Stop:
         self.requested = False
         self._number = 0
         self._handlers: dict[int, Any] = {}
+        # Python calls a handler without a reference of its own, and this one replaces itself.
+        self._handler = self._request
 
     def now(self) -> None:
         """Do what the signal would have done, which usually raises KeyboardInterrupt or SystemExit.
@@ -35,7 +37,7 @@ class Stop:
     def _watch(self) -> None:
         if threading.current_thread() is threading.main_thread():  # elsewhere, it is not allowed
             for number in _SIGNALS:
-                self._handlers[number] = signal.signal(number, self._request)
+                self._handlers[number] = signal.signal(number, self._handler)
 
     def _request(self, number: int, _frame: FrameType | None) -> None:
         self.requested, self._number = True, number

@@ -56,31 +56,43 @@ def fit(
     is_last = timer.journal.leaves_out_the_rest
     if is_last and (val is None or not attempted.epochs):
         raise LeftOut
+    tuned, result = _attempts(network, stage, recipe, (train, val), (attempted, arrays), timer)
+    if not is_last:  # a run that is finished early may still go on, should it be stopped again
+        weights = tuned.backbone.keras_model.get_weights() if result.best else []
+        arrays = {"head": [tuned.kernel, tuned.bias], "weights": weights}
+        checkpoints.save({"result": result.to_state()}, arrays, last=True)
+    return tuned, result
+
+
+def _attempts(
+    network: NetworkState,
+    stage: Stage,
+    recipe: Recipe,
+    data: tuple[LabelledInputs, LabelledInputs | None],
+    kept: tuple[AttemptState, dict[str, list[NDArray[Any]]]],
+    timer: Timer,
+) -> tuple[NetworkState, StageResult]:
+    """Go on with an attempt, and make others until one succeeds; see `fit`."""
+    checkpoints, (state, arrays) = timer.journal.checkpoints(timer.place), kept
     while True:
-        attempt = Attempt(network, stage, recipe, (train, val), attempted)
+        attempt = Attempt(network, stage, recipe, data, state)
         attempt.restore(arrays)
-        if is_last:
+        if timer.journal.leaves_out_the_rest:
             attempt.stop_here()
         try:
-            tuned, result = attempt.run(checkpoints, timer.count)
-            break
+            return attempt.run(checkpoints, timer.count)
         except Diverged as error:
             attempt.undo()
-            attempted = _slower(attempt, str(error), checkpoints)
+            state = _slower(attempt, str(error), checkpoints)
         except Exception as error:
             if not _out_of_memory(error):
                 raise
             attempt.undo()
-            attempted = _smaller(attempt)
-        checkpoints.save(asdict(attempted), {})
+            state = _smaller(attempt)
+        checkpoints.save(asdict(state), {})
         arrays = {}
         del attempt  # and what it holds of the device's memory, before the next one is made
         gc.collect()
-    weights = tuned.backbone.keras_model.get_weights() if result.best else []
-    arrays = {"head": [tuned.kernel, tuned.bias], "weights": weights}
-    if not is_last:  # so that it can still go on, should it be stopped again
-        checkpoints.save({"result": result.to_state()}, arrays, last=True)
-    return tuned, result
 
 
 def _finished(

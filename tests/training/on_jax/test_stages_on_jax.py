@@ -9,7 +9,7 @@ from keras import ops
 
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe, Stage
-from efftune.training import network, stages
+from efftune.training import attempt, network, stages
 from efftune.training.batches import ArrayViews, LabelledInputs
 from efftune.training.jax_trainer import JaxTrainer
 from efftune.training.stage_result import NetworkState
@@ -63,7 +63,7 @@ def test_batch_that_the_device_cannot_hold_is_halved(greedy, one_device, monkeyp
         made.append(weakref.ref(trainer))
         return trainer
 
-    monkeypatch.setattr(stages, "trainer_for", trainer_for)
+    monkeypatch.setattr(attempt, "trainer_for", trainer_for)
     _, outcome = fit(8)
     assert len(made) == 2
     assert outcome.failures == ("out of memory at a batch size of 8",)

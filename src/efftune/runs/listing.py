@@ -50,7 +50,7 @@ def listed(folder: Path) -> list[ListedRun]:
         UsageError: there is no such folder.
     """
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder} with runs.")
+        raise UsageError(f"There is no folder {folder}. Give the one that holds your runs.")
     runs = [
         _listed(path)
         for path in folder.iterdir()

@@ -83,5 +83,5 @@ def test_run_is_the_same_as_any_other(command, source, tmp_path):
 
 
 def test_digits_are_learnt(command, tmp_path):
-    printed = command("train", "sample:digits", "--image-size", 48, "--run", "run", "--json")
+    printed = command("train", "sample:digits", "--image-size", 64, "--run", "run", "--json")
     assert json.loads(printed)["test"]["accuracy"] >= 0.97

@@ -44,10 +44,9 @@ def test_features_of_an_ensemble_are_those_of_its_members(name):
     backbone, pixels, features = with_members(name, "block3")
     together = ops.convert_to_numpy(backbone.to_features(MEMBER_FEATURES)(pixels))
     assert together.shape == (2, *backbone.shape(MEMBER_FEATURES))
-    between = distance(features[0], features[1])
-    assert between > 1e-3
-    # Rounding grows with depth and differs by processor: with AVX2, 1e-4 was seen for B4.
-    assert distance(together, np.concatenate(features, axis=1)) <= 1e-3 * between
+    assert distance(features[0], features[1]) > 1e-3
+    # The same operations: a layer that is not quite the same changes little in such a network.
+    assert distance(together, np.concatenate(features, axis=1)) <= 1e-6
 
 
 def test_folded_ensemble_gives_the_outputs_of_the_plain_one():

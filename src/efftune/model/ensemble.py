@@ -59,6 +59,8 @@ def combined(
         copy = type(layer).from_config(layer.get_config() | {"name": layer.name + suffix})
         output = copy(inputs if len(inputs) > 1 else inputs[0])
         copy.set_weights(layer.get_weights() if own is None else own[layer.name])
+        if isinstance(copy, layers.Normalization):
+            copy.finalize_state()  # it computes with what it derives from its weights
         return output
 
     pixels = keras.Input(model.input.shape[1:], name=model.input.name)

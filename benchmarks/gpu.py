@@ -390,9 +390,8 @@ def trainers(context: Context, name: str) -> Callable[[int], tuple[Any, tuple[fl
     def made(batch: int) -> tuple[Any, tuple[float, float]]:
         recipe = Recipe(batch_size=batch, flip="yes", augment="standard")
         stage = Stage(name, block, REPEATS + 2, 1e-4)
-        steps = (sizes.pictures // batch * stage.epochs, 1)
         bias = np.zeros(sizes.classes, np.float32)
-        network = Network(backbone, (head, bias), stage, recipe, steps)
+        network = Network(backbone, (head, bias), stage, recipe)
         weights = np.ones(sizes.pictures, np.float32)
         stage_data = StageData(data, weights, data, stage.epochs, batch, batch)
         trainer = trainer_for(network.training_model, network.inference_model, stage_data)

@@ -128,7 +128,7 @@ def step_ms(
     data = LabelledInputs(inputs, np.arange(len(digests)) % CLASSES)
     head = (np.zeros((1280, CLASSES), np.float32), np.zeros(CLASSES, np.float32))
     start = time.perf_counter()
-    network = Network(backbone, head, Stage("upper", block, 1, 1e-9), recipe, (1000, 1))
+    network = Network(backbone, head, Stage("upper", block, 1, 1e-9), recipe)
     targets = np.eye(CLASSES, dtype=np.float32)[np.arange(batch) % CLASSES]
     weights = np.ones(batch, np.float32)
     random = np.random.default_rng(0)

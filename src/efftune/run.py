@@ -1,6 +1,7 @@
 """The training pipeline: from a source of labelled pictures to a saved, evaluated classifier."""
 
 import itertools
+import math
 import re
 import time
 from collections.abc import Iterable
@@ -206,8 +207,8 @@ def _through(
     """Do what is left of a run, from its pictures to its report."""
     try:
         with showing(on_progress) as report:
-            timer = Timer(report, journal)
             search = start["search"]
+            timer = Timer(report, journal, math.inf if search else recipe.budget or math.inf)
             deadline = time.perf_counter() + search - sum(timer.seconds.values())
             setup = preparation.set_up(start["asked"], recipe, timer, is_search=search > 0)
             folders = [run] if run is not None else _run_folders(setup)
@@ -225,7 +226,7 @@ def _worked(setup: Setup, timer: Timer, deadline: float) -> RunContents:
     """Train and judge, perhaps with a search until a deadline of `time.perf_counter`."""
     backbone, plan = setup.backbone, setup.plan
     with timer.phase("features"):
-        examples, data = training_data.compute(setup.examples, backbone, plan, timer.count)
+        examples, data = training_data.compute(setup.examples, backbone, plan, timer)
     with timer.phase("head"):
         head = fine_tuning.fit_head(data, backbone, plan.recipe)
         judges = fold_heads.fit(data, backbone, plan.recipe) if plan.folds else None
@@ -240,6 +241,9 @@ def _worked(setup: Setup, timer: Timer, deadline: float) -> RunContents:
         )
     else:
         training = fine_tuning.fine_tune(backbone, head, data, plan, timer)
+        if timer.left_out and not timer.journal.leaves_out_the_rest:
+            note = f"fine-tuning was left out: {timer.left_out}"
+            plan = replace(plan, notes=(*plan.notes, note))
     with timer.phase("evaluate"):
         result = evaluator.evaluate(training, data, examples, plan.recipe, timer, outcome)
     found = (data, training, view_accuracy, result, setup.models, searched)
@@ -260,13 +264,15 @@ def plan(
     For the arguments and exceptions, see `train`.
     """
     with showing(on_progress) as report:
-        timer = Timer(report)
         chosen = _recipe(recipe, choices)
         chosen.require_effect()
+        timer = Timer(report, seconds=chosen.budget or math.inf)
         setup = preparation.set_up(source, chosen, timer)
-        with timer.phase("measure"):
-            paths = [row.path for row in setup.examples.of("train")]
-            seconds = estimation.estimate(setup.plan, setup.backbone, paths)
+        seconds = dict(setup.plan.seconds)
+        if not seconds:
+            with timer.phase("measure"):
+                paths = [row.path for row in setup.examples.of("train")]
+                seconds = estimation.estimate(setup.plan, setup.backbone, paths)
         spent = {name: round(timer.seconds.get(name, 0), 1) for name in ("inspect", "choose")}
         spent = {name: value for name, value in spent.items() if value or name == "inspect"}
         return replace(setup.plan, seconds=spent | seconds)

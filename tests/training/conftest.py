@@ -37,7 +37,7 @@ def with_head(folder, backbone=None, **choices):
     examples = discovery.find(folder).split(0.3, 0.2, 0)
     plan = planning.plan(recipe, backbone, examples.counts)
     _, data = training_data.compute(examples, backbone, plan)
-    return backbone, plan, data, fine_tuning.fit_head(data, backbone, recipe)
+    return backbone, plan, data, fine_tuning.fit_head(data, backbone, recipe, fine_tuned=True)
 
 
 def squares(folder, backbone=None) -> Squares:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from conftest import square
 from efftune.data.sources import discovery
-from efftune.model.backbone import Backbone
+from efftune.model.backbone import STAGE_FEATURES, Backbone
 from efftune.recipe.recipe import Recipe
 from efftune.training import planning, training_data, view_selection
 
@@ -111,7 +111,9 @@ def test_held_out_pictures_are_evaluated_in_float32_and_without_views(source, ow
     plan = planning.plan(recipe, backbone, examples.counts)
     _, data = training_data.compute(examples, backbone, plan)
     parts = data.features
-    assert set(parts["train"].rows) == set(parts["val"].rows) == {("block7a", 0), ("features", 0)}
+    assert (
+        set(parts["train"].rows) == set(parts["val"].rows) == {("block7a", 0), (STAGE_FEATURES, 0)}
+    )
     assert set(parts["test"].rows) == {("features", 0)}
     exact = planning.settings(plan, exact=True)
     # Where float32 is the fastest there is, training pictures lie beside the others.

@@ -14,11 +14,11 @@ CLASSES = 3
 pytestmark = pytest.mark.usefixtures("eager")
 
 
-def network(backbone, *, block="block7a", name="upper", rate=0.01, steps=(20, 1), **choices):
+def network(backbone, *, block="block7a", name="upper", rate=0.01, accumulated=1, **choices):
     random = np.random.default_rng(0)
     head = (random.normal(0, 0.1, (1280, CLASSES)).astype(np.float32), np.zeros(3, np.float32))
     recipe = Recipe(**({"dropout": 0.0, "warmup": 0.0} | choices))
-    return Network(backbone, head, Stage(name, block, 1, rate), recipe, steps)
+    return Network(backbone, head, Stage(name, block, 1, rate), recipe, accumulated)
 
 
 def inputs_of(backbone, block, random):
@@ -87,22 +87,6 @@ def test_weight_decay_spares_biases(backbone):
     assert decays == {"kernel": True, "bias": False}
 
 
-def test_rate_warms_up_and_falls_as_a_cosine(backbone):
-    made = network(backbone, rate=0.01, warmup=0.25, steps=(20, 1))
-    schedule = made.training_model.optimizer._learning_rate
-    rates = [float(schedule(step)) for step in range(21)]
-    assert rates[:6] == pytest.approx([0, 0.002, 0.004, 0.006, 0.008, 0.01])
-    cosine = [0.005 * (1 + np.cos(np.pi * step / 15)) for step in range(16)]
-    assert rates[5:] == pytest.approx(cosine, abs=1e-8)
-
-
-def test_rate_can_stay_as_it_is(backbone):
-    made = network(backbone, rate=0.01, schedule="constant")
-    for _ in range(2):
-        assert made.learning_rate == pytest.approx(0.01)
-        trained(made, backbone, steps=1)
-
-
 @pytest.mark.parametrize(
     ("optimizer", "kind", "decay"),
     [
@@ -133,7 +117,7 @@ def test_blocks_are_left_out_at_random_and_repeatably():
 
 
 def test_gathered_gradients_change_weights_every_other_step(backbone):
-    made = network(backbone, steps=(20, 2))
+    made = network(backbone, accumulated=2)
     before = weights(backbone)
     trained(made, backbone, steps=1)
     assert not changed(backbone, before)

@@ -77,14 +77,16 @@ def test_features_of_the_heads_views_take_room(backbone, room):
 @pytest.mark.parametrize(
     ("choices", "folds", "expected"),
     [
-        ({}, 0, FEATURES),
+        ({}, 0, STAGE_FEATURES),
         ({}, 5, STAGE_FEATURES),
         ({"unfreeze": "none"}, 0, STAGE_FEATURES),
         ({"unfreeze": "none", "head_epochs": 2}, 0, FEATURES),
+        ({"head_epochs": 2}, 0, FEATURES),
+        ({"phases": ("scratch",)}, 0, FEATURES),
         ({"unfreeze": "none", "head_features": "last"}, 5, FEATURES),
     ],
 )
-def test_only_a_head_on_the_frozen_network_sees_all_stages(backbone, choices, folds, expected):
+def test_head_that_is_fitted_by_regression_sees_all_stages(backbone, choices, folds, expected):
     found = planning.plan(Recipe(**choices), backbone, PICTURES, folds)
     assert found.pooled_output == expected
     assert found.recipe.head.features == choices.get("head_features", "auto")
@@ -206,26 +208,3 @@ def test_estimate_of_the_head_alone_needs_no_views(source):
     plan = efftune.plan(source, recipe="quick", image_size=32)
     assert {"inspect", "features", "head"} <= plan.seconds.keys()
     assert "views" not in plan.seconds
-
-
-@pytest.mark.parametrize(
-    ("seconds", "choices", "expected"),
-    [
-        (0, {}, 1),
-        # One: 100 s of steps, 16.5 for training pictures, 4 for others. Another: 104.55.
-        (250, {}, 1),
-        (251, {}, 2),
-        (366, {}, 2),
-        (367, {}, 3),
-        (10_000, {}, 3),
-        (10_000, {"unfreeze": "none"}, 1),
-        (10_000, {"unfreeze": "all"}, 1),
-        (10_000, {"whole_epochs": 1}, 1),
-    ],
-)
-def test_networks_fill_the_time(backbone, room, monkeypatch, seconds, choices, expected):
-    room()
-    monkeypatch.setattr(estimation, "fine_tuning_seconds", lambda *_: {"upper": 100.0})
-    monkeypatch.setattr(estimation, "milliseconds", lambda *_: 10.0)
-    made = plan(backbone, views=1, **choices)
-    assert estimation.members(made, backbone, [], seconds) == expected

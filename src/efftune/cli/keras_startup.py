@@ -1,10 +1,12 @@
 """Choice of Keras' backend, and its import, in the process of the command line."""
 
+import math
 import os
 import sys
 from importlib.util import find_spec
 
 from efftune.recipe.recipe import Recipe
+from efftune.system.budget import Budget
 from efftune.system.progress import Progress
 
 
@@ -23,10 +25,12 @@ def importing_keras(recipe: Recipe, report: Progress) -> Progress:
         A progress callback that calls `report` and imports Keras before a network is built.
     """
     from efftune.model.engines import devices
+    from efftune.training import budgeting
 
     if devices.chosen(recipe.device) == "gpu":
         return report
-    if not recipe.trains_by_gradient_descent:
+    planned = budgeting.affordable(recipe, None, Budget(recipe.budget or math.inf))
+    if not planned.trains_by_gradient_descent:
         avoid_tensorflow()
         return report
 
@@ -34,6 +38,8 @@ def importing_keras(recipe: Recipe, report: Progress) -> Progress:
         report(phase, done, total)
         if phase in ("choose", "start") and "keras" not in sys.modules:
             _import_keras()
+        elif phase == "plan" and "keras" not in sys.modules:  # only the head is trained
+            avoid_tensorflow()
 
     return report_and_import
 

@@ -25,6 +25,7 @@ Undecided = Literal[""]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HIDDEN, MACOS, WINDOWS = "hidden", "left over from a macOS archive", "left over from Windows"
 NO_CLASS_FOLDER = "not in a class folder"
+NO_TIME = "no time for it within the budget"  # a reason, too
 LEFTOVERS = frozenset({HIDDEN, MACOS, WINDOWS})  # reasons for files that belong to no class
 
 

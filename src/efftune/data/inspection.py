@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from efftune.data import bit_depth, formats, images
 from efftune.data.bit_depth import BitDepth, Kind, Range
-from efftune.data.examples import LEFTOVERS, SPLITS, Example, Examples
+from efftune.data.examples import LEFTOVERS, NO_TIME, SPLITS, Example, Examples
 from efftune.data.formats import FORMATS, SUFFIXES
 from efftune.data.measurements import MEASUREMENTS, SIDE, Thumbnails, measure
+from efftune.data.stratified_split import OF_EACH_CLASS, stratified_order
 from efftune.errors import BadImage
 from efftune.system import files
 from efftune.system.machine import usable_processors
@@ -46,6 +47,7 @@ _FORMATS = tuple(FORMATS)
 
 _DEPTH_FIELDS = ("kind", "low", "high")
 _BATCH = 4096  # pictures queued for the threads at once: each needs a kilobyte of memory
+_SMALL_BATCH = 64  # between two looks at the clock
 _TINY = 32  # pixels: pictures with a shorter side contain little information
 _LONG = 8  # aspect ratio: cropping to a square removes most of the picture
 _UNIFORM = 4.0  # standard deviation of the brightness, 0 to 255
@@ -83,13 +85,17 @@ class Finding:
 
 
 def inspect(
-    examples: Examples, on_progress: Callable[[int, int], None] = lambda _done, _total: None
+    examples: Examples,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    is_enough: Callable[[int], bool] | None = None,
 ) -> tuple[Examples, NDArray[np.void], Thumbnails]:
     """Decode and measure every usable picture.
 
     Args:
         examples: to inspect; files set aside are skipped.
         on_progress: called from several threads with the number of pictures done and the total.
+        is_enough: called with the number of pictures done, now and then; if it says so, the others
+            are set aside. The pictures are looked at in a random order, stratified by class.
 
     Returns:
         The examples, with their bit depth, and with those that cannot be decoded set aside; and,
@@ -114,9 +120,17 @@ def inspect(
             failures[rows[i].path] = images.damage(error)
         on_progress(next(done), total)
 
+    order, batch, least = [*range(len(rows))], _BATCH, 0
+    if is_enough is not None:
+        strata = [f"{row.split}/{row.label}" for row in rows]
+        order = stratified_order(strata, OF_EACH_CLASS, seed=0).tolist()
+        batch, least = _SMALL_BATCH, OF_EACH_CLASS * len(set(strata))
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="look") as pool:
-        for start in range(0, len(rows), _BATCH):
-            for _ in pool.map(measure_one, range(start, min(start + _BATCH, len(rows)))):
+        for start in range(0, len(rows), batch):
+            if is_enough is not None and start >= least and is_enough(start):
+                failures |= {rows[i].path: NO_TIME for i in order[start:]}
+                break
+            for _ in pool.map(measure_one, order[start : start + batch]):
                 pass
         deep = np.flatnonzero(measurements["kind"])
         depth = _depth(measurements[deep])
@@ -145,7 +159,7 @@ def _depth(measurements: NDArray[np.void]) -> BitDepth:
 def unusable(examples: Examples) -> Iterator[Finding]:
     """Findings about files that were set aside, except leftovers of operating systems."""
     for row in examples.set_aside:
-        if row.reason not in LEFTOVERS:
+        if row.reason not in LEFTOVERS and row.reason != NO_TIME:
             kind = _DETAILS.split(row.reason)[0].strip()
             code = _CODES.get(kind, kind.replace(" ", "-"))
             if code in _STRAY and row.path.suffix.lower() not in SUFFIXES:

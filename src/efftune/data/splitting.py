@@ -24,6 +24,7 @@ def split(
     examples: Examples,
     recipe: Recipe,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    is_enough: Callable[[int], bool] | None = None,
 ) -> tuple[Examples, list[Finding]]:
     """Decode every picture, set aside unusable files, and split the rest.
 
@@ -36,6 +37,7 @@ def split(
         examples: from `sources.find`.
         recipe: with the data settings and the seed.
         on_progress: called from several threads with the number of decoded pictures and the total.
+        is_enough: when to use no more pictures; see `inspection.inspect`.
 
     Returns:
         The examples, each with its split or fold, and the findings.
@@ -50,7 +52,7 @@ def split(
         examples = examples.with_test_as_val()
     folds = _folds(examples, recipe)
     examples.require_splittable(allow_missing=allow_missing, in_folds=folds > 0)
-    examples, measurements, thumbnails = inspection.inspect(examples, on_progress)
+    examples, measurements, thumbnails = inspection.inspect(examples, on_progress, is_enough)
     examples.require_splittable(allow_missing=allow_missing, in_folds=folds > 0)
     if recipe.data.damaged_files == "refuse":
         _require_intact(examples)

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from efftune.data.examples import Example, Split
+
+
+OF_EACH_CLASS = 5  # pictures that come first where there may be no time for all
 
 
 class StratifiedSplit:
@@ -53,6 +57,26 @@ class StratifiedSplit:
 
     def _unassigned_groups(self, order: Sequence[int]) -> int:
         return len({self.group[i][0] for i in order if i not in self.split})
+
+
+def stratified_order(classes: Sequence[object], first: int, seed: int) -> NDArray[np.int64]:
+    """An order whose beginnings have the same shares of all classes, as far as possible.
+
+    Args:
+        classes: of each item.
+        first: how many items of each class come before all others.
+        seed: of the order within a class.
+
+    Returns:
+        Indices of the items, int64 (items,).
+    """
+    _, numbers = np.unique([str(each) for each in classes], return_inverse=True)
+    random, place = np.random.default_rng(seed), np.empty(len(classes))
+    for number in np.unique(numbers):
+        members = random.permutation(np.flatnonzero(numbers == number))
+        place[members] = (np.arange(len(members)) + random.random()) / len(members)
+        place[members[:first]] = -1
+    return place.argsort(kind="stable")
 
 
 def folds(

@@ -17,10 +17,10 @@ from efftune.training.fine_tuning import TrainingResult
 from efftune.training.fold_heads import FoldHeads
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head, Labels, Matrix
-from efftune.training.stage_result import NetworkState, StageResult, TrainingDiverged
+from efftune.training.stage_result import LeftOut, NetworkState, StageResult, TrainingDiverged
 from efftune.training.training_data import TrainingData
 
-_FINISHED = "the run was finished before it was fine-tuned, as asked"
+_LEFT_OUT = "it was left out: {}"
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,11 @@ def train(
     candidates = [_heads_alone(judges, data, backbone, plan, timer)]
     tried = _Tried([], [], np.zeros(len(labels), bool))
     if recipe.trains_by_gradient_descent:
-        data = fine_tuning.with_views(data, backbone, plan, timer)
-        tried = _fine_tuned(judges.starting, data, backbone, candidates[0], plan, timer)
+        try:
+            data = fine_tuning.with_views(data, backbone, plan, timer)
+            tried = _fine_tuned(judges.starting, data, backbone, candidates[0], plan, timer)
+        except LeftOut as reason:
+            tried = replace(tried, failure=_LEFT_OUT.format(reason))
     scored = [candidates[0], *tried.candidates]
     if tried.judged.all():
         candidates = scored
@@ -127,7 +130,7 @@ def _on_all(
                     failure = "; ".join(result.failures)
                     break
         if len(results) < stages and not failure:
-            failure = _FINISHED
+            failure = _LEFT_OUT.format(timer.left_out)
     except TrainingDiverged as error:
         failure = str(error)
     if not failure:
@@ -182,8 +185,8 @@ def _fine_tuned(
                 trained = list(_fold_outputs(head, part, backbone, plan, timer))
             except TrainingDiverged as error:
                 return replace(tried, failure=str(error))
-        if timer.journal.leaves_out_the_rest and len(trained) < len(plan.recipe.stages) - 1:
-            return replace(tried, failure=_FINISHED)
+        if len(trained) < len(plan.recipe.stages) - 1:
+            return replace(tried, failure=_LEFT_OUT.format(timer.left_out))
         for number, (result, logits, distances) in enumerate(trained):
             if fold == 0:
                 empty = [np.full_like(x, np.nan) for x in (alone.logits, alone.distances)]
@@ -220,6 +223,7 @@ def _fold_outputs(
     known = trained_features.references(len(labels), recipe.seed)
     unseen = replace(part, paths=part.paths | {"val": []})  # so that they choose nothing
     for network, result in fine_tuning.run_stages(backbone, head, unseen, plan, timer):
+        timer.budget.share("evaluate")
         with timer.phase("evaluate"):
             features = trained_features.compute(
                 network, part, plan.depth, recipe, timer, splits=("val",)

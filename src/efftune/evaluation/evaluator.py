@@ -81,7 +81,7 @@ def evaluate(
         judged = dict.fromkeys(HELD_OUT, outcome.judged)
         uncertainty = _uncertainty(network, data, examples, recipe, timer, outcome)
         labels = dict.fromkeys(HELD_OUT, data.labels["train"])
-    missing = cross_fitting.why_unavailable(recipe)
+    missing = cross_fitting.why_unavailable(recipe) or _why_no_time(data, timer)
     suspect_rows, curve = (
         ((), None) if missing else _cross_fit(training.head, data, examples, recipe, timer)
     )
@@ -104,6 +104,13 @@ def evaluate(
         suspect_rows,
         dict.fromkeys(("suspects", "learning_curve"), missing) if missing else {},
     )
+
+
+def _why_no_time(data: TrainingData, timer: Timer) -> str:
+    """The reason why cross-fitting is left out for lack of time, if it is; decided once."""
+    seconds = timer.budget.head_seconds(len(data.paths["train"]))
+    has_time = timer.journal.decided("cross-fitting", lambda: timer.budget.allows(seconds))
+    return "" if has_time else "there was no time for it within the budget"
 
 
 def _judge_splits(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data.examples import Examples, labels
+from efftune.data.stratified_split import OF_EACH_CLASS, stratified_order
 from efftune.errors import DataError, UsageError
 from efftune.evaluation import out_of_fold
 from efftune.evaluation.cross_fitting import CrossFitting
@@ -29,7 +30,6 @@ from efftune.training import estimation, planning, regression_head, training_dat
 from efftune.training.planning import Plan
 
 _RUNGS = (300, 1000)  # training pictures; all of them come last
-_OF_EACH_CLASS = 5  # pictures on the first rung, if there are so many
 _STEP = 1.5  # from rung to rung, at least
 _FINALISTS = 3  # models that are tried on all pictures
 _BEATEN = 2.0  # standard errors
@@ -157,19 +157,13 @@ class _Pictures:
     def of(cls, examples: Examples, recipe: Recipe) -> "_Pictures":
         rows = examples.of("train")
         numbers = labels(rows, examples.class_names)
-        random = np.random.default_rng(recipe.seed)
-        place = np.empty(len(rows))
-        for number in np.unique(numbers):
-            members = random.permutation(np.flatnonzero(numbers == number))
-            place[members] = (np.arange(len(members)) + random.random()) / len(members)
-            place[members[:_OF_EACH_CLASS]] = -1
-        order = place.argsort(kind="stable")
+        order = stratified_order(numbers.tolist(), OF_EACH_CLASS, recipe.seed)
         return cls([rows[i].path for i in order], numbers[order], examples.groups("train")[order])
 
     @property
     def rungs(self) -> list[int]:
         """Numbers of pictures to try the models on, ascending."""
-        count, least = len(self.labels), _OF_EACH_CLASS * len(np.unique(self.labels))
+        count, least = len(self.labels), OF_EACH_CLASS * len(np.unique(self.labels))
         rungs = [count]
         for rung in sorted(_RUNGS, reverse=True):
             if _STEP * max(least, rung) <= rungs[-1]:
@@ -257,7 +251,7 @@ class _Race:
             self.trials[entry.name] = replace(trial, outcome="failed", reason=str(error))
             return None
         if is_first and self.recipe.budget:
-            steps = sum(estimation.fine_tuning_seconds(plan, backbone).values())
+            steps = estimation.fine_tuning_seconds(plan, backbone)
             self._steps_per_cost = steps / _cost(entry, self.recipe)
         trial = replace(trial, milliseconds=round(milliseconds, 1))
         if self.recipe.budget:

@@ -147,6 +147,7 @@ class _Search:
         deadline: float,
     ):
         self.head = head
+        self.first_head = fine_tuning.starting(head, data, backbone, plan, timer)
         self.data = data
         self.backbone = backbone
         self.plan = plan
@@ -213,7 +214,7 @@ class _Search:
         plan = replace(plan, recipe=plan.recipe.changed(**settings, epochs=epochs, views=views))
         with cross_validation.restored(self.backbone):
             *_, (network, result) = fine_tuning.run_stages(
-                self.backbone, self.head, data, plan, self.timer
+                self.backbone, self.first_head, data, plan, self.timer
             )
             features = extraction.extract_pooled(
                 self.backbone,
@@ -289,9 +290,14 @@ class _Search:
             outcome: Outcome = "as good" if each in alike else "worse"
             outcome = "chosen" if each is chosen else outcome
             self.trials.append(replace(each.trial, outcome=outcome))
-        self.backbone.keras_model.set_weights(chosen.weights)
-        self.backbone.weights_changed |= chosen.result.best > 0
+        network, result = chosen.network, chosen.result
+        if fine_tuning.gains(result, self.head, self.data):
+            self.backbone.keras_model.set_weights(chosen.weights)
+            self.backbone.weights_changed |= result.best > 0
+        else:
+            network = NetworkState(self.backbone, self.head.kernel, self.head.bias)
+            result = fine_tuning.not_taken(result)
         seconds = self.timer.seconds.get("head", 0.0)
-        epochs = history.history(self.head, self.data, seconds, [chosen.result])
-        training = TrainingResult(chosen.network, self.head, (chosen.result,), tuple(epochs))
+        epochs = history.history(self.head, self.data, seconds, [result])
+        training = TrainingResult(network, self.head, (result,), tuple(epochs))
         return chosen.plan, training, tuple(reversed(self.trials))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from efftune.data import augmentation, bit_depth, images
 from efftune.data.bit_depth import BitDepth
+from efftune.data.examples import NO_TIME
 from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError
 from efftune.features.cache import MAPPED_BYTES, SHARD_ROWS, CachedRows, Digest, FeatureCache
@@ -30,6 +31,7 @@ from efftune.system import files
 
 WAITING_BYTES = 256 * 2**20  # limit of the rows computed and not yet written
 MIRRORED = -1  # number of the view that is flipped horizontally and otherwise unchanged
+OnDone = Callable[[], bool | None]
 Place = tuple[str, int]  # an output of the backbone, and the number of a view
 
 
@@ -132,7 +134,7 @@ def extract(
     paths: Sequence[Path],
     backbone: Backbone,
     settings: ExtractionSettings,
-    on_done: Callable[[], None] = lambda: None,
+    on_done: OnDone = lambda: None,
     *,
     outputs: Sequence[str] = (FEATURES,),
     views: Sequence[int] = (0,),
@@ -146,7 +148,8 @@ def extract(
         paths: the pictures.
         backbone: the backbone; built and compiled only if a picture has to be computed.
         settings: settings of the extraction.
-        on_done: called after each view of each picture, from several threads.
+        on_done: called after each view of each picture, from several threads. Once it returns
+            true, no more pictures are read: they fail for lack of time.
         outputs: as for `Backbone.pretrained`. If empty, pictures are only read and decoded, to
             find those that fail.
         views: numbers of the views; 0 is the unaugmented picture, `MIRRORED` its mirror image.
@@ -176,7 +179,7 @@ class _Extraction:
         paths: Sequence[Path],
         backbone: Backbone,
         settings: ExtractionSettings,
-        on_done: Callable[[], None],
+        on_done: OnDone,
         outputs_and_views: tuple[Sequence[str], Sequence[int]],
     ):
         self.paths = paths
@@ -199,6 +202,7 @@ class _Extraction:
         self.digests: dict[int, Digest] = {}
         self.failures: dict[Path, str] = {}
         self.computed = 0
+        self._is_enough = False
         self._part = range(0)
         self._waiting: dict[Place, NDArray[Any]] = {}
         self._delivered: Counter[int] = Counter()
@@ -220,6 +224,8 @@ class _Extraction:
     def load(self, i: int) -> Pixels | None:
         """The views to run the network on; None if all are cached or the picture is unreadable."""
         try:
+            if self._is_enough:
+                raise BadImage(NO_TIME)
             content = images.read(self.paths[i])
             digest = self.digests[i] = hashlib.sha256(content).digest()
             if not self.caches:
@@ -229,7 +235,7 @@ class _Extraction:
         except BadImage as error:
             self.failures[self.paths[i]] = error.reason
         for _ in self.views:
-            self.on_done()
+            self._count()
         return None
 
     def deliver(self, i: int, number: int, outputs: list[NDArray[Any]]) -> None:
@@ -240,7 +246,11 @@ class _Extraction:
             waiting[row] = values.view(waiting.dtype)
         with self._lock:
             self._delivered[i] += 1
-        self.on_done()
+        self._count()
+
+    def _count(self) -> None:
+        if self.on_done():
+            self._is_enough = True
 
     def store(self) -> None:
         """Write the rows computed for the current part to the caches."""

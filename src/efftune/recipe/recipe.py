@@ -121,6 +121,12 @@ class Recipe:
             for key, place in SETTINGS.items()
         }
 
+    def head_only(self) -> "Recipe":
+        """The same recipe without fine-tuning, and without settings of it."""
+        settings = Recipe.named(self.name).settings
+        usual = {key: settings[key] for key in _FINE_TUNING}
+        return self.changed(**(usual | {"unfreeze": "none"}))
+
     def to_toml(self) -> str:
         """The recipe as TOML with a table per section; `Recipe(**values)` accepts the values."""
         import tomli_w
@@ -234,9 +240,8 @@ class Recipe:
                 "An ensemble shares the blocks that are not trained, and here all are: use --set "
                 "members=1, or neither --unfreeze all nor whole_epochs."
             )
-        if self.backbone.model != AUTO_MODEL and (self.budget or self.backbone.fetch):
-            name = "--budget" if self.budget else "--fetch"
-            raise UsageError(f"{name} has an effect with --model auto only.")
+        if self.backbone.model != AUTO_MODEL and self.backbone.fetch:
+            raise UsageError("--fetch has an effect with --model auto only.")
         if "tune" in self.phases and "head" not in self.phases:
             raise UsageError("Phase tune requires the head from phase head: add head to --phases.")
         defaults, settings = Recipe.named(self.name).settings, self.settings

@@ -34,6 +34,7 @@ def write(
     test: SplitPredictions,
     suspects: Sequence[Suspect],
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    is_enough: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write `thumbnails.json`: thumbnails, and heat maps of the most confident mistakes.
 
@@ -46,6 +47,7 @@ def write(
         test: its predictions on the test split, or those out of fold.
         suspects: training pictures whose label looks wrong; the first hundred are included.
         on_progress: called with the number of pictures done and their total.
+        is_enough: called after each picture; if it says so, the others are left out.
     """
     labels = [row.label for row in test.rows]
     predicted = [classifier.class_names[i] for i in test.probabilities.argmax(axis=1)]
@@ -66,9 +68,13 @@ def write(
         if text:
             encoded[row.name] = text
         on_progress(done, total)
+        if is_enough():
+            break
     explainer = Explainer(classifier)
     explained = {}
     for done, i in enumerate(wrong[:MAX_EXPLAINED], start=len(rows) + 1):
+        if is_enough():
+            break
         with suppress(DataError):  # the file may have been removed since
             explanation = explainer.explain(test.rows[i].path, predicted[i])
             explained[test.rows[i].name] = pictures.webp(explanation_images.pair(explanation, SIDE))

@@ -102,7 +102,14 @@ class RunContents:
         depth, uncertainty = self.examples.depth, self.result.uncertainty
         classifier = Classifier(folder, names, size, recipe.backbone.fit, uncertainty, depth)
         test = self.result.predictions[-1]  # or all pictures, out of fold
-        thumbnails.write(folder, classifier, test, self.result.suspects, timer.count)
+        thumbnails.write(
+            folder,
+            classifier,
+            test,
+            self.result.suspects,
+            timer.count,
+            lambda: timer.budget.is_short,
+        )
         plots.draw_evaluation(folder, self.result.evaluation)
         if recipe.draws_example_plots:
             titles = [names[i] for i in self.data.labels["train"]]

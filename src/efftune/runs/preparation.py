@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efftune.data import splitting
 from efftune.data.examples import Examples
 from efftune.data.inspection import Finding
 from efftune.data.sources import discovery
@@ -18,10 +17,10 @@ from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
 from efftune.recipe.inputs import AUTO_MODEL
 from efftune.recipe.recipe import Recipe
-from efftune.runs import unfinished
+from efftune.runs import unfinished, within_budget
 from efftune.system import files
 from efftune.system.progress import Timer
-from efftune.training import estimation, planning, training_data
+from efftune.training import planning, training_data
 from efftune.training.planning import Plan
 
 _FINISHED = "finished early, as asked: what was not trained by then is left out"
@@ -53,7 +52,8 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
         timer: measures the phases; has the decisions of a run that was stopped.
         is_search: whether settings are going to be searched.
     """
-    backbone, trials, seconds = None, tuple[ModelTrial, ...](), 0.0
+    backbone, trials = None, tuple[ModelTrial, ...]()
+    recipe, notes = within_budget.affordable(recipe, None, timer)
     with timer.phase("find"):
         device = devices.chosen(recipe.device)  # before anything imports Keras
         if recipe.backbone.model != AUTO_MODEL:
@@ -63,32 +63,31 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
         )
     if backbone is not None:
         training_data.prepare(recipe, backbone)
+        within_budget.measure_pictures(backbone, recipe, examples, timer)
     with timer.phase("inspect"):
-        examples, findings = splitting.split(examples, recipe, timer.count)
+        examples, findings, left_out = within_budget.inspected(examples, recipe, timer)
         unfinished.require_same_pictures(timer.journal, examples)
     if backbone is None:
         with timer.phase("choose"):
             backbone, trials = _chosen(recipe, examples, device, timer)
-        seconds = 0 if is_search else recipe.budget
-        recipe = recipe.changed(model=backbone.entry.name, budget=0, fetch=False)
+        recipe = recipe.changed(model=backbone.entry.name, fetch=False)
+        chosen = next(each for each in trials if each.outcome == "chosen")
+        timer.budget.picture_seconds = chosen.milliseconds / 1000
+    recipe, shorter = within_budget.affordable(recipe.changed(budget=0), examples, timer)
+    notes += [*left_out, *shorter]
     unfinished.require_same_network(timer.journal, backbone)
-    with timer.phase("start"):  # imports Keras if the recipe fine-tunes
+    # In the phase "start", the command line imports Keras; it avoids that in the phase "plan".
+    only_plans = timer.budget.is_limited and not recipe.trains_by_gradient_descent
+    with timer.phase("plan" if only_plans else "start"):
         cache.prune(files.cache_folder() / "features")
-        notes = [_NOT_SEARCHED] if is_search and examples.folds is not None else []
+        notes += [_NOT_SEARCHED] if is_search and examples.folds is not None else []
         planned = timer.journal.decided(
             "plan", lambda: _planned(recipe, backbone, examples, notes).to_state()
         )
         plan = Plan.from_state(planned)
         if timer.journal.leaves_out_the_rest:
             plan = replace(plan, notes=(*plan.notes, _FINISHED))
-    if seconds and recipe.tuning.members == "auto":
-        with timer.phase("measure"):
-            left = seconds - sum(timer.seconds.values())
-            paths = [row.path for row in examples.of("train")]
-            members = timer.journal.decided(
-                "members", lambda: estimation.members(plan, backbone, paths, left)
-            )
-        plan = _with_members(plan, members)
+    plan = within_budget.planned(plan, backbone, examples, timer)
     return Setup(backbone, examples, findings, plan, trials)
 
 
@@ -116,12 +115,3 @@ def _planned(recipe: Recipe, backbone: Backbone, examples: Examples, notes: Iter
     if examples.val_is_test:
         plan = replace(plan, notes=(_VALIDATES_ON_TEST, *plan.notes))
     return replace(plan, notes=(*plan.notes, *notes))
-
-
-def _with_members(plan: Plan, members: int) -> Plan:
-    """The plan with as many networks as there is time for."""
-    if members == 1:
-        return plan
-    note = f"the budget allows for {members} networks, whose logits are averaged"
-    recipe = plan.recipe.changed(members=members)
-    return replace(plan, recipe=recipe, notes=(*plan.notes, note))

@@ -76,7 +76,7 @@ class Journal:
         self._lock = locked(folder)
         self.folder, self.start = folder, start
         for name, decision in self._decisions.items():
-            _write(folder / "decisions" / f"{name}.json", decision)
+            _write(self._decision_file(name), decision)
         self.reach()
         # Last: what has no start was not begun.
         _write(folder / "start.json", start)
@@ -129,18 +129,29 @@ class Journal:
         Raises:
             DataError: it is damaged.
         """
-        name = _file_name(name)
-        path = None if self.folder is None else self.folder / "decisions" / f"{name}.json"
-        if name not in self._decisions:
-            if path is not None and path.exists():
-                self._decisions[name] = read(path)
-            else:
-                # As if it had been read: tuples become lists.
-                self._decisions[name] = json.loads(json.dumps(decide()))
-                if path is not None:
-                    _write(path, self._decisions[name])
-        decision: T = self._decisions[name]
+        decision: T = self.recalled(name)
+        if decision is None:
+            # As if it had been read: tuples become lists.
+            decision = json.loads(json.dumps(decide()))
+            self._decisions[_file_name(name)] = decision
+            if self.folder is not None:
+                _write(self._decision_file(name), decision)
         return decision
+
+    def recalled(self, name: str) -> Any:
+        """A decision that was made before; None if it was not.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        key = _file_name(name)
+        if key not in self._decisions and self.folder and self._decision_file(name).exists():
+            self._decisions[key] = read(self._decision_file(name))
+        return self._decisions.get(key)
+
+    def _decision_file(self, name: str) -> Path:
+        assert self.folder is not None  # noqa: S101  (only called with a folder)
+        return self.folder / "decisions" / f"{_file_name(name)}.json"
 
     def checkpoints(self, work: str) -> "Checkpoints":
         """The checkpoints of a piece of work, by its name, which is unique in the run."""

@@ -1,11 +1,13 @@
 """Progress and duration of the phases of a run."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal, TypeAlias
 
 from efftune.errors import UsageError
+from efftune.system.budget import Budget
 from efftune.system.journal import Journal
 
 Progress = Callable[[str, int, int], None]  # phase, items done, total items
@@ -44,14 +46,29 @@ class Timer:
         seconds: duration of each phase that has ended, also before the run was stopped.
         on_progress: called with the phase, the items done and the total.
         journal: what the run has decided and computed so far.
+        budget: the time of the run.
         place: the phase under way, and the part of the run that it is in.
+        left_out: why fine-tuning was left out or broken off; empty if it was not.
     """
 
-    def __init__(self, on_progress: Progress = silent, journal: Journal | None = None):
+    def __init__(
+        self,
+        on_progress: Progress = silent,
+        journal: Journal | None = None,
+        seconds: float = math.inf,
+    ):
+        """The time of the run begins, or goes on.
+
+        Args:
+            on_progress: see the attribute.
+            journal: of a run that was stopped, or empty.
+            seconds: for the whole run.
+        """
         self.journal = journal or Journal()
         self.seconds = dict(self.journal.seconds)
         self.on_progress = on_progress
-        self.place = self._part = ""
+        self.budget = Budget(seconds, sum(self.seconds.values()))
+        self.place = self._part = self.left_out = ""
         self._under_way, self._start = "", 0.0
         self.journal.progress = lambda: (self.place, self._so_far())
 

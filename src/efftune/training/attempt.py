@@ -16,6 +16,8 @@ from efftune.system.journal import Checkpoints
 from efftune.system.stopping import Stop
 from efftune.training import regression_head as heads
 from efftune.training.batches import LabelledInputs, Mix, StageData
+from efftune.training.deadline import Deadline
+from efftune.training.schedule import Schedule, Tail
 from efftune.training.stage_result import Array, NetworkState, StageResult
 from efftune.training.trainer import trainer_for
 from efftune.training.validation import Epoch, is_better, validation_metrics
@@ -23,6 +25,7 @@ from efftune.training.validation import Epoch, is_better, validation_metrics
 DIVERGED = 1.5  # times the reference loss, after an epoch
 _EXPLODED = 10.0  # times the reference loss, after any step: no stage recovers from that
 AT_RATE = "at a learning rate of"  # in the failures that are no lack of memory
+_NOT_TRACING = 0.3  # share of the first validation, about
 _TREND_STEPS = 5  # time constant of the moving average of the loss, which both limits apply to
 
 
@@ -49,6 +52,7 @@ class AttemptState:
         loss: sum of their losses.
         accuracy: sum of their accuracies.
         seconds: that they took.
+        tails: how the schedule was shortened: the fields of each `Tail`.
     """
 
     learning_rate: float
@@ -65,6 +69,7 @@ class AttemptState:
     loss: float = 0.0
     accuracy: float = 0.0
     seconds: float = 0.0
+    tails: list[dict[str, int]] = field(default_factory=list)
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "AttemptState":
@@ -107,9 +112,13 @@ class Attempt:
         weights = heads.class_weights(train.labels, recipe)[train.labels]
         size = state.batch_size
         self.data = StageData(train, weights, val, stage.epochs, size, size)
-        self.total = self.data.steps * stage.epochs
+        self._stopped: int | None = None
+        steps = self.data.steps * stage.epochs
+        tails = tuple(Tail(**each) for each in state.tails)
+        rate, settings = stage.learning_rate, recipe.optimization
+        self.schedule = Schedule(rate, steps, settings, state.parts, tails)
         head = (initial.kernel, initial.bias)
-        self.network = Network(initial.backbone, head, stage, recipe, (self.total, state.parts))
+        self.network = Network(initial.backbone, head, stage, recipe, state.parts)
         self.initial_weights = self.best_weights = self.network.inference_model.get_weights()
         models = self.network.training_model, self.network.inference_model
         self.trainer = trainer_for(*models, self.data)
@@ -128,21 +137,29 @@ class Attempt:
         """Train no more: `run` selects the best of the epochs that are complete."""
         done, asked = len(self.state.epochs), self.stage.epochs
         self.state.failures.append(f"finished after {done} of {asked} epochs, as asked")
-        self.stage = replace(self.stage, epochs=done)
+        self._stopped = done * self.data.steps
 
     def run(
-        self, checkpoints: Checkpoints, on_step: Callable[[int, int], None]
+        self, checkpoints: Checkpoints, deadline: Deadline, on_step: Callable[[int, int], None]
     ) -> tuple[NetworkState, StageResult]:
         """Train what is left of the stage; see `stages.fit`.
+
+        Args:
+            checkpoints: where the state is kept.
+            deadline: when the stage has to end.
+            on_step: called with the number of steps done and their total.
 
         Raises:
             Diverged: a lower learning rate may help, or there are no good weights to go back to.
         """
         state = self.state
+        deadline.begin(f"{state.learning_rate:g}, {state.batch_size}", len(state.tails))
+        began = time.perf_counter()
         start, best = self._started()
+        deadline.validation = _NOT_TRACING * (time.perf_counter() - began)
         with stopping.deferred() as stop:
-            while len(state.epochs) < self.stage.epochs:
-                epoch = self._epoch(checkpoints, stop, on_step)
+            while len(state.epochs) * self.data.steps < self._end:
+                epoch = self._epoch(checkpoints, stop, deadline, on_step)
                 state.epochs.append(epoch)
                 state.step, state.loss, state.accuracy, state.seconds = 0, 0.0, 0.0, 0.0
                 worse = epoch.val_accuracy < start.val_accuracy or self.data.val is None
@@ -162,6 +179,9 @@ class Attempt:
         self.initial.backbone.weights_changed |= best.number > 0
         kernel, bias = self.network.head
         epochs, failures = tuple(state.epochs), tuple(state.failures)
+        if self.schedule.tails:
+            shortened = f"{self.schedule.end} of {self.schedule.steps} steps"
+            failures = (*failures, f"{shortened}, so that the run ends in time")
         result = StageResult(self.stage, start, epochs, best.number, state.batch_size, failures)
         return NetworkState(self.initial.backbone, kernel, bias), result
 
@@ -181,20 +201,53 @@ class Attempt:
         return state.start, state.best
 
     def _epoch(
-        self, checkpoints: Checkpoints, stop: Stop, on_step: Callable[[int, int], None]
+        self,
+        checkpoints: Checkpoints,
+        stop: Stop,
+        deadline: Deadline,
+        on_step: Callable[[int, int], None],
     ) -> Epoch:
         """Train and validate what is left of an epoch. The network has averaged weights then."""
         state, number = self.state, len(self.state.epochs) + 1
         began = time.perf_counter() - state.seconds
-        for _ in self._steps(number, on_step):
-            state.seconds = time.perf_counter() - began
-            self._keep(checkpoints, stop)
-        trained = (state.loss / self.data.steps, state.accuracy / self.data.steps)
+        self._shorten(deadline)
+        while self._done < (last := min(number * self.data.steps, self._end)):
+            if (known := deadline.known) is not None:
+                last = min(last, known)
+            for _ in self._steps(number, last - self._done, on_step):
+                state.seconds = time.perf_counter() - began
+                self._keep(checkpoints, stop)
+                if self._shorten(deadline):
+                    break
+        trained = (state.loss / max(1, state.step), state.accuracy / max(1, state.step))
         self.network.show_averages()
+        validating = time.perf_counter()
         loss, accuracy, calibrated_loss = self._validate()
-        rate, seconds = self.network.learning_rate, time.perf_counter() - began
+        deadline.validation = time.perf_counter() - validating
+        rate, seconds = self.schedule.rate(self._done), time.perf_counter() - began
         validated = (loss, accuracy, rate, calibrated_loss)
         return Epoch(self.stage.name, number, seconds, *trained, *validated)
+
+    @property
+    def _end(self) -> int:
+        """Number of steps in all."""
+        return self.schedule.end if self._stopped is None else self._stopped
+
+    @property
+    def _done(self) -> int:
+        """Number of steps that are done."""
+        return len(self.state.epochs) * self.data.steps + self.state.step
+
+    def _shorten(self, deadline: Deadline) -> bool:
+        """Shorten the schedule if it is time to; returns whether it was."""
+        if not (deadline.is_near(self._done) and self.trainer.settle()):
+            return False
+        tail = deadline.tail(self._done, self.schedule.end, self.data.steps)
+        if tail is None:
+            return False
+        self.schedule = replace(self.schedule, tails=(*self.schedule.tails, tail))
+        self.state.tails.append(asdict(tail))
+        return True
 
     def _keep(self, checkpoints: Checkpoints, stop: Stop, *, ends_epoch: bool = False) -> None:
         """Write a checkpoint, if it is time to or the work is to stop."""
@@ -211,7 +264,7 @@ class Attempt:
     def _replaces(self, best: Epoch, epoch: Epoch) -> bool:
         """Whether an epoch replaces the best one so far."""
         if self.data.val is None:
-            return epoch.number == self.stage.epochs
+            return epoch.number * self.data.steps >= self._end
         return is_better(epoch, best, self.state.top, len(self.data.val.labels))
 
     def _why_stopped(self, epoch: int) -> str:
@@ -227,8 +280,13 @@ class Attempt:
             raise Diverged(message)
         return f"{message}; the stage was stopped"
 
-    def _steps(self, epoch: int, on_step: Callable[[int, int], None]) -> Iterator[None]:
-        """Train what is left of an epoch, shuffled and without the last partial batch.
+    def _steps(self, epoch: int, count: int, on_step: Callable[[int, int], None]) -> Iterator[None]:
+        """Train some of what is left of an epoch, shuffled and without the last partial batch.
+
+        Args:
+            epoch: its number.
+            count: number of steps.
+            on_step: as for `run`.
 
         Yields:
             After each step, which is counted in the state.
@@ -240,9 +298,10 @@ class Attempt:
         if self.recipe.augmentation.mix != "none":
             for _ in range(state.step):  # those of the steps that are done
                 self._mix(random)
-            mixes = (self._mix(random) for _ in range(steps - state.step))
-        batches = order.reshape(steps, -1)[state.step :]
-        with closing(self.trainer.train(epoch, batches, mixes)) as outcomes:
+            mixes = (self._mix(random) for _ in range(count))
+        batches = order.reshape(steps, -1)[state.step : state.step + count]
+        rates = self.schedule.rates(self._done, count)
+        with closing(self.trainer.train(epoch, batches, mixes, rates)) as outcomes:
             for loss, accuracy in outcomes:
                 if epoch == 1 and not state.step:  # computed before the first update of the weights
                     state.reference_loss = state.trend = max(state.reference_loss, loss)
@@ -251,7 +310,7 @@ class Attempt:
                     raise Diverged(f"the loss reached {loss:.3g} in epoch {epoch}")
                 state.loss, state.accuracy = state.loss + loss, state.accuracy + accuracy
                 state.step += 1
-                on_step((epoch - 1) * steps + state.step, self.total)
+                on_step(self._done, self._end)
                 yield
 
     def _mix(self, random: np.random.Generator) -> Mix:

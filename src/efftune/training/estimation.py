@@ -1,7 +1,8 @@
 """How long a run is going to take, from a short measurement on this machine."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from efftune.model.uncertainty import REFERENCES
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.training import planning
 from efftune.training.batches import ArrayViews, LabelledInputs, StageData
-from efftune.training.planning import Plan
+from efftune.training.planning import MOST_CHECKED, Plan
 from efftune.training.trainer import trainer_for
 
 _MEASURED_PICTURES = 24
@@ -25,13 +26,81 @@ _MEASURED_FROZEN = {"cpu": (1, 24), "gpu": (64, 600)}
 _MEASURED_SPEED = 96  # pictures that the frozen network's speed is measured with
 _VIEW_SHARE = 0.65  # of a pass that a view needs: up to the first trained block
 _MEASURED_STEPS = 2
-MOST_MEMBERS = 3  # as many as `thorough` trains; more make predictions slow for little
-_PLANNED_SHARE = 0.9  # of the time that is left; the rest is for saving, the report and errors
+_MEASURED_VIEWS = 2
 _HEAD_SECONDS = 1e-3  # per picture and epoch; too short to be worth measuring
 
 
+@dataclass(frozen=True)
+class Prices:
+    """How long each part of a run takes on this machine, in seconds.
+
+    Attributes:
+        features: the frozen passes over all pictures.
+        checking: whether the head recognises augmented pictures, if that is to be found out.
+        view: the frozen pass over an augmented view of each training picture, up to the first
+            trained block.
+        head_view: the same through all blocks.
+        decode: decoding the pictures that a stage augments anew in each epoch.
+        tracing: what is done once in each stage, by its name.
+        epoch: an epoch of each stage, by its name.
+        judging: passes of a trained network over the pictures that it is judged by.
+        another: those that each further network of an ensemble adds.
+    """
+
+    features: float = 0.0
+    checking: float = 0.0
+    view: float = 0.0
+    head_view: float = 0.0
+    decode: float = 0.0
+    tracing: Mapping[str, float] = field(default_factory=dict)
+    epoch: Mapping[str, float] = field(default_factory=dict)
+    judging: float = 0.0
+    another: float = 0.0
+
+    def stages(self, recipe: Recipe) -> dict[str, float]:
+        """Seconds of each stage that trains the network, done once, by its name."""
+        return {
+            stage.name: self.tracing[stage.name] + stage.epochs * self.epoch[stage.name]
+            for stage in recipe.stages
+            if stage.name != "head"
+        }
+
+    def phases(self, plan: Plan) -> dict[str, float]:
+        """Seconds of each phase of a run, without those for starting and saving."""
+        recipe, folds = plan.recipe, plan.folds
+        seconds = {"features": self.features}
+        if "head" in recipe.phases:
+            head = plan.pictures["train"] * _HEAD_SECONDS * max(1, recipe.head.epochs)
+            seconds["head"] = head + self.checking
+        views = {stage.name: _view_count(stage, recipe) for stage in recipe.stages}
+        if any(views.values()):
+            seconds["views"] = views.get("head", 0) * self.head_view
+            seconds["views"] += views.get("upper", 0) * self.view
+        for name, each in self.stages(recipe).items():
+            if name in ("scratch", "whole"):
+                seconds["decode"] = self.decode
+            count = recipe.members if name == "upper" else 1
+            # As many networks as folds and one more, but each fold's without its pictures.
+            steps = each - self.tracing[name]
+            seconds[name] = count * ((1 + folds) * self.tracing[name] + max(1, folds) * steps)
+        if recipe.trains_by_gradient_descent:
+            passes = 2 if recipe.averages_mirror_images else 1
+            seconds["evaluate"] = passes * (self.judging + (recipe.members - 1) * self.another)
+        return seconds
+
+
 def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str, float]:
-    """Estimate how long each phase of a run takes, from a short measurement on this machine.
+    """Estimate how long each phase of a run takes, from a short measurement; see `prices`.
+
+    Returns:
+        Seconds by phase, without the startup time.
+    """
+    found = prices(plan, backbone, paths).phases(plan)
+    return {phase: round(seconds, 1) for phase, seconds in found.items()}
+
+
+def prices(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> Prices:
+    """Measure, in a short time, how long the parts of a run take on this machine.
 
     A few pictures pass through the feature cache, so cached pictures cost little, and the measured
     ones are cached afterwards. The times include tracing and compiling.
@@ -40,76 +109,75 @@ def estimate(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> dict[str,
         plan: the plan of the run.
         backbone: the network to train; its weights are not changed.
         paths: the training pictures.
-
-    Returns:
-        Seconds by phase, without the startup time.
     """
     recipe, train, folds = plan.recipe, plan.pictures["train"], plan.folds
     held_out = train if folds else plan.pictures["val"] + plan.pictures["test"]
     upper = [backbone.block(stage.block) for stage in recipe.stages if stage.name == "upper"]
     outputs = [*upper, plan.pooled_output] if "head" in recipe.phases else []
-    exact = _frozen_seconds(paths, backbone, planning.settings(plan, exact=True), outputs, [0])
-    plain = _frozen_seconds(paths, backbone, planning.settings(plan), outputs, [0])
-    seconds = {"features": train * plain + held_out * exact}
-    if outputs:
-        seconds["head"] = train * _HEAD_SECONDS * max(1, recipe.head.epochs)
-    steps = fine_tuning_seconds(plan, backbone)
+    settings = planning.settings(plan)
+    exact = _frozen_seconds(paths, backbone, replace(settings, precision="f32"), outputs, [0])
+    plain = exact  # what was measured is cached, and would cost nothing now
+    if settings.precision != "f32":
+        plain = _frozen_seconds(paths, backbone, settings, outputs, [0])
+    view, head_view, decode = 0.0, 0.0, 0.0
     for stage in recipe.stages:
-        views = range(1, _view_count(stage, recipe) + 1)
-        if views:
-            output = [FEATURES] if stage.name == "head" else upper
-            elapsed = train * _frozen_seconds(
-                paths, backbone, planning.settings(plan), output, views
-            )
-            seconds["views"] = seconds.get("views", 0.0) + elapsed
+        if count := min(_MEASURED_VIEWS, _view_count(stage, recipe)):
+            output, views = [FEATURES] if stage.name == "head" else upper, range(1, count + 1)
+            seconds = train * _frozen_seconds(paths, backbone, settings, output, views) / count
+            view, head_view = (view, seconds) if stage.name == "head" else (seconds, head_view)
         if stage.name in ("whole", "scratch"):
             decoded = max(1, folds) * train + plan.pictures["val"]
-            seconds["decode"] = decoded * _decode_seconds(paths, backbone)
-        if stage.name in steps:
-            seconds[stage.name] = steps[stage.name]
-    if recipe.trains_by_gradient_descent:
-        passes = 2 if recipe.averages_mirror_images else 1
-        cost = passes * (1 + (recipe.members - 1) * (1 - _VIEW_SHARE)) * exact
-        seconds["evaluate"] = (held_out + _references(plan)) * cost
-    return {phase: round(elapsed, 1) for phase, elapsed in seconds.items()}
+            decode = decoded * _decode_seconds(paths, backbone)
+    judged = held_out + _references(plan)
+    return replace(
+        _training_prices(plan, backbone),
+        features=train * plain + held_out * exact,
+        checking=_checked(plan) * plain,
+        view=view,
+        head_view=head_view,
+        decode=decode,
+        judging=judged * exact,
+        another=(1 - _VIEW_SHARE) * judged * exact,
+    )
 
 
-def fine_tuning_seconds(plan: Plan, backbone: Backbone) -> dict[str, float]:
-    """Estimate how long the steps of each stage take that trains the network, by its name."""
-    seconds: dict[str, float] = {}
+def _checked(plan: Plan) -> int:
+    """How many augmented pictures the choice of views looks at, at least."""
+    augmentation = plan.recipe.augmentation
+    checks = (augmentation.augment == "auto") + (augmentation.flip == "auto")
+    pictures = plan.pictures["train"] if plan.folds else plan.pictures["val"]
+    return checks * plan.recipe.trains_by_gradient_descent * min(pictures, MOST_CHECKED)
+
+
+def _training_prices(plan: Plan, backbone: Backbone) -> Prices:
+    """Those of tracing each stage that trains the network, and of an epoch."""
+    tracing, epoch = dict[str, float](), dict[str, float]()
     for stage in plan.recipe.stages:
         if stage.name != "head":
-            tracing, steps = _stage_seconds(stage, backbone, plan)
-            if stage.name == "upper":
-                count = plan.recipe.members
-                tracing, steps = count * tracing, count * steps
-            # As many networks as folds and one more, but each fold's without its pictures.
-            seconds[stage.name] = (1 + plan.folds) * tracing + max(1, plan.folds) * steps
-    return seconds
+            tracing[stage.name], steps = _stage_seconds(stage, backbone, plan)
+            epoch[stage.name] = steps / stage.epochs
+    return Prices(tracing=tracing, epoch=epoch)
 
 
-def members(plan: Plan, backbone: Backbone, paths: Sequence[Path], seconds: float) -> int:
-    """How many networks that share their frozen blocks there is time to train.
+def fine_tuning_seconds(plan: Plan, backbone: Backbone) -> float:
+    """Estimate how long tracing and the steps of all stages take that train the network."""
+    phases = _training_prices(plan, backbone).phases(plan)
+    return sum(phases[stage.name] for stage in plan.recipe.stages if stage.name != "head")
+
+
+def picture_seconds(backbone: Backbone, recipe: Recipe, paths: Sequence[Path]) -> float:
+    """Seconds that the frozen network takes for a picture, decoding included, from a few.
+
+    What has to be made for that once, such as the converted network, is made.
 
     Args:
-        plan: of a run that trains one.
-        backbone: the network to train; its weights are not changed.
-        paths: the training pictures.
-        seconds: time for all that is left of the run.
-
-    Returns:
-        1 to `MOST_MEMBERS`; 1 if the plan does not end with training upper blocks.
+        backbone: the network.
+        recipe: of the run.
+        paths: some pictures of it.
     """
-    last = plan.recipe.stages[-1]
-    if last.name != "upper" or last.block == "pixels":
-        return 1
-    steps = sum(fine_tuning_seconds(plan, backbone).values())
-    each = milliseconds(plan, backbone, paths)
-    judged = plan.pictures["train"] if plan.folds else 2 * plan.pictures["val"]  # alone, together
-    judged += plan.pictures["test"] + _references(plan)
-    another = steps + (1 - _VIEW_SHARE) * judged * each / 1000
-    left = _PLANNED_SHARE * seconds - steps - pass_seconds(plan, each)
-    return min(MOST_MEMBERS, 1 + max(0, int(left // another)))
+    settings = ExtractionSettings(recipe.backbone.fit, "f32")
+    outputs = [planning.pooled_output(recipe)]
+    return _frozen_seconds(paths, backbone, settings, outputs, [0])
 
 
 def _references(plan: Plan) -> int:
@@ -200,7 +268,7 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> tuple[float,
     start = time.perf_counter()
     head = (np.zeros((backbone.entry.features, 2), np.float32), np.zeros(2, np.float32))
     recipe = plan.recipe.changed(mix="none")
-    network = Network(backbone, head, stage, recipe, (_MEASURED_STEPS + 1, 1))
+    network = Network(backbone, head, stage, recipe)
     initial_weights = network.inference_model.get_weights()
     order = np.arange(size * _MEASURED_STEPS).reshape(_MEASURED_STEPS, size)
     shape = (order.size, *network.inference_model.input.shape[1:])

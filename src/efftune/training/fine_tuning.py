@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from efftune.data import images
-from efftune.data.examples import Split
+from efftune.data.examples import NO_TIME, Split
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.features import extraction
 from efftune.features.extraction import Features
@@ -21,7 +21,9 @@ from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
 from efftune.training.stage_result import LeftOut, NetworkState, StageResult
 from efftune.training.training_data import TrainingData, require_unchanged
-from efftune.training.validation import Epoch
+from efftune.training.validation import Epoch, is_better, validation_metrics
+
+_NO_GAIN = "the head on the frozen network does better on validation"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ def fine_tune(
 ) -> TrainingResult:
     """Run the stages after the head has been fitted.
 
+    They start from a head for the features of the last stage. The head that was fitted on those of
+    all stages is kept if validation shows no gain over it.
+
     Args:
         backbone: its Keras weights are trained in place.
         head: fitted on the frozen features of the training data.
@@ -53,13 +58,71 @@ def fine_tune(
         plan: the plan of the run, with its views chosen.
         timer: measures the phases.
     """
-    data = with_views(data, backbone, plan, timer)
     network, results = NetworkState(backbone, head.kernel, head.bias), list[StageResult]()
-    for after, result in run_stages(backbone, head, data, plan, timer):
-        network = after
-        results.append(result)
+    try:
+        data = with_views(data, backbone, plan, timer)
+    except LeftOut as reason:
+        timer.left_out = str(reason)
+    else:
+        network, results = _gained(backbone, head, data, plan, timer)
     epochs = history.history(head, data, timer.seconds["head"], results)
     return TrainingResult(network, head, tuple(results), tuple(epochs))
+
+
+def _gained(
+    backbone: Backbone, head: Head, data: TrainingData, plan: Plan, timer: Timer
+) -> tuple[NetworkState, list[StageResult]]:
+    """The network after all stages, or the frozen one if it does better; and the results."""
+    start = starting(head, data, backbone, plan, timer)
+    frozen, results = NetworkState(backbone, head.kernel, head.bias), list[StageResult]()
+    network, pretrained = frozen, backbone.keras_model.get_weights()
+    for after, result in run_stages(backbone, start, data, plan, timer):
+        network = after
+        results.append(result)
+    if not results or gains(results[-1], head, data):
+        return network, results
+    backbone.restore(pretrained)
+    return frozen, [not_taken(each) for each in results]
+
+
+def starting(head: Head, data: TrainingData, backbone: Backbone, plan: Plan, timer: Timer) -> Head:
+    """The head that fine-tuning starts from, for the features of the last stage.
+
+    Args:
+        head: fitted on the features of all stages, or initialised.
+        data: the training data.
+        backbone: the pretrained network.
+        plan: the plan of the run.
+        timer: measures the phase.
+    """
+    if len(head.kernel) == backbone.entry.features or not plan.recipe.trains_by_gradient_descent:
+        return head
+    with timer.phase("head"):
+        return fit_head(data, backbone, plan.recipe, fine_tuned=True)
+
+
+def gains(result: StageResult, head: Head, data: TrainingData) -> bool:
+    """Whether validation shows that fine-tuning gains over the head on the frozen network.
+
+    Args:
+        result: of the last stage.
+        head: fitted by regression, or initialised.
+        data: the training and validation data.
+    """
+    if head.strength is None:
+        return True
+    logits, labels = head.logits(data.features["val"].pooled()), data.labels["val"]
+    loss, accuracy, calibrated = validation_metrics(logits, labels)
+    alone = replace(
+        result.start, val_loss=loss, val_accuracy=accuracy, val_calibrated_loss=calibrated
+    )
+    top = max(alone.val_accuracy, result.selected.val_accuracy)
+    return is_better(result.selected, alone, top, len(labels))
+
+
+def not_taken(result: StageResult) -> StageResult:
+    """The result of a stage whose network is not better than the frozen one."""
+    return replace(result, best=0, failures=(*result.failures, _NO_GAIN))
 
 
 def run_stages(
@@ -77,7 +140,7 @@ def run_stages(
 
     Yields:
         After each stage, the network and the result of the stage. If the run is to be finished,
-        what is not trained yet is left out.
+        or there is no time, what is not trained yet is left out; the timer has the reason.
 
     Raises:
         UsageError: the run is to be finished, and nothing is trained yet.
@@ -87,7 +150,8 @@ def run_stages(
         for network, result in _stages(backbone, head, data, plan, timer):
             has_result = True
             yield network, result
-    except LeftOut:
+    except LeftOut as reason:
+        timer.left_out = str(reason)
         if not has_result:
             raise UsageError(
                 "No epoch is complete yet, so there is nothing to judge: resume the run."
@@ -152,7 +216,11 @@ def fit_head(
 
 
 def with_views(data: TrainingData, backbone: Backbone, plan: Plan, timer: Timer) -> TrainingData:
-    """The same data with the activations of augmented views, if a stage trains on them."""
+    """The same data with the activations of augmented views, if a stage trains on them.
+
+    Raises:
+        LeftOut: there is no time for that; decided once.
+    """
     for stage in plan.recipe.stages:
         if stage.name == "upper" and (numbers := _view_numbers(plan.recipe)):
             block = backbone.block(stage.block)
@@ -205,17 +273,31 @@ def _extract_views(
     plan: Plan,
     timer: Timer,
 ) -> Features:
-    """Outputs of the frozen backbone for augmented views of the training pictures."""
+    """Outputs of the frozen backbone for augmented views of the training pictures.
+
+    Raises:
+        LeftOut: there is no time for activations and what follows; decided once.
+    """
+    done, total = itertools.count(1), len(paths) * len(numbers)
+    may_end = timer.budget.is_limited and output != FEATURES
+    watches = may_end and timer.journal.recalled("views in time") is None
+
+    def on_done() -> bool:
+        timer.count(next(done), total)
+        return watches and timer.budget.is_late
+
     with timer.phase("views"):
-        done, total = itertools.count(1), len(paths) * len(numbers)
         features = extraction.extract(
             paths,
             backbone,
             planning.settings(plan),
-            lambda: timer.count(next(done), total),
+            on_done,
             outputs=[output],
             views=numbers,
         )
+    in_time = NO_TIME not in features.failures.values()
+    if may_end and not timer.journal.decided("views in time", lambda: in_time):
+        raise LeftOut(stages.NO_TIME)
     require_unchanged(features)
     return features
 

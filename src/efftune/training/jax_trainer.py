@@ -67,11 +67,15 @@ class JaxTrainer:
         )
 
     def train(
-        self, epoch: int, order: NDArray[np.int64], mixes: Iterable[Mix] | None = None
+        self,
+        epoch: int,
+        order: NDArray[np.int64],
+        mixes: Iterable[Mix] | None = None,
+        rates: Array | None = None,
     ) -> Generator[tuple[float, float], None, None]:
         """See `Trainer`."""
         state = self._state = self._placed(self._variables)
-        with closing(ahead(self._blocks(epoch, order, mixes))) as blocks:
+        with closing(ahead(self._blocks(epoch, order, mixes, rates))) as blocks:
             for data, arrays, steps in blocks:
                 first = 0
                 while first < steps:
@@ -110,7 +114,11 @@ class JaxTrainer:
         return logits.reshape(-1, logits.shape[-1])[: self._val_count]
 
     def _blocks(
-        self, epoch: int, order: NDArray[np.int64], mixes: Iterable[Mix] | None
+        self,
+        epoch: int,
+        order: NDArray[np.int64],
+        mixes: Iterable[Mix] | None,
+        rates: Array | None,
     ) -> Iterator[tuple[jax.Array, Arrays, int]]:
         """Inputs, arrays and number of steps of each block of an epoch."""
         feed = self._feed
@@ -120,6 +128,8 @@ class JaxTrainer:
             data, arrays = feed.block(pictures, epoch)
             labels = self._labels[pictures].astype(np.int32)
             arrays |= feed.placed({"labels": labels, "weights": self._weights[pictures]})
+            if rates is not None:
+                arrays |= feed.placed({"rate": rates[start : start + len(pictures)]}, axis=None)
             if mixing is not None:
                 drawn = [next(mixing) for _ in pictures]
                 arrays |= feed.placed({"partners": np.array([mix.partners for mix in drawn])})
@@ -148,9 +158,15 @@ def _training_program(model: Any, mesh: Mesh, block_steps: int) -> Any:
     memory, so that variables of Keras keep their values whatever happens.
     """
     optimizer, loss_of, classes = model.optimizer, model.loss, model.output.shape[-1]
+    rate = next(  # where the optimizer keeps it, unless it follows a schedule of its own
+        (i for i, each in enumerate(optimizer.variables) if each is optimizer.learning_rate), -1
+    )
 
     def step(state: State, inputs: jax.Array, arrays: Arrays) -> tuple[State, jax.Array]:
         trained, others, optimizer_state = state
+        if "rate" in arrays:
+            optimizer_state = [*optimizer_state]
+            optimizer_state[rate] = arrays["rate"]
         given: Any = inputs.astype(model.inputs[0].dtype)
         targets = jax.nn.one_hot(arrays["labels"], classes)
         if "mask" in arrays:

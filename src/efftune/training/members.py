@@ -97,11 +97,11 @@ def _train_each(
             with timer.part(f"{name} of {recipe.members}"), timer.phase(stage.name):
                 network, result = stages.fit(start, stage, *inputs(own), own, timer)
             trained = backbone.keras_model.get_weights()
-        except LeftOut:
+        except LeftOut as reason:
             if not results:
                 raise
             left = recipe.members - number
-            notes.append(f"finished without {left} of {recipe.members} networks, as asked")
+            notes.append(f"{left} of {recipe.members} networks are left out: {reason}")
             break
         except TrainingDiverged as error:
             if number == recipe.members - 1 and not results:

@@ -35,7 +35,7 @@ class Network:
         head: tuple[NDArray[np.float32], NDArray[np.float32]],
         stage: Stage,
         recipe: Recipe,
-        steps: tuple[int, int],
+        accumulated: int = 1,
     ):
         """Freeze and compile.
 
@@ -43,10 +43,10 @@ class Network:
             backbone: its weights are shared and trained in place. Pretrained BatchNorm layers and
                 all blocks below the stage's block stay frozen.
             head: kernel (features, classes) and bias (classes,).
-            stage: the blocks to train, and the learning rate.
+            stage: the blocks to train, and the learning rate, unless each step is given its own.
             recipe: the settings of the run.
-            steps: total number of steps, and the number of steps over which gradients are
-                accumulated before each update of the weights.
+            accumulated: number of steps over which gradients are accumulated before each update of
+                the weights.
         """
         _freeze(backbone, stage, recipe)
         _seed(backbone, recipe.seed)
@@ -65,7 +65,7 @@ class Network:
             else _mixing(self.inference_model)
         )
         self.training_model.compile(
-            optimizer=_optimizer(self.inference_model, backbone, stage, recipe, steps),
+            optimizer=_optimizer(self.inference_model, backbone, stage, recipe, accumulated),
             loss=keras.losses.CategoricalCrossentropy(
                 from_logits=True, label_smoothing=recipe.optimization.label_smoothing
             ),
@@ -102,11 +102,6 @@ class Network:
     @property
     def _variables(self) -> list[Any]:
         return [*self.training_model.variables, *self.training_model.optimizer.variables]
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.training_model.optimizer.learning_rate)
 
     def show_averages(self) -> None:
         """Swap the weights for their moving averages, if there are any."""
@@ -202,14 +197,13 @@ def _mixing(model: keras.Model) -> keras.Model:
 
 
 def _optimizer(
-    model: keras.Model, backbone: Backbone, stage: Stage, recipe: Recipe, steps: tuple[int, int]
+    model: keras.Model, backbone: Backbone, stage: Stage, recipe: Recipe, accumulated: int
 ) -> keras.optimizers.Optimizer:
-    total, accumulated = steps
     has_decay = recipe.optimization.optimizer == "adamw"
     kind = LayerwiseRMSprop if recipe.optimization.optimizer == "rmsprop" else LayerwiseAdamW
     optimizer = kind(
         _factors(model, backbone, recipe),
-        learning_rate=_schedule(stage, recipe, max(1, total // accumulated)),
+        learning_rate=stage.learning_rate,
         weight_decay=recipe.optimization.weight_decay if has_decay else 0.0,
         use_ema=recipe.optimization.ema > 0,
         ema_momentum=recipe.optimization.ema or 0.99,
@@ -218,18 +212,6 @@ def _optimizer(
     vectors = [weight for weight in model.trainable_weights if len(weight.shape) < 2]
     optimizer.exclude_from_weight_decay(var_list=vectors)  # biases, and scales of BatchNorm
     return optimizer
-
-
-def _schedule(stage: Stage, recipe: Recipe, total: int) -> Any:
-    if recipe.optimization.schedule == "constant":
-        return stage.learning_rate
-    warmup = round(recipe.optimization.warmup * total)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else stage.learning_rate,
-        decay_steps=max(1, total - warmup),
-        warmup_target=stage.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
 
 
 def _factors(model: keras.Model, backbone: Backbone, recipe: Recipe) -> list[float]:

@@ -24,6 +24,7 @@ _MEMORY_SHARE = 1 / 4  # of the free memory, for cached activations
 _DISK_SHARE = 1 / 2  # of the free disk space
 _ACTIVATION_BYTES = 2  # per cached value
 _FEATURE_BYTES = 4  # per cached value
+MOST_CHECKED = 1000  # pictures that show whether augmented views are recognised
 _FEW_STEPS = 4  # per epoch; below this, smaller batches train better
 _USUAL_BATCH, _SMALL_BATCH = 64, 16
 _STEP_SHARE = 0.5  # of all memory that the activations of a step may take
@@ -63,7 +64,7 @@ class Plan:
     @property
     def pooled_output(self) -> str:
         """The output of the backbone that the head is fitted on."""
-        return pooled_output(self.recipe, in_folds=self.folds > 0)
+        return pooled_output(self.recipe)
 
     def to_state(self) -> dict[str, Any]:
         """All of it as JSON values, for `from_state`."""
@@ -188,16 +189,14 @@ def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
     )
 
 
-def pooled_output(recipe: Recipe, *, in_folds: bool) -> str:
+def pooled_output(recipe: Recipe) -> str:
     """The output of the backbone that the head is fitted on.
 
-    Args:
-        recipe: of the run.
-        in_folds: whether cross-validation judges. The head on the frozen network then competes with
-            the fine-tuned network.
+    The features of all stages, if it is fitted by regression: the head on the frozen network
+    competes with the fine-tuned network then.
     """
-    is_frozen = in_folds or not recipe.trains_by_gradient_descent
-    return STAGE_FEATURES if is_frozen and recipe.head.features == "auto" else FEATURES
+    has_all = recipe.can_cross_validate and recipe.head.features == "auto"
+    return STAGE_FEATURES if has_all else FEATURES
 
 
 def _resolved(recipe: Recipe, backbone: Backbone, pictures: int) -> tuple[Recipe, list[str]]:

@@ -102,7 +102,7 @@ class NetworkState:
 
 
 class LeftOut(Exception):
-    """A stage is left out: the run is to be finished, and nothing of the stage is trained yet."""
+    """A stage is left out, and why: the run is to be finished, or there is no time for it."""
 
 
 class TrainingDiverged(DataError):

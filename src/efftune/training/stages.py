@@ -12,9 +12,11 @@ from efftune.system.journal import Checkpoints
 from efftune.system.progress import Timer
 from efftune.training.attempt import AT_RATE, Attempt, AttemptState, Diverged
 from efftune.training.batches import LabelledInputs
+from efftune.training.deadline import Deadline
 from efftune.training.stage_result import LeftOut, NetworkState, StageResult, TrainingDiverged
 
 RATE_AFTER_FAILURE = 0.1  # factor of the learning rate when a stage is restarted
+NO_TIME = "there is no time for it"
 
 
 def fit(
@@ -40,7 +42,8 @@ def fit(
         initial weights if no epoch improved on them; and the result of the stage.
 
     Raises:
-        LeftOut: the run is to be finished, and nothing is trained yet that could be judged.
+        LeftOut: the run is to be finished, and nothing is trained yet that could be judged; or
+            there is no time for the stage.
         TrainingDiverged: the loss diverges even at a lower learning rate.
         DataError: not even a single picture fits into memory.
     """
@@ -55,8 +58,10 @@ def fit(
     attempted = AttemptState.of(state) if state else AttemptState(stage.learning_rate, size)
     is_last = timer.journal.leaves_out_the_rest
     if is_last and (val is None or not attempted.epochs):
-        raise LeftOut
-    tuned, result = _attempts(network, stage, recipe, (train, val), (attempted, arrays), timer)
+        raise LeftOut("as asked")
+    deadline = _deadline(stage, timer)
+    kept = (attempted, arrays, deadline)
+    tuned, result = _attempts(network, stage, recipe, (train, val), kept, timer)
     if not is_last:  # a run that is finished early may still go on, should it be stopped again
         weights = tuned.backbone.keras_model.get_weights() if result.best else []
         arrays = {"head": [tuned.kernel, tuned.bias], "weights": weights}
@@ -69,18 +74,18 @@ def _attempts(
     stage: Stage,
     recipe: Recipe,
     data: tuple[LabelledInputs, LabelledInputs | None],
-    kept: tuple[AttemptState, dict[str, list[NDArray[Any]]]],
+    kept: tuple[AttemptState, dict[str, list[NDArray[Any]]], Deadline],
     timer: Timer,
 ) -> tuple[NetworkState, StageResult]:
     """Go on with an attempt, and make others until one succeeds; see `fit`."""
-    checkpoints, (state, arrays) = timer.journal.checkpoints(timer.place), kept
+    checkpoints, (state, arrays, deadline) = timer.journal.checkpoints(timer.place), kept
     while True:
         attempt = Attempt(network, stage, recipe, data, state)
         attempt.restore(arrays)
         if timer.journal.leaves_out_the_rest:
             attempt.stop_here()
         try:
-            return attempt.run(checkpoints, timer.count)
+            return attempt.run(checkpoints, deadline, timer.count)
         except Diverged as error:
             attempt.undo()
             state = _slower(attempt, str(error), checkpoints)
@@ -93,6 +98,22 @@ def _attempts(
         arrays = {}
         del attempt  # and what it holds of the device's memory, before the next one is made
         gc.collect()
+
+
+def _deadline(stage: Stage, timer: Timer) -> Deadline:
+    """When a stage that begins or goes on now has to end.
+
+    Raises:
+        LeftOut: there is not enough time for it; decided once.
+    """
+    if not timer.budget.is_limited:
+        return Deadline()
+    seconds = timer.budget.share(stage.name)
+    # What is trained from scratch is not left out: there may be nothing else.
+    begins = stage.name == "scratch" or timer.budget.is_worthwhile(stage.name, seconds)
+    if not timer.journal.decided(f"{timer.place} begins", lambda: begins):
+        raise LeftOut(NO_TIME)
+    return Deadline(seconds, timer.journal, timer.place)
 
 
 def _finished(

@@ -19,7 +19,11 @@ class Trainer(Protocol):
     """
 
     def train(
-        self, epoch: int, order: NDArray[np.int64], mixes: Iterable[Mix] | None = None
+        self,
+        epoch: int,
+        order: NDArray[np.int64],
+        mixes: Iterable[Mix] | None = None,
+        rates: Array | None = None,
     ) -> Generator[tuple[float, float], None, None]:
         """Train one epoch. Several steps may have been run before the first of them is reported.
 
@@ -28,6 +32,7 @@ class Trainer(Protocol):
             order: the pictures of each step, int64 (steps, batch size); no more steps than
                 `StageData.steps`.
             mixes: how to blend each step's pictures, if at all; may be consumed in another thread.
+            rates: the learning rate of each step, float32 (steps,); by default the optimizer's.
 
         Yields:
             Loss and accuracy of each step, from before its update of the weights.
@@ -77,12 +82,18 @@ class KerasTrainer:
         self._data = data
 
     def train(
-        self, epoch: int, order: NDArray[np.int64], mixes: Iterable[Mix] | None = None
+        self,
+        epoch: int,
+        order: NDArray[np.int64],
+        mixes: Iterable[Mix] | None = None,
+        rates: Array | None = None,
     ) -> Generator[tuple[float, float], None, None]:
         """See `Trainer`."""
         one_hot = np.eye(self._inference_model.output.shape[-1], dtype=np.float32)
         mixing = iter(mixes) if mixes is not None else None
-        for pictures in order:
+        for step, pictures in enumerate(order):
+            if rates is not None:
+                self._training_model.optimizer.learning_rate = rates[step]
             inputs: Any = self._data.train.batch(pictures, epoch)
             targets = one_hot[self._data.train.labels[pictures]]
             if mixing is not None:

@@ -1,20 +1,23 @@
 """The data of a run: pictures, labels and frozen features of the training, val and test splits."""
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data.examples import SPLITS, Examples, Split, labels
+from efftune.data.examples import NO_TIME, SPLITS, Example, Examples, Split, labels
+from efftune.data.stratified_split import OF_EACH_CLASS, stratified_order
 from efftune.errors import DataError
 from efftune.features import extraction
-from efftune.features.extraction import Features
+from efftune.features.extraction import Features, OnDone
 from efftune.model.backbone import POOLED, Backbone
 from efftune.model.engines.engine import Precision, chosen_precision
 from efftune.recipe.recipe import Recipe
+from efftune.system.progress import Timer
 from efftune.training import planning
 from efftune.training.planning import Plan
 
@@ -69,7 +72,7 @@ def compute(
     examples: Examples,
     backbone: Backbone,
     plan: Plan,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    timer: Timer | None = None,
 ) -> tuple[Examples, TrainingData]:
     """Run the frozen backbone over the pictures of all splits.
 
@@ -82,32 +85,43 @@ def compute(
         examples: the examples, with their splits.
         backbone: the pretrained network.
         plan: the plan of the run, which determines the outputs.
-        on_progress: called with the number of pictures done and their total, from several threads.
+        timer: reports progress, and has the time of the run.
 
     Returns:
-        The examples, with undecodable pictures set aside, and the data of the others.
+        The examples, with undecodable pictures set aside, and training pictures that there is no
+        time for; and the data of the others.
 
     Raises:
         DataError: too few readable pictures are left to train on.
     """
+    timer = timer or Timer()
     needed = outputs(plan.recipe, backbone, plan.pooled_output)
     source: dict[Split, Split] = {split: split for split in SPLITS}
     if examples.fold_of:
         source["val"] = "train"
     total = sum(examples.counts[source[split]] for split in SPLITS)
     done = itertools.count(1)
+
+    def on_done() -> None:
+        timer.count(next(done), total)
+
     features: dict[Split, Features] = {}
-    for split in SPLITS:
+    # Training pictures come last, because some can be left out, unless they are judged, too.
+    order: tuple[Split, ...] = SPLITS if examples.fold_of else ("val", "test", "train")
+    for split in order:
         rows = examples.of(source[split])
         if source[split] != split:  # the same pictures again
             rows = tuple(row for row in rows if row.path not in features["train"].failures)
-        features[split] = extraction.extract(
-            [row.path for row in rows],
-            backbone,
-            planning.settings(plan, exact=split != "train"),
-            lambda: on_progress(next(done), total),
+        extract = partial(
+            extraction.extract,
+            backbone=backbone,
+            settings=planning.settings(plan, exact=split != "train"),
             outputs=needed[split],
         )
+        if split == "train" and timer.budget.is_limited:
+            features[split] = _in_time(extract, rows, on_done, plan, timer)
+        else:
+            features[split] = extract([row.path for row in rows], on_done=on_done)
     if examples.fold_of:
         require_unchanged(features["val"])
     for part in features.values():
@@ -135,7 +149,7 @@ def prepare(recipe: Recipe, backbone: Backbone) -> None:
         return
     backbone.keras_model  # noqa: B018  (built here, so that no thread builds another)
     precision = chosen_precision(backbone.engine, recipe.backbone.precision)
-    pooled = planning.pooled_output(recipe, in_folds=False)  # which is not known yet
+    pooled = planning.pooled_output(recipe)
     needed = outputs(recipe, backbone, pooled)
     programs: set[tuple[tuple[str, ...], Precision]] = {(tuple(needed["train"]), precision)}
     programs |= {(tuple(needed[split]), "f32") for split in ("val", "test")}
@@ -179,3 +193,37 @@ def require_unchanged(features: Features) -> None:
     """
     for path, reason in features.failures.items():
         raise DataError(f"{path} changed during the run: {reason}. Start again.")
+
+
+def _in_time(
+    extract: Callable[..., Features],
+    rows: Sequence[Example],
+    on_done: OnDone,
+    plan: Plan,
+    timer: Timer,
+) -> Features:
+    """Features of as many training pictures as there is time for; how many is decided once.
+
+    The others fail for lack of time. All classes lose the same share.
+    """
+    order = stratified_order([row.label for row in rows], OF_EACH_CLASS, plan.recipe.seed)
+    least, budget = OF_EACH_CLASS * len({row.label for row in rows}), timer.budget
+    known: int | None = timer.journal.recalled("features")
+    paths = [rows[i].path for i in order[:known]]
+
+    counted = itertools.count(1)
+
+    def is_enough() -> bool:
+        on_done()
+        done = next(counted)
+        later = budget.head_seconds(done) + (plan.folds > 0) * done * budget.picture_seconds
+        return known is None and done >= least and budget.usable < later
+
+    found = extract(paths, on_done=is_enough)
+    late = [i for i, path in enumerate(paths) if found.failures.get(path) == NO_TIME]
+    used = timer.journal.decided("features", lambda: late[0] if late else len(rows))
+    failures = found.failures | {rows[i].path: NO_TIME for i in order[used:]}
+    readable = [path for path in paths if path not in found.failures]
+    place = {path: number for number, path in enumerate(readable)}
+    kept = [place[row.path] for row in rows if row.path not in failures]
+    return replace(found.subset(np.array(kept, np.int64)), failures=failures)

@@ -16,7 +16,6 @@ from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
 from efftune.training.training_data import TrainingData, require_unchanged
 
-_MAX_PICTURES = 1000  # enough to compare accuracies
 _MAX_MIRROR_DROP = 0.05  # in accuracy; above it, mirroring changes what a picture shows
 _MAX_VIEW_DROP = 0.1  # the same for the other views
 
@@ -66,7 +65,7 @@ class _RecognitionCheck:
         self.plan, self.backbone = plan, backbone
         labels = data.labels["val"]
         random = np.random.default_rng(plan.recipe.seed)
-        sample = random.permutation(len(labels))[:_MAX_PICTURES]
+        sample = random.permutation(len(labels))[: planning.MOST_CHECKED]
         self.head = head.of(sample) if isinstance(head, FoldHeads) else head
         self.paths = [data.paths["val"][i] for i in sample]
         self.labels = labels[sample]

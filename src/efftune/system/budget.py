@@ -1,0 +1,87 @@
+"""The time that a run may take, and how much of it is left."""
+
+import math
+import time
+
+_SAVING = 4.0  # seconds, for starting, saving and the report
+_WORTHWHILE = 0.25  # share of the planned time, below which a stage is left out
+_HEAD_SHARE = 0.2  # of a picture's frozen pass
+_REPORT = 2.0  # seconds of them, for the report
+
+
+class Budget:
+    """A run's time. Without a limit, nothing is ever late.
+
+    Attributes:
+        seconds: of the whole run; infinite without a limit.
+        reserved: seconds of them for what has to be done after training.
+        picture_seconds: that the frozen network takes for a picture.
+        planned: seconds of training that are planned and have not begun.
+    """
+
+    def __init__(self, seconds: float = math.inf, spent: float = 0.0):
+        """The time runs from now on.
+
+        Args:
+            seconds: of the whole run; infinite for no limit.
+            spent: of them, before the run was stopped.
+        """
+        self.seconds = seconds
+        self.reserved = _SAVING
+        self.picture_seconds = 0.0
+        self._began = time.perf_counter() - spent
+        self._prices: dict[str, float] = {}
+        self.planned = 0.0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit."""
+        return self.seconds < math.inf
+
+    @property
+    def left(self) -> float:
+        """Seconds until the end; negative after it."""
+        return self.seconds - (time.perf_counter() - self._began)
+
+    @property
+    def usable(self) -> float:
+        """Seconds that are left and not reserved."""
+        return self.left - self.reserved
+
+    def head_seconds(self, pictures: int) -> float:
+        """How long it takes to fit a head on so many pictures, or to cross-fit it, about."""
+        return _HEAD_SHARE * self.picture_seconds * pictures
+
+    def allows(self, seconds: float) -> bool:
+        """Whether there is time for something that is not necessary."""
+        return self.left >= seconds + _SAVING
+
+    @property
+    def is_short(self) -> bool:
+        """Whether saving has to come to its end."""
+        return self.left < _REPORT
+
+    @property
+    def is_late(self) -> bool:
+        """Whether too little time is left for what is planned."""
+        return self.usable < _WORTHWHILE * self.planned
+
+    def plan(self, prices: dict[str, float], repeats: int) -> None:
+        """Note what is going to be trained.
+
+        Args:
+            prices: estimated seconds by stage.
+            repeats: how often each is trained.
+        """
+        self._prices, self.planned = prices, repeats * sum(prices.values())
+
+    def is_worthwhile(self, stage: str, seconds: float) -> bool:
+        """Whether a stage is worth beginning in some seconds."""
+        return seconds >= _WORTHWHILE * self._prices.get(stage, 0.0)
+
+    def share(self, stage: str) -> float:
+        """Seconds for a stage that begins now, of those that are left for all that is planned."""
+        price = self._prices.get(stage, 0.0)
+        share = price / self.planned if self.planned > price else 1.0
+        self.planned = max(0.0, self.planned - price)
+        return share * self.usable

@@ -1,16 +1,22 @@
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import square
+from efftune.data.examples import NO_TIME
 from efftune.data.sources import discovery
 from efftune.model.backbone import STAGE_FEATURES, Backbone
-from efftune.recipe.recipe import Recipe
-from efftune.training import planning, training_data, view_selection
+from efftune.recipe.recipe import Recipe, Stage
+from efftune.system.progress import Timer
+from efftune.training import fine_tuning, planning, training_data, view_selection
+from efftune.training import regression_head as heads
+from efftune.training.stage_result import StageResult
+from efftune.training.validation import Epoch
 
-from .conftest import with_head
+from .conftest import weights, with_head
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +120,97 @@ def test_held_out_pictures_are_evaluated_in_float32_and_without_views(source, ow
     assert (
         set(parts["train"].rows) == set(parts["val"].rows) == {("block7a", 0), (STAGE_FEATURES, 0)}
     )
-    assert set(parts["test"].rows) == {("features", 0)}
+    assert set(parts["test"].rows) == {(STAGE_FEATURES, 0)}
     exact = planning.settings(plan, exact=True)
     # Where float32 is the fastest there is, training pictures lie beside the others.
     as_fast = planning.settings(plan) == exact
-    for outputs, shards in ((["block7a", "features"], 1 + as_fast), (["features"], 1)):
-        key = exact.key(backbone, ("features", 0), outputs)
+    for outputs, shards in ((["block7a", STAGE_FEATURES], 1 + as_fast), ([STAGE_FEATURES], 1)):
+        key = exact.key(backbone, (STAGE_FEATURES, 0), outputs)
         assert len(list((own_cache / "features" / key).glob("*.npy"))) == shards
+
+
+def stage_result(val_accuracy, val_loss):
+    start = Epoch("upper", 0, 0.0, 0.5, 0.5, 1.0, 0.5, 0.0, 1.0)
+    selected = replace(
+        start, number=1, val_accuracy=val_accuracy, val_loss=val_loss, val_calibrated_loss=val_loss
+    )
+    return StageResult(Stage("upper", "block7a", 1, 1e-3), start, (selected,), 1, 8)
+
+
+def test_fine_tuning_has_to_gain_over_the_head_on_the_frozen_network(folder):
+    _, _, data, _ = with_head(folder, backbone_for_all())
+    head = fine_tuning.fit_head(data, backbone_for_all(), Recipe())
+    assert len(head.kernel) == backbone_for_all().shape(STAGE_FEATURES)[0]
+    assert not fine_tuning.gains(stage_result(0.7, 0.9), head, data)
+    assert not fine_tuning.gains(stage_result(1.0, 0.9), head, data)  # right, but less sure
+    ignorant = replace(head, kernel=0 * head.kernel)
+    assert fine_tuning.gains(stage_result(1.0, 0.0), ignorant, data)
+    assert fine_tuning.gains(stage_result(0.1, 2.0), heads.random(1280, 3, 0), data)
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_head_on_the_frozen_network_is_kept_if_fine_tuning_gains_nothing(
+    folder, backbone, eager, monkeypatch, gains
+):
+    _, plan, data, _ = with_head(folder, backbone, views=0, epochs=1, batch_size=8)
+    head = fine_tuning.fit_head(data, backbone, plan.recipe)
+    monkeypatch.setattr(fine_tuning, "gains", lambda *_: gains)
+    before = weights(backbone)
+    found = fine_tuning.fine_tune(backbone, head, data, plan, Timer())
+    assert found.head is head
+    if gains:
+        assert len(found.network.kernel) == 1280
+        return
+    assert found.network.kernel is head.kernel
+    assert not backbone.weights_changed
+    assert all((value == before[name]).all() for name, value in weights(backbone).items())
+    (stage,) = found.stages
+    assert stage.to_dict()["rolled_back"]
+    assert stage.failures[-1] == "the head on the frozen network does better on validation"
+
+
+def limited(seconds, planned):
+    """A timer of a run that has so many seconds left, and training planned that takes some."""
+    timer = Timer(seconds=seconds)
+    timer.budget.plan({"upper": planned}, 1)
+    return timer
+
+
+@pytest.mark.parametrize("views", [0, 1])
+def test_fine_tuning_is_left_out_if_there_is_no_time(folder, backbone, views):
+    _, plan, data, _ = with_head(folder, backbone, views=views, epochs=1, batch_size=8)
+    head = fine_tuning.fit_head(data, backbone, plan.recipe)
+    timer = limited(100, 1000)
+    found = fine_tuning.fine_tune(backbone, head, data, plan, timer)
+    assert found.stages == ()
+    assert found.network.kernel is head.kernel
+    assert timer.left_out == "there is no time for it"
+
+
+def test_as_many_training_pictures_are_used_as_there_is_time_for(folder, own_cache):
+    backbone, recipe = backbone_for_all(), Recipe(image_size=32, unfreeze="none")
+    examples = discovery.find(folder).split(0.2, 0.2, 0)
+    plan = planning.plan(recipe, backbone, examples.counts)
+    timer = Timer(seconds=1)
+    timer.budget.picture_seconds = 1.0
+    found, data = training_data.compute(examples, backbone, plan, timer)
+    assert {**found.counts, "train": 0} == {**examples.counts, "train": 0}
+    # Five of each class, whatever the time; then, what is being computed at the same time.
+    assert sorted(np.bincount(data.labels["train"])) == [5, 5, 6]
+    late = [row for row in found.rows if row.reason == NO_TIME]
+    assert len(late) == examples.counts["train"] - 16
+    assert all(row.split == "train" for row in late)
+    # In the order of the source, and the same as those that are computed without a limit.
+    again, everything = training_data.compute(examples, backbone, plan)
+    place = {path: i for i, path in enumerate(everything.paths["train"])}
+    picked = [place[path] for path in data.paths["train"]]
+    assert picked == sorted(picked)
+    expected = everything.features["train"].pooled()[picked]
+    assert (data.features["train"].pooled() == expected).all()
+    assert again.counts == examples.counts
+    # What was decided is not decided again.
+    once_more, _ = training_data.compute(examples, backbone, plan, Timer(journal=timer.journal))
+    assert once_more.counts == examples.counts  # without a limit, nothing is asked
+    later = Timer(journal=timer.journal, seconds=1000)
+    same, _ = training_data.compute(examples, backbone, plan, later)
+    assert [row.reason for row in same.rows] == [row.reason for row in found.rows]

@@ -1,5 +1,8 @@
 import csv
 import io
+import re
+import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +11,10 @@ import pytest
 from efftune.errors import DataError
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.system import journal
+from efftune.system.budget import Budget
 from efftune.system.journal import Journal
 from efftune.system.progress import Timer
-from efftune.training import attempt, stages, validation
+from efftune.training import attempt, deadline, stages, validation
 from efftune.training import regression_head as heads
 from efftune.training.batches import CachedViews, LabelledInputs
 from efftune.training.validation import Epoch
@@ -316,3 +320,56 @@ def test_stopped_stage_goes_on_to_the_same_bits(
     finished, again = outcome(given, kept_in(tmp_path, lambda *_: pytest.fail("trained")), **RANDOM)
     assert finished == expected
     assert again[0].tobytes() == arrays[0].tobytes()
+
+
+def test_stage_that_falls_behind_ends_in_time_and_goes_on_to_the_same_bits(
+    looked_at, pretrained, tmp_path, monkeypatch
+):
+    """Two thirds of the steps take so long that there is no time for all of them."""
+    monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
+    monkeypatch.setattr(deadline, "_OFTEN", 0.0)
+    backbone, before = pretrained
+    steps = 3 * (len(looked_at.train.labels) // 8)
+
+    def slow(_phase, done, _total):
+        time.sleep(0.3 if done > steps // 3 else 0.0)
+
+    def within(seconds, folder, on_progress=lambda *_: None):
+        timer = kept_in(folder, on_progress)
+        timer.budget = Budget(seconds)
+        timer.budget.reserved = 0.0
+        return timer
+
+    backbone.restore(before)
+    journal_of = tmp_path / "first"
+    journal_of.mkdir()
+    timer = within(0.3 * steps / 3 + 6, journal_of, slow)
+    expected, arrays = outcome(looked_at, timer, **RANDOM)
+    timer.journal.close()
+    done = int(re.search(r"(\d+) of \d+ steps, so that the run ends in time", expected)[1])
+    assert 0 < done < steps
+    # The same decisions, in a run that is stopped after each of some steps.
+    again = tmp_path / "again"
+    again.mkdir()
+    made = Journal()
+    made.begin(again, {})
+    made.close()
+    shutil.copytree(journal_of / journal.FOLDER / "decisions", again / journal.FOLDER / "decisions")
+    stops = [1, steps // 3 + 1, done]
+
+    def stop(_phase, number, _total):
+        if stops and number == stops[0]:
+            raise Stopped(stops.pop(0))
+
+    while True:
+        backbone.restore(before)
+        timer = within(1e6, again, stop)
+        try:
+            found, other = outcome(looked_at, timer, **RANDOM)
+            break
+        except Stopped:
+            timer.journal.close()
+    assert not stops
+    assert found == expected
+    for array, same in zip(arrays, other, strict=True):
+        assert array.tobytes() == same.tobytes()

@@ -120,31 +120,37 @@ def inspect(
             failures[rows[i].path] = images.damage(error)
         on_progress(next(done), total)
 
-    order, batch, least = [*range(len(rows))], _BATCH, 0
-    if is_enough is not None:
-        strata = [f"{row.split}/{row.label}" for row in rows]
-        order = stratified_order(strata, OF_EACH_CLASS, seed=0).tolist()
-        batch, least = _SMALL_BATCH, OF_EACH_CLASS * len(set(strata))
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="look") as pool:
-        for start in range(0, len(rows), batch):
-            if is_enough is not None and start >= least and is_enough(start):
-                failures |= {rows[i].path: NO_TIME for i in order[start:]}
-                break
-            for _ in pool.map(measure_one, order[start : start + batch]):
-                pass
+        looked_at = set[int]()
+        for batch in _batches(rows, is_enough):
+            looked_at.update(batch)
+            list(pool.map(measure_one, batch))
+        failures |= {row.path: NO_TIME for i, row in enumerate(rows) if i not in looked_at}
         deep = np.flatnonzero(measurements["kind"])
         depth = _depth(measurements[deep])
         total += len(deep)
-        for _ in pool.map(measure_one, deep.tolist()):  # again, as bright as the set tells
-            pass
+        list(pool.map(measure_one, deep.tolist()))  # again, as bright as the set tells
     usable = [i for i, row in enumerate(rows) if row.path not in failures]
     hashes = {rows[i].path: measurements["sha256"][i].tobytes().hex() for i in usable}
     thumbnails.choose(usable)
-    return (
-        replace(examples.as_read(hashes, failures), depth=depth),
-        measurements[usable] if failures else measurements,
-        thumbnails,
-    )
+    found = replace(examples.as_read(hashes, failures), depth=depth)
+    return found, measurements[usable] if failures else measurements, thumbnails
+
+
+def _batches(
+    rows: Sequence[Example], is_enough: Callable[[int], bool] | None
+) -> Iterator[Sequence[int]]:
+    """Numbers of the pictures to look at together: all of them, or until that is enough."""
+    if is_enough is None:
+        for start in range(0, len(rows), _BATCH):
+            yield range(start, min(start + _BATCH, len(rows)))
+        return
+    strata = [f"{row.split}/{row.label}" for row in rows]
+    order, least = stratified_order(strata, OF_EACH_CLASS, seed=0).tolist(), len(set(strata))
+    for start in range(0, len(rows), _SMALL_BATCH):
+        if start >= OF_EACH_CLASS * least and is_enough(start):
+            return
+        yield order[start : start + _SMALL_BATCH]
 
 
 def _depth(measurements: NDArray[np.void]) -> BitDepth:

@@ -49,6 +49,7 @@ class ExtractionSettings:
         depth: which values of pictures of more than 8 bits become black and white.
         mapped_bytes: limit of the cached bytes that are memory-mapped at once; does not affect the
             outputs.
+        part: number of views that are computed before it is asked whether that is enough; neither.
     """
 
     fit: Fit
@@ -59,6 +60,7 @@ class ExtractionSettings:
     seed: int = 0
     depth: BitDepth = bit_depth.UNKNOWN
     mapped_bytes: int = MAPPED_BYTES
+    part: int = SHARD_ROWS
 
     def key(self, backbone: Backbone, place: Place, outputs: Sequence[str] = (FEATURES,)) -> str:
         """The name of the cache folder, a hash of all settings and code versions that matter.
@@ -149,7 +151,7 @@ def extract(
         backbone: the backbone; built and compiled only if a picture has to be computed.
         settings: settings of the extraction.
         on_done: called after each view of each picture, from several threads. Once it returns
-            true, no more pictures are read: they fail for lack of time.
+            true, no more pictures are read than are being computed: they fail for lack of time.
         outputs: as for `Backbone.pretrained`. If empty, pictures are only read and decoded, to
             find those that fail.
         views: numbers of the views; 0 is the unaugmented picture, `MIRRORED` its mirror image.
@@ -212,7 +214,8 @@ class _Extraction:
         """The pictures in parts whose rows fit into `WAITING_BYTES`."""
         caches = self.caches.values()
         row_bytes = sum(cache.dtype.itemsize * int(np.prod(cache.shape)) for cache in caches)
-        step = max(1, min(SHARD_ROWS, WAITING_BYTES // max(1, row_bytes)))
+        most = min(SHARD_ROWS, self.settings.part // max(1, len(self.views)))
+        step = max(1, min(most, WAITING_BYTES // max(1, row_bytes)))
         for start in range(0, len(self.paths), step):
             self._part = range(start, min(start + step, len(self.paths)))
             self._waiting = {

@@ -116,9 +116,8 @@ class General:
         Ge(0),
         Le(10 * 24 * 3600),
         Setting(
-            "Time for the whole run, such as 90s, 10m or 1h30m; by an estimate, --model auto "
-            "leaves out models with which it would take longer, and averages up to three networks "
-            "if there is time.",
+            "Time for the whole run, such as 90s, 10m or 1h30m: less is trained if it is short, on "
+            "fewer pictures if it is very short; up to three networks, if it is long.",
             "--budget",
             "no limit",
             parse=_seconds,

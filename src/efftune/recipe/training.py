@@ -156,8 +156,8 @@ class TuningSettings:
         Setting(
             "Networks trained from that block up with different seeds; their logits are averaged. "
             "They share the blocks below, which are not trained. More make training and prediction "
-            "slower, and the classifier larger; auto trains one, or up to three if --model auto "
-            "has a --budget that allows it."
+            "slower, and the classifier larger; auto trains one, or up to three if a --budget "
+            "allows it."
         ),
     ] = "auto"
     train_depthwise: Annotated[

@@ -65,7 +65,7 @@ def fine_tune(
         timer.left_out = str(reason)
     else:
         network, results = _gained(backbone, head, data, plan, timer)
-    epochs = history.history(head, data, timer.seconds["head"], results)
+    epochs = history.history(head, data, timer.seconds.get("head", 0.0), results)
     return TrainingResult(network, head, tuple(results), tuple(epochs))
 
 
@@ -290,7 +290,7 @@ def _extract_views(
         features = extraction.extract(
             paths,
             backbone,
-            planning.settings(plan),
+            planning.settings(plan, timer.budget),
             on_done,
             outputs=[output],
             views=numbers,

@@ -12,6 +12,7 @@ from efftune.data import bit_depth
 from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import Examples, Split
 from efftune.errors import UsageError
+from efftune.features.cache import SHARD_ROWS
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import FEATURES, STAGE_FEATURES, Backbone
 from efftune.model.engines import devices
@@ -19,12 +20,14 @@ from efftune.model.engines.engine import Precision, chosen_precision
 from efftune.recipe.recipe import Recipe
 from efftune.recipe.training import Augment, Flip
 from efftune.system import files
+from efftune.system.budget import Budget
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for cached activations
 _DISK_SHARE = 1 / 2  # of the free disk space
 _ACTIVATION_BYTES = 2  # per cached value
 _FEATURE_BYTES = 4  # per cached value
 MOST_CHECKED = 1000  # pictures that show whether augmented views are recognised
+_SMALLEST_PART = 16  # views
 _FEW_STEPS = 4  # per epoch; below this, smaller batches train better
 _USUAL_BATCH, _SMALL_BATCH = 64, 16
 _STEP_SHARE = 0.5  # of all memory that the activations of a step may take
@@ -173,10 +176,18 @@ def with_views(plan: Plan, backbone: Backbone, augment: Augment, flip: Flip) -> 
     return replace(plan, recipe=recipe.changed(views=0), activation_bytes=cached_bytes)
 
 
-def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
-    """Extraction settings of a plan: float32 if `exact`, else in the plan's precision."""
+def settings(
+    plan: Plan, budget: Budget | None = None, *, exact: bool = False
+) -> ExtractionSettings:
+    """Extraction settings of a plan: float32 if `exact`, else in the plan's precision.
+
+    If the time is limited, it is asked every second whether that is enough.
+    """
     recipe = plan.recipe
     strength, flip = recipe.view_settings
+    part = SHARD_ROWS
+    if budget is not None and budget.is_limited and budget.picture_seconds:
+        part = min(part, max(_SMALLEST_PART, int(1 / budget.picture_seconds)))
     return ExtractionSettings(
         fit=recipe.backbone.fit,
         depth=plan.depth,
@@ -186,6 +197,7 @@ def settings(plan: Plan, *, exact: bool = False) -> ExtractionSettings:
         flip=flip,
         seed=recipe.seed,
         mapped_bytes=plan.mapped_bytes,
+        part=part,
     )
 
 

@@ -95,11 +95,29 @@ def compute(
         DataError: too few readable pictures are left to train on.
     """
     timer = timer or Timer()
-    needed = outputs(plan.recipe, backbone, plan.pooled_output)
-    source: dict[Split, Split] = {split: split for split in SPLITS}
+    features = _features(examples, backbone, plan, timer)
     if examples.fold_of:
-        source["val"] = "train"
-    total = sum(examples.counts[source[split]] for split in SPLITS)
+        require_unchanged(features["val"])
+    for part in features.values():
+        examples = examples.as_read(part.sha256s, part.failures)
+    examples.require_trainable(allow_missing=plan.recipe.data.missing_classes == "allow")
+    used = {split: examples.of(_source(split, examples)) for split in SPLITS}
+    data = TrainingData(
+        {split: [row.path for row in used[split]] for split in SPLITS},
+        {split: labels(used[split], examples.class_names) for split in SPLITS},
+        examples.groups("train"),
+        features,
+        examples.folds,
+    )
+    return examples, data
+
+
+def _features(
+    examples: Examples, backbone: Backbone, plan: Plan, timer: Timer
+) -> dict[Split, Features]:
+    """The features by split. Of the training pictures, those that there is time for."""
+    needed = outputs(plan.recipe, backbone, plan.pooled_output)
+    total = sum(len(examples.of(_source(split, examples))) for split in SPLITS)
     done = itertools.count(1)
 
     def on_done() -> None:
@@ -109,33 +127,26 @@ def compute(
     # Training pictures come last, because some can be left out, unless they are judged, too.
     order: tuple[Split, ...] = SPLITS if examples.fold_of else ("val", "test", "train")
     for split in order:
-        rows = examples.of(source[split])
-        if source[split] != split:  # the same pictures again
+        source = _source(split, examples)
+        rows = examples.of(source)
+        if source != split:  # the same pictures again
             rows = tuple(row for row in rows if row.path not in features["train"].failures)
         extract = partial(
             extraction.extract,
             backbone=backbone,
-            settings=planning.settings(plan, exact=split != "train"),
+            settings=planning.settings(plan, timer.budget, exact=split != "train"),
             outputs=needed[split],
         )
         if split == "train" and timer.budget.is_limited:
             features[split] = _in_time(extract, rows, on_done, plan, timer)
         else:
             features[split] = extract([row.path for row in rows], on_done=on_done)
-    if examples.fold_of:
-        require_unchanged(features["val"])
-    for part in features.values():
-        examples = examples.as_read(part.sha256s, part.failures)
-    examples.require_trainable(allow_missing=plan.recipe.data.missing_classes == "allow")
-    used = {split: examples.of(source[split]) for split in SPLITS}
-    data = TrainingData(
-        {split: [row.path for row in used[split]] for split in SPLITS},
-        {split: labels(used[split], examples.class_names) for split in SPLITS},
-        examples.groups("train"),
-        features,
-        examples.folds,
-    )
-    return examples, data
+    return features
+
+
+def _source(split: Split, examples: Examples) -> Split:
+    """The split whose pictures are used: those in training for validation, too, if folds judge."""
+    return "train" if split == "val" and examples.fold_of else split
 
 
 def prepare(recipe: Recipe, backbone: Backbone) -> None:

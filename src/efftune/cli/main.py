@@ -13,6 +13,7 @@ import typer
 
 from efftune.cli.commands import app
 from efftune.errors import EfftuneError, EfftuneWarning
+from efftune.system import budget
 
 
 def main() -> None:
@@ -51,6 +52,7 @@ def _run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may contain any bytes
+    budget.begin_with_process()
     try:
         app(prog_name="efftune")  # also for `python -m efftune`
     except EfftuneError as error:

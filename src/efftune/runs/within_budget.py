@@ -41,13 +41,12 @@ def inspected(
         return *splitting.split(examples, recipe, timer.count), []
     budget, journal = timer.budget, timer.journal
     known: int | None = journal.recalled("inspected")
-    price = budget.picture_seconds + budget.head_seconds(1)
     began, used = budget.left, list[int]()
 
     def is_enough(done: int) -> bool:
         if known is not None:
             return 0 <= known <= done
-        late = budget.usable <= done * price
+        late = budget.usable <= done * budget.picture_seconds + budget.head_seconds(done)
         late |= budget.left < (1 - _INSPECTION_SHARE) * budget.seconds
         if late:
             used.append(done)
@@ -58,7 +57,8 @@ def inspected(
     if decided == _ALL:
         return *split, []
     total = sum(row.usable for row in examples.rows)
-    floor = budget.reserved + total * (price + (began - budget.left) / decided)
+    floor = total * (budget.picture_seconds + (began - budget.left) / decided)
+    floor += budget.reserved + budget.head_seconds(total)
     note = (
         f"--budget leaves time for {decided:,} of the {total:,} pictures; all of them take "
         f"{floor:.0f} s or more"

@@ -3,10 +3,22 @@
 import math
 import time
 
-_SAVING = 4.0  # seconds, for starting, saving and the report
+import psutil
+
+_SAVING = 4.0  # seconds, for saving and the report
+_SLOWNESS = 1.8  # times the time that the process took to start, if that is more
 _WORTHWHILE = 0.25  # share of the planned time, below which a stage is left out
-_HEAD_SHARE = 0.2  # of a picture's frozen pass
-_REPORT = 2.0  # seconds of them, for the report
+_HEAD_PICTURES, _HEAD_SHARE = 200, 0.15  # frozen passes that a head takes, and for each picture
+_REPORT = 0.5  # share of that, for the report
+
+
+_process: psutil.Process | None = None  # that exists for one run only
+
+
+def begin_with_process() -> None:
+    """Let the budget of the run that this process exists for begin with the process."""
+    global _process  # noqa: PLW0603  (there is one)
+    _process = psutil.Process()
 
 
 class Budget:
@@ -14,7 +26,8 @@ class Budget:
 
     Attributes:
         seconds: of the whole run; infinite without a limit.
-        reserved: seconds of them for what has to be done after training.
+        saving: seconds of them for saving and the report.
+        reserved: seconds of them for all that has to be done after training.
         picture_seconds: that the frozen network takes for a picture.
         planned: seconds of training that are planned and have not begun.
     """
@@ -26,10 +39,11 @@ class Budget:
             seconds: of the whole run; infinite for no limit.
             spent: of them, before the run was stopped.
         """
+        starting = max(0.0, time.time() - _process.create_time()) if _process else 0.0
         self.seconds = seconds
-        self.reserved = _SAVING
+        self.saving = self.reserved = max(_SAVING, _SLOWNESS * starting)
         self.picture_seconds = 0.0
-        self._began = time.perf_counter() - spent
+        self._began = time.perf_counter() - spent - starting
         self._prices: dict[str, float] = {}
         self.planned = 0.0
 
@@ -50,16 +64,16 @@ class Budget:
 
     def head_seconds(self, pictures: int) -> float:
         """How long it takes to fit a head on so many pictures, or to cross-fit it, about."""
-        return _HEAD_SHARE * self.picture_seconds * pictures
+        return (_HEAD_PICTURES + _HEAD_SHARE * pictures) * self.picture_seconds
 
     def allows(self, seconds: float) -> bool:
         """Whether there is time for something that is not necessary."""
-        return self.left >= seconds + _SAVING
+        return self.left >= seconds + self.saving
 
     @property
     def is_short(self) -> bool:
         """Whether saving has to come to its end."""
-        return self.left < _REPORT
+        return self.left < _REPORT * self.saving
 
     @property
     def is_late(self) -> bool:

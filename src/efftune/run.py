@@ -14,7 +14,7 @@ from efftune.evaluation import cross_validation, evaluator, settings_search
 from efftune.evaluation.settings_search import SettingsTrial
 from efftune.recipe.inputs import AUTO_MODEL
 from efftune.recipe.recipe import Recipe
-from efftune.runs import preparation, unfinished
+from efftune.runs import preparation, unfinished, within_budget
 from efftune.runs.contents import RunContents
 from efftune.runs.preparation import Setup
 from efftune.runs.run import Run
@@ -227,6 +227,8 @@ def _worked(setup: Setup, timer: Timer, deadline: float) -> RunContents:
     backbone, plan = setup.backbone, setup.plan
     with timer.phase("features"):
         examples, data = training_data.compute(setup.examples, backbone, plan, timer)
+        plan = within_budget.with_pictures(plan, setup.examples, examples)
+        setup = replace(setup, plan=plan)
     with timer.phase("head"):
         head = fine_tuning.fit_head(data, backbone, plan.recipe)
         judges = fold_heads.fit(data, backbone, plan.recipe) if plan.folds else None
@@ -242,8 +244,8 @@ def _worked(setup: Setup, timer: Timer, deadline: float) -> RunContents:
     else:
         training = fine_tuning.fine_tune(backbone, head, data, plan, timer)
         if timer.left_out and not timer.journal.leaves_out_the_rest:
-            note = f"fine-tuning was left out: {timer.left_out}"
-            plan = replace(plan, notes=(*plan.notes, note))
+            what = "the rest of fine-tuning" if training.stages else "fine-tuning"
+            plan = replace(plan, notes=(*plan.notes, f"{what} was left out: {timer.left_out}"))
     with timer.phase("evaluate"):
         result = evaluator.evaluate(training, data, examples, plan.recipe, timer, outcome)
     found = (data, training, view_accuracy, result, setup.models, searched)

@@ -219,7 +219,7 @@ def test_rolled_back_stages_are_marked(own_run):
     stages[0] |= {"rolled_back": True, "best_epoch": 0, "failures": ["too fast"]}
     made_run.change(own_run, "run.json", stages=stages)
     text = body(own_run)
-    assert "rolled back: validation accuracy did not improve; too fast" in text
+    assert "rolled back: nothing was gained on validation; too fast" in text
     assert "upper, rolled back" in text
 
 

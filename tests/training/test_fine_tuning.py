@@ -172,7 +172,7 @@ def test_head_on_the_frozen_network_is_kept_if_fine_tuning_gains_nothing(
 def limited(seconds, planned):
     """A timer of a run that has so many seconds left, and training planned that takes some."""
     timer = Timer(seconds=seconds)
-    timer.budget.plan({"upper": planned}, 1)
+    timer.budget.plan({"upper": planned}, {"upper": 1})
     return timer
 
 

@@ -94,7 +94,9 @@ def _go_on(run: Path, output: Output, go_on: "Callable[..., efftune.Run]") -> No
     from efftune.cli import keras_startup, progress_bars
     from efftune.runs import unfinished
 
-    _, recipe = unfinished.asked_for(run)
+    start, recipe = unfinished.asked_for(run)
+    if start["search"]:  # whose recipe has the time for the choice of the model only
+        recipe = recipe.changed(budget=0)
     with progress_bars.progress(quiet=output.quiet) as report:
         on_progress = keras_startup.importing_keras(recipe, report)
         finished = go_on(run, on_progress=on_progress)

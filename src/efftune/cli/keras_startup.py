@@ -36,7 +36,7 @@ def importing_keras(recipe: Recipe, report: Progress) -> Progress:
 
     def report_and_import(phase: str, done: int, total: int) -> None:
         report(phase, done, total)
-        if phase in ("choose", "start") and "keras" not in sys.modules:
+        if phase in ("choose", "measure", "start") and "keras" not in sys.modules:
             _import_keras()
         elif phase == "plan" and "keras" not in sys.modules:  # only the head is trained
             avoid_tensorflow()

@@ -87,7 +87,7 @@ def _show_notes(run: Run) -> None:
         for failure in stage["failures"]:
             echo(f"Stage {stage['name']}: {failure}")
         if stage["rolled_back"] and not run.evaluation.cross_validation:
-            echo(f"Stage {stage['name']} did not improve validation and was rolled back")
+            echo(f"Stage {stage['name']} was rolled back: nothing was gained on validation")
 
 
 def _show_reliability(evaluation: Evaluation) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data import images, inspection, near_duplicates, relabelling
-from efftune.data.examples import LEFTOVERS, Examples
+from efftune.data.examples import LEFTOVERS, NO_TIME, Examples
 from efftune.data.inspection import Finding
 from efftune.data.near_duplicates import DuplicatePair
 from efftune.errors import DataError, UsageError
@@ -97,7 +97,8 @@ def _folds(examples: Examples, recipe: Recipe) -> int:
 
 def _require_intact(examples: Examples) -> None:
     """Check that few files of each class are damaged: the rest may not represent the class."""
-    rows = [row for row in examples.rows if row.label and row.reason not in LEFTOVERS]
+    unseen = LEFTOVERS | {NO_TIME}
+    rows = [row for row in examples.rows if row.label and row.reason not in unseen]
     files = Counter(row.label for row in rows)
     damaged = [row for row in rows if row.reason.startswith((images.DAMAGED, images.TRUNCATED))]
     for label, count in Counter(row.label for row in damaged).items():

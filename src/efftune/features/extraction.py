@@ -30,6 +30,7 @@ from efftune.recipe.training import Flip, Strength
 from efftune.system import files
 
 WAITING_BYTES = 256 * 2**20  # limit of the rows computed and not yet written
+_SMALLEST_PART = 32  # pictures; each part is a file for each view
 MIRRORED = -1  # number of the view that is flipped horizontally and otherwise unchanged
 OnDone = Callable[[], bool | None]
 Place = tuple[str, int]  # an output of the backbone, and the number of a view
@@ -214,7 +215,8 @@ class _Extraction:
         """The pictures in parts whose rows fit into `WAITING_BYTES`."""
         caches = self.caches.values()
         row_bytes = sum(cache.dtype.itemsize * int(np.prod(cache.shape)) for cache in caches)
-        most = min(SHARD_ROWS, self.settings.part // max(1, len(self.views)))
+        fewer = max(_SMALLEST_PART, self.settings.part // max(1, len(self.views)))
+        most = min(SHARD_ROWS, self.settings.part, fewer)
         step = max(1, min(most, WAITING_BYTES // max(1, row_bytes)))
         for start in range(0, len(self.paths), step):
             self._part = range(start, min(start + step, len(self.paths)))

@@ -41,8 +41,8 @@ class HeadSettings:
         Literal["auto", "last"],
         Setting(
             "What the head is fitted on: the features of the last stage; or, with auto, beside "
-            "them the mean activations at the end of the other stages, unless the network is "
-            "fine-tuned, or there are few pictures and it does not help.",
+            "them the mean activations at the end of the other stages, unless there are few "
+            "pictures and it does not help. Fine-tuning starts from a head on the last stage.",
             key="head_features",
         ),
     ] = "auto"

@@ -73,6 +73,8 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
         recipe = recipe.changed(model=backbone.entry.name, fetch=False)
         chosen = next(each for each in trials if each.outcome == "chosen")
         timer.budget.picture_seconds = chosen.milliseconds / 1000
+        if not chosen.milliseconds:  # there was nothing to choose from
+            within_budget.measure_pictures(backbone, recipe, examples, timer)
     recipe, shorter = within_budget.affordable(recipe.changed(budget=0), examples, timer)
     notes += [*left_out, *shorter]
     unfinished.require_same_network(timer.journal, backbone)
@@ -85,9 +87,9 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
             "plan", lambda: _planned(recipe, backbone, examples, notes).to_state()
         )
         plan = Plan.from_state(planned)
-        if timer.journal.leaves_out_the_rest:
-            plan = replace(plan, notes=(*plan.notes, _FINISHED))
     plan = within_budget.planned(plan, backbone, examples, timer)
+    if timer.journal.leaves_out_the_rest:
+        plan = replace(plan, notes=(*plan.notes, _FINISHED))
     return Setup(backbone, examples, findings, plan, trials)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from efftune.data import splitting
-from efftune.data.examples import Examples
+from efftune.data.examples import NO_TIME, Examples
 from efftune.data.inspection import Finding
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
@@ -14,7 +14,8 @@ from efftune.training import budgeting, estimation, planning
 from efftune.training.planning import Plan
 
 _LOGGER = logging.getLogger(__name__)
-_INSPECTION_SHARE = 0.5  # of the time, at most
+_INSPECTION_SHARE = 0.5  # of the time that is left, at most
+_WITHOUT_PRICE = 0.2  # the same, if it is not known how long the network takes
 _ALL = -1  # pictures
 
 
@@ -42,12 +43,13 @@ def inspected(
     budget, journal = timer.budget, timer.journal
     known: int | None = journal.recalled("inspected")
     began, used = budget.left, list[int]()
+    most = _INSPECTION_SHARE if budget.picture_seconds else _WITHOUT_PRICE
 
     def is_enough(done: int) -> bool:
         if known is not None:
             return 0 <= known <= done
         late = budget.usable <= done * budget.picture_seconds + budget.head_seconds(done)
-        late |= budget.left < (1 - _INSPECTION_SHARE) * budget.seconds
+        late |= budget.left < (1 - most) * began
         if late:
             used.append(done)
         return late
@@ -67,9 +69,15 @@ def inspected(
 
 
 def affordable(recipe: Recipe, examples: Examples | None, timer: Timer) -> tuple[Recipe, list[str]]:
-    """The recipe that there is time for, and a note if it is a shorter one."""
+    """The recipe that there is time for, and a note if it is a shorter one.
+
+    If it depends on the pictures, it is decided once.
+    """
     counts = None if examples is None else examples.counts
     shorter = budgeting.affordable(recipe, counts, timer.budget)
+    if examples is not None and timer.budget.is_limited:
+        stays = timer.journal.decided("time for fine-tuning", lambda: shorter == recipe)
+        shorter = recipe if stays else recipe.head_only()
     return shorter, [] if shorter == recipe else [budgeting.TOO_SHORT]
 
 
@@ -86,26 +94,42 @@ def planned(plan: Plan, backbone: Backbone, examples: Examples, timer: Timer) ->
         paths = [row.path for row in examples.of("train")]
         prices = estimation.prices(plan, backbone, paths)
         fitting, fits = budgeting.within(plan, prices, budget.usable)
-        notes = budgeting.changes(fitting, plan)
-        if not fits and plan.recipe.can_cross_validate:
-            fitting = planning.plan_for(plan.recipe.head_only(), backbone, examples)
-            notes = [budgeting.TOO_SHORT]
+        notes, recipe = budgeting.changes(fitting, plan), fitting.recipe
+        if not fits and recipe.can_cross_validate:
+            notes, recipe = [budgeting.TOO_SHORT], recipe.head_only()
         elif not fits:
             needed = sum(prices.phases(fitting).values()) + budget.reserved
-            notes.append(f"this takes {needed:.0f} s or more, so it is broken off in time")
-        phases = prices.phases(fitting)
-        stages = prices.stages(fitting.recipe)
-        folds = {"evaluate": prices.judging / (1 + plan.folds)} if plan.folds else {}
-        seconds = {phase: round(each, 1) for phase, each in phases.items()}
-        fitting = replace(fitting, notes=(*fitting.notes, *notes), seconds=seconds)
-        return {"plan": fitting.to_state(), "stages": stages | folds}
+            notes.append(f"this takes {needed:.0f} s or more; training is broken off in time")
+        made = planning.plan_for(recipe, backbone, examples)  # fewer views take less memory
+        seconds = {name: round(each, 1) for name, each in prices.phases(made).items()}
+        made = replace(made, notes=(*plan.notes, *notes), seconds=seconds)
+        stages, judging = prices.stages(made.recipe), prices.judging / (1 + made.folds)
+        repeats = {name: _repeats(name, made) for name in stages}
+        if made.folds:
+            stages["evaluate"], repeats["evaluate"] = judging, made.folds * len(stages)
+        return {"plan": made.to_state(), "stages": stages, "repeats": repeats}
 
     with timer.phase("measure"):
         decision = timer.journal.decided("plan within the budget", decide)
     made = Plan.from_state(decision["plan"])
     budget.reserved += made.seconds.get("evaluate", 0.0) * (not made.folds)
     budget.reserved += budget.head_seconds(made.pictures["train"])  # for cross-fitting
-    budget.plan(decision["stages"], made.recipe.members * (1 + made.folds))
+    budget.plan(decision["stages"], decision["repeats"])
     parts = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in made.seconds.items())
     _LOGGER.info("plan for the next %.0f s: %s", budget.left, parts)
     return made
+
+
+def _repeats(stage: str, plan: Plan) -> int:
+    """How often a stage is trained."""
+    return (plan.recipe.members if stage == "upper" else 1) * (1 + plan.folds)
+
+
+def with_pictures(plan: Plan, before: Examples, after: Examples) -> Plan:
+    """The plan with a note, if there was no time to compute all training pictures."""
+    late = [sum(row.reason == NO_TIME for row in each.rows) for each in (before, after)]
+    if late[0] == late[1]:
+        return plan
+    used, all_of_them = after.counts["train"], before.counts["train"]
+    note = f"--budget leaves time for {used:,} of the {all_of_them:,} training pictures"
+    return replace(plan, notes=(*plan.notes, note))

@@ -80,14 +80,15 @@ class Budget:
         """Whether too little time is left for what is planned."""
         return self.usable < _WORTHWHILE * self.planned
 
-    def plan(self, prices: dict[str, float], repeats: int) -> None:
+    def plan(self, prices: dict[str, float], repeats: dict[str, int]) -> None:
         """Note what is going to be trained.
 
         Args:
             prices: estimated seconds by stage.
-            repeats: how often each is trained.
+            repeats: how often each is trained, by stage.
         """
-        self._prices, self.planned = prices, repeats * sum(prices.values())
+        self._prices = prices
+        self.planned = sum(price * repeats[name] for name, price in prices.items())
 
     def is_worthwhile(self, stage: str, seconds: float) -> bool:
         """Whether a stage is worth beginning in some seconds."""

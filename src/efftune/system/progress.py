@@ -17,6 +17,9 @@ Progress = Callable[[str, int, int], None]  # phase, items done, total items
 OnProgress: TypeAlias = Progress | Literal["auto"] | None
 
 
+_NOTED_EVERY = 30.0  # seconds
+
+
 def silent(_phase: str, _done: int, _total: int) -> None:
     """Ignore progress."""
 
@@ -70,6 +73,7 @@ class Timer:
         self.budget = Budget(seconds, sum(self.seconds.values()))
         self.place = self._part = self.left_out = ""
         self._under_way, self._start = "", 0.0
+        self._noted = time.perf_counter()
         self.journal.progress = lambda: (self.place, self._so_far())
 
     @contextmanager
@@ -109,4 +113,9 @@ class Timer:
 
     def count(self, done: int, total: int) -> None:
         """Report progress of the current phase; may be called from several threads."""
+        now = time.perf_counter()
+        if now - self._noted > _NOTED_EVERY:  # so that a run that is killed knows its time
+            self._noted = now
+            with suppress(OSError):
+                self.journal.reach()
         self.on_progress(self.place, done, total)

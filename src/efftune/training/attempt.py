@@ -154,9 +154,10 @@ class Attempt:
         """
         state = self.state
         deadline.begin(f"{state.learning_rate:g}, {state.batch_size}", len(state.tails))
-        began = time.perf_counter()
+        began, is_new = time.perf_counter(), state.start is None
         start, best = self._started()
-        deadline.validation = _NOT_TRACING * (time.perf_counter() - began)
+        if is_new:
+            deadline.validation = _NOT_TRACING * (time.perf_counter() - began)
         with stopping.deferred() as stop:
             while len(state.epochs) * self.data.steps < self._end:
                 epoch = self._epoch(checkpoints, stop, deadline, on_step)
@@ -210,7 +211,8 @@ class Attempt:
         """Train and validate what is left of an epoch. The network has averaged weights then."""
         state, number = self.state, len(self.state.epochs) + 1
         began = time.perf_counter() - state.seconds
-        self._shorten(deadline)
+        if state.step:  # else it is asked after the first one
+            self._shorten(deadline)
         while self._done < (last := min(number * self.data.steps, self._end)):
             if (known := deadline.known) is not None:
                 last = min(last, known)

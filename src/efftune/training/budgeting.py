@@ -71,13 +71,11 @@ def within(plan: Plan, prices: Prices, seconds: float) -> tuple[Plan, bool]:
 
 def _shorter(recipe: Recipe) -> Iterator[Recipe]:
     """The recipe, then shorter ones, down to the shortest."""
-    asked = {
-        "epochs": recipe.tuning.epochs,
-        "whole_epochs": recipe.tuning.whole_epochs,
-        "head_epochs": recipe.head.epochs,
-        "scratch_epochs": recipe.scratch.epochs,
-    }
-    counts = {name: int(count) for name, count in asked.items() if count != "auto"}
+    counts = {"whole_epochs": recipe.tuning.whole_epochs, "head_epochs": recipe.head.epochs}
+    if recipe.tuning.epochs != "auto":
+        counts["epochs"] = recipe.tuning.epochs
+    if "scratch" in recipe.phases:
+        counts["scratch_epochs"] = recipe.scratch.epochs
     used = [stage.epochs for stage in recipe.stages if stage.name != "head" or recipe.head.epochs]
     longest = max(used)
     yield recipe

@@ -243,7 +243,9 @@ def _frozen_seconds(
 ) -> float:
     """Seconds per picture in the frozen part, without the constant cost of a call."""
     first, count = _MEASURED_FROZEN[backbone.device]
-    sample = [paths[i] for i in np.linspace(0, len(paths) - 1, count).astype(int)]
+    # Others each time: what was measured once is cached, and others may not be.
+    chosen = np.random.default_rng().choice(len(paths), count, replace=len(paths) < count)
+    sample = [paths[i] for i in chosen]
     elapsed = []
     # The first call includes the conversion or the compilation.
     for part in (sample[:first], sample[first : 2 * first], sample[2 * first :]):

@@ -279,8 +279,12 @@ def _extract_views(
         LeftOut: there is no time for activations and what follows; decided once.
     """
     done, total = itertools.count(1), len(paths) * len(numbers)
-    may_end = timer.budget.is_limited and output != FEATURES
-    watches = may_end and timer.journal.recalled("views in time") is None
+    # A head that is trained on views, not by regression, comes first and must not be left out.
+    may_end = timer.budget.is_limited and plan.recipe.can_cross_validate
+    known = timer.journal.recalled("views in time")
+    if may_end and known is False:
+        raise LeftOut(stages.NO_TIME)
+    watches = may_end and known is None
 
     def on_done() -> bool:
         timer.count(next(done), total)

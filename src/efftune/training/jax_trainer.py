@@ -94,6 +94,8 @@ class JaxTrainer:
         """See `Trainer`."""
         if self._unreported:
             return False
+        if not self._state[0]:  # nothing was trained yet
+            return True
         for variables, values in zip(self._variables, self._state, strict=True):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value.addressable_data(0))

@@ -27,7 +27,7 @@ _DISK_SHARE = 1 / 2  # of the free disk space
 _ACTIVATION_BYTES = 2  # per cached value
 _FEATURE_BYTES = 4  # per cached value
 MOST_CHECKED = 1000  # pictures that show whether augmented views are recognised
-_SMALLEST_PART = 16  # views
+_PART_SECONDS, _SMALLEST_PART = 4, 128  # of the frozen passes between two looks at the clock
 _FEW_STEPS = 4  # per epoch; below this, smaller batches train better
 _USUAL_BATCH, _SMALL_BATCH = 64, 16
 _STEP_SHARE = 0.5  # of all memory that the activations of a step may take
@@ -181,13 +181,13 @@ def settings(
 ) -> ExtractionSettings:
     """Extraction settings of a plan: float32 if `exact`, else in the plan's precision.
 
-    If the time is limited, it is asked every second whether that is enough.
+    If the time is limited, it is asked every few seconds whether that is enough.
     """
     recipe = plan.recipe
     strength, flip = recipe.view_settings
     part = SHARD_ROWS
     if budget is not None and budget.is_limited and budget.picture_seconds:
-        part = min(part, max(_SMALLEST_PART, int(1 / budget.picture_seconds)))
+        part = min(part, max(_SMALLEST_PART, int(_PART_SECONDS / budget.picture_seconds)))
     return ExtractionSettings(
         fit=recipe.backbone.fit,
         depth=plan.depth,

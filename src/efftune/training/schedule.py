@@ -54,8 +54,7 @@ class Schedule:
             return self.peak
         updates = max(1, self.steps // self.accumulated)
         warmup = round(self.settings.warmup * updates)
-        done = self._planned(step) / self.accumulated
-        done = done if self.tails else math.floor(done)
+        done = self._planned(step) / self.accumulated if self.tails else step // self.accumulated
         if done < warmup:
             return self.peak * done / warmup
         share = min(1.0, (done - warmup) / max(1, updates - warmup))

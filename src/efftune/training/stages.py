@@ -48,6 +48,7 @@ def fit(
         DataError: not even a single picture fits into memory.
     """
     timer = timer or Timer()
+    seconds = timer.budget.share(stage.name)
     checkpoints = timer.journal.checkpoints(timer.place)
     state, arrays = checkpoints.latest() or ({}, {})
     if "diverged" in state:
@@ -59,7 +60,7 @@ def fit(
     is_last = timer.journal.leaves_out_the_rest
     if is_last and (val is None or not attempted.epochs):
         raise LeftOut("as asked")
-    deadline = _deadline(stage, timer)
+    deadline = _deadline(stage, seconds, timer)
     kept = (attempted, arrays, deadline)
     tuned, result = _attempts(network, stage, recipe, (train, val), kept, timer)
     if not is_last:  # a run that is finished early may still go on, should it be stopped again
@@ -100,15 +101,14 @@ def _attempts(
         gc.collect()
 
 
-def _deadline(stage: Stage, timer: Timer) -> Deadline:
-    """When a stage that begins or goes on now has to end.
+def _deadline(stage: Stage, seconds: float, timer: Timer) -> Deadline:
+    """When a stage has to end that begins or goes on now, and has some seconds.
 
     Raises:
         LeftOut: there is not enough time for it; decided once.
     """
     if not timer.budget.is_limited:
         return Deadline()
-    seconds = timer.budget.share(stage.name)
     # What is trained from scratch is not left out: there may be nothing else.
     begins = stage.name == "scratch" or timer.budget.is_worthwhile(stage.name, seconds)
     if not timer.journal.decided(f"{timer.place} begins", lambda: begins):

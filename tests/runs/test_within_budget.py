@@ -57,12 +57,13 @@ def test_any_budget_leaves_a_classifier(many, tmp_path, slow):
 
 
 def test_as_many_pictures_are_looked_at_as_there_is_time_for(many, slow):
-    examples, timer = discovery.find(many), Timer(seconds=20)
+    examples, timer = discovery.find(many), Timer(seconds=60)
     timer.budget.picture_seconds = 0.2
     found, _, (note,) = within_budget.inspected(examples, Recipe(folds=0), timer)
-    # 16 s for 0.24 s each, and what it takes to look at them.
+    # 56 s, of which a head takes 40, for 0.23 s each, and what it takes to look at them; it is
+    # asked after every fourth.
     used = sum(found.counts.values())
-    assert 40 <= used <= 68
+    assert 40 <= used <= 72
     assert f"time for {used} of the 120 pictures" in note
     by_class = np.unique([row.label for row in found.rows if row.usable], return_counts=True)[1]
     assert by_class.max() - by_class.min() <= 2

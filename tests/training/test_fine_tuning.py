@@ -187,7 +187,8 @@ def test_fine_tuning_is_left_out_if_there_is_no_time(folder, backbone, views):
     assert timer.left_out == "there is no time for it"
 
 
-def test_as_many_training_pictures_are_used_as_there_is_time_for(folder, own_cache):
+def test_as_many_training_pictures_are_used_as_there_is_time_for(folder, own_cache, monkeypatch):
+    monkeypatch.setattr(planning, "_SMALLEST_PART", 8)
     backbone, recipe = backbone_for_all(), Recipe(image_size=32, unfreeze="none")
     examples = discovery.find(folder).split(0.2, 0.2, 0)
     plan = planning.plan(recipe, backbone, examples.counts)

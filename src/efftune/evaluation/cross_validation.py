@@ -20,8 +20,6 @@ from efftune.training.regression_head import Head, Labels, Matrix
 from efftune.training.stage_result import LeftOut, NetworkState, StageResult, TrainingDiverged
 from efftune.training.training_data import TrainingData
 
-_LEFT_OUT = "it was left out: {}"
-
 
 @dataclass(frozen=True)
 class _Tried:
@@ -71,7 +69,7 @@ def train(
             data = fine_tuning.with_views(data, backbone, plan, timer)
             tried = _fine_tuned(judges.starting, data, backbone, candidates[0], plan, timer)
         except LeftOut as reason:
-            tried = replace(tried, failure=_LEFT_OUT.format(reason))
+            tried = replace(tried, failure=str(reason))
     scored = [candidates[0], *tried.candidates]
     if tried.judged.all():
         candidates = scored
@@ -130,7 +128,7 @@ def _on_all(
                     failure = "; ".join(result.failures)
                     break
         if len(results) < stages and not failure:
-            failure = _LEFT_OUT.format(timer.left_out)
+            failure = timer.left_out
     except TrainingDiverged as error:
         failure = str(error)
     if not failure:
@@ -186,7 +184,7 @@ def _fine_tuned(
             except TrainingDiverged as error:
                 return replace(tried, failure=str(error))
         if len(trained) < len(plan.recipe.stages) - 1:
-            return replace(tried, failure=_LEFT_OUT.format(timer.left_out))
+            return replace(tried, failure=timer.left_out)
         for number, (result, logits, distances) in enumerate(trained):
             if fold == 0:
                 empty = [np.full_like(x, np.nan) for x in (alone.logits, alone.distances)]

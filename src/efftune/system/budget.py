@@ -3,22 +3,19 @@
 import math
 import time
 
-import psutil
-
 _SAVING = 4.0  # seconds, for saving and the report
 _SLOWNESS = 1.8  # times the time that the process took to start, if that is more
+_REPORT = 0.5  # share of the time for saving that is for the report
 _WORTHWHILE = 0.25  # share of the planned time, below which a stage is left out
 _HEAD_PICTURES, _HEAD_SHARE = 200, 0.15  # frozen passes that a head takes, and for each picture
-_REPORT = 0.5  # share of that, for the report
 
-
-_process: psutil.Process | None = None  # that exists for one run only
+_begins_with_process = False
 
 
 def begin_with_process() -> None:
     """Let the budget of the run that this process exists for begin with the process."""
-    global _process  # noqa: PLW0603  (there is one)
-    _process = psutil.Process()
+    global _begins_with_process  # noqa: PLW0603  (there is one process)
+    _begins_with_process = True
 
 
 class Budget:
@@ -39,7 +36,7 @@ class Budget:
             seconds: of the whole run; infinite for no limit.
             spent: of them, before the run was stopped.
         """
-        starting = max(0.0, time.time() - _process.create_time()) if _process else 0.0
+        starting = _process_seconds() if _begins_with_process else 0.0
         self.seconds = seconds
         self.saving = self.reserved = max(_SAVING, _SLOWNESS * starting)
         self.picture_seconds = 0.0
@@ -100,3 +97,10 @@ class Budget:
         share = price / self.planned if self.planned > price else 1.0
         self.planned = max(0.0, self.planned - price)
         return share * self.usable
+
+
+def _process_seconds() -> float:
+    """How long this process has existed."""
+    import psutil
+
+    return max(0.0, time.time() - float(psutil.Process().create_time()))

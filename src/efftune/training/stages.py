@@ -59,7 +59,7 @@ def fit(
     attempted = AttemptState.of(state) if state else AttemptState(stage.learning_rate, size)
     is_last = timer.journal.leaves_out_the_rest
     if is_last and (val is None or not attempted.epochs):
-        raise LeftOut("as asked")
+        raise LeftOut("the run was finished early, as asked")
     deadline = _deadline(stage, seconds, timer)
     kept = (attempted, arrays, deadline)
     tuned, result = _attempts(network, stage, recipe, (train, val), kept, timer)

@@ -52,9 +52,9 @@ def _run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may contain any bytes
-    budget.begin_with_process()
     try:
-        app(prog_name="efftune")  # also for `python -m efftune`
+        with budget.beginning_with_process():
+            app(prog_name="efftune")  # also for `python -m efftune`
     except EfftuneError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:

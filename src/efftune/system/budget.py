@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _SAVING = 4.0  # seconds, for saving and the report
 _SLOWNESS = 1.8  # times the time that the process took to start, if that is more
@@ -12,10 +14,15 @@ _HEAD_PICTURES, _HEAD_SHARE = 200, 0.15  # frozen passes that a head takes, and 
 _begins_with_process = False
 
 
-def begin_with_process() -> None:
+@contextmanager
+def beginning_with_process() -> Iterator[None]:
     """Let the budget of the run that this process exists for begin with the process."""
     global _begins_with_process  # noqa: PLW0603  (there is one process)
     _begins_with_process = True
+    try:
+        yield
+    finally:
+        _begins_with_process = False
 
 
 class Budget:

@@ -56,7 +56,7 @@ def network_after(name: str, steps: int) -> dict[str, np.ndarray]:
     attempt = Attempt(start, stage, RECIPE, (data, data), state)
     before = values(backbone.keras_model)
     attempt._started()
-    list(attempt._steps(1, lambda *_: None))
+    list(attempt._steps(1, attempt.data.steps, lambda *_: None))
     loss = attempt.state.loss / attempt.data.steps
     after = values(backbone.keras_model)
     assert np.mean(np.abs(after["top_conv/kernel"] - before["top_conv/kernel"]) > RATE / 2) > 0.05

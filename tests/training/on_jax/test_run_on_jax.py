@@ -25,7 +25,7 @@ def as_on_a_gpu(monkeypatch):
 
 @pytest.mark.long
 def test_what_a_run_computes_is_prepared(source, own_cache, tmp_path, as_on_a_gpu, monkeypatch):
-    prepared, ran = set(), set()
+    prepared, ran, judging = set(), set(), set()
     run, prepare = jax_engine.Network.run, jax_engine.Network.prepare
 
     def heard_run(self, *arguments, **named):
@@ -38,9 +38,15 @@ def test_what_a_run_computes_is_prepared(source, own_cache, tmp_path, as_on_a_gp
 
     monkeypatch.setattr(jax_engine.Network, "run", heard_run)
     monkeypatch.setattr(jax_engine.Network, "prepare", heard_prepare)
-    monkeypatch.setattr(Backbone, "trained", lambda self, _output, **_: self.pretrained(**EXACT))
+
+    def trained(self, _output, **_):
+        judging.add(self.pretrained(**EXACT))
+        return self.pretrained(**EXACT)
+
+    # A network that was trained cannot be prepared; another one stands for it.
+    monkeypatch.setattr(Backbone, "trained", trained)
     efftune.train(source, run=tmp_path / "run", **(TUNED | {"flip": "auto"}))
-    assert prepared == ran
+    assert prepared == ran - judging
     assert len(prepared) == 5
 
 

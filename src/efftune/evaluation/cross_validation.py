@@ -71,8 +71,7 @@ def train(
         except LeftOut as reason:
             tried = replace(tried, failure=str(reason))
     scored = [candidates[0], *tried.candidates]
-    if tried.judged.all():
-        candidates = scored
+    candidates = scored if tried.judged.all() else candidates
     folds, max_error = judges.folds, recipe.evaluation.max_error
     outcome = out_of_fold.judge(candidates, folds, labels, max_error)
     network, results, failure = _on_all(head, data, backbone, plan, timer, outcome.chosen)

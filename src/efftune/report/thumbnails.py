@@ -70,8 +70,8 @@ def write(
         on_progress(done, total)
         if is_enough():
             break
-    explained: dict[str, str] = {}
     explainer = Explainer(classifier)
+    explained = {}
     for done, i in enumerate(wrong[:MAX_EXPLAINED], start=len(rows) + 1):
         if is_enough():
             break

@@ -58,9 +58,8 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
         device = devices.chosen(recipe.device)  # before anything imports Keras
         if recipe.backbone.model != AUTO_MODEL:
             backbone = Backbone.of(recipe, device, timer.on_progress)
-        examples = discovery.find(
-            source, timer.on_progress, Columns.of(recipe), recipe.data.held_out
-        )
+        columns, held_out = Columns.of(recipe), recipe.data.held_out
+        examples = discovery.find(source, timer.on_progress, columns, held_out)
     if backbone is not None:
         training_data.prepare(recipe, backbone)
         within_budget.measure_pictures(backbone, recipe, examples, timer)

@@ -22,7 +22,8 @@ _ALL = -1  # pictures
 def measure_pictures(backbone: Backbone, recipe: Recipe, examples: Examples, timer: Timer) -> None:
     """Measure how long the frozen network takes for a picture, if the time is limited."""
     paths = [row.path for row in examples.rows if row.usable]
-    if not (timer.budget.is_limited and paths):
+    # What is trained by gradient descent alone depends little on the frozen network.
+    if not (timer.budget.is_limited and recipe.can_cross_validate and paths):
         return
     with timer.phase("measure"):
         timer.budget.picture_seconds = timer.journal.decided(
@@ -60,7 +61,7 @@ def inspected(
         return *split, []
     total = sum(row.usable for row in examples.rows)
     floor = total * (budget.picture_seconds + (began - budget.left) / decided)
-    floor += budget.reserved + budget.head_seconds(total)
+    floor += budget.seconds - began + budget.reserved + budget.head_seconds(total)
     note = (
         f"--budget leaves time for {decided:,} of the {total:,} pictures; all of them take "
         f"{floor:.0f} s or more"

@@ -73,8 +73,10 @@ def _gained(
     backbone: Backbone, head: Head, data: TrainingData, plan: Plan, timer: Timer
 ) -> tuple[NetworkState, list[StageResult]]:
     """The network after all stages, or the frozen one if it does better; and the results."""
-    start = starting(head, data, backbone, plan, timer)
     frozen, results = NetworkState(backbone, head.kernel, head.bias), list[StageResult]()
+    if not plan.recipe.trains_by_gradient_descent:  # and no Keras model is needed yet
+        return frozen, results
+    start = starting(head, data, backbone, plan, timer)
     network, pretrained = frozen, backbone.keras_model.get_weights()
     for after, result in run_stages(backbone, start, data, plan, timer):
         network = after

@@ -82,7 +82,9 @@ def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
             f"fine-tuning gained {100 * (fine_tuned - frozen):.0f} points over the frozen network, "
             f"so these pictures differ a lot from ImageNet's: {more} may gain more"
         )
-    if last.stage == "head" and not recipe.trains_by_gradient_descent and frozen < 1 - _LARGE_GAIN:
+    is_asked = recipe.name not in ("balanced", "thorough")  # else there was no time for more
+    is_frozen = last.stage == "head" and not recipe.trains_by_gradient_descent
+    if is_asked and is_frozen and frozen < 1 - _LARGE_GAIN:
         sentences.append(
             "only the head was trained; --recipe balanced also trains blocks of the network"
         )

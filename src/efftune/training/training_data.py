@@ -137,7 +137,7 @@ def _features(
             settings=planning.settings(plan, timer.budget, exact=split != "train"),
             outputs=needed[split],
         )
-        if split == "train" and timer.budget.is_limited:
+        if split == "train" and timer.budget.is_limited and needed[split]:
             features[split] = _in_time(extract, rows, on_done, plan, timer)
         else:
             features[split] = extract([row.path for row in rows], on_done=on_done)

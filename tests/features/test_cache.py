@@ -20,6 +20,12 @@ def values(count, dtype="float32", start=0):
     return np.broadcast_to(rows, (count, 2, 3)).astype(getattr(ml_dtypes, dtype, dtype))
 
 
+def has_free(monkeypatch, size):
+    """Pretend that a disk has so many bytes free."""
+    free = namedtuple("free", "free")
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _path: free(size))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_rows_come_back_from_disk(tmp_path, dtype):
     FeatureCache(tmp_path, dtype, (2, 3)).add(digests(5), values(5, dtype))
@@ -78,14 +84,25 @@ def test_rows_that_cannot_be_written_stay_in_memory(tmp_path):
     assert float(store.row(digests(3)[2])[0, 0]) == 2
 
 
+def test_room_that_a_run_needs_to_be_saved_is_not_taken(tmp_path, monkeypatch):
+    store, size = FeatureCache(tmp_path / "store", "float16", (2, 3)), 3 * (32 + 12)
+    has_free(monkeypatch, 2 * size - 1)
+    with pytest.warns(UserWarning, match="could not be cached in .*No space left"):
+        store.add(digests(3), values(3, "float16"))
+    assert not list((tmp_path / "store").iterdir())
+    has_free(monkeypatch, 2 * size)
+    store.add(digests(3, 3), values(3, "float16", start=3))
+    assert len(list((tmp_path / "store").iterdir())) == 1
+    assert [float(store.row(digest)[0, 0]) for digest in digests(6)] == list(range(6))
+
+
 def test_stores_not_used_for_longest_are_pruned(own_cache, monkeypatch):
     own_cache.mkdir()
-    free = namedtuple("free", "free")
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _path: free(0))
     for age in (5, 1, 3, 0):
         folder = own_cache / "features" / str(age)
         FeatureCache(folder, "float32", (2, 3)).add(digests(4), values(4))
         os.utime(folder, times=(time.time() - 100_000 * age,) * 2)
+    has_free(monkeypatch, 0)
     cache.prune(own_cache / "features", share=0.5)
     assert {path.name for path in (own_cache / "features").iterdir()} == {"0", "1"}
     FeatureCache(own_cache / "features" / "1", "float32", (2, 3))  # opened: in use

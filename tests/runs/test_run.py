@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import tomli_w
 
 import efftune
-from conftest import fill
+from conftest import TUNED, fill
 from efftune.data import relabelling
 
 
@@ -143,6 +144,25 @@ def test_accepted_suggestions_train_a_better_run(flipped_run, tmp_path):
     assert again.record["features"]["computed"] == 0
     confirmed = set(relabelling.read(again.folder / "labels.csv"))
     assert confirmed.isdisjoint(row["path"] for row in table(again.folder / "suspects.csv"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_full_disk_of_the_cache_only_makes_a_run_slower(source, tmp_path, monkeypatch):
+    choices = TUNED | {"epochs": 1, "whole_epochs": 1}
+    runs, disk = [], namedtuple("disk", "free")
+    for free in (2**40, 0):
+        cache = tmp_path / f"cache with {free}"
+        monkeypatch.setenv("EFFTUNE_CACHE", str(cache))
+        usage = disk(free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _path, usage=usage: usage)
+        runs.append(efftune.train(source, run=tmp_path / str(free), **choices))
+    assert not [path for path in cache.rglob("*.npy") if path.is_file()]
+    assert "decode" in runs[0].record["seconds"]
+    assert "decode" not in runs[1].record["seconds"]
+    assert runs[1].record["plan"]["notes"][-1].startswith("pictures are decoded again")
+    names = ("predictions.csv", "evaluation.json", "openvino/model.bin")
+    contents = [[(run.folder / name).read_bytes() for name in names] for run in runs]
+    assert contents[0] == contents[1]
 
 
 def test_accepting_none_is_refused(finished_run):

@@ -6,11 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
-from efftune.errors import UsageError
+from efftune.errors import DiskFull, EfftuneWarning, UsageError
 from efftune.system import files
 
 
@@ -130,3 +133,31 @@ def test_replaced_cache_folder_is_removed_at_the_end(tmp_path):
     assert "Cannot write to the cache folder" in done.stderr
     assert done.stdout.strip()
     assert not Path(done.stdout.strip()).exists()
+
+
+def free(monkeypatch, disk, memory):
+    """Pretend that so many bytes of the disk and of the memory are free."""
+    disks, memories = namedtuple("disk", "free"), namedtuple("memory", "available")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: disks(disk))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memories(memory))
+
+
+def test_temporary_array_is_in_a_file_where_there_is_room(monkeypatch):
+    free(monkeypatch, disk=800, memory=0)
+    array = files.temporary_array((10, 10), np.float32)
+    assert isinstance(array, np.memmap)
+    assert not array.any()
+
+
+def test_temporary_array_is_in_memory_where_the_disk_has_no_room(monkeypatch):
+    free(monkeypatch, disk=799, memory=800)
+    with pytest.warns(EfftuneWarning, match="has no room for .* kept in memory"):
+        array = files.temporary_array((10, 10), np.float32)
+    assert not isinstance(array, np.memmap)
+    assert (array.shape, array.dtype, array.any()) == ((10, 10), np.float32, False)
+
+
+def test_temporary_array_that_fits_nowhere_is_an_error(monkeypatch):
+    free(monkeypatch, disk=799, memory=799)
+    with pytest.raises(DiskFull, match="400 bytes are needed, 799 are free"):
+        files.temporary_array((10, 10), np.float32)

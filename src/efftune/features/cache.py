@@ -83,7 +83,8 @@ class FeatureCache:
     def add(self, digests: Sequence[Digest], values: NDArray[Any]) -> None:
         """Add the rows of some pictures as one shard.
 
-        If the shard cannot be written, its rows stay in memory and a warning is issued.
+        If the shard cannot be written, or would take the room that a run needs to be saved, its
+        rows stay in memory and a warning is issued.
         """
         if not digests:
             return
@@ -94,6 +95,8 @@ class FeatureCache:
         np.save(content, shard, allow_pickle=False)
         path = self._folder / f"{hashlib.sha256(content.getbuffer()).hexdigest()}.npy"
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            files.require_room(self._folder, shard.nbytes)
             # A shard damaged by a power cut is computed again, so there is no need to sync.
             files.write(path, content.getvalue(), flush=False)
         except OSError as error:

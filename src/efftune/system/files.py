@@ -189,16 +189,51 @@ class _NewlineEnds:
 
 
 def temporary_array(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An array of zeros, memory-mapped from an unnamed file that is deleted with the array."""
+    """An array of zeros, memory-mapped from an unnamed file that is deleted with the array.
+
+    It is in memory if the disk of the cache has no room for it, of which a warning tells.
+
+    Raises:
+        DiskFull: neither has room for it.
+    """
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize
     if not size:
         return np.zeros(shape, dtype)
-    with tempfile.TemporaryFile(dir=cache_folder()) as stream:
-        if hasattr(os, "posix_fallocate"):
-            # Allocate now: on a full disk, writing to a sparse memory map would crash the process.
-            os.posix_fallocate(stream.fileno(), 0, size)
-        return np.memmap(stream, dtype, "w+", shape=shape)
+    folder = cache_folder()
+    try:
+        require_room(folder, size)
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            if hasattr(os, "posix_fallocate"):
+                # Allocate now: on a full disk, writing to a sparse memory map would crash.
+                os.posix_fallocate(stream.fileno(), 0, size)
+            return np.memmap(stream, dtype, "w+", shape=shape)
+    except OSError as error:
+        full = disk_full(error, folder, size)
+        if full is None or not _fits_memory(size):
+            raise full or error from None
+    warnings.warn(
+        f"{folder} has no room for what is only kept while the run lasts: it is kept in memory.",
+        EfftuneWarning,
+        stacklevel=2,
+    )
+    return np.zeros(shape, dtype)
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Check that what is only kept for speed leaves as much room on a disk as it takes.
+
+    Raises:
+        OSError: it does not; as if the disk were full.
+    """
+    if size > shutil.disk_usage(folder).free / 2:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def _fits_memory(size: int) -> bool:
+    import psutil  # heavy for the commands that do not need it
+
+    return bool(size <= psutil.virtual_memory().available / 2)
 
 
 def sha256(path: Path) -> str:

@@ -3,15 +3,19 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import augmentation
+from efftune.data import augmentation, images
 from efftune.data.augmentation import View
+from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
+from efftune.errors import BadImage, DataError
 from efftune.features.cache import CachedRows, Digest
+from efftune.recipe.inputs import Fit
 from efftune.recipe.recipe import Recipe
 
 Array = NDArray[np.float32]
@@ -165,10 +169,40 @@ class CachedViews:
         self.read(batch, self.rows(pictures, epoch))
 
 
+class DecodedAgain:
+    """Pictures that are decoded each time they are asked for: rows as of the array of them all."""
+
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+
+    def __init__(self, paths: Sequence[Path], size: int, fit: Fit, depth: BitDepth):
+        """Pictures at the network's size; see `images.decode`."""
+        self.shape = (len(paths), size, size, 3)
+        self._paths = paths
+        self._settings = size, fit, depth
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self._paths)
+
+    def __getitem__(self, picture: int) -> Pixels:
+        """A picture, uint8 (size, size, 3).
+
+        Raises:
+            DataError: it cannot be decoded any more.
+        """
+        path = self._paths[picture]
+        try:
+            return images.decode(images.read(path), *self._settings)
+        except BadImage as error:
+            raise DataError(
+                f"{path} changed during the run: {error.reason}. Start again."
+            ) from None
+
+
 class DecodedImages:
     """Decoded pictures, augmented anew in each epoch."""
 
-    def __init__(self, pixels: Pixels, digests: Sequence[Digest], recipe: Recipe):
+    def __init__(self, pixels: Pixels | DecodedAgain, digests: Sequence[Digest], recipe: Recipe):
         """Pictures at the network's size, uint8 (pictures, size, size, 3), and their SHA-256s."""
         self.shape = pixels.shape[1:]
         self.dtype = self.row_dtype = pixels.dtype

@@ -1,22 +1,25 @@
 """Fine-tuning: prepare the training data of each stage and run the stages in order."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from efftune.data import images
+from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import NO_TIME, Split
+from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.features import extraction
 from efftune.features.extraction import Features
 from efftune.model.backbone import FEATURES, Backbone
+from efftune.recipe.inputs import Fit
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.system.progress import Timer
 from efftune.training import gradient_head, history, members, planning, stages
 from efftune.training import regression_head as heads
-from efftune.training.batches import CachedViews, DecodedImages, LabelledInputs
+from efftune.training.batches import CachedViews, DecodedAgain, DecodedImages, LabelledInputs
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
 from efftune.training.stage_result import LeftOut, NetworkState, StageResult
@@ -316,23 +319,29 @@ def _decoded(
     splits: tuple[Split, ...] = ("train", "val") if data.paths["val"] else ("train",)
     total = len(data.paths["train"]) + len(data.paths["val"])
     done = itertools.count(1)
+    settings = backbone.image_size, plan.recipe.backbone.fit, plan.depth
     for split in splits:
         paths = data.paths[split]
-        with timer.phase("decode"):
-            try:
-                pixels = images.decode_all(
-                    paths,
-                    backbone.image_size,
-                    plan.recipe.backbone.fit,
-                    plan.depth,
-                    lambda: timer.count(next(done), total),
-                )
-            except BadImage as error:
-                raise DataError(
-                    f"A picture changed during the run: {error}. Start again."
-                ) from None
+        pixels: Pixels | DecodedAgain = DecodedAgain(paths, *settings)
+        if plan.decoded_bytes:
+            with timer.phase("decode"):
+                pixels = _all_decoded(paths, settings, lambda: timer.count(next(done), total))
         sha256s = data.features[split].sha256s
         digests = [bytes.fromhex(sha256s[path]) for path in paths]
         decoded = DecodedImages(pixels, digests, plan.recipe)
         inputs.append(LabelledInputs(decoded, data.labels[split]))
     return inputs[0], inputs[1] if len(inputs) > 1 else None
+
+
+def _all_decoded(
+    paths: Sequence[Path], settings: tuple[int, Fit, BitDepth], on_done: Callable[[], None]
+) -> Pixels:
+    """See `images.decode_all`.
+
+    Raises:
+        DataError: a picture cannot be decoded any more.
+    """
+    try:
+        return images.decode_all(paths, *settings, on_done)
+    except BadImage as error:
+        raise DataError(f"A picture changed during the run: {error}. Start again.") from None

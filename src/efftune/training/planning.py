@@ -24,6 +24,7 @@ from efftune.system.budget import Budget
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for cached activations
 _DISK_SHARE = 1 / 2  # of the free disk space
+_NO_ROOM = "not enough disk space"
 _ACTIVATION_BYTES = 2  # per cached value
 _FEATURE_BYTES = 4  # per cached value
 MOST_CHECKED = 1000  # pictures that show whether augmented views are recognised
@@ -45,7 +46,8 @@ class Plan:
         activation_bytes: size of the cached activations.
         mapped_bytes: how many of these bytes may be in memory at the same time.
         place: `memory` if all cached activations fit there, else `disk`; empty if none are cached.
-        decoded_bytes: disk space for the decoded pictures while all blocks are trained.
+        decoded_bytes: disk space for the decoded pictures while all blocks are trained; 0 if they
+            are decoded again in each epoch.
         notes: what was reduced for lack of disk space, and settings that are inefficient or risky.
         seconds: estimated duration by phase; empty if it was not measured.
         depth: which values of pictures of more than 8 bits become black and white.
@@ -108,8 +110,9 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], fold
     """Resolve the settings that the recipe leaves to efftune, within the free memory and disk.
 
     Activations are cached on disk, where later runs find them; those that exceed the memory limit
-    are read from disk as needed. If the disk is too small, fewer views are cached; if even the
-    unaugmented pictures do not fit, training starts at a higher block.
+    are read from disk as needed. If the disk is too small, they are kept in memory; if that is too
+    small, too, fewer views are cached; if even the unaugmented pictures do not fit, training starts
+    at a higher block, and if those of no block fit, only the head is trained.
 
     Args:
         recipe: the settings of the run.
@@ -118,34 +121,29 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], fold
         folds: of the cross-validation that judges, if any.
 
     Raises:
-        UsageError: the backbone has no such block, the processor has no such precision, or the
-            disk has no space for the decoded pictures, the features or the activations of any
-            block.
+        UsageError: the backbone has no such block, the processor has no such precision, or there is
+            no space for the features of the head's views.
     """
     precision = chosen_precision(backbone.engine, recipe.backbone.precision)
     recipe, notes = _resolved(recipe, backbone, pictures["train"])
     kept = _kept(pictures, folds)
-    decoded_bytes = 0
-    if any(stage.block == "pixels" for stage in recipe.stages):
-        decoded_bytes = (kept["train"] + kept["val"]) * backbone.image_size**2 * 3
-    feature_bytes = (
-        recipe.head.epochs * pictures["train"] * backbone.entry.features * _FEATURE_BYTES
-    )
-    free = _free_disk(decoded_bytes, feature_bytes)
+    decoded_bytes, room = _room(recipe, backbone, kept)
+    if any(stage.block == "pixels" for stage in recipe.stages) and not decoded_bytes:
+        notes.append(f"pictures are decoded again in each epoch: {_NO_ROOM}")
     notes += [*_padding_notes(recipe), *_optimization_notes(recipe, pictures["train"])]
     if not any(stage.name == "upper" for stage in recipe.stages):
         made = Plan(recipe, pictures, precision, decoded_bytes=decoded_bytes, folds=folds)
         return replace(made, notes=tuple(notes))
-    free_share = psutil.virtual_memory().available * _MEMORY_SHARE
-    limit = int(recipe.tuning.memory * 2**30 or free_share)
-    block, views = _fitting_block(recipe, backbone, kept, free)
+    fitting = _fitting_block(recipe, backbone, kept, room)
+    if fitting is None:
+        made = plan(recipe.head_only(), backbone, pictures, folds)
+        return replace(made, notes=(*made.notes, f"only the head is trained: {_NO_ROOM}"))
+    block, views = fitting
     if block != backbone.block(recipe.tuning.unfreeze):
-        notes.append(
-            f"training from {block} instead of {recipe.tuning.unfreeze}: not enough disk space"
-        )
+        notes.append(f"training from {block} instead of {recipe.tuning.unfreeze}: {_NO_ROOM}")
     if views != recipe.augmentation.views:
-        notes.append(f"{views} views instead of {recipe.augmentation.views}: not enough disk space")
-    cached_bytes = _activation_bytes(backbone, block, kept, views)
+        notes.append(f"{views} views instead of {recipe.augmentation.views}: {_NO_ROOM}")
+    cached_bytes, limit = _activation_bytes(backbone, block, kept, views), _memory_limit(recipe)
     return Plan(
         recipe.changed(unfreeze=block, views=views),
         pictures,
@@ -268,42 +266,48 @@ def _kept(pictures: Mapping[Split, int], folds: int) -> Mapping[Split, int]:
     return {**pictures, "val": pictures["train"]} if folds else pictures
 
 
-def _free_disk(decoded_bytes: int, feature_bytes: int) -> int:
-    """Bytes that cached activations may take on disk.
+def _room(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> tuple[int, int]:
+    """Bytes of the decoded pictures, and those that cached activations may take besides.
+
+    No pictures are kept decoded if the disk has no room for them.
 
     Raises:
-        UsageError: there is no space even for the decoded pictures or the features.
+        UsageError: there is no space for the features of the head's views.
     """
-    free = int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE) - decoded_bytes
-    if decoded_bytes and free < 0:
-        raise _disk_full(
-            decoded_bytes, "decoded pictures", "choose a recipe that does not train all blocks"
+    free = int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE)
+    decoded = 0
+    if any(stage.block == "pixels" for stage in recipe.stages):
+        decoded = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
+        decoded = decoded if decoded <= free else 0
+    room = max(free - decoded, _memory_limit(recipe))
+    features = recipe.head.epochs * pictures["train"] * backbone.entry.features * _FEATURE_BYTES
+    if features > room:
+        raise UsageError(
+            f"Not enough space for {features / 2**30:.1f} GiB of features in "
+            f"{files.cache_folder()}: efftune uses at most half of the free disk space, or a "
+            "quarter of the free memory. Make room, set EFFTUNE_CACHE to a folder on a larger "
+            "disk, or train the head with fewer --head-epochs."
         )
-    free -= feature_bytes
-    if feature_bytes and free < 0:
-        raise _disk_full(feature_bytes, "features", "train the head with fewer --head-epochs")
-    return free
+    return decoded, room - features
+
+
+def _memory_limit(recipe: Recipe) -> int:
+    """Bytes of activations that may be in memory at the same time."""
+    free_share = psutil.virtual_memory().available * _MEMORY_SHARE
+    return int(recipe.tuning.memory * 2**30 or free_share)
 
 
 def _fitting_block(
     recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], free: int
-) -> tuple[str, int]:
-    """The first block to train and the number of views whose activations fit `free` bytes."""
+) -> tuple[str, int] | None:
+    """The first block to train and the number of views whose activations fit, if any do."""
     first, views = backbone.block(recipe.tuning.unfreeze), int(recipe.augmentation.views)
     for block in backbone.blocks[backbone.blocks.index(first) :]:
         plain_bytes = _activation_bytes(backbone, block, pictures, 0)
         if plain_bytes <= free:
             view_bytes = _activation_bytes(backbone, block, pictures, 1) - plain_bytes
             return block, min(views, (free - plain_bytes) // max(1, view_bytes))
-    raise _disk_full(plain_bytes, "activations", "train with --unfreeze none")
-
-
-def _disk_full(size: int, content: str, remedy: str) -> UsageError:
-    return UsageError(
-        f"Not enough disk space for {size / 2**30:.1f} GiB of {content} in "
-        f"{files.cache_folder()}: efftune uses at most half of the free space. Free some space, "
-        f"set EFFTUNE_CACHE to a folder on a larger disk, or {remedy}."
-    )
+    return None
 
 
 def _activation_bytes(

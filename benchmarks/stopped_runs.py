@@ -1,4 +1,4 @@
-"""Runs that are stopped and go on: killed at random moments, or on a disk that fills up.
+"""Runs that are stopped and go on: killed or asked to end at random moments, or on a full disk.
 
 Small runs on made pictures of noise at 32 pixels, with dropout and drop-connect. Each is compared
 with a run that was never stopped: `predictions.csv`, `evaluation.json`, `recipe.toml`, the history
@@ -7,6 +7,7 @@ step. For each run, prints the phases in which it was killed, or the space there
 came to the same.
 
     python benchmarks/stopped_runs.py kills [--times 50] [--seed 0]
+    python benchmarks/stopped_runs.py signals [--times 20] [--seed 0]    # SIGINT and SIGTERM
     python benchmarks/stopped_runs.py disk [--times 20] [--seed 0]    # as root: mounts a tmpfs
 """
 
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -41,7 +43,9 @@ RECIPES = {
     "thorough": f"--recipe thorough --test 0.15 {SMALL} {RANDOM} --set members=2",
 }
 FILES = ("predictions.csv", "evaluation.json", "recipe.toml", "examples.csv", "openvino/model.bin")
-KILLS = 2  # of each run
+STOPS = 2  # of each run
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+LONGEST = 10.0  # seconds until a run has ended that was asked to
 
 
 def make_pictures(folder: Path) -> None:
@@ -119,20 +123,32 @@ class Command:
         shutil.rmtree(self.environment["EFFTUNE_CACHE"], ignore_errors=True)
 
 
-def kill(command: Command, seconds: float) -> str:
-    """Kill a command and its children after some seconds; returns the phase it was in."""
+def stop(command: Command, seconds: float, number: int) -> tuple[str, bool]:
+    """Stop a command and its children after some seconds.
+
+    Returns:
+        The phase it was in, and whether it ended as it should.
+    """
     process = command.start()
     try:
         process.communicate(timeout=seconds)
-        return "at its end"
+        return "at its end", process.returncode == 0
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return phase(command.run)
+        pass
+    began = time.perf_counter()
+    os.killpg(process.pid, number)
+    _, errors = process.communicate()
+    took, where = time.perf_counter() - began, phase(command.run)
+    if number == signal.SIGKILL:
+        return where, True
+    # A run that has not trained yet is removed: it goes on from the cache.
+    told = where == "before it began" or "efftune resume" in errors
+    good = process.returncode in (0, CODES[number]) and took <= LONGEST and told
+    return f"{where} ({took:.1f} s, code {process.returncode})", good
 
 
-def kills(place: Path, photos: Path, times: int) -> int:
-    """Kill runs at random moments; returns how many did not come to the same."""
+def stops(place: Path, photos: Path, times: int, numbers: Sequence[signal.Signals]) -> int:
+    """Stop runs at random moments; returns how many did not end as they should."""
     bad = 0
     for name, options in RECIPES.items():
         began = time.perf_counter()
@@ -143,12 +159,17 @@ def kills(place: Path, photos: Path, times: int) -> int:
         took, expected = time.perf_counter() - began, result(whole.run)
         for number in range(-(-times // len(RECIPES))):
             command = Command(photos, place / f"{name}-{number}", options)
-            phases = [kill(command, random.uniform(0.5, took)) for _ in range(KILLS)]
+            ends = [
+                stop(command, random.uniform(0.5, took), random.choice(numbers))
+                for _ in range(STOPS)
+            ]
             code, errors = command.finish()
             same = not code and result(command.run) == expected
-            bad += not same
-            print(f"{name:10} {'same' if same else 'OTHER'}  killed in: {'; '.join(phases)}")
-            print(errors if not same else "", end="", flush=True)
+            good = same and all(good for _, good in ends)
+            bad += not good
+            phases = "; ".join(where for where, _ in ends)
+            print(f"{name:10} {'same' if good else 'OTHER'}  stopped in: {phases}")
+            print(errors if not good else "", end="", flush=True)
             command.clear()
     return bad
 
@@ -186,7 +207,7 @@ def disk(place: Path, photos: Path, times: int) -> int:
 def main() -> None:
     """Stop runs in one of two ways; exits with 1 if one did not come to the same."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("way", choices=("kills", "disk"))
+    parser.add_argument("way", choices=("kills", "signals", "disk"))
     parser.add_argument("--times", type=int)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -195,8 +216,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         make_pictures(place / "photos")
-        stop, times = (kills, 50) if arguments.way == "kills" else (disk, 20)
-        bad = stop(place, place / "photos", arguments.times or times)
+        photos, times = place / "photos", arguments.times
+        if arguments.way == "disk":
+            bad = disk(place, photos, times or 20)
+        elif arguments.way == "kills":
+            bad = stops(place, photos, times or 50, [signal.SIGKILL])
+        else:
+            bad = stops(place, photos, times or 20, list(CODES))
     print(f"{bad} did not come to the same")
     sys.exit(bad > 0)
 

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from conftest import ROOT
 from efftune.errors import DataError, EfftuneWarning, UsageError
 from efftune.system import journal
 from efftune.system.journal import FOLDER, RECORD, Journal, Pace
@@ -123,10 +124,19 @@ def test_second_process_is_told(begun):
 
 
 def test_what_was_being_written_is_removed(begun):
-    (begun.folder / "checkpoints" / "upper" / ".partial-x").mkdir(parents=True)
+    half = begun.folder / "checkpoints" / "upper" / ".partial-x"
+    half.mkdir(parents=True)
+    (half / ".partial-z.json").touch()
     (begun.folder.parent / ".partial-y.csv").touch()
     reopened(begun)
     assert not list(begun.folder.parent.rglob(".partial-*"))
+
+
+def test_writer_killed_anywhere_leaves_a_whole_state():
+    script = ROOT / "benchmarks" / "damaged_checkpoints.py"
+    command = [sys.executable, str(script), "kills", "--times", "60"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_record_says_how_to_go_on(begun):

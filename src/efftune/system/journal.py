@@ -300,10 +300,11 @@ def locked(folder: Path) -> FileLock:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file or a folder, which may have gone with the folder that it was in."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _file_name(name: str) -> str:

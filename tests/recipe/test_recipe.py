@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import math
 import pickle
 import tomllib
 
@@ -242,3 +243,33 @@ def test_folds_are_a_number_auto_or_none():
     assert Recipe().data.shares == Recipe(val="auto", test="auto").data.shares == (0.15, 0.15)
     assert Recipe().data.held_out == {}
     assert Recipe(folds=0, test=0.2).data.chooses_held_out
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "limits"),
+    [
+        ("20 ms", "20 ms", (20, math.inf)),
+        ("5MB", "5 MB", (math.inf, 5)),
+        ("15 mb, 0.02 s", "20 ms, 15 MB", (20, 15)),
+        ("500 kB and 900us", "0.9 ms, 0.5 MB", (0.9, 0.5)),
+        ("", "", (math.inf, math.inf)),
+    ],
+)
+def test_goal_limits_time_and_size(text, kept, limits):
+    recipe = Recipe(goal=text)
+    assert (recipe.goal, recipe.limits) == (kept, limits)
+    assert Recipe(**tomllib.loads(recipe.to_toml())) == recipe
+
+
+@pytest.mark.parametrize(
+    "text", ["20", "ms", "3 apples", "0 ms", "-1 MB", "5 ms, 6 ms", "1 ms 2 MB"]
+)
+def test_goal_that_limits_nothing_is_refused(text):
+    with pytest.raises(UsageError, match="give a time, a size or both, such as 20 ms"):
+        Recipe(goal=text)
+
+
+@given(st.floats(1e-6, 1e9), st.floats(1e-6, 1e9))
+def test_goal_is_read_as_it_is_written(milliseconds, megabytes):
+    goal = Recipe(goal=f"{milliseconds:.6f} ms, {megabytes:.6f} MB").goal
+    assert Recipe(goal=goal).goal == goal

@@ -251,7 +251,7 @@ def stop_after(epochs, place="upper"):
     return stop
 
 
-@pytest.mark.parametrize("epochs", [0, 1])
+@pytest.mark.parametrize("epochs", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_impatient_user_gets_a_classifier(noise, unbroken, tmp_path, monkeypatch, epochs):
     monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
     with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="is not finished"):
@@ -286,6 +286,7 @@ def test_impatient_user_of_folds_gets_the_head(noise, tmp_path, monkeypatch):
         assert [each["best_epoch"] for each in finished.record["stages"]] == [0]
 
 
+@pytest.mark.long
 def test_nothing_trained_is_not_finished(noise, tmp_path, monkeypatch):
     monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
     choices = {"recipe": "scratch", "image_size": 32, "scratch_epochs": 2, "batch_size": 8}

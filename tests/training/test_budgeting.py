@@ -119,3 +119,6 @@ def test_head_alone_is_trained_where_there_is_no_time_for_more(name, seconds, tu
 def test_very_short_budgets_are_known_at_once():
     assert not budgeting.affordable(Recipe(), None, budget(15)).trains_by_gradient_descent
     assert budgeting.affordable(Recipe(), None, budget(30)).trains_by_gradient_descent
+    slow = budget(30)
+    slow.starting = 2.0
+    assert not budgeting.affordable(Recipe(), None, slow).trains_by_gradient_descent

@@ -100,7 +100,7 @@ def test_ensemble_averages_networks_trained_with_other_seeds(
     assert result.selected.val_loss == pytest.approx(losses[0], abs=1e-4)
 
 
-@pytest.mark.parametrize("what", ["rolled back", "diverged"])
+@pytest.mark.parametrize("what", [pytest.param("rolled back", marks=pytest.mark.long), "diverged"])
 def test_network_that_made_things_worse_is_left_out(
     squares_with_head, backbone, eager, taken, outcome, what
 ):

@@ -287,7 +287,7 @@ def kept_in(folder, on_progress=lambda *_: None):
 RANDOM = {"dropout": 0.3, "drop_connect_rate": 0.3, "mix": "cutmix", "ema": 0.5}
 
 
-@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize("validated", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_stopped_stage_goes_on_to_the_same_bits(
     looked_at, pretrained, tmp_path, monkeypatch, validated
 ):

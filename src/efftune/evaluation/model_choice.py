@@ -26,7 +26,7 @@ from efftune.model.catalogue import Model
 from efftune.model.engines.devices import Device
 from efftune.recipe.recipe import Recipe
 from efftune.system.progress import Timer
-from efftune.training import estimation, planning, regression_head, training_data
+from efftune.training import estimation, goal, planning, regression_head, training_data
 from efftune.training.planning import Plan
 
 _RUNGS = (300, 1000)  # training pictures; all of them come last
@@ -35,7 +35,7 @@ _FINALISTS = 3  # models that are tried on all pictures
 _BEATEN = 2.0  # standard errors
 _ALIKE = 1.0  # standard errors
 
-Outcome = Literal["chosen", "as good", "worse", "beaten", "too slow", "failed"]
+Outcome = Literal["chosen", "as good", "worse", "beaten", "too slow", "over the goal", "failed"]
 Numbers = NDArray[np.int64]
 
 
@@ -55,8 +55,8 @@ class ModelTrial:
         seconds: estimated duration of a run; 0 if there is no budget.
         outcome: `as good` as the best, within noise, but not the smallest such; `worse` than the
             best; `beaten`, and dropped before all pictures were tried; `too slow` for the budget;
-            `failed`, if it could not be used.
-        reason: why it failed.
+            `over the goal`; `failed`, if it could not be used.
+        reason: why it failed, or how it misses the goal.
     """
 
     model: str
@@ -77,8 +77,9 @@ def choose(
 ) -> tuple[Backbone, tuple[ModelTrial, ...]]:
     """Choose the model of a recipe that leaves it to efftune.
 
-    Of the models within one standard error of the lowest loss, the smallest is taken. A budget
-    leaves out models with which the run would take longer, but not the smallest of all.
+    Of the models within one standard error of the lowest loss, the smallest is taken. A goal leaves
+    out the models that miss it. A budget leaves out those with which the run would take longer, but
+    not the smallest of all.
 
     Args:
         recipe: with `auto` as its model.
@@ -90,7 +91,8 @@ def choose(
         The chosen model, and what was tried, smallest model first.
 
     Raises:
-        UsageError: no weights are on this machine, or the recipe does not use published ones.
+        UsageError: no weights are on this machine, the recipe does not use published ones, or no
+            model keeps the goal.
         DataError: weights cannot be downloaded.
     """
     entries = _entries(recipe)
@@ -217,6 +219,11 @@ class _Race:
     def run(self, entries: Sequence[Model]) -> tuple[Backbone, tuple[ModelTrial, ...]]:
         """Try models, smallest first; the result is that of `choose`."""
         alive = list(filter(None, [self._enter(entry) for entry in entries]))
+        if not alive:
+            tried = [f"{each.model} takes {each.reason}" for each in self.trials.values()]
+            raise UsageError(
+                f"No model keeps --goal {self.recipe.goal!r} on this machine: {'; '.join(tried)}."
+            )
         for rung in self.pictures.rungs:
             if rung == len(self.pictures.labels) and alive[0].trial.pictures:
                 best = sorted(alive, key=lambda each: each.trial.excess)[:_FINALISTS]
@@ -236,7 +243,7 @@ class _Race:
         """Let a model take part, if it can be used and a run with it is likely to be in time."""
         size = self.recipe.backbone.image_size or entry.resolution
         trial = ModelTrial(entry.name, size)
-        is_first = not self.trials
+        is_first = all(each.outcome == "over the goal" for each in self.trials.values())
         self.trials[entry.name] = trial
         if not is_first and self._is_late(self._steps_per_cost * _cost(entry, self.recipe)):
             return None
@@ -244,6 +251,10 @@ class _Race:
             recipe = self.recipe.changed(model=entry.name)
             backbone = Backbone.of(recipe, self.device, self.timer.on_progress)
             plan = planning.plan_for(recipe, backbone, self.examples)
+            if missed := recipe.goal and self._missed(backbone, recipe):
+                found = replace(trial, outcome="over the goal", reason=missed)
+                self.trials[entry.name] = found
+                return None
             milliseconds = estimation.milliseconds(plan, backbone, self.pictures.paths)
         except (DataError, UsageError) as error:  # of larger models: no download, no room
             if is_first:
@@ -260,6 +271,10 @@ class _Race:
                 trial, seconds=round(steps + estimation.pass_seconds(plan, milliseconds), 2)
             )
         return _Entrant(entry, backbone, plan, trial, np.empty(0))
+
+    def _missed(self, backbone: Backbone, recipe: Recipe) -> str:
+        """How a classifier with one such network misses the goal; empty if it does not."""
+        return goal.cost(backbone, recipe, self.pictures.paths).beyond(recipe)
 
     def _tried(self, entrants: list[_Entrant], count: int) -> list[_Entrant]:
         """Try models on the first pictures; returns those that there was time for.

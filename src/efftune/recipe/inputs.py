@@ -5,77 +5,22 @@ from these fields and those in `training.py`. Imports are light, since `efftune 
 fields.
 """
 
-import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, Len, Lt
 
+from efftune.recipe import parsing
+from efftune.recipe.parsing import Phase
 from efftune.recipe.setting import Setting
 
 Fit = Literal["stretch", "crop", "pad"]
-Phase = Literal["scratch", "head", "tune"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 RecipeName = Literal["quick", "balanced", "thorough", "scratch", "keras-example"]
 _SplitShare = Annotated[float, Ge(0.01), Le(0.5)]
 AUTO_MODEL = "auto"  # instead of a model's name
-_NUMBER = r"(\d+(?:\.\d+)?)"
 _HELD_OUT_SHARE = 0.15  # of the pictures, for `auto`
 _MOST_FOLDS = 20
-
-
-def _held_out(value: Any) -> Any:
-    """A share, also as text or in percent; any other text is a path."""
-    if not isinstance(value, str):
-        return value
-    number = value.strip().removesuffix("%")
-    try:
-        share = float(number) / (100 if number != value.strip() else 1)
-    except ValueError:
-        return value
-    if not 0.01 <= share <= 0.5:
-        raise ValueError("give a share from 0.01 to 0.5, or the path of a source")
-    return share
-
-
-def _folds(value: Any) -> Any:
-    """A number of folds, also as text; other text is left to the type."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return value
-    if number == 1:
-        raise ValueError("give 2 folds or more, or 0 for separate validation and test pictures")
-    return int(number) if number.is_integer() else value
-
-
-def _phases(value: Any) -> Any:
-    """Phases in order, from a sequence or comma-separated text."""
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or any(not isinstance(name, str) for name in names):
-        return names
-    if len(set(names)) < len(names):
-        raise ValueError("each phase may appear only once")
-    order = get_args(Phase)
-    known = [name for name in order if name in names]
-    return tuple(known) if len(known) == len(names) else tuple(names)
-
-
-def _names(value: Any) -> Any:
-    """Names, from a sequence or comma-separated text."""
-    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
-
-
-def _seconds(value: Any) -> Any:
-    """Seconds, from text such as `90s`, `10m` or `1h30m`; other text is left to the type."""
-    if not isinstance(value, str):
-        return value
-    text = value.lower().replace(" ", "")
-    parts = re.fullmatch(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s?)?", text)
-    if not text or parts is None:
-        raise ValueError("give a time, such as 90s, 10m or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in parts.groups())
-    return 3600 * hours + 60 * minutes + seconds
 
 
 @dataclass(frozen=True)
@@ -108,7 +53,7 @@ class General:
             "weights, and its network is used only if it is the only phase; head fits a head; tune "
             "fine-tunes from --unfreeze up.",
             "--phases",
-            parse=_phases,
+            parse=parsing.phases,
         ),
     ] = ("head", "tune")
     budget: Annotated[
@@ -120,9 +65,20 @@ class General:
             "fewer pictures if it is very short; up to three networks, if it is long.",
             "--budget",
             "no limit",
-            parse=_seconds,
+            parse=parsing.seconds,
         ),
     ] = 0.0
+    goal: Annotated[
+        str,
+        Setting(
+            "Limits of the classifier on this machine: the time for one picture, the size of its "
+            "network or both, such as '20 ms, 15 MB'. --model auto chooses among the models that "
+            "keep them; fewer networks are trained if several do not.",
+            "--goal",
+            "no limit",
+            parse=parsing.goal,
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True)
@@ -220,7 +176,7 @@ class DataSettings:
             "with the classes.",
             "--label-columns",
             "found if there are no others",
-            parse=_names,
+            parse=parsing.names,
         ),
     ] = ()
     splits: Annotated[
@@ -246,7 +202,7 @@ class DataSettings:
             "table of further ones.",
             "--val",
             "15 %, or none if --folds judges instead",
-            parse=_held_out,
+            parse=parsing.held_out,
         ),
     ] = "auto"
     test: Annotated[
@@ -256,7 +212,7 @@ class DataSettings:
             "table of further ones.",
             "--test",
             "15 %, or none if --folds judges instead",
-            parse=_held_out,
+            parse=parsing.held_out,
         ),
     ] = "auto"
     folds: Annotated[
@@ -266,7 +222,7 @@ class DataSettings:
             "pictures; 0 holds out --val and --test instead.",
             "--folds",
             "5 if SOURCE has no splits and few pictures, and neither --val nor --test is given",
-            parse=_folds,
+            parse=parsing.folds,
         ),
     ] = "auto"
     leaks: Annotated[

@@ -11,9 +11,9 @@ from efftune.recipe.inputs import (
     DataSettings,
     DeviceChoice,
     General,
-    Phase,
     RecipeName,
 )
+from efftune.recipe.parsing import Phase, limits
 from efftune.recipe.schema import SECTIONS, SETTINGS, flat, validated
 from efftune.recipe.training import (
     AugmentationSettings,
@@ -76,6 +76,7 @@ class Recipe:
     device: DeviceChoice
     phases: tuple[Phase, ...]
     budget: float
+    goal: str
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     data: DataSettings = field(default_factory=DataSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
@@ -193,6 +194,11 @@ class Recipe:
                 return "standard", flip
             case strength:
                 return strength, flip
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Most milliseconds for a picture and megabytes of the network; infinite without limit."""
+        return limits(self.goal)
 
     @property
     def members(self) -> int:

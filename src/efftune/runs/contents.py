@@ -24,8 +24,9 @@ from efftune.runs import unfinished
 from efftune.system import files, machine
 from efftune.system.journal import RECORD
 from efftune.system.progress import Timer
-from efftune.training import history, validation
+from efftune.training import goal, history, validation
 from efftune.training.fine_tuning import TrainingResult
+from efftune.training.goal import Cost
 from efftune.training.planning import Plan
 from efftune.training.training_data import TrainingData
 
@@ -59,12 +60,20 @@ class RunContents:
 
     def write(self, folder: Path, timer: Timer) -> None:
         """Write all files except the report. `run.json` comes last and marks the run complete."""
+        examples, recipe, uncertainty = self.examples, self._recipe, self.result.uncertainty
         with timer.phase("save"):
             checksums = self._write_classifier(folder)
             self._write_tables(folder)
+        size, fit = self.training.network.backbone.image_size, recipe.backbone.fit
+        names, depth = examples.class_names, examples.depth
+        classifier = Classifier(folder, names, size, fit, uncertainty, depth)
         with timer.phase("thumbnails"):
-            self._write_plots(folder, timer)
-        files.write(folder / RECORD, _json(self._record(checksums, timer)))
+            self._write_plots(folder, classifier, timer)
+        cost = None
+        if recipe.goal:
+            with timer.phase("goal"):
+                cost = goal.of_classifier(classifier, folder, self.data.paths["train"])
+        files.write(folder / RECORD, _json(self._record(checksums, cost, timer)))
 
     @property
     def _recipe(self) -> Recipe:
@@ -95,12 +104,9 @@ class RunContents:
             decisions = files.user_path(self._recipe.data.labels).read_bytes()
             files.write(folder / LABELS_FILE, decisions)
 
-    def _write_plots(self, folder: Path, timer: Timer) -> None:
+    def _write_plots(self, folder: Path, classifier: Classifier, timer: Timer) -> None:
         """Write the report's thumbnails and all plots, including those of the public example."""
-        names, recipe = self.examples.class_names, self._recipe
-        size = self.training.network.backbone.image_size
-        depth, uncertainty = self.examples.depth, self.result.uncertainty
-        classifier = Classifier(folder, names, size, recipe.backbone.fit, uncertainty, depth)
+        recipe = self._recipe
         test = self.result.predictions[-1]  # or all pictures, out of fold
         thumbnails.write(
             folder,
@@ -112,11 +118,13 @@ class RunContents:
         )
         plots.draw_evaluation(folder, self.result.evaluation)
         if recipe.draws_example_plots:
+            names, depth = self.examples.class_names, self.examples.depth
             titles = [names[i] for i in self.data.labels["train"]]
+            size = self.training.network.backbone.image_size
             plots.draw(folder, self.data.paths["train"], titles, recipe, size, depth)
             files.write(folder / "model.txt", saving.summary(folder))
 
-    def _record(self, checksums: dict[str, str], timer: Timer) -> dict[str, Any]:
+    def _record(self, checksums: dict[str, str], cost: Cost | None, timer: Timer) -> dict[str, Any]:
         """The contents of `run.json`."""
         start = timer.journal.start
         training, result, recipe = self.training, self.result, self._recipe
@@ -139,13 +147,18 @@ class RunContents:
             "settings": [asdict(each) for each in self.settings],
             "recipe": recipe.name,
             "seed": recipe.seed,
+            "budget": timer.budget.seconds if timer.budget.is_limited else 0,
             "versions": machine.versions(),
             "machine": machine.machine() | self._computed_on(),
             "head": {"strength": training.head.strength, "accuracy": self.view_accuracy},
             "plan": self.plan.to_dict(),
             "stages": [stage.to_dict() for stage in training.stages],
             "features": self.data.cache_counts,
-            "advice": history.advice(recipe, training.epochs),
+            "goal": {} if cost is None else {"asked": recipe.goal, **asdict(cost)},
+            "advice": [
+                *history.advice(recipe, training.epochs),
+                *([] if cost is None else [goal.compared(cost, recipe)]),
+            ],
             "not_available": result.not_available,
             "likely_wrong_labels": sum(each.likely for each in result.suspects),
             "seconds": timer.seconds,

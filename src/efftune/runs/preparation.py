@@ -17,7 +17,7 @@ from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
 from efftune.recipe.inputs import AUTO_MODEL
 from efftune.recipe.recipe import Recipe
-from efftune.runs import unfinished, within_budget
+from efftune.runs import unfinished, within_budget, within_goal
 from efftune.system import files
 from efftune.system.progress import Timer
 from efftune.training import planning, training_data
@@ -87,6 +87,7 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
         )
         plan = Plan.from_state(planned)
     plan = within_budget.planned(plan, backbone, examples, timer)
+    plan = within_goal.planned(plan, backbone, examples, timer)
     if timer.journal.leaves_out_the_rest:
         plan = replace(plan, notes=(*plan.notes, _FINISHED))
     return Setup(backbone, examples, findings, plan, trials)

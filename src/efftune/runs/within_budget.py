@@ -17,6 +17,7 @@ _LOGGER = logging.getLogger(__name__)
 _INSPECTION_SHARE = 0.5  # of the time that is left, at most
 _WITHOUT_PRICE = 0.2  # the same, if it is not known how long the network takes
 _ALL = -1  # pictures
+_MEASURABLE = 60.0  # seconds; in less, a network that must be trained is not tried out before
 
 
 def measure_pictures(backbone: Backbone, recipe: Recipe, examples: Examples, timer: Timer) -> None:
@@ -29,6 +30,7 @@ def measure_pictures(backbone: Backbone, recipe: Recipe, examples: Examples, tim
         timer.budget.picture_seconds = timer.journal.decided(
             "seconds of a picture", lambda: estimation.picture_seconds(backbone, recipe, paths)
         )
+    timer.budget.note_first_pictures(timer.seconds["measure"])
 
 
 def inspected(
@@ -90,6 +92,8 @@ def planned(plan: Plan, backbone: Backbone, examples: Examples, timer: Timer) ->
     budget = timer.budget
     if not (budget.is_limited and plan.recipe.trains_by_gradient_descent):
         return plan
+    if budget.seconds < _MEASURABLE and not plan.recipe.can_cross_validate:
+        return replace(plan, notes=(*plan.notes, "training is broken off in time, for --budget"))
 
     def decide() -> dict[str, Any]:
         paths = [row.path for row in examples.of("train")]

@@ -5,13 +5,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SAVING = 4.0  # seconds, for saving and the report
+_SAVING = 4.5  # seconds, for saving and the report
 _SLOWNESS = 1.8  # times the time that the process took to start, if that is more
+_FIRST_SLOWNESS, _MOST_SAVING = (
+    0.65,
+    12.0,
+)  # times that of the first pictures, up to so many seconds
 _REPORT = 0.5  # share of the time for saving that is for the report
 _WORTHWHILE = 0.25  # share of the planned time, below which a stage is left out
 _HEAD_PICTURES, _HEAD_SHARE = 200, 0.15  # frozen passes that a head takes, and for each picture
 
 _begins_with_process = False
+_starting: list[float] = []  # seconds that this process took to its first budget
 
 
 @contextmanager
@@ -23,6 +28,7 @@ def beginning_with_process() -> Iterator[None]:
         yield
     finally:
         _begins_with_process = False
+        _starting.clear()
 
 
 class Budget:
@@ -30,6 +36,7 @@ class Budget:
 
     Attributes:
         seconds: of the whole run; infinite without a limit.
+        starting: seconds of them that the process took to start; the slower the machine, the more.
         saving: seconds of them for saving and the report.
         reserved: seconds of them for all that has to be done after training.
         picture_seconds: that the frozen network takes for a picture.
@@ -43,11 +50,14 @@ class Budget:
             seconds: of the whole run; infinite for no limit.
             spent: of them, before the run was stopped.
         """
-        starting = _process_seconds() if _begins_with_process else 0.0
+        before = _process_seconds() if _begins_with_process else 0.0
+        if _begins_with_process and not _starting:
+            _starting.append(before)
+        self.starting = _starting[0] if _begins_with_process else 0.0
         self.seconds = seconds
-        self.saving = self.reserved = max(_SAVING, _SLOWNESS * starting)
+        self.saving = self.reserved = max(_SAVING, _SLOWNESS * self.starting)
         self.picture_seconds = 0.0
-        self._began = time.perf_counter() - spent - starting
+        self._began = time.perf_counter() - spent - before
         self._prices: dict[str, float] = {}
         self.planned = 0.0
 
@@ -65,6 +75,15 @@ class Budget:
     def usable(self) -> float:
         """Seconds that are left and not reserved."""
         return self.left - self.reserved
+
+    def note_first_pictures(self, seconds: float) -> None:
+        """Note how long loading and converting a network and its first pictures took.
+
+        Saving takes the longer, the slower the machine is, or the more others do on it.
+        """
+        slow = min(_FIRST_SLOWNESS * seconds, _MOST_SAVING)
+        self.reserved += max(0.0, slow - self.saving)
+        self.saving = max(self.saving, slow)
 
     def head_seconds(self, pictures: int) -> float:
         """How long it takes to fit a head on so many pictures, or to cross-fit it, about."""

@@ -11,6 +11,7 @@ from efftune.training.planning import Plan
 
 MOST_MEMBERS = 3  # as many as `thorough` trains; more make predictions slow for little
 _SHORT = 20.0  # seconds; not worth importing what fine-tuning needs
+_SHORT_STARTS = 24  # the same, as often as the process takes to start, on slow machines
 _LEAST_EPOCHS = 2
 _MARGIN = 0.92  # share of the time that is planned
 # Frozen passes that fine-tuning takes as long as, at least: for tracing, and per training picture.
@@ -29,7 +30,7 @@ def affordable(recipe: Recipe, pictures: Mapping[Split, int] | None, budget: Bud
     if not (budget.is_limited and recipe.trains_by_gradient_descent and recipe.can_cross_validate):
         return recipe
     if pictures is None:
-        is_short = budget.seconds <= _SHORT
+        is_short = budget.seconds <= max(_SHORT, _SHORT_STARTS * budget.starting)
     else:
         passes = sum(pictures.values()) + _TRAINING * pictures["train"] + _TRACING
         needed = passes * budget.picture_seconds + budget.head_seconds(pictures["train"])

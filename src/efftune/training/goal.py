@@ -114,7 +114,7 @@ def _timed(predict: Callable[[Path], Any], paths: Sequence[Path]) -> float:
 
 
 def _latency(backbone: Backbone, output: str, recipe: Recipe, paths: Sequence[Path]) -> float:
-    """Milliseconds from a picture's file to an output of the backbone, where predictions are made."""
+    """Milliseconds from a picture's file to an output of the backbone, on the CPU."""
     if backbone.device != "cpu":
         backbone = Backbone.of(recipe.changed(model=backbone.entry.name), "cpu")
     network = backbone.pretrained([output], precision="f32", dtypes=["float32"])

@@ -28,30 +28,37 @@ from efftune.system import machine
 from efftune.system.journal import FOLDER, Journal
 
 WORK = "upper"
+ARRAYS = 30
 LONGEST = 0.1  # seconds that a writer lives
 CALL = re.compile(r"(\w+)\(")
 
 
 def save(journal: Journal, step: int) -> None:
     """Save a state of about 300 kB, every value of which tells its step."""
-    arrays = [np.full((60, 40), step, np.float32) for _ in range(30)]
+    arrays = [np.full((60, 40), step, np.float32) for _ in range(ARRAYS)]
     journal.checkpoints(WORK).save({"step": step}, {"weights": arrays})
 
 
-def loaded(run: Path) -> int:
-    """The step of the state that a resumed run loads; -1 if there is none, or not a whole one."""
-    journal = Journal.reopened(run)
-    try:
-        found = journal.checkpoints(WORK).latest()
-    finally:
-        journal.close()
+def loaded(run: Path) -> tuple[int, bool]:
+    """What a resumed run loads.
+
+    Returns:
+        The step of the state, -1 if there is none or not a whole one; and whether it was told that
+        another one is damaged.
+    """
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        journal = Journal.reopened(run)
+        try:
+            found = journal.checkpoints(WORK).latest()
+        finally:
+            journal.close()
+    is_told = any(issubclass(each.category, EfftuneWarning) for each in told)
     if found is None or list(run.rglob(".partial-*")):
-        return -1
+        return -1, is_told
     state, arrays = found
-    whole = len(arrays["weights"]) == 30 and all(
-        (x == state["step"]).all() for x in arrays["weights"]
-    )
-    return state["step"] if whole else -1
+    whole = all((x == state["step"]).all() for x in arrays["weights"])
+    return state["step"] if whole and len(arrays["weights"]) == ARRAYS else -1, is_told
 
 
 def writer(run: Path, first: int, last: int, *, waits: bool = False) -> int:
@@ -59,12 +66,14 @@ def writer(run: Path, first: int, last: int, *, waits: bool = False) -> int:
     process = os.fork()
     if process:
         return process
-    if waits:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    journal = Journal.reopened(run)
-    for step in range(first, last):
-        save(journal, step)
-    os._exit(0)
+    try:
+        if waits:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        journal = Journal.reopened(run)
+        for step in range(first, last):
+            save(journal, step)
+    finally:
+        os._exit(0)  # without the parent's tidying up
 
 
 def kills(run: Path, times: int) -> int:
@@ -76,11 +85,11 @@ def kills(run: Path, times: int) -> int:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         seen["while writing" if list(run.rglob(".partial-*")) else "between two files"] += 1
-        found = loaded(run)
-        bad += found < step
+        found, is_told = loaded(run)
+        bad += found < step or is_told
         step = max(step, found)
     print(f"{times} kills: {dict(seen)}; {step} states were saved")
-    return bad
+    return bad + (step == 0)
 
 
 def traced(run: Path, log: Path, inject: str = "") -> None:
@@ -92,6 +101,9 @@ def traced(run: Path, log: Path, inject: str = "") -> None:
     strace = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     status = Path(f"/proc/{process}/status")
     while "TracerPid:\t0\n" in status.read_text():
+        if strace.poll() is not None:
+            os.kill(process, signal.SIGKILL)
+            sys.exit("strace cannot attach to a process here.")
         time.sleep(0.002)
     os.kill(process, signal.SIGCONT)
     os.waitpid(process, 0)
@@ -112,9 +124,9 @@ def calls(run: Path, _times: int) -> int:
         shutil.copytree(kept, run)
         traced(run, log, f"{name}:signal=SIGKILL:when={counts[name]}")
         killed = "killed by SIGKILL" in log.read_text()
-        step = loaded(run)
+        step, is_told = loaded(run)
         found["not killed" if not killed else {0: "old", 1: "new"}.get(step, "none")] += 1
-        bad += step not in (0, 1)
+        bad += step not in (0, 1) or is_told or not killed
     print(f"{len(made)} system calls: {dict(counts)}\nloaded: {dict(found)}")
     return bad
 
@@ -136,12 +148,9 @@ def damage(run: Path, times: int) -> int:
             how = "flipped"
             content[random.randrange(len(content))] ^= 1 << random.randrange(8)
         path.write_bytes(content)
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            step = loaded(run)
-        noticed = any(issubclass(each.category, EfftuneWarning) for each in told)
+        step, is_told = loaded(run)
         seen[f"{path.name} {how}"] += 1
-        bad += not (noticed and step == 2 * time_ + 1)
+        bad += not (is_told and step == 2 * time_ + 1)
     print(dict(sorted(seen.items())))
     return bad
 

@@ -142,7 +142,7 @@ def stop(command: Command, seconds: float, number: int) -> tuple[str, bool]:
     if number == signal.SIGKILL:
         return where, True
     # A run that has not trained yet is removed: it goes on from the cache.
-    told = where == "before it began" or "efftune resume" in errors
+    told = where in ("before it began", "at its end") or "efftune resume" in errors
     good = process.returncode in (0, CODES[number]) and took <= LONGEST and told
     return f"{where} ({took:.1f} s, code {process.returncode})", good
 
@@ -185,7 +185,7 @@ def disk(place: Path, photos: Path, times: int) -> int:
     volume = place / "volume"
     volume.mkdir()
     for _ in range(times):
-        size = random.randint(1, 200)
+        size = random.randint(1, 400)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", volume], check=True)
         try:
             command = Command(photos, volume / "run", options)
@@ -205,7 +205,7 @@ def disk(place: Path, photos: Path, times: int) -> int:
 
 
 def main() -> None:
-    """Stop runs in one of two ways; exits with 1 if one did not come to the same."""
+    """Stop runs in one of three ways; exits with 1 if one ended badly or came to something else."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("way", choices=("kills", "signals", "disk"))
     parser.add_argument("--times", type=int)
@@ -223,7 +223,7 @@ def main() -> None:
             bad = stops(place, photos, times or 50, [signal.SIGKILL])
         else:
             bad = stops(place, photos, times or 20, list(CODES))
-    print(f"{bad} did not come to the same")
+    print(f"{bad} ended badly or did not come to the same")
     sys.exit(bad > 0)
 
 

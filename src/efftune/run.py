@@ -237,7 +237,7 @@ def _worked(setup: Setup, timer: Timer, deadline: float) -> RunContents:
     outcome, searched = None, tuple[SettingsTrial, ...]()
     if judges is not None:
         training, outcome = cross_validation.train(head, judges, data, backbone, plan, timer)
-    elif deadline:
+    elif deadline and plan.recipe.trains_by_gradient_descent:
         plan, training, searched = settings_search.search(
             head, data, backbone, plan, timer, deadline
         )

@@ -9,6 +9,7 @@ import pytest
 
 from efftune.features import cache
 from efftune.features.cache import CachedRows, FeatureCache
+from efftune.system import files
 
 
 def digests(count, start=0):
@@ -86,6 +87,7 @@ def test_rows_that_cannot_be_written_stay_in_memory(tmp_path):
 
 def test_room_that_a_run_needs_to_be_saved_is_not_taken(tmp_path, monkeypatch):
     store, size = FeatureCache(tmp_path / "store", "float16", (2, 3)), 3 * (32 + 12)
+    monkeypatch.setattr(files, "_RUN_BYTES", size)
     has_free(monkeypatch, 2 * size - 1)
     with pytest.warns(UserWarning, match="could not be cached in .*No space left"):
         store.add(digests(3), values(3, "float16"))

@@ -11,6 +11,7 @@ import tomli_w
 import efftune
 from conftest import TUNED, fill
 from efftune.data import relabelling
+from efftune.training import planning
 
 
 def table(path):
@@ -163,6 +164,17 @@ def test_full_disk_of_the_cache_only_makes_a_run_slower(source, tmp_path, monkey
     names = ("predictions.csv", "evaluation.json", "openvino/model.bin")
     contents = [[(run.folder / name).read_bytes() for name in names] for run in runs]
     assert contents[0] == contents[1]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_search_without_room_trains_the_head(source, tmp_path, monkeypatch):
+    usage, memory = namedtuple("disk", "free")(0), namedtuple("memory", "available")(2**40)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: memory)
+    choices = TUNED | {"memory": 1e-6, "budget": "1h", "model": "efficientnet-lite0"}
+    run = efftune.search(source, run=tmp_path / "run", **choices)
+    assert run.record["stages"] == []
+    assert "only the head is trained: not enough disk space" in run.record["plan"]["notes"]
 
 
 def test_accepting_none_is_refused(finished_run):

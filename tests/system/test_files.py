@@ -1,4 +1,5 @@
 import csv
+import errno
 import hashlib
 import io
 import multiprocessing
@@ -143,21 +144,30 @@ def free(monkeypatch, disk, memory):
 
 
 def test_temporary_array_is_in_a_file_where_there_is_room(monkeypatch):
-    free(monkeypatch, disk=800, memory=0)
+    free(monkeypatch, disk=400 + files._RUN_BYTES, memory=800)
     array = files.temporary_array((10, 10), np.float32)
     assert isinstance(array, np.memmap)
     assert not array.any()
 
 
-def test_temporary_array_is_in_memory_where_the_disk_has_no_room(monkeypatch):
-    free(monkeypatch, disk=799, memory=800)
-    with pytest.warns(EfftuneWarning, match="has no room for .* kept in memory"):
+def test_temporary_array_is_in_memory_where_the_disk_has_little_room(monkeypatch):
+    free(monkeypatch, disk=399 + files._RUN_BYTES, memory=800)
+    with pytest.warns(EfftuneWarning, match="has little room: .* kept in memory"):
         array = files.temporary_array((10, 10), np.float32)
     assert not isinstance(array, np.memmap)
     assert (array.shape, array.dtype, array.any()) == ((10, 10), np.float32, False)
 
 
+def test_temporary_array_takes_the_last_room_of_a_disk_if_memory_has_none(monkeypatch):
+    free(monkeypatch, disk=400, memory=799)
+    assert isinstance(files.temporary_array((10, 10), np.float32), np.memmap)
+
+
 def test_temporary_array_that_fits_nowhere_is_an_error(monkeypatch):
-    free(monkeypatch, disk=799, memory=799)
-    with pytest.raises(DiskFull, match="400 bytes are needed, 799 are free"):
+    def is_full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    free(monkeypatch, disk=300, memory=799)
+    monkeypatch.setattr(os, "posix_fallocate", is_full)
+    with pytest.raises(DiskFull, match="400 bytes are needed, 300 are free"):
         files.temporary_array((10, 10), np.float32)

@@ -166,6 +166,14 @@ def test_no_room_at_all_means_the_head_alone(backbone, room):
     assert found.notes == ("only the head is trained: not enough disk space",)
 
 
+def test_no_room_leaves_a_gradient_head_its_settings(backbone, room):
+    room(memory=0, disk=2 * 2 * 1000 * 1280 * 4)
+    found = plan(backbone, head_epochs=2, optimizer="sgd")
+    assert found.recipe.head.epochs == 2
+    assert found.recipe.optimization.optimizer == "sgd"
+    assert [stage.name for stage in found.recipe.stages] == ["head"]
+
+
 def test_memory_stands_in_for_disk(backbone, room):
     room(memory=4 * (1000 * 4 + 100) * ROW, disk=0)
     found = plan(backbone)

@@ -274,7 +274,8 @@ class _Race:
 
     def _missed(self, backbone: Backbone, recipe: Recipe) -> str:
         """How a classifier with one such network misses the goal; empty if it does not."""
-        return goal.cost(backbone, recipe, self.pictures.paths).beyond(recipe)
+        paths, classes = self.pictures.paths, len(self.examples.class_names)
+        return goal.cost(backbone, recipe, paths, classes).beyond(recipe)
 
     def _tried(self, entrants: list[_Entrant], count: int) -> list[_Entrant]:
         """Try models on the first pictures; returns those that there was time for.

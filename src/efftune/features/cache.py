@@ -4,6 +4,7 @@ Rows are stored in shards, files named by the SHA-256 of their contents. A shard
 its name is damaged or incomplete: it is removed, and its rows are computed again.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -96,7 +97,8 @@ class FeatureCache:
         path = self._folder / f"{hashlib.sha256(content.getbuffer()).hexdigest()}.npy"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            files.require_room(self._folder, shard.nbytes)
+            if not files.has_room(self._folder, shard.nbytes):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             # A shard damaged by a power cut is computed again, so there is no need to sync.
             files.write(path, content.getvalue(), flush=False)
         except OSError as error:

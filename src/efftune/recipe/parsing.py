@@ -13,12 +13,15 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _UNITS = {  # of a goal: what it limits, and how many milliseconds or megabytes it is
     "us": ("time", 0.001),
     "µs": ("time", 0.001),
+    "μs": ("time", 0.001),
     "ms": ("time", 1.0),
     "s": ("time", 1000.0),
     "kb": ("size", 0.001),
     "mb": ("size", 1.0),
     "gb": ("size", 1000.0),
 }
+_HOW = "give a time, a size or both, such as 20 ms, or 20 ms, 15 MB"
+_SMALLEST = 1e-6  # of either, as it is written down
 
 
 def held_out(value: Any) -> Any:
@@ -83,11 +86,13 @@ def limits(text: str) -> tuple[float, float]:
     """
     found = {"time": math.inf, "size": math.inf}
     for part in filter(None, re.split(r"[,;+&]|\band\b", text.lower())):
-        match = re.fullmatch(rf"\s*{_NUMBER}\s*([a-zµ]+)\s*", part)
+        match = re.fullmatch(rf"\s*{_NUMBER}\s*([a-zµμ]+)\s*", part)
         kind, factor = _UNITS.get(match[2] if match else "", ("", 0.0))
         if match is None or not kind or not float(match[1]) or found[kind] != math.inf:
-            raise ValueError("give a time, a size or both, such as 20 ms, or 20 ms, 15 MB")
+            raise ValueError(_HOW)
         found[kind] = float(match[1]) * factor
+    if min(found.values()) < _SMALLEST or (text and min(found.values()) == math.inf):
+        raise ValueError(_HOW)
     return found["time"], found["size"]
 
 

@@ -97,6 +97,7 @@ def model_choice(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
             ("worse", "did worse"),
             ("beaten", "did clearly worse"),
             ("too slow", "would take too long"),
+            ("over the goal", "missed the goal"),
             ("failed", "could not be used"),
         )
         if outcome in by_outcome

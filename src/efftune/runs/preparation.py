@@ -86,8 +86,9 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
             "plan", lambda: _planned(recipe, backbone, examples, notes).to_state()
         )
         plan = Plan.from_state(planned)
-    plan = within_budget.planned(plan, backbone, examples, timer)
-    plan = within_goal.planned(plan, backbone, examples, timer)
+    is_within = len(trials) > 1  # the goal, as was measured for the choice
+    plan, members = within_goal.planned(plan, backbone, examples, timer, is_within=is_within)
+    plan = within_budget.planned(plan, backbone, examples, timer, members)
     if timer.journal.leaves_out_the_rest:
         plan = replace(plan, notes=(*plan.notes, _FINISHED))
     return Setup(backbone, examples, findings, plan, trials)

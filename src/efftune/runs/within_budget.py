@@ -1,6 +1,7 @@
 """What a run decides because its time is limited: how many pictures, and which plan."""
 
 import logging
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,9 @@ _LOGGER = logging.getLogger(__name__)
 _INSPECTION_SHARE = 0.5  # of the time that is left, at most
 _WITHOUT_PRICE = 0.2  # the same, if it is not known how long the network takes
 _ALL = -1  # pictures
-_MEASURABLE = 60.0  # seconds; in less, a network that must be trained is not tried out before
+_MEASURABLE = 60.0  # seconds; in less, a network without pretrained weights is not tried before
+_JUDGING_SHARE = 0.25  # of such a time
+_BROKEN_OFF = "--budget leaves no time to measure what fits: training is broken off in time"
 
 
 def measure_pictures(backbone: Backbone, recipe: Recipe, examples: Examples, timer: Timer) -> None:
@@ -27,10 +30,12 @@ def measure_pictures(backbone: Backbone, recipe: Recipe, examples: Examples, tim
     if not (timer.budget.is_limited and recipe.can_cross_validate and paths):
         return
     with timer.phase("measure"):
+        began = time.perf_counter()
         timer.budget.picture_seconds = timer.journal.decided(
             "seconds of a picture", lambda: estimation.picture_seconds(backbone, recipe, paths)
         )
-    timer.budget.note_first_pictures(timer.seconds["measure"])
+        took = time.perf_counter() - began
+        timer.budget.note_first_pictures(timer.journal.decided("first pictures", lambda: took))
 
 
 def inspected(
@@ -84,21 +89,24 @@ def affordable(recipe: Recipe, examples: Examples | None, timer: Timer) -> tuple
     return shorter, [] if shorter == recipe else [budgeting.TOO_SHORT]
 
 
-def planned(plan: Plan, backbone: Backbone, examples: Examples, timer: Timer) -> Plan:
-    """The plan that fits into the time; decided once.
+def planned(
+    plan: Plan, backbone: Backbone, examples: Examples, timer: Timer, most_members: int
+) -> Plan:
+    """The plan that fits into the time, perhaps with more networks; decided once.
 
     The timer knows afterwards how long its parts take.
     """
     budget = timer.budget
     if not (budget.is_limited and plan.recipe.trains_by_gradient_descent):
         return plan
-    if budget.seconds < _MEASURABLE and not plan.recipe.can_cross_validate:
-        return replace(plan, notes=(*plan.notes, "training is broken off in time, for --budget"))
+    if budget.seconds < _MEASURABLE and plan.recipe.phases == ("scratch",):
+        budget.reserved += _JUDGING_SHARE * budget.seconds
+        return replace(plan, notes=(*plan.notes, _BROKEN_OFF))
 
     def decide() -> dict[str, Any]:
         paths = [row.path for row in examples.of("train")]
         prices = estimation.prices(plan, backbone, paths)
-        fitting, fits = budgeting.within(plan, prices, budget.usable)
+        fitting, fits = budgeting.within(plan, prices, budget.usable, most_members)
         notes, recipe = budgeting.changes(fitting, plan), fitting.recipe
         if not fits and recipe.can_cross_validate:
             notes, recipe = [budgeting.TOO_SHORT], recipe.head_only()

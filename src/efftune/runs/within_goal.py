@@ -9,51 +9,71 @@ from efftune.errors import UsageError
 from efftune.model.backbone import Backbone
 from efftune.system.progress import Timer
 from efftune.training import goal
+from efftune.training.budgeting import MOST_MEMBERS
 from efftune.training.planning import Plan
 
 
-def planned(plan: Plan, backbone: Backbone, examples: Examples, timer: Timer) -> Plan:
+def planned(
+    plan: Plan, backbone: Backbone, examples: Examples, timer: Timer, *, is_within: bool
+) -> tuple[Plan, int]:
     """The plan whose classifier keeps the goal on this machine; decided once.
 
-    Mirror images are not averaged, and fewer networks are trained, if that takes too long.
+    Mirror images are not averaged, and fewer networks are trained, if that takes too much.
+
+    Args:
+        plan: what is asked for.
+        backbone: the network.
+        examples: with splits or folds.
+        timer: reports progress; has the decisions of a run that was stopped.
+        is_within: whether one network keeps the goal, as was measured before.
+
+    Returns:
+        The plan, and the most networks to train if it leaves their number open.
 
     Raises:
         UsageError: even one network misses the goal.
     """
     recipe = plan.recipe
     if not recipe.goal:
-        return plan
+        return plan, MOST_MEMBERS
+    is_ensemble = any(stage.name == "upper" for stage in recipe.stages)
+    is_open = is_ensemble and recipe.tuning.members == "auto"
+    most = MOST_MEMBERS if is_open else recipe.members if is_ensemble else 1
+    mirrored = recipe.evaluation.test_flip and recipe.trains_by_gradient_descent
 
     def decide() -> dict[str, Any]:
-        paths = [row.path for row in examples.of("train")]
-        single = goal.cost(backbone, recipe, paths)
-        if missed := single.beyond(recipe):
+        paths, classes = [row.path for row in examples.of("train")], len(examples.class_names)
+        single = goal.cost(backbone, recipe, paths, classes)
+        missed = single.beyond(recipe)
+        if missed and not is_within:
             raise UsageError(
                 f"{backbone.entry.name} at {backbone.image_size} pixels takes {missed} on this "
                 f"machine, more than --goal {recipe.goal!r}. Choose a smaller model or "
-                "--image-size, or let --model auto choose."
+                "--image-size, or let --model auto choose among several."
             )
-        asked = recipe.members, recipe.evaluation.test_flip
-        if asked == (1, False):
-            return {"members": 1, "test_flip": False}
-        cost_of = goal.with_members(single, backbone, recipe, paths)
-        kept = next(each for each in _fewer(*asked) if not cost_of(*each).beyond(recipe))
-        return {"members": kept[0], "test_flip": kept[1]}
+        kept = 1, False
+        if not missed and (most, mirrored) != kept:
+            cost_of = goal.with_members(single, backbone, recipe, paths, classes)
+            fitting = (each for each in _fewer(most, mirrored) if not cost_of(*each).beyond(recipe))
+            kept = next(fitting, kept)
+        return {"members": kept[0], "mirrored": kept[1]}
 
     with timer.phase("measure"):
         decision = timer.journal.decided("within the goal", decide)
-    notes = []
-    if decision["test_flip"] != recipe.evaluation.test_flip:
+    notes, changes = list[str](), dict[str, Any]()
+    if decision["mirrored"] != mirrored:
+        changes["test_flip"] = False
         notes.append("--goal leaves no time to average over mirror images")
-    if decision["members"] != recipe.members:
-        notes.append(f"--goal leaves room for {decision['members']} of {recipe.members} networks")
-    elif decision["members"] == 1:
-        decision = {"test_flip": decision["test_flip"]}  # the number may stay open
-    return replace(plan, recipe=recipe.changed(**decision), notes=(*plan.notes, *notes))
+    if decision["members"] != most and not is_open:
+        changes["members"] = decision["members"]
+        notes.append(f"--goal leaves room for {decision['members']} of {most} networks")
+    made = replace(plan, recipe=recipe.changed(**changes), notes=(*plan.notes, *notes))
+    return made, decision["members"]
 
 
 def _fewer(members: int, mirrored: bool) -> Iterator[tuple[int, bool]]:
     """Numbers of networks, and whether mirror images are averaged, from the slowest on."""
-    if mirrored:
-        yield members, True
-    yield from ((number, False) for number in range(members, 0, -1))
+    for number in range(members, 0, -1):
+        if mirrored:
+            yield number, True
+        yield number, False

@@ -5,12 +5,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SAVING = 4.5  # seconds, for saving and the report
+_SAVING = 5.0  # seconds, for saving and the report
 _SLOWNESS = 1.8  # times the time that the process took to start, if that is more
-_FIRST_SLOWNESS, _MOST_SAVING = (
-    0.65,
-    12.0,
-)  # times that of the first pictures, up to so many seconds
+_FIRST_SLOWNESS = 0.75  # times that of the first pictures, if that is more
+_MOST_SAVING = 12.0  # seconds, of what is known by the first pictures
 _REPORT = 0.5  # share of the time for saving that is for the report
 _WORTHWHILE = 0.25  # share of the planned time, below which a stage is left out
 _HEAD_PICTURES, _HEAD_SHARE = 200, 0.15  # frozen passes that a head takes, and for each picture

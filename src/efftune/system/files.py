@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from efftune.errors import DiskFull, EfftuneWarning, UsageError
 
 _CHECKSUMS_FILE = "sha256.json"
+_RUN_BYTES = 300 * 2**20  # free bytes of a disk that are left for the run itself
 
 
 def user_path(path: str | Path) -> Path:
@@ -191,7 +192,7 @@ class _NewlineEnds:
 def temporary_array(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """An array of zeros, memory-mapped from an unnamed file that is deleted with the array.
 
-    It is in memory if the disk of the cache has no room for it, of which a warning tells.
+    It is in memory if the disk of the cache has little room, of which a warning tells.
 
     Raises:
         DiskFull: neither has room for it.
@@ -202,32 +203,25 @@ def temporary_array(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         return np.zeros(shape, dtype)
     folder = cache_folder()
     try:
-        require_room(folder, size)
+        if not has_room(folder, size) and _fits_memory(size):
+            warnings.warn(
+                f"{folder} has little room: what is kept while the run lasts is kept in memory.",
+                EfftuneWarning,
+                stacklevel=2,
+            )
+            return np.zeros(shape, dtype)
         with tempfile.TemporaryFile(dir=folder) as stream:
             if hasattr(os, "posix_fallocate"):
                 # Allocate now: on a full disk, writing to a sparse memory map would crash.
                 os.posix_fallocate(stream.fileno(), 0, size)
             return np.memmap(stream, dtype, "w+", shape=shape)
     except OSError as error:
-        full = disk_full(error, folder, size)
-        if full is None or not _fits_memory(size):
-            raise full or error from None
-    warnings.warn(
-        f"{folder} has no room for what is only kept while the run lasts: it is kept in memory.",
-        EfftuneWarning,
-        stacklevel=2,
-    )
-    return np.zeros(shape, dtype)
+        raise disk_full(error, folder, size) or error from None
 
 
-def require_room(folder: Path, size: int) -> None:
-    """Check that what is only kept for speed leaves as much room on a disk as it takes.
-
-    Raises:
-        OSError: it does not; as if the disk were full.
-    """
-    if size > shutil.disk_usage(folder).free / 2:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+def has_room(folder: Path, size: int) -> bool:
+    """Whether a disk has room for what is only kept for speed, and for a run besides."""
+    return shutil.disk_usage(folder).free - size >= max(size, _RUN_BYTES)
 
 
 def _fits_memory(size: int) -> bool:

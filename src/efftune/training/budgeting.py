@@ -38,7 +38,9 @@ def affordable(recipe: Recipe, pictures: Mapping[Split, int] | None, budget: Bud
     return recipe.head_only() if is_short else recipe
 
 
-def within(plan: Plan, prices: Prices, seconds: float) -> tuple[Plan, bool]:
+def within(
+    plan: Plan, prices: Prices, seconds: float, most_members: int = MOST_MEMBERS
+) -> tuple[Plan, bool]:
     """A plan that fits into a time.
 
     Fewer epochs, and with them fewer views, are trained if there is no time for all; more networks
@@ -48,6 +50,7 @@ def within(plan: Plan, prices: Prices, seconds: float) -> tuple[Plan, bool]:
         plan: what was asked for.
         prices: on this machine.
         seconds: for all that is left of the run but saving.
+        most_members: the most networks to train where the recipe leaves their number open.
 
     Returns:
         The plan, and whether it fits. If nothing does, it is the shortest.
@@ -63,7 +66,7 @@ def within(plan: Plan, prices: Prices, seconds: float) -> tuple[Plan, bool]:
     last = recipe.stages[-1]
     if recipe.tuning.members != "auto" or last.name != "upper" or last.block == "pixels":
         return plan, True
-    for members in range(MOST_MEMBERS, 1, -1):
+    for members in range(most_members, 1, -1):
         larger = replace(plan, recipe=recipe.changed(members=members))
         if sum(prices.phases(larger).values()) <= _MARGIN * seconds:
             return larger, True

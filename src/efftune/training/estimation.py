@@ -76,9 +76,10 @@ class Prices:
         if any(views.values()):
             seconds["views"] = views.get("head", 0) * self.head_view
             seconds["views"] += views.get("upper", 0) * self.view
+        epochs: dict[str, int] = {stage.name: stage.epochs for stage in recipe.stages}
         for name, each in self.stages(recipe).items():
             if name in ("scratch", "whole"):
-                seconds["decode"] = self.decode
+                seconds["decode"] = self.decode * (1 if plan.decoded_bytes else epochs[name])
             count = recipe.members if name == "upper" else 1
             # As many networks as folds and one more, but each fold's without its pictures.
             steps = each - self.tracing[name]

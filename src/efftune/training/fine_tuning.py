@@ -10,7 +10,7 @@ from efftune.data import images
 from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import NO_TIME, Split
 from efftune.data.images import Pixels
-from efftune.errors import BadImage, DataError, UsageError
+from efftune.errors import BadImage, DataError, DiskFull, UsageError
 from efftune.features import extraction
 from efftune.features.extraction import Features
 from efftune.model.backbone import FEATURES, Backbone
@@ -335,13 +335,15 @@ def _decoded(
 
 def _all_decoded(
     paths: Sequence[Path], settings: tuple[int, Fit, BitDepth], on_done: Callable[[], None]
-) -> Pixels:
-    """See `images.decode_all`.
+) -> Pixels | DecodedAgain:
+    """See `images.decode_all`; without room for that, pictures are decoded whenever they are used.
 
     Raises:
         DataError: a picture cannot be decoded any more.
     """
     try:
         return images.decode_all(paths, *settings, on_done)
+    except DiskFull:
+        return DecodedAgain(paths, *settings)
     except BadImage as error:
         raise DataError(f"A picture changed during the run: {error}. Start again.") from None

@@ -25,8 +25,8 @@ class Cost:
     """What a classifier takes.
 
     Attributes:
-        milliseconds: median time for one picture alone, from its file to the answer, on the CPU.
-        megabytes: size of its network, in 10^6 bytes.
+        milliseconds: median time for one picture alone, from its file to the answer.
+        megabytes: size of its network's weights, in 10^6 bytes.
     """
 
     milliseconds: float
@@ -43,39 +43,45 @@ class Cost:
         return " and ".join(missed)
 
 
-def cost(backbone: Backbone, recipe: Recipe, paths: Sequence[Path]) -> Cost:
+def cost(backbone: Backbone, recipe: Recipe, paths: Sequence[Path], classes: int) -> Cost:
     """What a classifier takes with one network, measured before it is trained.
 
     Args:
         backbone: the network.
         recipe: of the run.
         paths: pictures; a few are enough.
+        classes: their number.
     """
-    entry = backbone.entry
+    entry, output = backbone.entry, planning.pooled_output(recipe)
     parameters = entry.parameters - 1000 * (entry.features + 1)  # without the head of ImageNet
-    milliseconds = _latency(backbone, planning.pooled_output(recipe), recipe, paths)
-    return Cost(milliseconds, parameters * _BYTES / 1e6)
+    parameters += (backbone.shape(output)[0] + 1) * classes
+    return Cost(_latency(backbone, output, recipe, paths), parameters * _BYTES / 1e6)
 
 
 def with_members(
-    single: Cost, backbone: Backbone, recipe: Recipe, paths: Sequence[Path]
+    single: Cost, backbone: Backbone, recipe: Recipe, paths: Sequence[Path], classes: int
 ) -> Callable[[int, bool], Cost]:
     """What ensembles take, by the number of networks and whether mirror images are averaged.
 
     Args:
         single: one network.
         backbone: the network.
-        recipe: of the run; its networks share the blocks below the trained one.
+        recipe: of the run; if it trains upper blocks, its networks share those below.
         paths: as for `cost`.
+        classes: as for `cost`.
     """
-    block = backbone.block(recipe.tuning.unfreeze)
-    lower = _latency(backbone, block, recipe, paths)
-    _, upper = backbone.cut(block)
-    megabytes = upper.count_params() * _BYTES / 1e6
+    decoding = _timed(lambda path: _pixels(path, backbone, recipe), paths)
+    above, megabytes = 0.0, 0.0
+    if any(stage.name == "upper" for stage in recipe.stages):
+        block = backbone.block(recipe.tuning.unfreeze)
+        above = max(0.0, single.milliseconds - _latency(backbone, block, recipe, paths))
+        _, upper = backbone.cut(block)
+        parameters = upper.count_params() + backbone.entry.features * classes
+        megabytes = parameters * _BYTES / 1e6
 
     def of(members: int, mirrored: bool) -> Cost:
-        more = (members - 1) * max(0.0, single.milliseconds - lower)
-        milliseconds = (single.milliseconds + more) * (2 if mirrored else 1)
+        network = max(0.0, single.milliseconds - decoding) + (members - 1) * above
+        milliseconds = decoding + network * (2 if mirrored else 1)
         return Cost(milliseconds, single.megabytes + (members - 1) * megabytes)
 
     return of
@@ -89,9 +95,13 @@ def of_classifier(classifier: Classifier, run: Path, paths: Sequence[Path]) -> C
         run: its folder.
         paths: pictures that can be decoded; a few are enough.
     """
-    network = [path for path in (run / "openvino").glob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in network or [run / "model.keras"])
-    return Cost(_timed(lambda path: classifier.predict([path]), paths), size / 1e6)
+    network = run / "openvino" / "model.bin"
+    size = (network if network.exists() else run / "model.keras").stat().st_size
+
+    def predict(path: Path) -> None:
+        classifier.predict([path], on_unreadable=lambda *_: None)
+
+    return Cost(_timed(predict, paths), size / 1e6)
 
 
 def compared(cost: Cost, recipe: Recipe) -> str:
@@ -114,15 +124,21 @@ def _timed(predict: Callable[[Path], Any], paths: Sequence[Path]) -> float:
 
 
 def _latency(backbone: Backbone, output: str, recipe: Recipe, paths: Sequence[Path]) -> float:
-    """Milliseconds from a picture's file to an output of the backbone, on the CPU."""
+    """Milliseconds from a picture's file to an output, as predictions are made: not on a GPU."""
     if backbone.device != "cpu":
         backbone = Backbone.of(recipe.changed(model=backbone.entry.name), "cpu")
     network = backbone.pretrained([output], precision="f32", dtypes=["float32"])
 
     def load(path: Path) -> Pixels | None:
-        try:
-            return images.decode(images.read(path), backbone.image_size, recipe.backbone.fit)[None]
-        except BadImage:
-            return None
+        pixels = _pixels(path, backbone, recipe)
+        return None if pixels is None else pixels[None]
 
     return _timed(lambda path: network.run([path], load, lambda *_: None), paths)
+
+
+def _pixels(path: Path, backbone: Backbone, recipe: Recipe) -> Pixels | None:
+    """A picture as the network sees it; None if it cannot be read."""
+    try:
+        return images.decode(images.read(path), backbone.image_size, recipe.backbone.fit)
+    except BadImage:
+        return None

@@ -136,7 +136,9 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], fold
         return replace(made, notes=tuple(notes))
     fitting = _fitting_block(recipe, backbone, kept, room)
     if fitting is None:
-        made = plan(recipe.head_only(), backbone, pictures, folds)
+        can_fit = recipe.can_cross_validate  # a head that needs no settings of training
+        head = recipe.head_only() if can_fit else recipe.changed(unfreeze="none")
+        made = plan(head, backbone, pictures, folds)
         return replace(made, notes=(*made.notes, f"only the head is trained: {_NO_ROOM}"))
     block, views = fitting
     if block != backbone.block(recipe.tuning.unfreeze):

@@ -69,8 +69,7 @@ def decided(source, backbone, choices, timer=None):
     ("limits", "kept", "notes"),
     [
         ("31 ms", (3, True), 0),
-        ("29 ms", (2, True), 1),
-        ("24 ms", (3, False), 1),
+        ("29 ms", (3, False), 1),
         ("14 ms", (2, False), 2),
         ("12 ms", (1, False), 2),
         ("25 MB", (3, True), 0),

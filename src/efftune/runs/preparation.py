@@ -87,11 +87,19 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
         )
         plan = Plan.from_state(planned)
     is_within = len(trials) > 1  # the goal, as was measured for the choice
+    plan = _limited(plan, backbone, examples, timer, is_within=is_within)
+    return Setup(backbone, examples, findings, plan, trials)
+
+
+def _limited(
+    plan: Plan, backbone: Backbone, examples: Examples, timer: Timer, *, is_within: bool
+) -> Plan:
+    """The plan within the goal, of which one network may be known to be, and the budget."""
     plan, members = within_goal.planned(plan, backbone, examples, timer, is_within=is_within)
     plan = within_budget.planned(plan, backbone, examples, timer, members)
     if timer.journal.leaves_out_the_rest:
         plan = replace(plan, notes=(*plan.notes, _FINISHED))
-    return Setup(backbone, examples, findings, plan, trials)
+    return plan
 
 
 def _chosen(

@@ -149,7 +149,7 @@ def stop(command: Command, seconds: float, number: int) -> tuple[str, bool]:
 
 def stops(place: Path, photos: Path, times: int, numbers: Sequence[signal.Signals]) -> int:
     """Stop runs at random moments; returns how many did not end as they should."""
-    bad = 0
+    bad, stopped = 0, 0
     for name, options in RECIPES.items():
         began = time.perf_counter()
         whole = Command(photos, place / f"{name}-whole", options)
@@ -168,9 +168,11 @@ def stops(place: Path, photos: Path, times: int, numbers: Sequence[signal.Signal
             good = same and all(good for _, good in ends)
             bad += not good
             phases = "; ".join(where for where, _ in ends)
+            stopped += sum(where != "at its end" for where, _ in ends)
             print(f"{name:10} {'same' if good else 'OTHER'}  stopped in: {phases}")
             print(errors if not good else "", end="", flush=True)
             command.clear()
+    print(f"{stopped} stops before a run's end")
     return bad
 
 

@@ -57,10 +57,10 @@ def test_any_budget_leaves_a_classifier(many, tmp_path, slow):
 
 
 def test_as_many_pictures_are_looked_at_as_there_is_time_for(many, slow):
-    examples, timer = discovery.find(many), Timer(seconds=60)
+    examples, timer = discovery.find(many), Timer(seconds=72)
     timer.budget.picture_seconds = 0.2
     found, _, (note,) = within_budget.inspected(examples, Recipe(folds=0), timer)
-    # 56 s, of which a head takes 40, for 0.23 s each, and what it takes to look at them; it is
+    # 67 s, of which a head takes 52, for 0.24 s each, and what it takes to look at them; it is
     # asked after every fourth.
     used = sum(found.counts.values())
     assert 40 <= used <= 72

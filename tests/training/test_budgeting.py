@@ -102,7 +102,7 @@ def budget(seconds, picture_seconds=0.01):
     [
         ("balanced", math.inf, True),
         ("balanced", 15, False),
-        ("balanced", 50, False),  # 12 s for features, 2.4 for heads, 35 for the least that trains
+        ("balanced", 50, False),  # 12 s for features, 4.6 for heads, 35 for the least that trains
         ("balanced", 60, True),
         ("thorough", 15, False),
         ("scratch", 15, True),  # without pretrained features, there is nothing else

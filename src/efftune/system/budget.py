@@ -11,7 +11,7 @@ _FIRST_SLOWNESS = 0.75  # times that of the first pictures, if that is more
 _MOST_SAVING = 12.0  # seconds, of what is known by the first pictures
 _REPORT = 0.5  # share of the time for saving that is for the report
 _WORTHWHILE = 0.25  # share of the planned time, below which a stage is left out
-_HEAD_PICTURES, _HEAD_SHARE = 200, 0.15  # frozen passes that a head takes, and for each picture
+_HEAD_PICTURES, _HEAD_SHARE = 260, 0.2  # frozen passes that a head takes, and for each picture
 
 _begins_with_process = False
 _starting: list[float] = []  # seconds that this process took to its first budget

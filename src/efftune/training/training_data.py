@@ -1,6 +1,7 @@
 """The data of a run: pictures, labels and frozen features of the training, val and test splits."""
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +21,8 @@ from efftune.recipe.recipe import Recipe
 from efftune.system.progress import Timer
 from efftune.training import planning
 from efftune.training.planning import Plan
+
+_WARM_UP = 32  # pictures after which their speed is measured
 
 
 @dataclass(frozen=True)
@@ -222,11 +225,16 @@ def _in_time(
     known: int | None = timer.journal.recalled("features")
     paths = [rows[i].path for i in order[:known]]
 
-    counted = itertools.count(1)
+    counted, started = itertools.count(1), list[float]()
 
     def is_enough() -> bool:
         on_done()
         done = next(counted)
+        if done == _WARM_UP:
+            started.append(time.perf_counter())
+        elif done > 2 * _WARM_UP and started:  # others may have begun to compute, too
+            took = (time.perf_counter() - started[0]) / (done - _WARM_UP)
+            budget.picture_seconds = max(budget.picture_seconds, took)
         later = budget.head_seconds(done) + (plan.folds > 0) * done * budget.picture_seconds
         return known is None and done >= least and budget.usable < later
 

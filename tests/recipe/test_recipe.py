@@ -262,7 +262,7 @@ def test_goal_limits_time_and_size(text, kept, limits):
 
 
 @pytest.mark.parametrize(
-    "text", ["20", "ms", "3 apples", "0 ms", "-1 MB", "5 ms, 6 ms", "1 ms 2 MB", ",", "1e-9 ms"]
+    "text", ["20", "ms", "3 apples", "0 ms", "-1 MB", "5 ms, 6 ms", "1 ms 2 MB", ",", "1e-9 ms", 20]
 )
 def test_goal_that_limits_nothing_is_refused(text):
     with pytest.raises(UsageError, match="give a time, a size or both, such as 20 ms"):

@@ -115,6 +115,10 @@ def test_model_that_was_chosen_for_the_goal_is_not_refused(source, backbone, lat
     asked = planning.plan_for(recipe, backbone, examples)
     made, most = within_goal.planned(asked, backbone, examples, Timer(), is_within=True)
     assert (made.recipe.members, made.recipe.evaluation.test_flip, most) == (1, False, 1)
+    one = planning.plan_for(recipe.changed(members=1, test_flip=False), backbone, examples)
+    timer = Timer()
+    assert within_goal.planned(one, backbone, examples, timer, is_within=True) == (one, 1)
+    assert "measure" not in timer.seconds  # again
     with pytest.raises(efftune.UsageError, match=r"10\.0 ms for a picture"):
         within_goal.planned(asked, backbone, examples, Timer(), is_within=False)
 

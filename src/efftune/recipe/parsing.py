@@ -97,10 +97,8 @@ def limits(text: str) -> tuple[float, float]:
 
 
 def goal(value: Any) -> Any:
-    """A goal, written in one way."""
-    if not isinstance(value, str):
-        return value
-    milliseconds, megabytes = limits(value)
+    """A goal, written in one way; a number alone does not say of what."""
+    milliseconds, megabytes = limits(str(value))
     parts = [(milliseconds, "ms"), (megabytes, "MB")]
     texts = [(f"{limit:.6f}".rstrip("0").rstrip("."), unit) for limit, unit in parts]
     return ", ".join(f"{number} {unit}" for number, unit in texts if number != "inf")

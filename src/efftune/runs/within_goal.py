@@ -40,17 +40,15 @@ def planned(
     is_open = is_ensemble and recipe.tuning.members == "auto"
     most = MOST_MEMBERS if is_open else recipe.members if is_ensemble else 1
     mirrored = recipe.evaluation.test_flip and recipe.trains_by_gradient_descent
+    if is_within and (most, mirrored) == (1, False):
+        return plan, 1
 
     def decide() -> dict[str, Any]:
         paths, classes = [row.path for row in examples.of("train")], len(examples.class_names)
         single = goal.cost(backbone, recipe, paths, classes)
         missed = single.beyond(recipe)
         if missed and not is_within:
-            raise UsageError(
-                f"{backbone.entry.name} at {backbone.image_size} pixels takes {missed} on this "
-                f"machine, more than --goal {recipe.goal!r}. Choose a smaller model or "
-                "--image-size, or let --model auto choose among several."
-            )
+            raise _missed(backbone, missed, recipe.goal)
         kept = 1, False
         if not missed and (most, mirrored) != kept:
             cost_of = goal.with_members(single, backbone, recipe, paths, classes)
@@ -69,6 +67,14 @@ def planned(
         notes.append(f"--goal leaves room for {decision['members']} of {most} networks")
     made = replace(plan, recipe=recipe.changed(**changes), notes=(*plan.notes, *notes))
     return made, decision["members"]
+
+
+def _missed(backbone: Backbone, missed: str, asked: str) -> UsageError:
+    return UsageError(
+        f"{backbone.entry.name} at {backbone.image_size} pixels takes {missed} on this machine, "
+        f"more than --goal {asked!r}. Choose a smaller model or --image-size, or let --model auto "
+        "choose among several."
+    )
 
 
 def _fewer(members: int, mirrored: bool) -> Iterator[tuple[int, bool]]:

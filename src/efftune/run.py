@@ -146,7 +146,8 @@ def finish(run: str | Path, *, on_progress: OnProgress = "auto") -> Run:
     """Judge and save what a stopped run has trained so far, and train no more.
 
     Of a stage under way, the best epoch counts; what has not begun is left out. Where
-    cross-validation judges, fine-tuning is taken only if it was complete.
+    cross-validation judges, fine-tuning is taken only if it was complete. Of a search, the best of
+    the settings that were trained longest are taken.
 
     Args:
         run: the folder of an unfinished run.
@@ -156,8 +157,7 @@ def finish(run: str | Path, *, on_progress: OnProgress = "auto") -> Run:
         The finished run.
 
     Raises:
-        UsageError: as by `resume`; or the run is a search, or trains from scratch and has not
-            completed an epoch.
+        UsageError: as by `resume`; or the run trains from scratch and has not completed an epoch.
         DataError: as by `resume`.
     """
     return _go_on(run, on_progress, finish=True)
@@ -166,8 +166,6 @@ def finish(run: str | Path, *, on_progress: OnProgress = "auto") -> Run:
 def _go_on(run: str | Path, on_progress: OnProgress, *, finish: bool = False) -> Run:
     folder = files.user_path(run)
     start, recipe = unfinished.asked_for(folder)
-    if finish and start["search"]:
-        raise UsageError(f"{folder} is a search, which has no result before its end: resume it.")
     if start["folder"] != str(Path.cwd()):
         folder = folder.resolve()
     with unfinished.working_folder(start):

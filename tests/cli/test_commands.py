@@ -68,6 +68,11 @@ def test_predict_and_evaluate_import_no_framework(finished_run, source):
     assert modules_after("evaluate", finished_run.folder, source) == "heavy: []"
 
 
+def test_quick_training_imports_keras_alone(source, tmp_path, monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    assert modules_after("train", source, *QUICK, "--run", tmp_path / "run") == "heavy: ['keras']"
+
+
 def test_version(efftune_command):
     assert efftune_command("--version").stdout == f"efftune {efftune.__version__}\n"
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from PIL import Image
 
 import efftune
 from conftest import TUNED
-from efftune.evaluation import out_of_fold
+from efftune.evaluation import out_of_fold, settings_search
 from efftune.runs import listing, unfinished
 from efftune.system import machine
 from efftune.system.journal import Journal
@@ -315,6 +316,38 @@ def test_stopped_search_goes_on_with_the_same_trials(noise, tmp_path):
         [{**each, "seconds": 0} for each in run.record["settings"]] for run in (whole, resumed)
     ]
     assert trials[0] == trials[1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("way", "rung", "epochs"),
+    [(1, 1, []), (2, 1, [1]), (2, 2, [1, 2])],  # in the first way, nothing is trained yet
+)
+def test_impatient_user_of_a_search_gets_the_best_so_far(
+    noise, tmp_path, monkeypatch, way, rung, epochs
+):
+    ways = [{}, {"learning_rate": 3e-3}, {"mix": "mixup"}]
+    monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
+    monkeypatch.setattr(settings_search, "candidates", lambda *_: ways)
+
+    def stop(phase, done, _total):
+        if done > 1 and phase.startswith(f"upper, way {way}") and phase.endswith(f"{rung} epochs"):
+            raise KeyboardInterrupt
+
+    choices = CHOICES | {"budget": "100m", "epochs": 2, "views": 1}
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="is not finished"):
+        efftune.search(noise, run=tmp_path / "run", on_progress=stop, **choices)
+    run = efftune.finish(tmp_path / "run")
+    trials = run.record["settings"]
+    assert len(trials) == 3
+    trained = [each for each in trials if each["epochs"] == max(epochs, default=math.inf)]
+    chosen = [each for each in trials if each["outcome"] == "chosen"]
+    assert [each["epochs"] for each in chosen] == epochs[-1:]
+    assert all(each in trained for each in chosen)
+    assert {each["outcome"] for each in trials if not each["epochs"]} <= {"no time"}
+    assert [each["epochs"] for each in run.record["stages"]] == epochs[-1:]
+    assert any("finished early" in note for note in run.record["plan"]["notes"])
+    assert len(run.classifier.predict([noise / "a" / "00.png"])) == 1
 
 
 def test_failed_run_is_not_kept(noise, tmp_path, monkeypatch):

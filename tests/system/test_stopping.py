@@ -1,7 +1,9 @@
 """In processes of their own: a signal in a test's process may end more than the test."""
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -103,3 +105,54 @@ thread.start()
 thread.join()
 """
     assert printed(body) == ["False", "True"]
+
+
+# What Python cannot interrupt, as a step of a large network: a minute in C, without the lock.
+LONG_STEP = """
+import hashlib, signal, sys, time
+from efftune.cli import main
+from efftune.system import stopping
+
+stopping._LONGEST, stopping._AGAIN = {longest}, 0.2
+
+def command(prog_name):
+    with stopping.last_words("go on like this"), stopping.deferred() as stop:
+        print("begun", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})
+        print("saved", flush=True)
+        if stop.requested:
+            stop.now()
+
+main.app = command
+main.main()
+"""
+MINUTE = 200_000_000
+
+
+def stop_in_long_step(longest, rounds, numbers):
+    """Stop a command in a long step; returns its exit code, its output and its errors."""
+    script = LONG_STEP.format(longest=longest, rounds=rounds)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
+        assert process.stdout.readline() == "begun\n"
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.1)
+        return *process.communicate(timeout=30)[::-1], process.returncode
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_process_ends_in_time_in_a_step_that_cannot_be_interrupted(number, code):
+    errors, output, ended_with = stop_in_long_step(0.3, MINUTE, [number])
+    assert (output, ended_with) == ("", code)
+    assert errors == "Ended at once.\ngo on like this\n"
+
+
+def test_second_signal_ends_such_a_step():
+    errors, output, code = stop_in_long_step(3600, MINUTE, [signal.SIGINT, signal.SIGINT])
+    assert (errors, output, code) == ("Ended at once.\ngo on like this\n", "", 130)
+
+
+def test_step_that_ends_in_time_is_saved():
+    errors, output, code = stop_in_long_step(20, 500_000, [signal.SIGTERM])
+    assert (errors, output, code) == ("", "saved\n", 143)

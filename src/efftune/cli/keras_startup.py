@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 
 from efftune.recipe.recipe import Recipe
@@ -48,7 +49,16 @@ def avoid_tensorflow() -> None:
     """Use Keras' OpenVINO backend, unless that is missing or another backend has been chosen."""
     if "KERAS_BACKEND" not in os.environ and find_spec("openvino"):
         os.environ["KERAS_BACKEND"] = "openvino"
-        sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras tries to import it
+        sys.meta_path.insert(0, _OtherBackends())
+
+
+class _OtherBackends(MetaPathFinder):
+    """Finds no other backends, which Keras tries to import whichever it uses, for seconds."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        """See `MetaPathFinder`. None for what others may find."""
+        if fullname in ("tensorflow", "jax"):
+            raise ModuleNotFoundError(f"{fullname} is not used in this process", name=fullname)
 
 
 def _import_keras() -> None:

@@ -13,7 +13,7 @@ import typer
 
 from efftune.cli.commands import app
 from efftune.errors import EfftuneError, EfftuneWarning
-from efftune.system import budget
+from efftune.system import budget, stopping
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def _run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may contain any bytes
     try:
-        with budget.beginning_with_process():
+        with budget.beginning_with_process(), stopping.ended_in_time():
             app(prog_name="efftune")  # also for `python -m efftune`
     except EfftuneError as error:
         _fail(str(error), error.exit_code)

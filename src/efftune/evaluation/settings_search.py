@@ -29,7 +29,7 @@ from efftune.training import fine_tuning, history, planning
 from efftune.training.fine_tuning import TrainingResult
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
-from efftune.training.stage_result import NetworkState, StageResult, TrainingDiverged
+from efftune.training.stage_result import LeftOut, NetworkState, StageResult, TrainingDiverged
 from efftune.training.training_data import TrainingData
 
 _SHARES = (0.25, 0.5, 1.0)  # of the epochs, by rung
@@ -87,7 +87,8 @@ def search(
     """Fine-tune with several settings, and keep the network of the best.
 
     The recipe's own settings are always tried, and kept unless others are better by more than one
-    standard error.
+    standard error. If the run is finished early, the best of those trained longest is taken, or the
+    head alone if none is trained yet.
 
     Args:
         head: fitted on the frozen features of the training data.
@@ -164,9 +165,15 @@ class _Search:
         trials = [SettingsTrial(each) for each in candidates(self.plan.recipe, self.backbone)]
         attempts: list[_Attempt] = []
         for rung, share_of_time in zip(rungs, _TIME[-len(rungs) :], strict=True):
-            attempts = list(self._rung(trials, rung, share_of_time))
-            if not attempts:
-                raise TrainingDiverged(self.trials[-1].reason)
+            before = len(self.trials)
+            trained = list(self._rung(trials, rung, share_of_time))
+            if not trained:
+                if not self._finishes:
+                    raise TrainingDiverged(self.trials[-1].reason)
+                if attempts:  # of the rung before, which are the last then
+                    del self.trials[before:]
+                break
+            attempts = trained
             self._compare(attempts)
             ranked = sorted(attempts, key=lambda each: each.trial.excess)
             count = max(2, round(_KEPT * len(ranked)))
@@ -185,6 +192,9 @@ class _Search:
         first = True
         for number, trial in enumerate(trials, start=1):
             name = f"way {number} of {len(trials)}, {epochs} epochs"
+            if self._finishes and not self.timer.journal.recalled(name):
+                self.trials.append(replace(trial, outcome="no time"))
+                continue
             left = math.inf if first else until - time.perf_counter()
             # Decided once, so that a search that was stopped goes on with the same trials.
             if not self.timer.journal.decided(name, partial(self._fits, trial, epochs, left)):
@@ -193,11 +203,19 @@ class _Search:
             try:
                 with self.timer.part(name):
                     attempt = self._train(trial, epochs)
+            except LeftOut:
+                self.trials.append(replace(trial, outcome="no time"))
+                continue
             except (TrainingDiverged, UsageError) as error:
                 self.trials.append(replace(trial, outcome="failed", reason=str(error)))
                 continue
             first = False
             yield attempt
+
+    @property
+    def _finishes(self) -> bool:
+        """Whether the run is finished early: what has not begun is left out."""
+        return self.timer.journal.leaves_out_the_rest
 
     def _fits(self, trial: SettingsTrial, epochs: int, seconds: float) -> bool:
         """Whether a trial is likely to end within some seconds."""
@@ -213,9 +231,10 @@ class _Search:
         settings = {key: value for key, value in trial.settings.items() if key != "unfreeze"}
         plan = replace(plan, recipe=plan.recipe.changed(**settings, epochs=epochs, views=views))
         with cross_validation.restored(self.backbone):
-            *_, (network, result) = fine_tuning.run_stages(
-                self.backbone, self.first_head, data, plan, self.timer
-            )
+            stages = fine_tuning.run_stages(self.backbone, self.first_head, data, plan, self.timer)
+            network, result = next(reversed(list(stages)), (None, None))
+            if network is None or result is None:
+                raise LeftOut(self.timer.left_out)
             features = extraction.extract_pooled(
                 self.backbone,
                 data.paths["val"],
@@ -223,13 +242,14 @@ class _Search:
                 lambda: None,
             )
             is_last = epochs == int(self.plan.recipe.tuning.epochs)
-            weights = self.backbone.keras_model.get_weights() if is_last else []
+            may_be_chosen = is_last or self._finishes
+            weights = self.backbone.keras_model.get_weights() if may_be_chosen else []
         losses = out_of_fold.losses(network.head.logits(features), data.labels["val"])
         seconds = time.perf_counter() - started
         self._epoch_seconds[plan.recipe.tuning.unfreeze] = seconds / epochs
         trial = replace(
             trial,
-            epochs=epochs,
+            epochs=len(result.epochs),  # fewer than asked if the run is finished early
             accuracy=result.selected.val_accuracy,
             loss=float(losses.mean()),
             seconds=round(trial.seconds + seconds, 1),
@@ -285,6 +305,12 @@ class _Search:
         self, attempts: list[_Attempt]
     ) -> tuple[Plan, TrainingResult, tuple[SettingsTrial, ...]]:
         """The simplest of the attempts that cannot be told apart from the best."""
+        frozen = NetworkState(self.backbone, self.head.kernel, self.head.bias)
+        seconds = self.timer.seconds.get("head", 0.0)
+        if not attempts:
+            epochs = history.history(self.head, self.data, seconds, [])
+            training = TrainingResult(frozen, self.head, (), tuple(epochs))
+            return self.plan, training, tuple(reversed(self.trials))
         chosen, alike = preferred(attempts)
         for each in attempts:
             outcome: Outcome = "as good" if each in alike else "worse"
@@ -295,9 +321,7 @@ class _Search:
             self.backbone.keras_model.set_weights(chosen.weights)
             self.backbone.weights_changed |= result.best > 0
         else:
-            network = NetworkState(self.backbone, self.head.kernel, self.head.bias)
-            result = fine_tuning.not_taken(result)
-        seconds = self.timer.seconds.get("head", 0.0)
+            network, result = frozen, fine_tuning.not_taken(result)
         epochs = history.history(self.head, self.data, seconds, [result])
         training = TrainingResult(network, self.head, (result,), tuple(epochs))
         return chosen.plan, training, tuple(reversed(self.trials))

@@ -121,7 +121,7 @@ def settings_search(record: Mapping[str, Any]) -> str:
         return ""
     missed = sum(each["outcome"] == "no time" and not each["epochs"] for each in trials)
     tried = len(trials) - missed
-    if tried == 1:
+    if tried <= 1:
         return "There was no time to try other settings of fine-tuning than the recipe's own"
     (chosen,) = (each for each in trials if each["outcome"] == "chosen")
     alike = sum(each["outcome"] == "as good" for each in trials)

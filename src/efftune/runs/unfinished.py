@@ -16,7 +16,7 @@ from efftune.errors import DataError, EfftuneWarning, UsageError
 from efftune.model.backbone import Backbone
 from efftune.model.engines import devices
 from efftune.recipe.recipe import Recipe
-from efftune.system import files, journal, machine
+from efftune.system import files, journal, machine, stopping
 from efftune.system.journal import RECORD, Journal
 from efftune.training.stage_result import TrainingDiverged
 
@@ -160,16 +160,17 @@ def at_work(kept: Journal, candidates: Iterable[Path], start: Mapping[str, Any])
     """
     is_new = kept.folder is None
     folder = kept.folder.parent if kept.folder else files.created_folder(candidates)
+    command = f"efftune resume {shlex.quote(str(folder))}"
     try:
         if is_new:
             kept.begin(folder, start)
-        yield folder
+        with stopping.last_words(f"The run goes on with: {command}"):
+            yield folder
     except BaseException as error:
         # What diverged would do so again, and what has not trained goes on from the cache.
         if isinstance(error, TrainingDiverged) or (is_new and not kept.has_checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            command = f"efftune resume {shlex.quote(str(folder))}"
             message = f"{folder} is not finished. Go on with: {command}"
             warnings.warn(message, EfftuneWarning, stacklevel=2)
         if isinstance(error, OSError) and (full := files.disk_full(error, _place(error, folder))):

@@ -1,6 +1,9 @@
 """Ctrl-C and SIGTERM while something is at work that should first be brought to a good state."""
 
+import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +11,11 @@ from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LONGEST = 9.0  # seconds that a process goes on after the first signal
+_AGAIN = 1.0  # the same, after the second
+_SHOW_CURSOR = "\x1b[?25h"
+
+_last_words: list[str] = []  # of a process that ends at once
 
 
 class Stop:
@@ -61,3 +69,58 @@ def deferred() -> Iterator[Stop]:
         stop._restore()
         if stop.requested:
             stop.now()
+
+
+@contextmanager
+def last_words(text: str) -> Iterator[None]:
+    """What `ended_in_time` prints if the process has to end while the block is under way."""
+    _last_words.append(text)
+    try:
+        yield
+    finally:
+        _last_words.remove(text)
+
+
+@contextmanager
+def ended_in_time() -> Iterator[None]:
+    """End the process if it goes on for 9 s after a signal, or for one after a second signal.
+
+    Python handles signals between two steps of a program; a step of a large network may take
+    longer. Then the process ends as if it had been killed, which no run is lost by, with the exit
+    code of the signal. For processes of the command line only, in their main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_end_in_time, args=(receiver,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        sender.close()
+
+
+def _end_in_time(receiver: socket.socket) -> None:
+    """Wait for signals, whose numbers come as bytes; the connection is closed if all went well."""
+    number = 0
+    with receiver:
+        while number not in _SIGNALS:
+            if not (received := receiver.recv(1)):
+                return
+            number = received[0]
+        for seconds in (_LONGEST, _AGAIN):
+            receiver.settimeout(seconds)
+            try:
+                if not receiver.recv(1):
+                    return
+            except TimeoutError:
+                break
+    if sys.stderr is not None:
+        if sys.stderr.isatty():
+            sys.stderr.write(_SHOW_CURSOR)  # a progress bar hides it
+        sys.stderr.write("\n".join(["Ended at once.", *_last_words, ""]))
+        sys.stderr.flush()
+    os._exit(128 + number)

@@ -10,8 +10,10 @@ from efftune.data.examples import NO_TIME, Examples
 from efftune.data.inspection import Finding
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
+from efftune.system.budget import Budget
 from efftune.system.progress import Timer
 from efftune.training import budgeting, estimation, planning
+from efftune.training.estimation import Prices
 from efftune.training.planning import Plan
 
 _LOGGER = logging.getLogger(__name__)
@@ -104,9 +106,7 @@ def planned(
         return replace(plan, notes=(*plan.notes, _BROKEN_OFF))
 
     def decide() -> dict[str, Any]:
-        paths = [row.path for row in examples.of("train")]
-        prices = estimation.prices(plan, backbone, paths)
-        fitting, fits = budgeting.within(plan, prices, budget.usable, most_members)
+        fitting, prices, fits = _fitting(plan, backbone, examples, budget, most_members)
         notes, recipe = budgeting.changes(fitting, plan), fitting.recipe
         if not fits and recipe.can_cross_validate:
             notes, recipe = [budgeting.TOO_SHORT], recipe.head_only()
@@ -131,6 +131,22 @@ def planned(
     parts = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in made.seconds.items())
     _LOGGER.info("plan for the next %.0f s: %s", budget.left, parts)
     return made
+
+
+def _fitting(
+    plan: Plan, backbone: Backbone, examples: Examples, budget: Budget, most_members: int
+) -> tuple[Plan, Prices, bool]:
+    """The plan that fits, with as many blocks as there is time for; its prices; if it does fit."""
+    paths = [row.path for row in examples.of("train")]
+    while True:
+        prices = estimation.prices(plan, backbone, paths)
+        fitting, fits = budgeting.within(plan, prices, budget.usable, most_members)
+        higher = None
+        if not fits:
+            higher = budgeting.higher_block(fitting, prices, budget.usable, backbone.blocks)
+        if higher is None:
+            return fitting, prices, fits
+        plan = planning.plan_for(plan.recipe.changed(unfreeze=higher), backbone, examples)
 
 
 def _repeats(stage: str, plan: Plan) -> int:

@@ -22,6 +22,7 @@ _WITHOUT_PRICE = 0.2  # the same, if it is not known how long the network takes
 _ALL = -1  # pictures
 _MEASURABLE = 60.0  # seconds; in less, a network without pretrained weights is not tried before
 _JUDGING_SHARE = 0.25  # of such a time
+_CONVERTING = 0.35  # tracings of a step that it takes to convert a trained network and compile it
 _BROKEN_OFF = "--budget leaves no time to measure what fits: training is broken off in time"
 
 
@@ -120,11 +121,15 @@ def planned(
         repeats = {name: _repeats(name, made) for name in stages}
         if made.folds:
             stages["evaluate"], repeats["evaluate"] = judging, made.folds * len(stages)
-        return {"plan": made.to_state(), "stages": stages, "repeats": repeats}
+        tracing = max(prices.tracing.values())
+        return {"plan": made.to_state(), "stages": stages, "repeats": repeats, "tracing": tracing}
 
     with timer.phase("measure"):
         decision = timer.journal.decided("plan within the budget", decide)
     made = Plan.from_state(decision["plan"])
+    if not budget.picture_seconds:  # the network was not timed before; tracing shows what is slow
+        budget.note_first_pictures(decision["tracing"])
+        budget.reserved += _CONVERTING * decision["tracing"]
     budget.reserved += made.seconds.get("evaluate", 0.0) * (not made.folds)
     budget.reserved += budget.head_seconds(made.pictures["train"])  # for cross-fitting
     budget.plan(decision["stages"], decision["repeats"])

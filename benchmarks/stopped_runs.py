@@ -6,7 +6,7 @@ without its times, and all weights must have the same SHA-256. Checkpoints are w
 step. For each run, prints the phases in which it was killed, or the space there was, and whether it
 came to the same.
 
-    python benchmarks/stopped_runs.py kills [--times 50] [--seed 0]
+    python benchmarks/stopped_runs.py kills [--times 50] [--seed 0] [--recipes quick balanced …]
     python benchmarks/stopped_runs.py signals [--times 20] [--seed 0]    # SIGINT and SIGTERM
     python benchmarks/stopped_runs.py disk [--times 20] [--seed 0]    # as root: mounts a tmpfs
 """
@@ -147,17 +147,24 @@ def stop(command: Command, seconds: float, number: int) -> tuple[str, bool]:
     return f"{where} ({took:.1f} s, code {process.returncode})", good
 
 
-def stops(place: Path, photos: Path, times: int, numbers: Sequence[signal.Signals]) -> int:
+def stops(
+    place: Path,
+    photos: Path,
+    times: int,
+    numbers: Sequence[signal.Signals],
+    recipes: Sequence[str],
+) -> int:
     """Stop runs at random moments; returns how many did not end as they should."""
     bad, stopped = 0, 0
-    for name, options in RECIPES.items():
+    for name in recipes:
+        options = RECIPES[name]
         began = time.perf_counter()
         whole = Command(photos, place / f"{name}-whole", options)
         code, errors = whole.finish()
         if code:
             sys.exit(errors)
         took, expected = time.perf_counter() - began, result(whole.run)
-        for number in range(-(-times // len(RECIPES))):
+        for number in range(-(-times // len(recipes))):
             command = Command(photos, place / f"{name}-{number}", options)
             ends = [
                 stop(command, random.uniform(0.5, took), random.choice(numbers))
@@ -212,6 +219,7 @@ def main() -> None:
     parser.add_argument("way", choices=("kills", "signals", "disk"))
     parser.add_argument("--times", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recipes", nargs="*", choices=RECIPES, default=list(RECIPES))
     arguments = parser.parse_args()
     print(f"{machine.machine()}\n{machine.versions()}\n")
     random.seed(arguments.seed)
@@ -222,9 +230,9 @@ def main() -> None:
         if arguments.way == "disk":
             bad = disk(place, photos, times or 20)
         elif arguments.way == "kills":
-            bad = stops(place, photos, times or 50, [signal.SIGKILL])
+            bad = stops(place, photos, times or 50, [signal.SIGKILL], arguments.recipes)
         else:
-            bad = stops(place, photos, times or 20, list(CODES))
+            bad = stops(place, photos, times or 20, list(CODES), arguments.recipes)
     print(f"{bad} ended badly or did not come to the same")
     sys.exit(bad > 0)
 

@@ -66,6 +66,12 @@ def test_settings_that_failed_were_tried():
     assert "no time" not in told
 
 
+@pytest.mark.parametrize("outcomes", [["no time", "no time"], ["failed", "no time"]])
+def test_search_finished_before_anything_was_trained_is_told(outcomes):
+    trials = [{"settings": {}, "epochs": 0, "outcome": each} for each in outcomes]
+    assert words.settings_search({"settings": trials}).startswith("No settings of fine-tuning")
+
+
 @pytest.mark.long
 def test_without_time_the_recipe_s_own_settings_are_taken(source, tmp_path):
     run = efftune.search(source, run=tmp_path / "run", budget="1s", **LITE0)

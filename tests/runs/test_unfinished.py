@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import efftune
 from conftest import TUNED
 from efftune.evaluation import out_of_fold, settings_search
 from efftune.runs import listing, unfinished
-from efftune.system import machine
+from efftune.system import journal, machine
 from efftune.system.journal import Journal
 from efftune.training import attempt
 
@@ -321,12 +322,12 @@ def test_stopped_search_goes_on_with_the_same_trials(noise, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("way", "rung", "epochs"),
-    [(1, 1, []), (2, 1, [1]), (2, 2, [1, 2])],  # in the first way, nothing is trained yet
+    [(1, 1, []), (2, 1, [1]), (1, 2, [1]), (2, 2, [1, 2])],  # at (1, 1), nothing is trained yet
 )
 def test_impatient_user_of_a_search_gets_the_best_so_far(
     noise, tmp_path, monkeypatch, way, rung, epochs
 ):
-    ways = [{}, {"learning_rate": 3e-3}, {"mix": "mixup"}]
+    ways = [{}, {"mix": "mixup"}, *({"learning_rate": rate} for rate in (1e-3, 1e-4, 1e-5))]
     monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
     monkeypatch.setattr(settings_search, "candidates", lambda *_: ways)
 
@@ -339,7 +340,7 @@ def test_impatient_user_of_a_search_gets_the_best_so_far(
         efftune.search(noise, run=tmp_path / "run", on_progress=stop, **choices)
     run = efftune.finish(tmp_path / "run")
     trials = run.record["settings"]
-    assert len(trials) == 3
+    assert sorted(map(str, ways)) == sorted(str(each["settings"]) for each in trials)
     trained = [each for each in trials if each["epochs"] == max(epochs, default=math.inf)]
     chosen = [each for each in trials if each["outcome"] == "chosen"]
     assert [each["epochs"] for each in chosen] == epochs[-1:]
@@ -348,6 +349,20 @@ def test_impatient_user_of_a_search_gets_the_best_so_far(
     assert [each["epochs"] for each in run.record["stages"]] == epochs[-1:]
     assert any("finished early" in note for note in run.record["plan"]["notes"])
     assert len(run.classifier.predict([noise / "a" / "00.png"])) == 1
+
+
+def test_room_for_a_checkpoint_is_looked_for_before_the_first_step(noise, tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(journal.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+
+    def count(phase, _done, total):
+        if phase == "upper" and total:
+            steps.append(phase)
+
+    full = pytest.raises(efftune.errors.DiskFull, match="bytes are needed, 1,048,576 are free")
+    with pytest.warns(efftune.EfftuneWarning, match="has little room"), full:
+        efftune.train(noise, run=tmp_path / "run", on_progress=count, **CHOICES)
+    assert not steps
 
 
 def test_failed_run_is_not_kept(noise, tmp_path, monkeypatch):

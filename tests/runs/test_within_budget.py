@@ -94,6 +94,24 @@ def test_head_alone_is_trained_if_fine_tuning_does_not_fit(many, tmp_path, monke
     Recipe().changed(**run.recipe.settings).require_effect()
 
 
+def test_fewer_blocks_are_trained_if_the_others_do_not_fit(many, tmp_path, monkeypatch):
+    measured = []
+
+    def prices(plan, *_):
+        measured.append(plan.recipe.tuning.unfreeze)
+        seconds = 1.0 if plan.recipe.tuning.unfreeze == "block7a" else 400.0
+        return estimation.Prices(tracing={"upper": 1.0}, epoch={"upper": seconds}, judging=1.0)
+
+    monkeypatch.setattr(estimation, "prices", prices)
+    choices = TUNED | {"unfreeze": "block6", "epochs": 3, "members": 1}
+    run = efftune.train(many, run=tmp_path / "run", budget="10m", **choices)
+    assert measured == ["block6a", "block7a"]
+    assert [each["epochs"] for each in run.record["stages"]] == [3]
+    assert run.recipe.tuning.unfreeze == "block7a"
+    told = "--budget leaves time for training from block7a, not from block6a"
+    assert told in run.record["plan"]["notes"]
+
+
 def test_fine_tuning_in_folds_is_given_up_if_time_runs_out(many, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "_WORTHWHILE", 1e9)
     run = efftune.train(many, run=tmp_path / "run", budget="10m", **FOLDED)

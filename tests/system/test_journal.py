@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from efftune.errors import DataError, EfftuneWarning, UsageError
+from efftune.errors import DataError, DiskFull, EfftuneWarning, UsageError
 from efftune.system import journal
 from efftune.system.journal import FOLDER, RECORD, Journal, Pace
 
@@ -65,6 +66,14 @@ def test_arrays_keep_their_order(begun):
     kept.save({}, {"variables": [np.array(i) for i in range(120)]})
     _, arrays = kept.latest()
     assert [int(each) for each in arrays["variables"]] == list(range(120))
+
+
+def test_room_is_required_before_the_work(begun):
+    free = shutil.disk_usage(begun.folder).free
+    begun.checkpoints("upper").require_room(free // 2)
+    Journal().checkpoints("upper").require_room(4 * free)  # nothing is kept
+    with pytest.raises(DiskFull, match=rf"{4 * free:,} bytes are needed, [\d,]+ are free"):
+        begun.checkpoints("upper").require_room(4 * free)
 
 
 def test_two_checkpoints_are_kept(begun):

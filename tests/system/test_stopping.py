@@ -110,13 +110,14 @@ thread.join()
 # What Python cannot interrupt, as a step of a large network: a minute in C, without the lock.
 LONG_STEP = """
 import hashlib, signal, sys, time
+from contextlib import nullcontext
 from efftune.cli import main
 from efftune.system import stopping
 
 stopping._LONGEST, stopping._AGAIN = {longest}, 0.2
 
 def command(prog_name):
-    with stopping.last_words("go on like this"), stopping.deferred() as stop:
+    with stopping.last_words("go on like this"), stopping.deferred() as stop, {around}:
         print("begun", flush=True)
         hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})
         print("saved", flush=True)
@@ -129,9 +130,9 @@ main.main()
 MINUTE = 200_000_000
 
 
-def stop_in_long_step(longest, rounds, numbers):
-    """Stop a command in a long step; returns its exit code, its output and its errors."""
-    script = LONG_STEP.format(longest=longest, rounds=rounds)
+def stop_in_long_step(longest, rounds, numbers, around="nullcontext()"):
+    """Stop a command in a long step; returns its errors, its output and its exit code."""
+    script = LONG_STEP.format(longest=longest, rounds=rounds, around=around)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
         assert process.stdout.readline() == "begun\n"
@@ -156,3 +157,18 @@ def test_second_signal_ends_such_a_step():
 def test_step_that_ends_in_time_is_saved():
     errors, output, code = stop_in_long_step(20, 500_000, [signal.SIGTERM])
     assert (errors, output, code) == ("", "saved\n", 143)
+
+
+def test_what_a_signal_asked_for_is_written_to_its_end():
+    errors, output, code = stop_in_long_step(0.2, 2_000_000, [signal.SIGTERM], "stopping.saving()")
+    assert (errors, output, code) == ("", "saved\n", 143)
+
+
+def test_process_ends_though_nobody_reads_its_errors():
+    script = LONG_STEP.format(longest=0.3, rounds=MINUTE, around="nullcontext()")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130

@@ -79,6 +79,38 @@ def test_all_stages_are_shortened_alike(backbone):
     ]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "block"),
+    [
+        # 2 epochs: 10 s for features, 1 for the head, 4 for views, 17 for steps, 8 for judging, 10
+        # to measure others. From block 6: 41.5. From block 7: 37.25.
+        (46, "block6a"),
+        (45, "block7a"),
+        (41, "block7a"),
+        (40, None),
+    ],
+)
+def test_fewer_blocks_are_trained_where_two_epochs_do_not_fit(backbone, seconds, block):
+    asked = plan(backbone, epochs=12, views=11)
+    assert asked.recipe.tuning.unfreeze == "block5a"
+    shortest, fits = budgeting.within(asked, PRICES, 30)
+    assert not fits
+    higher = budgeting.higher_block(shortest, PRICES, seconds, backbone.blocks)
+    assert higher == block
+    if higher:
+        made = planning.plan(asked.recipe.changed(unfreeze=higher), backbone, PICTURES)
+        (told,) = budgeting.changes(made, asked)
+        assert told == f"--budget leaves time for training from {block}, not from block5a"
+
+
+@pytest.mark.parametrize(
+    "choices", [{"unfreeze": "block7"}, {"unfreeze": "all"}, {"whole_epochs": 4}]
+)
+def test_no_fewer_blocks_are_trained_in_other_plans(backbone, choices):
+    shortest, _ = budgeting.within(plan(backbone, epochs=4, **choices), PRICES, 1)
+    assert budgeting.higher_block(shortest, PRICES, 1e6, backbone.blocks) is None
+
+
 @pytest.mark.parametrize("name", ["scratch", "keras-example"])
 def test_recipes_that_train_otherwise_are_shortened_too(backbone, name):
     asked = plan(backbone, name)
@@ -102,8 +134,8 @@ def budget(seconds, picture_seconds=0.01):
     [
         ("balanced", math.inf, True),
         ("balanced", 15, False),
-        ("balanced", 50, False),  # 12 s for features, 4.6 for heads, 35 for the least that trains
-        ("balanced", 60, True),
+        ("balanced", 45, False),  # 12 s for features, 4.6 for heads, 25 for the least that trains
+        ("balanced", 50, True),
         ("thorough", 15, False),
         ("scratch", 15, True),  # without pretrained features, there is nothing else
     ],

@@ -3,8 +3,10 @@
 import math
 import os
 import sys
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from types import ModuleType
 
 from efftune.recipe.recipe import Recipe
 from efftune.system.budget import Budget
@@ -32,7 +34,7 @@ def importing_keras(recipe: Recipe, report: Progress) -> Progress:
         return report
     planned = budgeting.affordable(recipe, None, Budget(recipe.budget or math.inf))
     if not planned.trains_by_gradient_descent:
-        avoid_tensorflow()
+        use_openvino()
         return report
 
     def report_and_import(phase: str, done: int, total: int) -> None:
@@ -40,25 +42,34 @@ def importing_keras(recipe: Recipe, report: Progress) -> Progress:
         if phase in ("choose", "measure", "start") and "keras" not in sys.modules:
             _import_keras()
         elif phase == "plan" and "keras" not in sys.modules:  # only the head is trained
-            avoid_tensorflow()
+            use_openvino()
 
     return report_and_import
 
 
-def avoid_tensorflow() -> None:
+def use_openvino() -> None:
     """Use Keras' OpenVINO backend, unless that is missing or another backend has been chosen."""
     if "KERAS_BACKEND" not in os.environ and find_spec("openvino"):
         os.environ["KERAS_BACKEND"] = "openvino"
-        sys.meta_path.insert(0, _OtherBackends())
+        sys.meta_path.insert(0, _Unused())
 
 
-class _OtherBackends(MetaPathFinder):
-    """Finds no other backends, which Keras tries to import whichever it uses, for seconds."""
+class _Unused(MetaPathFinder, Loader):
+    """Lets imports of other backends fail, which Keras tries whichever it uses, for seconds.
 
-    def find_spec(self, fullname: str, *_: object) -> None:
-        """See `MetaPathFinder`. None for what others may find."""
-        if fullname in ("tensorflow", "jax"):
-            raise ModuleNotFoundError(f"{fullname} is not used in this process", name=fullname)
+    To programs that only ask whether they are installed, they are.
+    """
+
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
+        """See `MetaPathFinder`."""
+        return ModuleSpec(fullname, self) if fullname in ("tensorflow", "jax") else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """See `Loader`."""
+        raise ModuleNotFoundError(f"{spec.name} is not used in this process", name=spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """See `Loader`. Nothing gets here, but a loader without it is of an old kind."""
 
 
 def _import_keras() -> None:

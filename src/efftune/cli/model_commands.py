@@ -165,7 +165,7 @@ def classify(
     from efftune.cli import keras_startup, progress_bars
     from efftune.data.sources import image_paths
 
-    keras_startup.avoid_tensorflow()
+    keras_startup.use_openvino()
     paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         predictions = efftune.classify(

@@ -164,19 +164,20 @@ class _Search:
         rungs = sorted({max(1, round(share * epochs)) for share in _SHARES})
         trials = [SettingsTrial(each) for each in candidates(self.plan.recipe, self.backbone)]
         attempts: list[_Attempt] = []
+        settled: list[SettingsTrial] = []
         for rung, share_of_time in zip(rungs, _TIME[-len(rungs) :], strict=True):
-            before = len(self.trials)
             trained = list(self._rung(trials, rung, share_of_time))
             if not trained:
                 if not self._finishes:
                     raise TrainingDiverged(self.trials[-1].reason)
-                if attempts:  # of the rung before, which are the last then
-                    del self.trials[before:]
+                if attempts:  # of the rung before, which decides
+                    self.trials = settled
                 break
             attempts = trained
             self._compare(attempts)
             ranked = sorted(attempts, key=lambda each: each.trial.excess)
             count = max(2, round(_KEPT * len(ranked)))
+            settled = list(self.trials)
             kept = [each for each in ranked if not each.trial.settings]  # first, for lack of time
             kept += [each for each in ranked[:count] if each.trial.settings]
             if rung < rungs[-1]:
@@ -203,6 +204,8 @@ class _Search:
             try:
                 with self.timer.part(name):
                     attempt = self._train(trial, epochs)
+                    if self._finishes and attempt.trial.epochs <= trial.epochs:
+                        raise LeftOut("it was trained for longer in the rung before")
             except LeftOut:
                 self.trials.append(replace(trial, outcome="no time"))
                 continue

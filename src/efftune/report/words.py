@@ -119,11 +119,13 @@ def settings_search(record: Mapping[str, Any]) -> str:
     trials = record.get("settings", [])
     if not trials:
         return ""
+    chosen = next((each for each in trials if each["outcome"] == "chosen"), None)
+    if chosen is None:
+        return "No settings of fine-tuning were trained for long enough to be judged"
     missed = sum(each["outcome"] == "no time" and not each["epochs"] for each in trials)
     tried = len(trials) - missed
-    if tried <= 1:
+    if tried == 1:
         return "There was no time to try other settings of fine-tuning than the recipe's own"
-    (chosen,) = (each for each in trials if each["outcome"] == "chosen")
     alike = sum(each["outcome"] == "as good" for each in trials)
     what = shown_settings(chosen["settings"]) or "the recipe's own settings"
     found = f"Of {counted(tried, 'way')} of fine-tuning, {what} came out best"

@@ -10,8 +10,10 @@ from efftune.data.examples import NO_TIME, Examples
 from efftune.data.inspection import Finding
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
+from efftune.system.budget import Budget
 from efftune.system.progress import Timer
 from efftune.training import budgeting, estimation, planning
+from efftune.training.estimation import Prices
 from efftune.training.planning import Plan
 
 _LOGGER = logging.getLogger(__name__)
@@ -20,6 +22,7 @@ _WITHOUT_PRICE = 0.2  # the same, if it is not known how long the network takes
 _ALL = -1  # pictures
 _MEASURABLE = 60.0  # seconds; in less, a network without pretrained weights is not tried before
 _JUDGING_SHARE = 0.25  # of such a time
+_CONVERTING = 0.35  # tracings of a step that it takes to convert a trained network and compile it
 _BROKEN_OFF = "--budget leaves no time to measure what fits: training is broken off in time"
 
 
@@ -104,9 +107,7 @@ def planned(
         return replace(plan, notes=(*plan.notes, _BROKEN_OFF))
 
     def decide() -> dict[str, Any]:
-        paths = [row.path for row in examples.of("train")]
-        prices = estimation.prices(plan, backbone, paths)
-        fitting, fits = budgeting.within(plan, prices, budget.usable, most_members)
+        fitting, prices, fits = _fitting(plan, backbone, examples, budget, most_members)
         notes, recipe = budgeting.changes(fitting, plan), fitting.recipe
         if not fits and recipe.can_cross_validate:
             notes, recipe = [budgeting.TOO_SHORT], recipe.head_only()
@@ -120,17 +121,37 @@ def planned(
         repeats = {name: _repeats(name, made) for name in stages}
         if made.folds:
             stages["evaluate"], repeats["evaluate"] = judging, made.folds * len(stages)
-        return {"plan": made.to_state(), "stages": stages, "repeats": repeats}
+        tracing = max(prices.tracing.values())
+        return {"plan": made.to_state(), "stages": stages, "repeats": repeats, "tracing": tracing}
 
     with timer.phase("measure"):
         decision = timer.journal.decided("plan within the budget", decide)
     made = Plan.from_state(decision["plan"])
+    if not budget.picture_seconds:  # the network was not timed before; tracing shows what is slow
+        budget.note_first_pictures(decision["tracing"])
+        budget.reserved += _CONVERTING * decision["tracing"]
     budget.reserved += made.seconds.get("evaluate", 0.0) * (not made.folds)
     budget.reserved += budget.head_seconds(made.pictures["train"])  # for cross-fitting
     budget.plan(decision["stages"], decision["repeats"])
     parts = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in made.seconds.items())
     _LOGGER.info("plan for the next %.0f s: %s", budget.left, parts)
     return made
+
+
+def _fitting(
+    plan: Plan, backbone: Backbone, examples: Examples, budget: Budget, most_members: int
+) -> tuple[Plan, Prices, bool]:
+    """The plan that fits, with as many blocks as there is time for; its prices; if it does fit."""
+    paths = [row.path for row in examples.of("train")]
+    while True:
+        prices = estimation.prices(plan, backbone, paths)
+        fitting, fits = budgeting.within(plan, prices, budget.usable, most_members)
+        higher = None
+        if not fits:
+            higher = budgeting.higher_block(fitting, prices, budget.usable, backbone.blocks)
+        if higher is None:
+            return fitting, prices, fits
+        plan = planning.plan_for(plan.recipe.changed(unfreeze=higher), backbone, examples)
 
 
 def _repeats(stage: str, plan: Plan) -> int:

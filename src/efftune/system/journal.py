@@ -8,6 +8,7 @@ The folder `unfinished` of a run holds
 - `lock`, held by the process that is at work.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -222,6 +223,17 @@ class Checkpoints:
     def is_due(self, size: int, *, ends_epoch: bool) -> bool:
         """Whether it is time for a checkpoint of so many bytes; see `Pace`."""
         return self._folder is not None and self._journal.pace.allows(size, ends_epoch=ends_epoch)
+
+    def require_room(self, size: int) -> None:
+        """Check that a state of so many bytes or more can be kept, before there is one.
+
+        Raises:
+            DiskFull: it cannot.
+        """
+        kept = self._journal.folder
+        if kept is not None and self._folder is not None and shutil.disk_usage(kept).free < size:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise files.disk_full(full, self._folder, size) or full
 
     def latest(self) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]] | None:
         """The newest state that is whole; None if there is none. Warns of damaged ones."""

@@ -16,6 +16,7 @@ _AGAIN = 1.0  # the same, after the second
 _SHOW_CURSOR = "\x1b[?25h"
 
 _last_words: list[str] = []  # of a process that ends at once
+_saving: list[bool] = []  # not empty while something is written that a signal asked for
 
 
 class Stop:
@@ -82,8 +83,18 @@ def last_words(text: str) -> Iterator[None]:
 
 
 @contextmanager
+def saving() -> Iterator[None]:
+    """Let `ended_in_time` wait for the block, unless a second signal comes."""
+    _saving.append(True)
+    try:
+        yield
+    finally:
+        _saving.pop()
+
+
+@contextmanager
 def ended_in_time() -> Iterator[None]:
-    """End the process if it goes on for 9 s after a signal, or for one after a second signal.
+    """End the process if it goes on for 9 s after a signal, or for 1 s after a second one.
 
     Python handles signals between two steps of a program; a step of a large network may take
     longer. Then the process ends as if it had been killed, which no run is lost by, with the exit
@@ -111,16 +122,20 @@ def _end_in_time(receiver: socket.socket) -> None:
             if not (received := receiver.recv(1)):
                 return
             number = received[0]
-        for seconds in (_LONGEST, _AGAIN):
-            receiver.settimeout(seconds)
+        is_second = False
+        while True:
+            receiver.settimeout(_AGAIN if is_second else _LONGEST)
             try:
                 if not receiver.recv(1):
                     return
+                is_second = True
             except TimeoutError:
-                break
-    if sys.stderr is not None:
+                if is_second or not _saving:
+                    break
+    try:
         if sys.stderr.isatty():
             sys.stderr.write(_SHOW_CURSOR)  # a progress bar hides it
         sys.stderr.write("\n".join(["Ended at once.", *_last_words, ""]))
         sys.stderr.flush()
-    os._exit(128 + number)
+    finally:  # whatever has become of the terminal
+        os._exit(128 + number)

@@ -151,8 +151,11 @@ class Attempt:
 
         Raises:
             Diverged: a lower learning rate may help, or there are no good weights to go back to.
+            DiskFull: there is no room for a checkpoint.
         """
         state = self.state
+        if self._stopped is None:
+            checkpoints.require_room(self.network.bytes)
         deadline.begin(f"{state.learning_rate:g}, {state.batch_size}", len(state.tails))
         began, is_new = time.perf_counter(), state.start is None
         start, best = self._started()
@@ -259,7 +262,8 @@ class Attempt:
         arrays = {"variables": self.network.variables}
         if self.state.best and self.state.best.number:
             arrays["best"] = self.best_weights
-        checkpoints.save(asdict(self.state), arrays)
+        with stopping.saving():
+            checkpoints.save(asdict(self.state), arrays)
         if stop.requested:
             stop.now()
 

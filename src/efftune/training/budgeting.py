@@ -1,6 +1,6 @@
 """What a run does in the time that it is given."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from efftune.data.examples import Split
@@ -16,6 +16,9 @@ _LEAST_EPOCHS = 2
 _MARGIN = 0.92  # share of the time that is planned
 # Frozen passes that fine-tuning takes as long as, at least: for tracing, and per training picture.
 _TRACING, _TRAINING = 1000, 2.5
+_HIGHEST_TRAINING = 1.5  # the same, if the highest blocks alone are trained
+_MEASURING = 2  # tracings that it takes to measure prices
+_SHARE_OF_BLOCK = 0.5  # of the time of a step from a block up, that one from the next stage's takes
 TOO_SHORT = "--budget leaves no time for fine-tuning: only the head is trained"
 
 
@@ -32,7 +35,8 @@ def affordable(recipe: Recipe, pictures: Mapping[Split, int] | None, budget: Bud
     if pictures is None:
         is_short = budget.seconds <= max(_SHORT, _SHORT_STARTS * budget.starting)
     else:
-        passes = sum(pictures.values()) + _TRAINING * pictures["train"] + _TRACING
+        training = _HIGHEST_TRAINING if _may_start_higher(recipe) else _TRAINING
+        passes = sum(pictures.values()) + training * pictures["train"] + _TRACING
         needed = passes * budget.picture_seconds + budget.head_seconds(pictures["train"])
         is_short = budget.usable < needed
     return recipe.head_only() if is_short else recipe
@@ -73,6 +77,39 @@ def within(
     return plan, True
 
 
+def higher_block(plan: Plan, prices: Prices, seconds: float, blocks: Sequence[str]) -> str | None:
+    """The block to train from instead, where not even the shortest plan fits into a time.
+
+    Args:
+        plan: the shortest one that trains from the block asked for.
+        prices: on this machine.
+        seconds: for all that is left of the run but saving.
+        blocks: those of the network, lowest first.
+
+    Returns:
+        The lowest one that may fit, which has to be measured; None if none is likely to.
+    """
+    if not _may_start_higher(plan.recipe):
+        return None
+    phases = prices.phases(plan)
+    others, training = sum(phases.values()) - phases["upper"], phases["upper"]
+    measuring = _MEASURING * prices.tracing["upper"]
+    above = blocks[blocks.index(plan.recipe.tuning.unfreeze) + 1 :]
+    for block in above:
+        if not block.endswith("a"):  # within a stage
+            continue
+        training *= _SHARE_OF_BLOCK
+        if others + training + measuring <= _MARGIN * seconds:
+            return block
+    return None
+
+
+def _may_start_higher(recipe: Recipe) -> bool:
+    """Whether upper blocks are all that is trained, so that it may be fewer of them."""
+    trained = [stage for stage in recipe.stages if stage.name != "head"]
+    return [stage.name for stage in trained] == ["upper"] and trained[0].block != "pixels"
+
+
 def _shorter(recipe: Recipe) -> Iterator[Recipe]:
     """The recipe, then shorter ones, down to the shortest."""
     counts = {"whole_epochs": recipe.tuning.whole_epochs, "head_epochs": recipe.head.epochs}
@@ -96,6 +133,9 @@ def _shorter(recipe: Recipe) -> Iterator[Recipe]:
 def changes(plan: Plan, asked: Plan) -> list[str]:
     """What the budget has changed in a plan, one text each."""
     found = []
+    block, asked_block = plan.recipe.tuning.unfreeze, asked.recipe.tuning.unfreeze
+    if block != asked_block:
+        found.append(f"--budget leaves time for training from {block}, not from {asked_block}")
     for stage, before in zip(plan.recipe.stages, asked.recipe.stages, strict=True):
         if stage.epochs != before.epochs:
             found.append(

@@ -189,10 +189,7 @@ def _keras_backend() -> str | None:
 def _is_installed(package: str) -> bool:
     if package in sys.modules:
         return sys.modules[package] is not None
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:  # kept out of this process
-        return False
+    return find_spec(package) is not None
 
 
 @cache

@@ -3,15 +3,14 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from efftune import __version__
 from efftune.delivery import receipt as receipts
 from efftune.delivery import runtimes
-from efftune.delivery.photos import Photo
-from efftune.delivery.receipt import Receipt
+from efftune.delivery.receipt import Originals, Receipt
 from efftune.delivery.runtimes import Loaded
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.model import catalogue
@@ -91,16 +90,19 @@ class Exportable:
     """A run that is exported.
 
     Attributes:
-        classifier: its classifier.
         record: its `run.json`.
         recipe: of it.
-        photos: to judge its exports by.
+        originals: what its classifier answers.
     """
 
-    classifier: Classifier
     record: Mapping[str, Any]
     recipe: Recipe
-    photos: Sequence[Photo]
+    originals: Originals
+
+    @property
+    def classifier(self) -> Classifier:
+        """That of the run."""
+        return self.originals.classifier
 
 
 def require_possible(names: Sequence[str], into: Path) -> None:
@@ -159,9 +161,7 @@ def export(
             path = partial / wanted.file
             wanted.write(run.classifier.folder, path, _metadata(run), batch)
             size = sum(each.stat().st_size for each in partial.iterdir())
-            measured = receipts.judge(
-                lambda: wanted.load(path), run.classifier, run.photos, on_progress
-            )
+            measured = receipts.judge(lambda: wanted.load(path), run.originals, on_progress)
             made = Receipt(format=name, file=path.name, bytes=size, bound=wanted.bound, **measured)
             _require_alike(made, run)
             labels = "".join(f"{_line(label)}\n" for label in run.classifier.class_names)
@@ -184,7 +184,7 @@ def _metadata(run: Exportable) -> dict[str, str]:
     """What programs can read from a file without running it, in ASCII."""
     classifier, model = run.classifier, run.record["model"]
     known = {
-        "producer": f"efftune {__version__}",
+        "producer": f"efftune {version('efftune')}",
         "run": classifier.folder.resolve().name,
         "model": model["name"],
         "weights": model["weights"],

@@ -91,7 +91,7 @@ def _judged(folder: Path) -> list[tuple[str, str, str]]:
 
 def _checksums(folder: Path) -> dict[str, str]:
     """The checksums of a run's pictures, by name."""
-    return {name: sha256 for name, sha256 in _table(folder / "examples.csv", ("path", "sha256"))}
+    return {row[0]: row[1] for row in _table(folder / "examples.csv", ("path", "sha256"))}
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:

@@ -1,8 +1,10 @@
 """What an exported file answers on the run's own photos, beside the run's classifier."""
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,10 +20,9 @@ from efftune.evaluation import metrics
 from efftune.evaluation.comparison import mcnemar
 from efftune.evaluation.predictions import OUT_OF_FOLD
 from efftune.model.classifier import Classifier
-from efftune.system import machine
+from efftune.system import files, machine
 
 FILE = "receipt.json"
-_CHUNK = 32  # photos that are held at a time
 _PART_PIXELS = 8 * 224**2  # of a call
 _TIMED, _WARMING = 50, 5  # photos that are answered one by one
 
@@ -95,89 +96,123 @@ class Receipt:
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """Of the classifier and of a file, float32 (pictures, classes), for the same photos."""
+class Originals:
+    """What a run's classifier answers, for files to be compared with.
 
+    Attributes:
+        classifier: of the run.
+        photos: those that can be read.
+        pixels: that the classifier gets, uint8 (photos, size, size, 3).
+        probabilities: that it answers, float32 (photos, classes).
+        left_out: names of photos that have changed or cannot be read.
+    """
+
+    classifier: Classifier
     photos: list[Photo]
-    before: NDArray[np.float32]
-    after: NDArray[np.float32]
+    pixels: Pixels
+    probabilities: NDArray[np.float32]
+    left_out: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        classifier: Classifier,
+        photos: Sequence[Photo],
+        on_progress: Callable[[int, int], None],
+    ) -> "Originals":
+        """Read photos and answer them.
+
+        Args:
+            classifier: of a run.
+            photos: to read.
+            on_progress: called with the number of photos done and their total.
+
+        Raises:
+            DataError: none of them can be read any more.
+            DiskFull: there is no room for their pixels.
+        """
+        side = classifier.image_size
+        pixels = files.temporary_array((len(photos), side, side, 3), np.uint8)
+        done = itertools.count(1)
+
+        def read(number: int) -> bool:
+            try:
+                pixels[number] = _decoded(photos[number], classifier)
+            except BadImage:
+                return False
+            finally:
+                on_progress(next(done), len(photos))
+            return True
+
+        with ThreadPoolExecutor(machine.usable_processors(), thread_name_prefix="photos") as pool:
+            is_read = list(pool.map(read, range(len(photos))))
+        kept = [i for i, each in enumerate(is_read) if each]
+        if not kept:
+            raise DataError(
+                f"The {len(photos):,} pictures that the run was judged by have changed or cannot "
+                f"be read, such as {photos[0].path}. Restore them, or say where they are: --photos "
+                "SOURCE."
+            )
+        left_out = tuple(
+            photo.name for photo, each in zip(photos, is_read, strict=True) if not each
+        )
+        pixels = pixels if len(kept) == len(photos) else pixels[kept]
+        answers = classifier.outputs(pixels).probabilities
+        return cls(classifier, [photos[i] for i in kept], pixels, answers, left_out)
 
 
 def judge(
-    load: Callable[[], Loaded],
-    classifier: Classifier,
-    photos: Sequence[Photo],
-    on_progress: Callable[[int, int], None],
+    load: Callable[[], Loaded], originals: Originals, on_progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """Compare a file's answers with a classifier's.
 
     Args:
         load: loads the file.
-        classifier: that the file was made from.
-        photos: to compare them on.
+        originals: what the classifier answers.
         on_progress: called with the number of photos done and their total.
 
     Returns:
         Those attributes of a `Receipt` that are measured.
 
     Raises:
-        DataError: no photo can be decoded any more, or the file gives other than probabilities.
+        DataError: the file gives other than probabilities.
     """
-    blank = np.zeros((1, classifier.image_size, classifier.image_size, 3), np.float32)
+    blank = np.zeros((1, *originals.pixels.shape[1:]), np.float32)
     began = time.perf_counter()
     loaded = load()
     loaded.answer(blank)
     load_ms = 1000 * (time.perf_counter() - began)
-    answers, left_out = _answers(loaded, classifier, photos, on_progress)
+    answers = _answers(loaded, originals, on_progress)
     times = [_milliseconds(loaded, blank) for _ in range(_WARMING + _TIMED)][_WARMING:]
-    splits = dict.fromkeys(photo.split for photo in answers.photos)
+    splits = dict.fromkeys(photo.split for photo in originals.photos)
     return {
         "runtime": loaded.runtime,
         "machine": machine.machine(),
-        "same_pixels": tuple(_score(answers, split, classifier) for split in splits),
+        "same_pixels": tuple(_score(answers, split, originals) for split in splits),
         "load_ms": round(load_ms, 1),
         "ms": round(float(np.median(times)), 2),
         "ms_95": round(float(np.percentile(times, 95)), 2),
-        "left_out": tuple(left_out),
+        "left_out": originals.left_out,
     }
 
 
 def _answers(
-    loaded: Loaded,
-    classifier: Classifier,
-    photos: Sequence[Photo],
-    on_progress: Callable[[int, int], None],
-) -> tuple[_Answers, list[str]]:
-    """What both answer, and the names of photos that have changed or cannot be read."""
-    kept: list[Photo] = []
-    left_out: list[str] = []
-    before: list[NDArray[np.float32]] = []
-    after: list[NDArray[np.float32]] = []
-    for start in range(0, len(photos), _CHUNK):
-        pixels: list[Pixels] = []
-        for photo in photos[start : start + _CHUNK]:
-            try:
-                pixels.append(_decoded(photo, classifier))
-                kept.append(photo)
-            except BadImage:
-                left_out.append(photo.name)
-        if pixels:
-            before.append(classifier.outputs(pixels).probabilities)
-            after.append(_answered(loaded, np.stack(pixels).astype(np.float32)))
-        on_progress(min(start + _CHUNK, len(photos)), len(photos))
-    if not kept:
+    loaded: Loaded, originals: Originals, on_progress: Callable[[int, int], None]
+) -> NDArray[np.float32]:
+    """What a file answers, in as large parts as it takes and memory easily holds."""
+    pixels, expected = originals.pixels, originals.probabilities
+    part = max(1, _PART_PIXELS // pixels.shape[1] ** 2) if loaded.takes_any else 1
+    found = []
+    for start in range(0, len(pixels), part):
+        found.append(loaded.answer(pixels[start : start + part].astype(np.float32)))
+        on_progress(min(start + part, len(pixels)), len(pixels))
+    answers = np.concatenate(found)
+    if answers.shape != expected.shape or not np.isfinite(answers).all():
         raise DataError(
-            f"The {len(photos):,} pictures that the run was judged by have changed or cannot be "
-            f"read, such as {photos[0].path}. Restore them, or say where they are: --photos SOURCE."
+            f"The file gives values of shape {answers.shape} for {len(pixels):,} pictures, not "
+            f"finite probabilities of {expected.shape[-1]} classes for each. It was not kept."
         )
-    found = np.concatenate(after)
-    expected = np.concatenate(before)
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        raise DataError(
-            f"The file gives values of shape {found.shape} for {len(kept):,} pictures, not finite "
-            f"probabilities of {expected.shape[-1]} classes for each. It was not kept."
-        )
-    return _Answers(kept, expected, found), left_out
+    return answers
 
 
 def _decoded(photo: Photo, classifier: Classifier) -> Pixels:
@@ -192,25 +227,18 @@ def _decoded(photo: Photo, classifier: Classifier) -> Pixels:
     return images.decode(content, classifier.image_size, classifier.fit, classifier.depth)
 
 
-def _answered(loaded: Loaded, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The answers for a batch, in as large parts as the file takes and memory easily holds."""
-    side = pixels.shape[1]
-    part = max(1, _PART_PIXELS // side**2) if loaded.takes_any else 1
-    starts = range(0, len(pixels), part)
-    return np.concatenate([loaded.answer(pixels[start : start + part]) for start in starts])
-
-
 def _milliseconds(loaded: Loaded, pixels: NDArray[np.float32]) -> float:
     began = time.perf_counter()
     loaded.answer(pixels)
     return 1000 * (time.perf_counter() - began)
 
 
-def _score(answers: _Answers, split: str, classifier: Classifier) -> Score:
+def _score(answers: NDArray[np.float32], split: str, originals: Originals) -> Score:
     """See `Score`."""
-    rows = [i for i, photo in enumerate(answers.photos) if photo.split == split]
-    before, after = answers.before[rows], answers.after[rows]
-    labels = np.array([answers.photos[i].label for i in rows])
+    classifier, photos = originals.classifier, originals.photos
+    rows = [i for i, photo in enumerate(photos) if photo.split == split]
+    before, after = originals.probabilities[rows], answers[rows]
+    labels = np.array([photos[i].label for i in rows])
     gaps = np.abs(after - before).max(axis=1)
     right, right_before = (each.argmax(axis=1) == labels for each in (after, before))
     limit = 0.0 if classifier.uncertainty is None else classifier.uncertainty.unsure_below
@@ -235,7 +263,7 @@ def _score(answers: _Answers, split: str, classifier: Classifier) -> Score:
         agreement=float((after.argmax(axis=1) == before.argmax(axis=1)).mean()),
         largest_gap=float(gaps.max()),
         mean_gap=float(gaps.mean()),
-        worst=answers.photos[rows[int(gaps.argmax())]].name,
+        worst=photos[rows[int(gaps.argmax())]].name,
         unsure_flips=float((unsure != unsure_before).mean()),
         **accuracy,
     )

@@ -17,6 +17,7 @@ from efftune.data.sources.table_columns import Columns
 from efftune.delivery import export as exports
 from efftune.delivery import photos as run_photos
 from efftune.delivery.export import Export, Exportable
+from efftune.delivery.receipt import Originals
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation import comparison, metrics, suspects
 from efftune.evaluation.comparison import ComparedRun, Comparison
@@ -207,9 +208,10 @@ class Run:
             raise UsageError(f"batch is 1, or None for any number of pictures. Not {batch!r}.")
         with showing(on_progress) as show:
             source = self.record["source"] if photos is None else str(photos)
-            names_of_classes = self.classifier.class_names
-            found = run_photos.of_run(self.folder, self.recipe, source, names_of_classes, show)
-            run = Exportable(self.classifier, self.record, self.recipe, found)
+            class_names = self.classifier.class_names
+            found = run_photos.of_run(self.folder, self.recipe, source, class_names, show)
+            originals = Originals.of(self.classifier, found, partial(show, "photos"))
+            run = Exportable(self.record, self.recipe, originals)
             return [
                 exports.export(run, name, into / name, batch, partial(show, f"export {name}"))
                 for name in names

@@ -155,12 +155,7 @@ def read(path: Path) -> ov.Model:
 
 
 def write(model: ov.Model, path: Path, *, half: bool = False) -> None:
-    """Write a model to `path` (.xml) and its weights to the same name with .bin.
-
-    Args:
-        model: what to write.
-        path: of the graph.
-        half: store the weights in float16 instead of float32.
+    """Write a model to `path` (.xml) and its weights, in float32 or `half` of it, beside it (.bin).
 
     Raises:
         OSError: the files cannot be written, for example because the disk is full.

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from efftune.cli import setting_options
-from efftune.cli.commands import app
+from efftune.cli.main import app
 from efftune.recipe.recipe import RECIPES
 from efftune.recipe.schema import SETTINGS
 
@@ -26,7 +26,8 @@ _EXIT_CODES = """\
 ## Output and exit codes
 
 Results go to standard output; progress, notes and errors to standard error. `--json` prints one
-JSON document and nothing else, or one object per line for `predict`, `explain` and `classify`.
+JSON document and nothing else, or one object per line for `predict`, `explain`, `export` and
+`classify`.
 `--quiet` leaves only results, errors and the pictures that cannot be decoded.
 
 | code | meaning |
@@ -35,6 +36,7 @@ JSON document and nothing else, or one object per line for `predict`, `explain` 
 | 1 | `check` found problems |
 | 1 | `predict`, `explain` or `classify` left out a picture that cannot be decoded |
 | 1 | the files are at fault: no pictures, too few of a class, a damaged or modified run |
+| 1 | a file of `export` answers otherwise than the classifier |
 | 1 | a download or the system failed, as on a full disk; the reader of a pipe went away |
 | 2 | the command is at fault: an unknown option or name, a missing path, an existing run folder |
 | 130 | stopped by Ctrl-C; a run that was being trained can go on: `efftune resume` |

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from efftune.recipe.recipe import Recipe
     from efftune.report.source_check import Check, check
     from efftune.run import demo, finish, plan, resume, search, train
-    from efftune.runs.run import Run, compare, load
+    from efftune.runs.loading import load
+    from efftune.runs.run import Run, compare
     from efftune.training.planning import Plan
 
 __version__ = "0.1.0"
@@ -45,7 +46,7 @@ _HOMES = {
     "compare": "runs.run",
     "demo": "run",
     "finish": "run",
-    "load": "runs.run",
+    "load": "runs.loading",
     "models": "model.catalogue",
     "plan": "run",
     "resume": "run",

@@ -14,7 +14,7 @@ import pytest
 
 import efftune
 from conftest import COLOURS, fill, square
-from efftune.cli.commands import app
+from efftune.cli.main import app
 
 MODULES = (
     "import sys; sys.argv[1:] = {arguments!r}\n"

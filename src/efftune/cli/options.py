@@ -115,6 +115,34 @@ PlotFile = Annotated[
     typer.Option("--out", help="A PNG file to write: accuracy against training seconds."),
 ]
 
+Formats = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="One or several, separated by commas: onnx, openvino, openvino-f16.",
+        metavar="FORMATS",
+    ),
+]
+
+ExportFolder = Annotated[
+    Path | None,
+    typer.Option("--into", help="A folder for a folder of each format. (default: RUN/exports)"),
+]
+
+RunPhotos = Annotated[
+    str | None,
+    typer.Option("--photos", help="The source that RUN was trained from, if it has moved."),
+]
+
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        help="How many pictures each call takes, which can only be 1. (default: any number)",
+        min=1,
+        max=1,
+    ),
+]
+
 # For classify and models.
 PublishedModel = Annotated[
     str,

@@ -1,37 +1,36 @@
-"""Finished runs, read from their folders: load, evaluate, report, review, explain, compare."""
+"""Finished runs, read from their folders: evaluate, report, review, explain, export, compare."""
 
 import json
-import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from efftune.data import relabelling
-from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import SPLITS, Example, Examples, labels
 from efftune.data.relabelling import LABELS_FILE, Decision
 from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
+from efftune.delivery import export as exports
+from efftune.delivery import photos as run_photos
+from efftune.delivery.export import Export, Exportable
+from efftune.delivery.receipt import Originals
 from efftune.errors import DataError, UsageError, unknown_name
-from efftune.evaluation import comparison, metrics, predictions, suspects
+from efftune.evaluation import comparison, metrics, suspects
 from efftune.evaluation.comparison import ComparedRun, Comparison
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
-from efftune.model import saving
-from efftune.model import uncertainty as uncertainties
 from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
-from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.recipe import Recipe
 from efftune.recipe.settings import read_choices
 from efftune.report import comparison_plot, explanation_images, notebook, report, review
 from efftune.report.explanation_images import ExplanationFile
+from efftune.runs import loading
 from efftune.system import files
-from efftune.system.journal import RECORD
 from efftune.system.progress import OnProgress, showing
 
 
@@ -66,7 +65,7 @@ class Run:
             DataError: it is not a finished run, or one of its files is missing or damaged.
         """
         folder = files.user_path(folder)
-        record = _record(folder)
+        record = loading.record_of(folder)
         try:
             recipe = Recipe().changed(**read_choices(folder / "recipe.toml"))
             metrics_json = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
@@ -174,6 +173,50 @@ class Run:
                 on_progress=lambda done, total: show("explain", done, total),
             )
 
+    def export(
+        self,
+        formats: str | Sequence[str],
+        into: str | Path | None = None,
+        *,
+        photos: str | Path | None = None,
+        batch: int | None = None,
+        on_progress: OnProgress = "auto",
+    ) -> list[Export]:
+        """Write the classifier as files for other programs, each judged on this run's pictures.
+
+        Args:
+            formats: one or several: `onnx`, `openvino`, `openvino-f16`.
+            into: a folder, in which each format gets one; by default `exports` in the run folder.
+            photos: the source of this run's pictures, if it has moved.
+            batch: how many pictures each call takes: 1, or any number if None.
+            on_progress: as for `train`.
+
+        Returns:
+            The files, with their receipts.
+
+        Raises:
+            UsageError: a format is unknown, or what it needs is not installed; the pictures are
+                not where they were; or a folder cannot be written to.
+            DiskFull: there is no room for a file.
+            DataError: the pictures have changed, or a file answers otherwise than the classifier;
+                such a file is not kept.
+        """
+        names = [formats] if isinstance(formats, str) else list(dict.fromkeys(formats))
+        into = self.folder / "exports" if into is None else files.user_path(into)
+        exports.require_possible(names, into)
+        if batch not in (None, 1):
+            raise UsageError(f"batch is 1, or None for any number of pictures. Not {batch!r}.")
+        with showing(on_progress) as show:
+            source = self.record["source"] if photos is None else str(photos)
+            class_names = self.classifier.class_names
+            found = run_photos.of_run(self.folder, self.recipe, source, class_names, show)
+            originals = Originals.of(self.classifier, found, partial(show, "photos"))
+            run = Exportable(self.record, self.recipe, originals)
+            return [
+                exports.export(run, name, into / name, batch, partial(show, f"export {name}"))
+                for name in names
+            ]
+
     @cached_property
     def classifier(self) -> Classifier:
         """The trained classifier.
@@ -181,7 +224,7 @@ class Run:
         Raises:
             DataError: its files were modified after the run finished.
         """
-        return load(self.folder, device=self.device)
+        return loading.load(self.folder, device=self.device)
 
     def evaluate(
         self,
@@ -234,53 +277,6 @@ class Run:
             )
 
 
-def load(
-    folder: str | Path,
-    max_error: float | str | None = None,
-    *,
-    device: str = "cpu",
-) -> Classifier:
-    """Load the classifier of a finished run and verify its checksums.
-
-    Args:
-        folder: the run folder.
-        max_error: the highest acceptable error rate among predictions not marked `unsure`, such as
-            0.01 or `1%`; by default as the run was trained.
-        device: where to compute: `cpu`, which starts fastest; `gpu`, for many pictures, through
-            JAX; or `auto`, a GPU if JAX sees one.
-
-    Raises:
-        UsageError: the folder does not exist, `max_error` is not a valid share, or there is no
-            usable GPU.
-        DataError: it is not a finished run, or its model was modified after the run finished.
-    """
-    folder = files.user_path(folder)
-    record = _record(folder)
-    for name, expected in record["files"].items():
-        if not (folder / name).is_file():
-            raise DataError(f"{folder / name} is missing. Restore it, or train again.")
-        if files.sha256(folder / name) != expected:
-            raise DataError(
-                f"{folder / name} was modified after the run finished (its checksum differs). "
-                "Restore it, or train again."
-            )
-    names = json.loads((folder / saving.CLASSES_FILE).read_text(encoding="utf-8"))
-    path = folder / saving.UNCERTAINTY_FILE
-    if not path.exists():
-        path = folder / saving.UNCERTAINTY_FILE_BEFORE
-    uncertainty = Uncertainty.read(path)
-    if max_error is not None:
-        share = Recipe().changed(max_error=max_error).evaluation.max_error
-        confidences, correct = predictions.confidences(folder, "val")
-        threshold = uncertainties.confidence_threshold(confidences, correct, share)
-        uncertainty = replace(uncertainty, unsure_below=threshold)
-    model = record["model"]
-    depth = BitDepth.from_dict(model.get("depth", {}))
-    classifier = Classifier(folder, names, model["image_size"], model["fit"], uncertainty, depth)
-    classifier.device = devices.for_prediction(device)
-    return classifier
-
-
 def compare(
     runs: Sequence[str | Path | Run], split: str = "test", *, out: str | Path | None = None
 ) -> Comparison:
@@ -307,24 +303,6 @@ def compare(
     if out is not None:
         comparison_plot.draw(result, files.user_path(out))
     return result
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    if not folder.exists():
-        raise UsageError(f"There is no run folder {folder}.")
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if record["state"] == "finished" and record["files"] and record["model"]:
-            return dict(record)
-        if record["state"] == "unfinished":
-            command = f"efftune resume {shlex.quote(str(folder))}"
-            raise DataError(f"{folder} is an unfinished run. Go on with it: {command}")
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise DataError(
-        f"{folder} is not a finished run: it has no valid {RECORD}. Give a folder that "
-        "`efftune train` has created."
-    )
 
 
 def _rows_of_split(examples: Examples, split: str | None) -> tuple[Example, ...]:

@@ -82,10 +82,10 @@ def written_whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_written_whole(path: Path) -> Iterator[Path]:
-    """Like `written_whole`, for a folder that does not exist yet; its files are flushed.
+def folder_written_whole(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Like `written_whole`, for a folder; its files are flushed.
 
-    If another process creates the same folder first, that folder is kept.
+    A folder of that name that exists then, perhaps of another process, is kept, or replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
@@ -94,10 +94,15 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         partial.chmod(0o777 & ~_umask())
         for file in filter(Path.is_file, partial.iterdir()):
             _flush_to_disk(file)
+        if replace and path.exists():
+            old = path.rename(Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-")) / "old")
+            partial.rename(path)
+            shutil.rmtree(old.parent, ignore_errors=True)
+            return
         try:
             partial.rename(path)
         except OSError:
-            if not path.is_dir():
+            if replace or not path.is_dir():
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -154,14 +154,14 @@ def read(path: Path) -> ov.Model:
     return core.read_model(path)
 
 
-def write(model: ov.Model, path: Path) -> None:
-    """Write a model to `path` (.xml) and its weights, in float32, to the same name with .bin.
+def write(model: ov.Model, path: Path, *, half: bool = False) -> None:
+    """Write a model to `path` (.xml) and its weights, in float32 or `half` of it, beside it (.bin).
 
     Raises:
         OSError: the files cannot be written, for example because the disk is full.
     """
     try:
-        ov.save_model(model, path, compress_to_fp16=False)
+        ov.save_model(model, path, compress_to_fp16=half)
     except RuntimeError:  # OpenVINO's error has no reason in it
         number = errno.ENOSPC if shutil.disk_usage(path.parent).free < 2**20 else errno.EIO
         raise OSError(number, "cannot be written; the disk may be full", str(path.parent)) from None

@@ -1,0 +1,211 @@
+"""Commands that use what is trained, runs and published models; see `commands`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import efftune
+from efftune.cli import options
+from efftune.cli.app import app
+from efftune.cli.setting_options import COLUMNS, Output, command
+
+
+@command(app, settings=(*COLUMNS, "device"), default="as in training")
+def evaluate(
+    run: options.RunArgument,
+    source: options.Source,
+    choices: dict[str, Any],
+    output: Output,
+    split: options.SplitName = None,
+) -> None:
+    """Evaluate a run on another set of labelled pictures."""
+    from efftune.cli import progress_bars, tables
+    from efftune.data.sources.table_columns import Columns
+
+    finished = efftune.Run.load(run, device=choices.get("device", "cpu"))
+    columns = Columns.of(finished.recipe.changed(**choices))
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
+        score, examples = finished.evaluate(source, split, columns=columns, on_progress=on_progress)
+    if output.json:
+        typer.echo(json.dumps(score.to_dict()))
+    else:
+        tables.show_evaluation(score, examples)
+
+
+@command(app, settings=("max_error", "device"), default="as in training", lines=True, csv=True)
+def predict(
+    run: options.RunArgument,
+    images: options.Images,
+    choices: dict[str, Any],
+    output: Output,
+    top: options.Top = 1,
+    raw: options.Raw = False,
+) -> None:
+    """Predict the classes of pictures. Exits with 1 if any of them cannot be decoded."""
+    from efftune.cli import progress_bars
+    from efftune.data.sources import image_paths
+
+    device = choices.get("device", "cpu")
+    classifier = efftune.load(run, choices.get("max_error"), device=device)
+    paths, failures = image_paths.pictures(images)
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
+        predictions = classifier.predict(
+            paths,
+            top,
+            raw=raw,
+            on_unreadable=failures.__setitem__,
+            on_progress=lambda done, total: on_progress("predict", done, total),
+        )
+    _show_predictions(predictions, failures, output)
+
+
+@command(app)
+def report(run: options.RunArgument, output: Output, open_: options.Open = False) -> None:
+    """Write the report.html of RUN again, from the files in RUN."""
+    _show_page("report", efftune.Run.load(run).report(), output, open_=open_)
+
+
+@command(app)
+def review(
+    run: options.RunArgument,
+    output: Output,
+    accept: options.Accept = None,
+    open_: options.Open = False,
+) -> None:
+    """Write a page for reviewing the suspect labels of RUN: keep, change or drop each."""
+    from efftune.cli import tables
+
+    finished = efftune.Run.load(run)
+    if accept is None:
+        _show_page("review", finished.review(), output, open_=open_)
+        return
+    labels = finished.accept(accept)
+    if output.json:
+        typer.echo(json.dumps({"labels": str(labels)}))
+    else:
+        tables.show_labels(finished, labels)
+
+
+@command(app, settings=("device",), lines=True)
+def explain(
+    run: options.RunArgument,
+    images: options.Images,
+    choices: dict[str, Any],
+    output: Output,
+    label: options.Label = None,
+    out: options.ExplanationFolder = Path("explained"),
+) -> None:
+    """Draw Grad-CAM heatmaps for pictures. Exits with 1 if any of them cannot be decoded."""
+    from efftune.cli import progress_bars, tables
+    from efftune.data.sources import image_paths
+
+    finished = efftune.Run.load(run, device=choices.get("device", "cpu"))
+    paths, failures = image_paths.pictures(images)
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
+        explanations = finished.explain(
+            paths, out, label, on_unreadable=failures.__setitem__, on_progress=on_progress
+        )
+    tables.show_explanations(explanations, as_json=output.json)
+    _exit_after(failures)
+
+
+@command(app)
+def compare(
+    runs: options.Runs,
+    output: Output,
+    split: options.ComparedSplit = "test",
+    out: options.PlotFile = None,
+) -> None:
+    """Compare runs on the pictures that all of them were evaluated on, and test significance."""
+    from efftune.cli import tables
+
+    comparison = efftune.compare(runs, split, out=out)
+    if output.json:
+        typer.echo(json.dumps(comparison.to_dict()))
+    else:
+        tables.show_comparison(comparison, out)
+
+
+@command(app, lines=True)
+def export(
+    run: options.RunArgument,
+    formats: options.Formats,
+    output: Output,
+    into: options.ExportFolder = None,
+    photos: options.RunPhotos = None,
+    batch: options.Batch = None,
+) -> None:
+    """Write the classifier of RUN for other programs, and prove each file on RUN's own pictures."""
+    from efftune.cli import export_tables, progress_bars
+
+    finished = efftune.Run.load(run)
+    names = [name.strip() for name in formats.split(",") if name.strip()]
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
+        exports = finished.export(names, into, photos=photos, batch=batch, on_progress=on_progress)
+    export_tables.show_exports(exports, as_json=output.json)
+
+
+def _show_page(kind: str, page: Path, output: Output, *, open_: bool) -> None:
+    typer.echo(json.dumps({kind: str(page)}) if output.json else page)
+    if open_:
+        typer.launch(page.resolve().as_uri())
+
+
+@command(app, lines=True, csv=True)
+def classify(
+    images: options.Images,
+    output: Output,
+    model: options.PublishedModel = "efficientnet-lite0",
+    weights: options.PublishedWeights = "imagenet",
+    top: options.Top = 5,
+) -> None:
+    """Classify pictures by ImageNet's 1000 classes, without any training."""
+    from efftune.cli import keras_startup, progress_bars
+    from efftune.data.sources import image_paths
+
+    keras_startup.use_openvino()
+    paths, failures = image_paths.pictures(images)
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
+        predictions = efftune.classify(
+            *(paths, model, top),
+            weights=weights,
+            on_unreadable=failures.__setitem__,
+            on_progress=on_progress,
+        )
+    _show_predictions(predictions, failures, output)
+
+
+def _show_predictions(
+    predictions: "list[efftune.Prediction]", failures: dict[Path, str], output: Output
+) -> None:
+    from efftune.cli import tables
+
+    tables.show_predictions(predictions, output.form)
+    _exit_after(failures)
+
+
+def _exit_after(failures: dict[Path, str]) -> None:
+    """Warn about the pictures that could not be decoded; exit with 1 if there are any."""
+    from efftune.cli import console
+
+    for path, reason in failures.items():
+        console.warn(f"{path}: {reason}")
+    if failures:
+        raise typer.Exit(1)
+
+
+@command(app)
+def models(
+    output: Output, fetch: options.Fetch = None, weights: options.PublishedWeights = "imagenet"
+) -> None:
+    """List the models and their weights, with size, cost, accuracy, licence and availability."""
+    from efftune.cli import model_tables, progress_bars
+    from efftune.model import catalogue
+    from efftune.model.weights import download
+
+    if fetch is not None:
+        with progress_bars.progress(quiet=output.quiet) as on_progress:
+            download.ensure_downloaded(catalogue.model(fetch).with_weights(weights), on_progress)
+    model_tables.show_models(efftune.models(), as_json=output.json)

@@ -1,0 +1,62 @@
+"""Exported files in the runtimes that they are for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.system.machine import usable_processors
+
+Pixels = NDArray[np.float32]
+Probabilities = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file, ready to answer.
+
+    Attributes:
+        runtime: what answers, with its version.
+        answer: from float32 pixels, 0 to 255, (batch, size, size, 3), to float32 probabilities
+            (batch, classes).
+        takes_any: whether the batch may be of any size, rather than 1.
+    """
+
+    runtime: str
+    answer: Callable[[Pixels], Probabilities]
+    takes_any: bool = True
+
+
+def onnx(path: Path) -> Loaded:
+    """An ONNX file in ONNX Runtime, on the CPU."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = usable_processors()
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (pixels,), (probabilities,) = session.get_inputs(), session.get_outputs()
+
+    def answer(batch: Pixels) -> Probabilities:
+        (found,) = session.run([probabilities.name], {pixels.name: batch})
+        return np.asarray(found, np.float32)
+
+    takes_any = not isinstance(pixels.shape[0], int)
+    return Loaded(f"ONNX Runtime {version('onnxruntime')}", answer, takes_any)
+
+
+def openvino(path: Path) -> Loaded:
+    """An OpenVINO model in OpenVINO, on the CPU, in float32."""
+    import openvino as ov
+
+    core = ov.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": usable_processors()}
+    model = core.compile_model(core.read_model(path), "CPU", settings)
+
+    def answer(batch: Pixels) -> Probabilities:
+        return np.array(model(batch)[model.output("probabilities")], np.float32)
+
+    takes_any = model.input(0).get_partial_shape()[0].is_dynamic
+    return Loaded(f"OpenVINO {version('openvino')}", answer, takes_any)

@@ -137,7 +137,7 @@ RunPhotos = Annotated[
 Batch = Annotated[
     int | None,
     typer.Option(
-        help="How many pictures each call takes, which can only be 1. (default: any number)",
+        help="1 for files that take one picture in each call. (default: any number)",
         min=1,
         max=1,
     ),

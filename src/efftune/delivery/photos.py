@@ -62,7 +62,7 @@ def of_run(
     judged, sha256s = _judged(folder), _checksums(folder)
     is_path = not source.startswith(("sample:", tfds.PREFIX, hf.PREFIX))
     if is_path and not files.user_path(source).exists():
-        raise UsageError(f"There is no {source}, where the run's pictures were. {_SAY_WHERE}")
+        raise UsageError(f"There is no {source} with the run's pictures. {_SAY_WHERE}")
     examples = discovery.find(source, on_progress, Columns.of(recipe), recipe.data.held_out)
     paths = {row.name: row.path for row in examples.rows}
     found = [

@@ -21,7 +21,13 @@ def run(finished_run, tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("name", list(exports.FORMATS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] * name.startswith("litert"))
+        for name in exports.FORMATS
+    ],
+)
 def test_export_is_proved_on_the_run_s_pictures(run, tmp_path, name):
     (made,) = run.export(name, tmp_path)
     folder = tmp_path / name

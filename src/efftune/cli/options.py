@@ -119,7 +119,8 @@ Formats = Annotated[
     str,
     typer.Option(
         "--format",
-        help="One or several, separated by commas: onnx, openvino, openvino-f16.",
+        help="One or several, separated by commas: onnx, openvino, openvino-f16, litert, "
+        "litert-f16.",
         metavar="FORMATS",
     ),
 ]

@@ -76,12 +76,32 @@ def _write_openvino_f16(
     _write_openvino(run, path, metadata, batch, half=True)
 
 
+def _write_litert(
+    run: Path, path: Path, metadata: Mapping[str, str], _batch: int | None, *, half: bool = False
+) -> None:
+    from efftune.delivery import litert_file
+
+    litert_file.convert(run, path, "f16" if half else "f32")
+    labels = [_line(label) for label in json.loads(metadata["classes"])]
+    threshold = min(1.0, float(metadata.get("unsure_below", 0)))
+    litert_file.describe(path, labels, metadata, threshold)
+
+
+def _write_litert_f16(
+    run: Path, path: Path, metadata: Mapping[str, str], batch: int | None
+) -> None:
+    _write_litert(run, path, metadata, batch, half=True)
+
+
+_FOR_LITERT = ("tensorflow", "ai_edge_litert")
 FORMATS: dict[str, Format] = {
     "onnx": Format(
         *("model.onnx", 1e-5, _write_onnx, runtimes.onnx), ("openvino", "onnx", "onnxruntime")
     ),
     "openvino": Format("model.xml", 1e-4, _write_openvino, runtimes.openvino),
     "openvino-f16": Format("model.xml", 0.05, _write_openvino_f16, runtimes.openvino),
+    "litert": Format("model.tflite", 1e-4, _write_litert, runtimes.litert, _FOR_LITERT),
+    "litert-f16": Format("model.tflite", 0.05, _write_litert_f16, runtimes.litert, _FOR_LITERT),
 }
 
 
@@ -123,10 +143,8 @@ def require_possible(names: Sequence[str], into: Path) -> None:
             raise unknown_name("format", name, FORMATS)
         missing = [package for package in FORMATS[name].needs if find_spec(package) is None]
         if missing:
-            extra = "openvino" if missing == ["openvino"] else f"'efftune[{name}]'"
-            raise UsageError(
-                f"Format {name} needs {' and '.join(missing)}. Run: pip install {extra}"
-            )
+            packages = " ".join(each.replace("_", "-") for each in missing)
+            raise UsageError(f"Format {name} needs {packages}. Run: pip install {packages}")
         folder = into / name
         if folder.exists() and not (folder / receipts.FILE).is_file():
             raise UsageError(

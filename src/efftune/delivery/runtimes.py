@@ -60,3 +60,19 @@ def openvino(path: Path) -> Loaded:
 
     takes_any = model.input(0).get_partial_shape()[0].is_dynamic
     return Loaded(f"OpenVINO {version('openvino')}", answer, takes_any)
+
+
+def litert(path: Path) -> Loaded:
+    """A LiteRT file in LiteRT, on the CPU."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=usable_processors())
+    interpreter.allocate_tensors()
+    (pixels,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def answer(batch: Pixels) -> Probabilities:
+        interpreter.set_tensor(pixels["index"], batch)
+        interpreter.invoke()
+        return np.array(interpreter.get_tensor(probabilities["index"]), np.float32)
+
+    return Loaded(f"LiteRT {version('ai-edge-litert')}", answer, takes_any=False)

@@ -185,7 +185,7 @@ class Run:
         """Write the classifier as files for other programs, each judged on this run's pictures.
 
         Args:
-            formats: one or several: `onnx`, `openvino`, `openvino-f16`.
+            formats: one or several of `onnx`, `openvino`, `openvino-f16`, `litert`, `litert-f16`.
             into: a folder, in which each format gets one; by default `exports` in the run folder.
             photos: the source of this run's pictures, if it has moved.
             batch: how many pictures each call takes: 1, or any number if None.

@@ -1,0 +1,170 @@
+"""LiteRT (TensorFlow Lite) files, described so that MediaPipe's tasks and others can use them.
+
+TensorFlow converts in a process of its own: it takes long to import, and Keras may run on another
+backend in this one. The description is the metadata of LiteRT, a FlatBuffer in the file, and the
+labels are appended to the file as a zip archive.
+
+Source: `metadata_schema.fbs` of MediaPipe, https://github.com/google-ai-edge/mediapipe.
+"""
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from efftune.errors import DataError
+
+LABELS = "labels.txt"
+_NAME = "TFLITE_METADATA"
+_PARSER = "1.0.0"  # of what is described here
+_LABELS_OF_AXIS, _RGB, _IMAGE, _NORMALIZATION, _THRESHOLD = 2, 1, 2, 1, 3  # in the schema
+
+Weights = Literal["f32", "f16"]
+
+
+def convert(run: Path, path: Path, weights: Weights) -> None:
+    """Convert a run's Keras model to a file that takes one picture at a time.
+
+    Args:
+        run: the run folder.
+        path: where to write it.
+        weights: how they are stored.
+
+    Raises:
+        DataError: the conversion failed.
+    """
+    words = [sys.executable, "-m", "efftune.delivery.litert_conversion", run, path, weights]
+    quiet = {
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
+    done = subprocess.run(  # noqa: S603  (our own module)
+        [str(word) for word in words],
+        env=os.environ | quiet,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode or not path.exists():
+        reason = (done.stderr.strip().splitlines() or ["unknown error"])[-1]
+        raise DataError(f"TensorFlow could not convert the model of {run}: {reason}")
+
+
+def describe(
+    path: Path, labels: Sequence[str], metadata: Mapping[str, str], threshold: float
+) -> None:
+    """Add labels and metadata to a file.
+
+    Args:
+        path: the file, which is written again.
+        labels: one line each.
+        metadata: what is known of the run.
+        threshold: the score below which an answer is unsure, 0 to 1.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(bytearray(path.read_bytes()), 0)
+    described = np.frombuffer(_metadata(metadata, threshold), np.uint8)
+    model.buffers.append(schema.BufferT(data=described))
+    entry = schema.MetadataT(name=_NAME, buffer=len(model.buffers) - 1)
+    model.metadata = [*(model.metadata or []), entry]
+    path.write_bytes(packed(model))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(LABELS, "".join(f"{label}\n" for label in labels))
+
+
+def packed(model: Any) -> bytes:
+    """The bytes of a file, from its parts as LiteRT's schema has them."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of a FlatBuffer: its values by their number in the schema."""
+
+    fields: Mapping[int, Any]
+
+
+def _metadata(known: Mapping[str, str], threshold: float) -> bytes:
+    """The `ModelMetadata` of a classifier, as a FlatBuffer."""
+    import flatbuffers
+
+    labels = _Table({0: LABELS, 1: "the classes", 2: np.int8(_LABELS_OF_AXIS)})
+    image = _Table({0: np.uint8(_IMAGE), 1: _Table({0: np.int8(_RGB)})})
+    as_it_is = _Table({0: [0.0], 1: [1.0]})
+    pixels = _Table(
+        {
+            0: "pixels",
+            1: known["input"],
+            3: image,
+            4: [_Table({0: np.uint8(_NORMALIZATION), 1: as_it_is})],
+            5: _Table({0: [255.0], 1: [0.0]}),
+        }
+    )
+    unsure = _Table({0: np.float32(threshold)})
+    probabilities = _Table(
+        {
+            0: "probabilities",
+            1: known["output"],
+            4: [_Table({0: np.uint8(_THRESHOLD), 1: unsure})],
+            5: _Table({0: [1.0], 1: [0.0]}),
+            6: [labels],
+        }
+    )
+    graph = _Table({2: [pixels], 3: [probabilities]})
+    about = "; ".join(f"{key}: {value}" for key, value in known.items())
+    model = _Table(
+        {
+            0: known["model"],
+            1: about,
+            2: known["run"],
+            3: [graph],
+            4: known["producer"],
+            5: known.get("licence", ""),
+            7: _PARSER,
+        }
+    )
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(_written(builder, model), b"M001")
+    return bytes(builder.Output())
+
+
+def _written(builder: Any, value: Any) -> Any:
+    """Write a table, a string or a list, with what it holds first; returns its place."""
+    if isinstance(value, str):
+        return builder.CreateString(value)
+    if isinstance(value, list) and isinstance(value[0], float):
+        return builder.CreateNumpyVector(np.array(value, np.float32))
+    if isinstance(value, list):
+        places = [_written(builder, each) for each in value]
+        builder.StartVector(4, len(places), 4)
+        for place in reversed(places):
+            builder.PrependUOffsetTRelative(place)
+        return builder.EndVector()
+    fields = {
+        number: each if isinstance(each, np.generic) else _written(builder, each)
+        for number, each in value.fields.items()
+    }
+    builder.StartObject(1 + max(fields))
+    for number, each in fields.items():
+        if isinstance(each, np.int8):
+            builder.PrependInt8Slot(number, each.item(), 0)
+        elif isinstance(each, np.uint8):
+            builder.PrependUint8Slot(number, each.item(), 0)
+        elif isinstance(each, np.float32):
+            builder.PrependFloat32Slot(number, each.item(), 0)
+        else:
+            builder.PrependUOffsetTRelativeSlot(number, each, 0)
+    return builder.EndObject()

@@ -109,6 +109,8 @@ def test_export_that_fails_leaves_the_one_before(run, tmp_path, monkeypatch):
 
 def test_folder_of_something_else_is_not_replaced(run, tmp_path):
     (tmp_path / "onnx").mkdir()
+    run.export("onnx", tmp_path)  # it was empty
+    (tmp_path / "onnx" / "receipt.json").unlink()
     (tmp_path / "onnx" / "thesis.txt").touch()
     with pytest.raises(efftune.UsageError, match="no export of efftune"):
         run.export("onnx", tmp_path)
@@ -150,14 +152,29 @@ def test_pictures_of_another_set_are_no_proof(run, tmp_path, source):
         run.export("onnx", tmp_path / "out", photos=other)
 
 
-def test_pictures_that_have_changed_are_left_out_and_named(run, tmp_path, source):
+def test_pictures_that_have_changed_are_left_out_and_named(run, tmp_path, source, efftune_command):
     other = shutil.copytree(source, tmp_path / "other")
     with (run.folder / "predictions.csv").open(newline="") as stream:
         name = next(csv.DictReader(stream))["path"]
-    for change in (b"", (other / name).read_bytes() + b" "):
-        (other / name).write_bytes(change)
+    for change in (b"", (other / name).read_bytes() + b" ", None):
+        (other / name).unlink()
+        if change is not None:
+            (other / name).write_bytes(change)
         (made,) = run.export("onnx", tmp_path / "out", photos=other)
         assert made.receipt.left_out == (name,)
+    done = efftune_command(
+        *("export", run.folder, "--format", "onnx", "--into", tmp_path / "out", "--photos", other)
+    )
+    assert f"gone or have changed: 1, such as {name}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("weights", "began_with", "licence"),
+    [("imagenet", "sha256:1", "Apache-2.0"), ("imagenet", "none", ""), ("mine.h5", "sha256:2", "")],
+)
+def test_licence_is_that_of_the_weights_that_training_began_with(weights, began_with, licence):
+    model = {"name": "efficientnet-lite0", "weights": began_with}
+    assert exports._licence(model, weights) == licence
 
 
 def test_command(run, tmp_path, efftune_command):

@@ -83,7 +83,7 @@ def _write_litert(
 
     litert_file.convert(run, path, "f16" if half else "f32")
     labels = [_line(label) for label in json.loads(metadata["classes"])]
-    threshold = min(1.0, float(metadata.get("unsure_below", 0)))
+    threshold = float(metadata.get("unsure_below", 0))
     litert_file.describe(path, labels, metadata, threshold)
 
 
@@ -146,7 +146,8 @@ def require_possible(names: Sequence[str], into: Path) -> None:
             packages = " ".join(each.replace("_", "-") for each in missing)
             raise UsageError(f"Format {name} needs {packages}. Run: pip install {packages}")
         folder = into / name
-        if folder.exists() and not (folder / receipts.FILE).is_file():
+        is_other = folder.exists() and not (folder / receipts.FILE).is_file()
+        if is_other and not (folder.is_dir() and not any(folder.iterdir())):
             raise UsageError(
                 f"{folder} exists and is no export of efftune. Choose another place with --into."
             )
@@ -212,19 +213,21 @@ def _metadata(run: Exportable) -> dict[str, str]:
         "fit": str(classifier.fit),
         "output": "calibrated probabilities, float32 (batch, classes)",
     }
-    if licence := _licence(model["name"], run.recipe.backbone.weights):
+    if licence := _licence(model, run.recipe.backbone.weights):
         known["licence"] = licence
     if classifier.uncertainty is not None:
-        known["unsure_below"] = f"{classifier.uncertainty.unsure_below:.6f}"
+        known["unsure_below"] = repr(classifier.uncertainty.unsure_below)  # may be just above 1
         known["temperature"] = f"{classifier.uncertainty.temperature:.6f}"
     return {key: value.encode("ascii", "backslashreplace").decode() for key, value in known.items()}
 
 
-def _licence(model: str, weights: str | None) -> str:
-    """Of published weights; empty if training began with others."""
-    entry = catalogue.model(model)
+def _licence(model: Mapping[str, Any], weights: str | None) -> str:
+    """Of published weights; empty if training began with others, or with none."""
+    entry = catalogue.model(model["name"])
     published = {each.name for each in (entry.weights, *entry.others)}
-    return entry.with_weights(weights).licence if weights in published else ""
+    if model["weights"] == "none" or weights not in published:
+        return ""
+    return entry.with_weights(weights).licence
 
 
 def _require_alike(made: Receipt, run: Exportable) -> None:

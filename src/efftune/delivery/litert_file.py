@@ -7,6 +7,7 @@ labels are appended to the file as a zip archive.
 Source: `metadata_schema.fbs` of MediaPipe, https://github.com/google-ai-edge/mediapipe.
 """
 
+import errno
 import os
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def convert(run: Path, path: Path, weights: Weights) -> None:
 
     Raises:
         DataError: the conversion failed.
+        OSError: the disk is full.
     """
     words = [sys.executable, "-m", "efftune.delivery.litert_conversion", run, path, weights]
     quiet = {
@@ -55,6 +57,10 @@ def convert(run: Path, path: Path, weights: Weights) -> None:
     )
     if done.returncode or not path.exists():
         reason = (done.stderr.strip().splitlines() or ["unknown error"])[-1]
+        if f"[Errno {errno.ENOSPC}]" in reason:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        if done.returncode < 0:
+            reason = f"it was ended by signal {-done.returncode}; it may need more memory"
         raise DataError(f"TensorFlow could not convert the model of {run}: {reason}")
 
 
@@ -78,7 +84,8 @@ def describe(
     model.metadata = [*(model.metadata or []), entry]
     path.write_bytes(packed(model))
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(LABELS, "".join(f"{label}\n" for label in labels))
+        text = "".join(f"{label}\n" for label in labels)
+        archive.writestr(LABELS, text.encode(errors="backslashreplace"))
 
 
 def packed(model: Any) -> bytes:
@@ -101,44 +108,33 @@ def _metadata(known: Mapping[str, str], threshold: float) -> bytes:
     """The `ModelMetadata` of a classifier, as a FlatBuffer."""
     import flatbuffers
 
-    labels = _Table({0: LABELS, 1: "the classes", 2: np.int8(_LABELS_OF_AXIS)})
-    image = _Table({0: np.uint8(_IMAGE), 1: _Table({0: np.int8(_RGB)})})
-    as_it_is = _Table({0: [0.0], 1: [1.0]})
-    pixels = _Table(
-        {
-            0: "pixels",
-            1: known["input"],
-            3: image,
-            4: [_Table({0: np.uint8(_NORMALIZATION), 1: as_it_is})],
-            5: _Table({0: [255.0], 1: [0.0]}),
-        }
-    )
-    unsure = _Table({0: np.float32(threshold)})
-    probabilities = _Table(
-        {
-            0: "probabilities",
-            1: known["output"],
-            4: [_Table({0: np.uint8(_THRESHOLD), 1: unsure})],
-            5: _Table({0: [1.0], 1: [0.0]}),
-            6: [labels],
-        }
-    )
-    graph = _Table({2: [pixels], 3: [probabilities]})
+    graph = _Table({2: [_pixels(known["input"])], 3: [_probabilities(known["output"], threshold)]})
     about = "; ".join(f"{key}: {value}" for key, value in known.items())
-    model = _Table(
-        {
-            0: known["model"],
-            1: about,
-            2: known["run"],
-            3: [graph],
-            4: known["producer"],
-            5: known.get("licence", ""),
-            7: _PARSER,
-        }
-    )
+    names = {0: known["model"], 1: about, 2: known["run"], 4: known["producer"]}
+    model = _Table(names | {3: [graph], 5: known.get("licence", ""), 7: _PARSER})
     builder = flatbuffers.Builder(1024)
     builder.Finish(_written(builder, model), b"M001")
     return bytes(builder.Output())
+
+
+def _pixels(description: str) -> _Table:
+    """The `TensorMetadata` of the input: an image whose values are used as they are."""
+    image = _Table({0: np.uint8(_IMAGE), 1: _Table({0: np.int8(_RGB)})})
+    unchanged = _Table({0: np.uint8(_NORMALIZATION), 1: _Table({0: [0.0], 1: [1.0]})})
+    values = _Table({0: [255.0], 1: [0.0]})
+    return _Table({0: "pixels", 1: description, 3: image, 4: [unchanged], 5: values})
+
+
+def _probabilities(description: str, threshold: float) -> _Table:
+    """The `TensorMetadata` of the output, with the labels and the score threshold."""
+    limit = np.float32(threshold)
+    if threshold > 1:  # by less than a float32 can tell
+        limit = np.nextafter(np.float32(1), np.float32(2))
+    labels = _Table({0: LABELS, 1: "the classes", 2: np.int8(_LABELS_OF_AXIS)})
+    unsure = _Table({0: np.uint8(_THRESHOLD), 1: _Table({0: limit})})
+    values = _Table({0: [1.0], 1: [0.0]})
+    parts = {0: "probabilities", 1: description, 4: [unsure], 5: values, 6: [labels]}
+    return _Table(parts)
 
 
 def _written(builder: Any, value: Any) -> Any:

@@ -14,8 +14,11 @@ import openvino as ov
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from efftune.errors import DataError
+
 OPSET = 18  # of ONNX 1.13, which ONNX Runtime for the web reads, too
 _IR_VERSION = 8  # of the same ONNX
+_INSTEAD = "Export another format, and please report that."
 
 Operation = Any  # OpenVINO's nodes and their outputs have no useful static type
 Value = Any
@@ -40,7 +43,7 @@ def write(
         batch: how many pictures each call takes; any number if None.
 
     Raises:
-        TypeError: the model has an operation of another type.
+        DataError: the model has an operation of another type.
     """
     graph, (pixels,), result = _Graph(), model.inputs, model.output(output)
     (source,) = result.get_node().input_values()
@@ -108,7 +111,7 @@ class _Graph:
                 self._constant(self.name(operation.output(0)), operation.get_data())
             return
         if kind not in _CONVERTERS:
-            raise TypeError(f"Operations of type {kind} cannot be written to ONNX.")
+            raise DataError(f"ONNX files cannot hold operations of type {kind}. {_INSTEAD}")
         _CONVERTERS[kind](self, operation)
 
     def name(self, value: Value) -> str:
@@ -184,12 +187,12 @@ def _clip(graph: _Graph, operation: Operation) -> None:
 
 
 def _swish(graph: _Graph, operation: Operation) -> None:
-    if len(operation.input_values()) > 1:
-        raise TypeError("Swish with a factor of its own cannot be written to ONNX.")
-    (x,) = (graph.name(value) for value in operation.input_values())
+    x, *factors = operation.input_values()
+    if any(float(factor.get_node().get_data()) != 1 for factor in factors):
+        raise DataError(f"ONNX files cannot hold swish with a factor of its own. {_INSTEAD}")
     gate = f"{operation.get_friendly_name()}/gate"
-    graph.node("Sigmoid", [x], gate)
-    graph.node("Mul", [x, gate], graph.name(operation.output(0)))
+    graph.node("Sigmoid", [graph.name(x)], gate)
+    graph.node("Mul", [graph.name(x), gate], graph.name(operation.output(0)))
 
 
 def _padding(graph: _Graph, operation: Operation) -> None:
@@ -247,4 +250,5 @@ _CONVERTERS: dict[str, Callable[[_Graph, Operation], None]] = {
 # What these have as constant inputs is written as attributes, or in another shape.
 _WITH_ATTRIBUTES = (
     *("Convolution", "GroupConvolution", "Pad", "Transpose", "Unsqueeze", "ReduceMean", "Split"),
+    "Swish",
 )

@@ -1,7 +1,7 @@
 """The photos of a run, found again to judge its exports by."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def of_run(
     source: str,
     class_names: Sequence[str],
     on_progress: Callable[[str, int, int], None],
-) -> list[Photo]:
+) -> tuple[list[Photo], list[str]]:
     """The photos that a run was judged by, at most `MOST` of each split, drawn by its seed.
 
     Args:
@@ -55,38 +55,52 @@ def of_run(
         class_names: in the order of the class numbers.
         on_progress: as for `train`.
 
+    Returns:
+        The photos that are there, and the names of those that are not.
+
     Raises:
         UsageError: there is no such source.
         DataError: there are none of them any more, or a table of the run is damaged.
     """
     judged, sha256s = _judged(folder), _checksums(folder)
-    is_path = not source.startswith(("sample:", tfds.PREFIX, hf.PREFIX))
-    if is_path and not files.user_path(source).exists():
+    if not _exists(source):
         raise UsageError(f"There is no {source} with the run's pictures. {_SAY_WHERE}")
-    examples = discovery.find(source, on_progress, Columns.of(recipe), recipe.data.held_out)
+    held_out = {split: path for split, path in recipe.data.held_out.items() if _exists(path)}
+    examples = discovery.find(source, on_progress, Columns.of(recipe), held_out)
     paths = {row.name: row.path for row in examples.rows}
-    found = [
-        Photo(paths[name], name, split, class_names.index(label), sha256s.get(name, ""))
-        for name, split, label in judged
-        if name in paths and label in class_names
-    ]
+    found, missing = list[Photo](), list[str]()
+    for name, split, label in _drawn(judged, recipe.seed):
+        if name in paths and label in class_names:
+            number = class_names.index(label)
+            found.append(Photo(paths[name], name, split, number, sha256s.get(name, "")))
+        else:
+            missing.append(name)
     if not found:
         raise DataError(
             f"None of the run's {len(judged):,} judged pictures is in {source}. {_SAY_WHERE}"
         )
-    random = np.random.default_rng(recipe.seed)
-    chosen: list[Photo] = []
-    for split in dict.fromkeys(photo.split for photo in found):
-        of_split = [photo for photo in found if photo.split == split]
+    return found, missing
+
+
+def _exists(source: str) -> bool:
+    """Whether a source is there, as far as a path can tell."""
+    is_path = not source.startswith(("sample:", tfds.PREFIX, hf.PREFIX))
+    return not is_path or files.user_path(source).exists()
+
+
+def _drawn(judged: Sequence[tuple[str, ...]], seed: int) -> Iterator[tuple[str, ...]]:
+    """At most `MOST` pictures of each split, in their order."""
+    random = np.random.default_rng(seed)
+    for wanted in dict.fromkeys(split for _, split, _ in judged):
+        of_split = [row for row in judged if row[1] == wanted]
         order = random.permutation(len(of_split))[:MOST]
-        chosen += [of_split[i] for i in sorted(order)]
-    return chosen
+        yield from (of_split[i] for i in sorted(order))
 
 
-def _judged(folder: Path) -> list[tuple[str, str, str]]:
+def _judged(folder: Path) -> list[tuple[str, ...]]:
     """Name, split and label of the pictures that a run was judged by."""
     rows = _table(folder / PREDICTIONS_FILE, ("path", "split", "label"))
-    return [(name, split, label) for name, split, label in rows if split in _JUDGED]
+    return [row for row in rows if row[1] in _JUDGED]
 
 
 def _checksums(folder: Path) -> dict[str, str]:

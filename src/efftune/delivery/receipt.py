@@ -75,7 +75,7 @@ class Receipt:
         load_ms: milliseconds until the file was loaded and had answered once.
         ms: median milliseconds for the pixels of one picture.
         ms_95: their 95th percentile.
-        left_out: names of photos that have changed or cannot be read any more.
+        left_out: names of photos that are gone, have changed or cannot be read any more.
     """
 
     format: str
@@ -104,7 +104,7 @@ class Originals:
         photos: those that can be read.
         pixels: that the classifier gets, uint8 (photos, size, size, 3).
         probabilities: that it answers, float32 (photos, classes).
-        left_out: names of photos that have changed or cannot be read.
+        left_out: names of photos that are gone, have changed or cannot be read.
     """
 
     classifier: Classifier
@@ -118,6 +118,7 @@ class Originals:
         cls,
         classifier: Classifier,
         photos: Sequence[Photo],
+        missing: Sequence[str],
         on_progress: Callable[[int, int], None],
     ) -> "Originals":
         """Read photos and answer them.
@@ -125,6 +126,7 @@ class Originals:
         Args:
             classifier: of a run.
             photos: to read.
+            missing: names of others, which are gone.
             on_progress: called with the number of photos done and their total.
 
         Raises:
@@ -133,7 +135,7 @@ class Originals:
         """
         side = classifier.image_size
         pixels = files.temporary_array((len(photos), side, side, 3), np.uint8)
-        done = itertools.count(1)
+        done, steps = itertools.count(1), 2 * len(photos)  # to read, and to answer
 
         def read(number: int) -> bool:
             try:
@@ -141,7 +143,7 @@ class Originals:
             except BadImage:
                 return False
             finally:
-                on_progress(next(done), len(photos))
+                on_progress(next(done), steps)
             return True
 
         with ThreadPoolExecutor(machine.usable_processors(), thread_name_prefix="photos") as pool:
@@ -157,8 +159,9 @@ class Originals:
             photo.name for photo, each in zip(photos, is_read, strict=True) if not each
         )
         pixels = pixels if len(kept) == len(photos) else pixels[kept]
-        answers = classifier.outputs(pixels).probabilities
-        return cls(classifier, [photos[i] for i in kept], pixels, answers, left_out)
+        answers = classifier.outputs(pixels, lambda *_: on_progress(next(done), steps))
+        found = [photos[i] for i in kept]
+        return cls(classifier, found, pixels, answers.probabilities, (*missing, *left_out))
 
 
 def judge(

@@ -208,9 +208,11 @@ class Run:
             raise UsageError(f"batch is 1, or None for any number of pictures. Not {batch!r}.")
         with showing(on_progress) as show:
             source = self.record["source"] if photos is None else str(photos)
-            class_names = self.classifier.class_names
-            found = run_photos.of_run(self.folder, self.recipe, source, class_names, show)
-            originals = Originals.of(self.classifier, found, partial(show, "photos"))
+            classifier = loading.load(self.folder)  # on the CPU, as are those who use the files
+            found = run_photos.of_run(
+                self.folder, self.recipe, source, classifier.class_names, show
+            )
+            originals = Originals.of(classifier, *found, partial(show, "photos"))
             run = Exportable(self.record, self.recipe, originals)
             return [
                 exports.export(run, name, into / name, batch, partial(show, f"export {name}"))

@@ -85,7 +85,8 @@ def written_whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
 def folder_written_whole(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Like `written_whole`, for a folder; its files are flushed.
 
-    A folder of that name that exists then, perhaps of another process, is kept, or replaced.
+    A folder of that name that exists then, perhaps of another process, is kept, or replaced in two
+    steps: it is moved away, and back if the new one cannot take its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
@@ -95,9 +96,15 @@ def folder_written_whole(path: Path, *, replace: bool = False) -> Iterator[Path]
         for file in filter(Path.is_file, partial.iterdir()):
             _flush_to_disk(file)
         if replace and path.exists():
-            old = path.rename(Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-")) / "old")
-            partial.rename(path)
-            shutil.rmtree(old.parent, ignore_errors=True)
+            with tempfile.TemporaryDirectory(
+                dir=path.parent, prefix=".partial-", ignore_cleanup_errors=True
+            ) as away:
+                old = path.rename(Path(away) / "old")
+                try:
+                    partial.rename(path)
+                except OSError:
+                    old.rename(path)
+                    raise
             return
         try:
             partial.rename(path)

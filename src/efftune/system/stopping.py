@@ -5,8 +5,9 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -122,16 +123,14 @@ def _end_in_time(receiver: socket.socket) -> None:
             if not (received := receiver.recv(1)):
                 return
             number = received[0]
-        is_second = False
-        while True:
-            receiver.settimeout(_AGAIN if is_second else _LONGEST)
-            try:
-                if not receiver.recv(1):
+        is_second, end = False, time.monotonic() + _LONGEST
+        while (left := end - time.monotonic()) > 0 or (_saving and not is_second):
+            receiver.settimeout(max(left, _AGAIN))
+            with suppress(TimeoutError):
+                if not (received := receiver.recv(1)):
                     return
-                is_second = True
-            except TimeoutError:
-                if is_second or not _saving:
-                    break
+                if received[0] in _SIGNALS and not is_second:
+                    is_second, end = True, time.monotonic() + _AGAIN
     try:
         if sys.stderr.isatty():
             sys.stderr.write(_SHOW_CURSOR)  # a progress bar hides it

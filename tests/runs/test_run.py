@@ -154,8 +154,12 @@ def test_full_disk_of_the_cache_only_makes_a_run_slower(source, tmp_path, monkey
     for free in (2**40, 0):
         cache = tmp_path / f"cache with {free}"
         monkeypatch.setenv("EFFTUNE_CACHE", str(cache))
-        usage = disk(free)
-        monkeypatch.setattr(shutil, "disk_usage", lambda _path, usage=usage: usage)
+
+        def usage(path, cache=cache, free=free):
+            """Of the disk of the cache, and of that of the runs, which has room."""
+            return disk(free if Path(path).is_relative_to(cache) else 2**40)
+
+        monkeypatch.setattr(shutil, "disk_usage", usage)
         runs.append(efftune.train(source, run=tmp_path / str(free), **choices))
     assert not [path for path in cache.rglob("*.npy") if path.is_file()]
     assert "decode" in runs[0].record["seconds"]

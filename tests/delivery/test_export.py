@@ -1,6 +1,8 @@
 import csv
 import json
+import os
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -186,3 +188,19 @@ def test_command(run, tmp_path, efftune_command):
     )
     (line,) = map(json.loads, done.stdout.splitlines())
     assert (line["format"], line["path"]) == ("onnx", str(tmp_path / "onnx" / "model.onnx"))
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
+def test_classes_of_any_name_that_folds_have_judged(source, tmp_path):
+    names = [os.fsdecode(name) for name in (b"a\nb", b"caf\xe9")]
+    for name, folder in zip(names, sorted(source.iterdir()), strict=False):
+        shutil.copytree(folder, tmp_path / "photos" / name)
+    run = efftune.train(
+        tmp_path / "photos", run=tmp_path / "run", recipe="quick", image_size=32, folds=2
+    )
+    (made,) = run.export("onnx")
+    (score,) = made.receipt.same_pixels
+    assert (score.split, score.accuracy, score.p) == ("out-of-fold", None, None)
+    assert score.pictures == sum(run.record["data"]["pictures"].values())
+    assert made.receipt.left_out == ()
+    assert (made.path.parent / "labels.txt").read_text().splitlines() == ["a b", r"caf\udce9"]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,12 +71,6 @@ def _write_openvino(
     openvino_file.write(model, path, metadata, half=half, batch=batch)
 
 
-def _write_openvino_f16(
-    run: Path, path: Path, metadata: Mapping[str, str], batch: int | None
-) -> None:
-    _write_openvino(run, path, metadata, batch, half=True)
-
-
 def _write_litert(
     run: Path, path: Path, metadata: Mapping[str, str], _batch: int | None, *, half: bool = False
 ) -> None:
@@ -87,21 +82,19 @@ def _write_litert(
     litert_file.describe(path, labels, metadata, threshold)
 
 
-def _write_litert_f16(
-    run: Path, path: Path, metadata: Mapping[str, str], batch: int | None
-) -> None:
-    _write_litert(run, path, metadata, batch, half=True)
-
-
 _FOR_LITERT = ("tensorflow", "ai_edge_litert")
 FORMATS: dict[str, Format] = {
     "onnx": Format(
         *("model.onnx", 1e-5, _write_onnx, runtimes.onnx), ("openvino", "onnx", "onnxruntime")
     ),
     "openvino": Format("model.xml", 1e-4, _write_openvino, runtimes.openvino),
-    "openvino-f16": Format("model.xml", 0.05, _write_openvino_f16, runtimes.openvino),
+    "openvino-f16": Format(
+        "model.xml", 0.05, partial(_write_openvino, half=True), runtimes.openvino
+    ),
     "litert": Format("model.tflite", 1e-4, _write_litert, runtimes.litert, _FOR_LITERT),
-    "litert-f16": Format("model.tflite", 0.05, _write_litert_f16, runtimes.litert, _FOR_LITERT),
+    "litert-f16": Format(
+        "model.tflite", 0.05, partial(_write_litert, half=True), runtimes.litert, _FOR_LITERT
+    ),
 }
 
 

@@ -67,12 +67,12 @@ def of_run(
         raise UsageError(f"There is no {source} with the run's pictures. {_SAY_WHERE}")
     held_out = {split: path for split, path in recipe.data.held_out.items() if _exists(path)}
     examples = discovery.find(source, on_progress, Columns.of(recipe), held_out)
-    paths = {row.name: row.path for row in examples.rows}
+    paths = {_as_written(row.name): row.path for row in examples.rows}
+    numbers = {_as_written(label): number for number, label in enumerate(class_names)}
     found, missing = list[Photo](), list[str]()
     for name, split, label in _drawn(judged, recipe.seed):
-        if name in paths and label in class_names:
-            number = class_names.index(label)
-            found.append(Photo(paths[name], name, split, number, sha256s.get(name, "")))
+        if name in paths and label in numbers:
+            found.append(Photo(paths[name], name, split, numbers[label], sha256s.get(name, "")))
         else:
             missing.append(name)
     if not found:
@@ -80,6 +80,11 @@ def of_run(
             f"None of the run's {len(judged):,} judged pictures is in {source}. {_SAY_WHERE}"
         )
     return found, missing
+
+
+def _as_written(name: str) -> str:
+    """A name as it is in a run's tables, which `files.write` writes; it may have any bytes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _exists(source: str) -> bool:

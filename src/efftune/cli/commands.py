@@ -32,7 +32,7 @@ def check(
         raise typer.Exit(1)
 
 
-@command(app, settings=ALL)
+@command(app, settings=ALL, target=True)
 def train(
     source: options.Source,
     choices: dict[str, Any],
@@ -48,7 +48,7 @@ def train(
         _train(source, choices, output, run, resume=resume)
 
 
-@command(app, settings=tuple(key for key in ALL if key != "budget"))
+@command(app, settings=tuple(key for key in ALL if key != "budget"), target=True)
 def search(
     source: options.Source,
     choices: dict[str, Any],

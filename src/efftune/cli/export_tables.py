@@ -5,7 +5,11 @@ from collections.abc import Sequence
 
 from efftune.cli.console import echo, percent, show_table
 from efftune.delivery.export import Export
-from efftune.delivery.receipt import Receipt
+from efftune.delivery.receipt import Receipt, Score
+from efftune.delivery.targets import TARGETS
+
+_MUCH = 0.005  # of accuracy
+_HEADINGS = ("export", "MB", "same answer", "gap", "test accuracy", "there", "ms")
 
 
 def show_exports(exports: Sequence[Export], *, as_json: bool) -> None:
@@ -15,40 +19,66 @@ def show_exports(exports: Sequence[Export], *, as_json: bool) -> None:
             line = {"path": str(each.path)} | each.receipt.to_dict()
             print(json.dumps(line, ensure_ascii=False))
         return
-    headings = (
-        "format",
-        "MB",
-        "pictures",
-        "same answer",
-        "largest gap",
-        "test accuracy",
-        "ms",
-        "in",
-    )
-    show_table(headings, [_export_row(each.receipt) for each in exports], left=("in",))
+    show_table(_HEADINGS, [_export_row(each) for each in exports])
+    pictures = sum(score.pictures for score in exports[0].receipt.same_pixels)
+    echo(f"\nJudged on {pictures:,} pictures.")
+    for each in exports:
+        _show_remarks(each)
     if left_out := exports[0].receipt.left_out:
-        echo(f"\nPictures that are gone or have changed: {len(left_out):,}, such as {left_out[0]}")
-    echo()
+        echo(f"Pictures that are gone or have changed: {len(left_out):,}, such as {left_out[0]}")
     for each in exports:
         echo(f"{each.path}")
 
 
-def _export_row(receipt: Receipt) -> tuple[str, ...]:
+def _export_row(export: Export) -> tuple[str, ...]:
+    receipt = export.receipt
     scores = receipt.same_pixels
     pictures = sum(score.pictures for score in scores)
     same = sum(score.pictures * score.agreement for score in scores) / pictures
-    score = scores[-1]
-    accuracy = "–"
-    if score.split == "test" and score.accuracy is not None and score.accuracy_before is not None:
-        accuracy = f"{percent(score.accuracy_before)} → {percent(score.accuracy)}"
-    gap = max(score.largest_gap for score in scores)
+    last = scores[-1]
+    accuracy = f"{_accuracy(last, before=True)} → {_accuracy(last)}" if _is_test(last) else "–"
+    there = receipt.its_pixels[-1:]
     return (
-        receipt.format,
+        export.name,
         f"{receipt.bytes / 1e6:.1f}",
-        f"{pictures:,}",
         percent(same),
-        f"{gap:.1e}",
+        f"{max(score.largest_gap for score in scores):.1e}",
         accuracy,
+        _accuracy(there[0]) if there and _is_test(there[0]) else "–",
         f"{receipt.ms:.1f}",
-        receipt.runtime,
     )
+
+
+def _is_test(score: Score) -> bool:
+    return score.split == "test" and score.accuracy is not None
+
+
+def _accuracy(score: Score, *, before: bool = False) -> str:
+    return percent((score.accuracy_before if before else score.accuracy) or 0)
+
+
+def _show_remarks(export: Export) -> None:
+    """Say what a receipt tells beyond the table."""
+    name, receipt = export.name, export.receipt
+    if len(receipt.attempts) > 1:
+        echo(f"{name}: {_attempts(receipt)}")
+    if not receipt.application:
+        return
+    echo(f"{name}: {receipt.application}")
+    if left_out := receipt.its_left_out:
+        echo(f"{name}: it cannot read {len(left_out):,} pictures, such as {left_out[0]}")
+    if (
+        TARGETS[name].training
+        and receipt.its_pixels
+        and receipt.its_pixels[-1].drop > receipt.same_pixels[-1].drop + _MUCH
+    ):
+        echo(f"{name}: that costs accuracy. A run of `efftune train --for {name}` is used to it.")
+
+
+def _attempts(receipt: Receipt) -> str:
+    """What was tried until a file was good enough."""
+    parts = (
+        f"{each.way} loses {100 * each.drop:.1f} points ({each.bytes / 1e6:.1f} MB)"
+        for each in receipt.attempts
+    )
+    return f"{'; '.join(parts)}. The last is kept."

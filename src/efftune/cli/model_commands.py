@@ -129,21 +129,31 @@ def compare(
 
 
 @command(app, lines=True)
-def export(
+def export(  # noqa: PLR0913, PLR0917  (its options)
     run: options.RunArgument,
-    formats: options.Formats,
     output: Output,
+    formats: options.Formats = "",
+    targets: options.Targets = "",
     into: options.ExportFolder = None,
     photos: options.RunPhotos = None,
     batch: options.Batch = None,
+    max_drop: options.MaxDrop = 0.5,
 ) -> None:
     """Write the classifier of RUN for other programs, and prove each file on RUN's own pictures."""
     from efftune.cli import export_tables, progress_bars
 
     finished = efftune.Run.load(run)
-    names = [name.strip() for name in formats.split(",") if name.strip()]
+    words = f"{formats},{targets}".split(",")
+    names = [word.strip() for word in words if word.strip()]
     with progress_bars.progress(quiet=output.quiet) as on_progress:
-        exports = finished.export(names, into, photos=photos, batch=batch, on_progress=on_progress)
+        exports = finished.export(
+            names,
+            into,
+            photos=photos,
+            batch=batch,
+            max_drop=max_drop / 100,
+            on_progress=on_progress,
+        )
     export_tables.show_exports(exports, as_json=output.json)
 
 

@@ -119,15 +119,37 @@ Formats = Annotated[
     str,
     typer.Option(
         "--format",
-        help="One or several, separated by commas: onnx, openvino, openvino-f16, litert, "
-        "litert-f16.",
+        help="One or several, separated by commas: onnx, openvino, openvino-f16, openvino-int8, "
+        "litert, litert-f16, litert-int8, savedmodel.",
         metavar="FORMATS",
+    ),
+]
+
+Targets = Annotated[
+    str,
+    typer.Option(
+        "--for",
+        help="What the files are for; one or several, separated by commas: mediapipe, android, "
+        "raspberry-pi, frigate, photoprism, ovms, triton, python.",
+        metavar="TARGETS",
+    ),
+]
+
+MaxDrop = Annotated[
+    float,
+    typer.Option(
+        help="By how many points files of 8 bits may lower the accuracy on the validation "
+        "pictures.",
+        min=0,
+        max=100,
     ),
 ]
 
 ExportFolder = Annotated[
     Path | None,
-    typer.Option("--into", help="A folder for a folder of each format. (default: RUN/exports)"),
+    typer.Option(
+        "--into", help="A folder for a folder of each format or target. (default: RUN/exports)"
+    ),
 ]
 
 RunPhotos = Annotated[

@@ -12,6 +12,7 @@ import typer
 from annotated_types import Ge, Gt, Le, Lt
 
 from efftune.cli import completion
+from efftune.errors import UsageError
 from efftune.recipe.schema import SETTINGS, Place
 from efftune.recipe.settings import merged_choices
 
@@ -52,6 +53,15 @@ _Set = Annotated[
     ),
 ]
 
+_Target = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        help="What the classifier is for, as in `efftune export`: pictures are resized as it does.",
+        metavar="TARGET",
+    ),
+]
+
 COLUMNS = (
     *("path_column", "label_column", "split_column", "group_column", "root", "label_columns"),
     "splits",
@@ -77,6 +87,7 @@ def command(
     *,
     settings: Sequence[str] = (),
     default: str = "",
+    target: bool = False,
     lines: bool = False,
     csv: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -90,6 +101,7 @@ def command(
         app: the application to register the command with.
         settings: names of recipe settings to add as options; `ALL` also adds `--set`.
         default: the default that `--help` shows for these options, if it is not the recipe's.
+        target: whether to add `--for`, which sets what an application needs.
         lines: whether `--json` prints one object per line.
         csv: whether to add `--csv`.
     """
@@ -98,6 +110,7 @@ def command(
         setting_options = _setting_options(settings, default)
         output_options = {"json": _JsonLines if lines else _Json} | ({"csv": _Csv} if csv else {})
         output_options |= {"quiet": _Quiet}
+        setting_options |= {"target": _Target} if target else {}
 
         @functools.wraps(function)
         def wrapper(**arguments: Any) -> None:
@@ -105,7 +118,8 @@ def command(
             if settings:
                 config, assignments = arguments.pop("config"), arguments.pop("settings", None)
                 options = {key: arguments.pop(key) for key in settings}
-                arguments["choices"] = merged_choices(config, assignments or [], options)
+                choices = merged_choices(config, assignments or [], options)
+                arguments["choices"] = _made_for(arguments.pop("target", None), choices)
             function(**arguments, output=output)
 
         parameters = [
@@ -120,6 +134,26 @@ def command(
         return wrapper
 
     return decorate
+
+
+def _made_for(target: str | None, choices: dict[str, Any]) -> dict[str, Any]:
+    """The choices, with what an application needs.
+
+    Raises:
+        UsageError: there is no such application, or something else was chosen.
+    """
+    if target is None:
+        return choices
+    from efftune.delivery import targets
+
+    needed = targets.find(target).training
+    for key, value in needed.items():
+        if choices.get(key, value) != value:
+            flag = SETTINGS[key].setting.flag
+            raise UsageError(
+                f"--for {target} sets {flag} {value}. Omit {flag} {choices[key]}, or --for."
+            )
+    return {**choices, **needed}
 
 
 def _setting_options(settings: Sequence[str], default: str) -> dict[str, Any]:

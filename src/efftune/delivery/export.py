@@ -1,18 +1,23 @@
 """Exports of a run: files for other programs, each judged before it is kept."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from efftune.data.images import Pixels
+from efftune.delivery import photos
 from efftune.delivery import receipt as receipts
-from efftune.delivery import runtimes
-from efftune.delivery.receipt import Originals, Receipt
-from efftune.delivery.runtimes import Loaded
+from efftune.delivery.formats import FORMATS, Format, Material
+from efftune.delivery.photos import Photo
+from efftune.delivery.receipt import Attempt, Originals, Receipt
+from efftune.delivery.targets import TARGETS, Target
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.model import catalogue
 from efftune.model.classifier import Classifier
@@ -20,25 +25,7 @@ from efftune.recipe.recipe import Recipe
 from efftune.system import files
 
 LABELS_FILE = "labels.txt"
-
-
-@dataclass(frozen=True)
-class Format:
-    """A kind of file.
-
-    Attributes:
-        file: its name.
-        bound: on the gap between its probabilities and the classifier's, for the same pixels.
-        write: writes it, from the run folder, its metadata and the number of pictures in a call.
-        load: loads it in the runtime that it is for.
-        needs: packages for that.
-    """
-
-    file: str
-    bound: float
-    write: Callable[[Path, Path, Mapping[str, str], int | None], None]
-    load: Callable[[Path], Loaded]
-    needs: tuple[str, ...] = ("openvino",)
+MAX_DROP = 0.005  # of accuracy, by 8 bits
 
 
 @dataclass(frozen=True)
@@ -46,56 +33,14 @@ class Export:
     """A file that was exported.
 
     Attributes:
+        name: of its format, or of what it is for.
         path: of the file.
         receipt: what it answers on the run's pictures.
     """
 
+    name: str
     path: Path
     receipt: Receipt
-
-
-def _write_onnx(run: Path, path: Path, metadata: Mapping[str, str], batch: int | None) -> None:
-    from efftune.delivery import onnx_file
-    from efftune.model.engines import openvino_engine
-
-    onnx_file.write(openvino_engine.read_classifier(run), path, metadata, batch=batch)
-
-
-def _write_openvino(
-    run: Path, path: Path, metadata: Mapping[str, str], batch: int | None, *, half: bool = False
-) -> None:
-    from efftune.delivery import openvino_file
-    from efftune.model.engines import openvino_engine
-
-    model = openvino_engine.read_classifier(run)
-    openvino_file.write(model, path, metadata, half=half, batch=batch)
-
-
-def _write_litert(
-    run: Path, path: Path, metadata: Mapping[str, str], _batch: int | None, *, half: bool = False
-) -> None:
-    from efftune.delivery import litert_file
-
-    litert_file.convert(run, path, "f16" if half else "f32")
-    labels = [_line(label) for label in json.loads(metadata["classes"])]
-    threshold = float(metadata.get("unsure_below", 0))
-    litert_file.describe(path, labels, metadata, threshold)
-
-
-_FOR_LITERT = ("tensorflow", "ai_edge_litert")
-FORMATS: dict[str, Format] = {
-    "onnx": Format(
-        *("model.onnx", 1e-5, _write_onnx, runtimes.onnx), ("openvino", "onnx", "onnxruntime")
-    ),
-    "openvino": Format("model.xml", 1e-4, _write_openvino, runtimes.openvino),
-    "openvino-f16": Format(
-        "model.xml", 0.05, partial(_write_openvino, half=True), runtimes.openvino
-    ),
-    "litert": Format("model.tflite", 1e-4, _write_litert, runtimes.litert, _FOR_LITERT),
-    "litert-f16": Format(
-        "model.tflite", 0.05, partial(_write_litert, half=True), runtimes.litert, _FOR_LITERT
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -106,11 +51,13 @@ class Exportable:
         record: its `run.json`.
         recipe: of it.
         originals: what its classifier answers.
+        training: photos that it was trained on, for files that have to be calibrated.
     """
 
     record: Mapping[str, Any]
     recipe: Recipe
     originals: Originals
+    training: Sequence[Photo]
 
     @property
     def classifier(self) -> Classifier:
@@ -118,27 +65,66 @@ class Exportable:
         return self.originals.classifier
 
 
-def require_possible(names: Sequence[str], into: Path) -> None:
+@dataclass(frozen=True)
+class Wish:
+    """What is to be exported.
+
+    Attributes:
+        name: of a format in `FORMATS`, or of a target in `TARGETS`.
+        folder: for its files; an export that is there is replaced.
+        batch: how many pictures each call takes, 1, or any number if None.
+        max_drop: by how much files of 8 bits may lower the accuracy, 0 to 1.
+    """
+
+    name: str
+    folder: Path
+    batch: int | None = None
+    max_drop: float = MAX_DROP
+
+    @property
+    def target(self) -> Target | None:
+        """What it is for, if that was said."""
+        return TARGETS.get(self.name)
+
+    @property
+    def format_name(self) -> str:
+        """Of its file."""
+        return self.name if self.target is None else self.target.format
+
+    @property
+    def format(self) -> Format:
+        """Of its file."""
+        return FORMATS[self.format_name]
+
+
+def require_possible(wishes: Sequence[Wish], run: Path, image_size: int) -> None:
     """Check what can be known before anything is written.
 
     Args:
-        names: of formats.
-        into: the folder for a folder of each format.
+        wishes: what is to be exported.
+        run: the run folder.
+        image_size: of its classifier, in pixels.
 
     Raises:
-        UsageError: there are no formats, or one is unknown; what it needs is not installed; or
-            there is something else in its place.
+        UsageError: there is nothing to do; a name is unknown; what it needs is not installed; the
+            application cannot use the classifier; or there is something else in its place.
     """
-    if not names:
-        raise UsageError(f"Name a format: {', '.join(FORMATS)}.")
-    for name in names:
-        if name not in FORMATS:
-            raise unknown_name("format", name, FORMATS)
-        missing = [package for package in FORMATS[name].needs if find_spec(package) is None]
+    if not wishes:
+        raise UsageError(
+            f"Name a format ({', '.join(FORMATS)}) or what it is for ({', '.join(TARGETS)})."
+        )
+    for wish in wishes:
+        if wish.name not in TARGETS and wish.name not in FORMATS:
+            raise unknown_name("format or target", wish.name, [*FORMATS, *TARGETS])
+        missing = [package for package in wish.format.needs if find_spec(package) is None]
         if missing:
             packages = " ".join(each.replace("_", "-") for each in missing)
-            raise UsageError(f"Format {name} needs {packages}. Run: pip install {packages}")
-        folder = into / name
+            raise UsageError(
+                f"Format {wish.format_name} needs {packages}. Run: pip install {packages}"
+            )
+        if wish.target is not None:
+            wish.target.require(run, image_size)
+        folder = wish.folder
         is_other = folder.exists() and not (folder / receipts.FILE).is_file()
         if is_other and not (folder.is_dir() and not any(folder.iterdir())):
             raise UsageError(
@@ -146,50 +132,125 @@ def require_possible(names: Sequence[str], into: Path) -> None:
             )
 
 
-def export(
-    run: Exportable,
-    name: str,
-    folder: Path,
-    batch: int | None,
-    on_progress: Callable[[int, int], None],
-) -> Export:
+def export(run: Exportable, wish: Wish, on_progress: Callable[[int, int], None]) -> Export:
     """Write a classifier in another format, and keep the file if it answers alike.
 
     Args:
         run: whose classifier.
-        name: of the format, as in `FORMATS`.
-        folder: for the file, its labels and its receipt; an export that is there is replaced.
-        batch: how many pictures each call takes, 1, or any number if None.
+        wish: what is to be written, and where.
         on_progress: called with the number of pictures judged and their total.
 
     Raises:
-        UsageError: the folder cannot be written to.
+        UsageError: the folder cannot be written to, or training pictures that are needed are gone.
         DiskFull: there is no room for the file.
         DataError: the file answers otherwise than the classifier.
     """
-    wanted = FORMATS[name]
+    target, folder = wish.target, wish.folder
     try:
         with files.folder_written_whole(folder, replace=True) as partial:
-            path = partial / wanted.file
-            wanted.write(run.classifier.folder, path, _metadata(run), batch)
-            size = sum(each.stat().st_size for each in partial.iterdir())
-            measured = receipts.judge(lambda: wanted.load(path), run.originals, on_progress)
-            made = Receipt(format=name, file=path.name, bytes=size, bound=wanted.bound, **measured)
-            _require_alike(made, run)
-            labels = "".join(f"{_line(label)}\n" for label in run.classifier.class_names)
-            files.write(partial / LABELS_FILE, labels)
+            with _material(run, wish) as material:
+                name = wish.format.file if target is None else target.model_file(material)
+                made = _first_that_holds(run, wish, material, partial / name, on_progress)
+                if target is not None:
+                    target.write(material, partial)
+                    made = _in_application(made, run, target, (partial, name), on_progress)
+            if target is None or target.has_labels:
+                files.write(partial / LABELS_FILE, material.labels_text)
             text = json.dumps(made.to_dict(), indent=1, ensure_ascii=False)
             files.write(partial / receipts.FILE, text + "\n")
     except OSError as error:
         place = f"Cannot write to {folder}: {error.strerror or error}."
         full = files.disk_full(error, folder)
         raise full or UsageError(f"{place} Choose another place with --into.") from None
-    return Export(folder / wanted.file, made)
+    return Export(wish.name, folder / name, made)
 
 
-def _line(name: str) -> str:
-    """A name as a line of a text file, which programs number."""
-    return " ".join(name.splitlines())
+@contextmanager
+def _material(run: Exportable, wish: Wish) -> Iterator[Material]:
+    """What the file is written from."""
+    originals = run.originals
+    _, rows = originals.decisive()
+    with tempfile.TemporaryDirectory(prefix="efftune-export-") as scratch:
+        yield Material(
+            run=run.classifier.folder,
+            metadata=_metadata(run),
+            batch=wish.batch if wish.target is None else wish.target.batch,
+            scratch=Path(scratch),
+            decode_calibration=lambda: _calibration(run),
+            judged=originals.pixels[rows],
+            classes=originals.expected(rows),
+            max_drop=wish.max_drop,
+        )
+
+
+def _calibration(run: Exportable) -> Pixels:
+    """Pixels of training pictures.
+
+    Raises:
+        UsageError: they are gone.
+    """
+    pixels, kept = photos.read(run.training, run.classifier)
+    if not kept:
+        raise UsageError(
+            "Files of 8 bits are calibrated with pictures that the run was trained on, and none of "
+            "them is there any more. Restore them, or say where they are: --photos SOURCE."
+        )
+    return pixels
+
+
+def _first_that_holds(
+    run: Exportable,
+    wish: Wish,
+    material: Material,
+    path: Path,
+    on_progress: Callable[[int, int], None],
+) -> Receipt:
+    """Write the file in the first way whose answers are good enough.
+
+    Raises:
+        DataError: none is.
+    """
+    wanted, originals = wish.format, run.originals
+    split, _ = originals.decisive()
+    tried = list[Attempt]()
+    for way, write in wanted.ways.items():
+        shutil.rmtree(path.parent, ignore_errors=True)
+        path.parent.mkdir(parents=True)
+        write(material, path)
+        size = sum(each.stat().st_size for each in path.parent.rglob("*") if each.is_file())
+        measured = receipts.judge(lambda: wanted.load(path), originals, on_progress)
+        score = next(each for each in measured["same_pixels"] if each.split == split)
+        drop = score.drop
+        good = wanted.bound is not None or drop <= wish.max_drop + 1e-9
+        tried.append(Attempt(way, size, split, drop, good))
+        if good:
+            break
+    made = Receipt(
+        format=wish.format_name,
+        file=path.name,
+        bytes=size,
+        bound=wanted.bound,
+        max_drop=wish.max_drop if wanted.bound is None else None,
+        attempts=tuple(tried),
+        **measured,
+    )
+    _require_alike(made, run)
+    return made
+
+
+def _in_application(
+    made: Receipt,
+    run: Exportable,
+    target: Target,
+    place: tuple[Path, str],
+    on_progress: Callable[[int, int], None],
+) -> Receipt:
+    """The receipt with what the file answers in the application that it is for."""
+    folder, name = place
+    prepare = target.preparation(folder, run.classifier)
+    loaded = target.load(folder / name)
+    found = receipts.judge_application(loaded, prepare, run.originals, on_progress)
+    return replace(made, application=target.does, **found)
 
 
 def _metadata(run: Exportable) -> dict[str, str]:
@@ -224,13 +285,21 @@ def _licence(model: Mapping[str, Any], weights: str | None) -> str:
 
 
 def _require_alike(made: Receipt, run: Exportable) -> None:
-    """Check the gaps for the same pixels.
+    """Check the answers for the same pixels.
 
     Raises:
-        DataError: one is beyond the bound.
+        DataError: a gap is beyond the bound, or the accuracy dropped by too much.
     """
+    last = made.attempts[-1]
+    if not last.kept:
+        tried = "; ".join(f"{each.way}: {100 * each.drop:.1f}" for each in made.attempts)
+        raise DataError(
+            f"The {made.format} file of {run.classifier.folder} loses more accuracy than "
+            f"{100 * (made.max_drop or 0):g} points on the {last.split} pictures ({tried}). It was "
+            "not kept. Allow more with --max-drop, or export another format."
+        )
     worst = max(made.same_pixels, key=lambda score: score.largest_gap)
-    if worst.largest_gap > made.bound:
+    if made.bound is not None and worst.largest_gap > made.bound:
         raise DataError(
             f"The {made.format} file answers otherwise than {run.classifier.folder}: for the same "
             f"pixels of {worst.worst}, a probability differs by {worst.largest_gap:.2g}, and "

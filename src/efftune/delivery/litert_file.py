@@ -1,67 +1,23 @@
 """LiteRT (TensorFlow Lite) files, described so that MediaPipe's tasks and others can use them.
 
-TensorFlow converts in a process of its own: it takes long to import, and Keras may run on another
-backend in this one. The description is the metadata of LiteRT, a FlatBuffer in the file, and the
-labels are appended to the file as a zip archive.
+The description is the metadata of LiteRT, a FlatBuffer in the file, and the labels are appended to
+the file as a zip archive.
 
 Source: `metadata_schema.fbs` of MediaPipe, https://github.com/google-ai-edge/mediapipe.
 """
 
-import errno
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-
-from efftune.errors import DataError
 
 LABELS = "labels.txt"
 _NAME = "TFLITE_METADATA"
 _PARSER = "1.0.0"  # of what is described here
 _LABELS_OF_AXIS, _RGB, _IMAGE, _NORMALIZATION, _THRESHOLD = 2, 1, 2, 1, 3  # in the schema
-
-Weights = Literal["f32", "f16"]
-
-
-def convert(run: Path, path: Path, weights: Weights) -> None:
-    """Convert a run's Keras model to a file that takes one picture at a time.
-
-    Args:
-        run: the run folder.
-        path: where to write it.
-        weights: how they are stored.
-
-    Raises:
-        DataError: the conversion failed.
-        OSError: the disk is full.
-    """
-    words = [sys.executable, "-m", "efftune.delivery.litert_conversion", run, path, weights]
-    quiet = {
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "-1",
-    }
-    done = subprocess.run(  # noqa: S603  (our own module)
-        [str(word) for word in words],
-        env=os.environ | quiet,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode or not path.exists():
-        reason = (done.stderr.strip().splitlines() or ["unknown error"])[-1]
-        if f"[Errno {errno.ENOSPC}]" in reason:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        if done.returncode < 0:
-            reason = f"it was ended by signal {-done.returncode}; it may need more memory"
-        raise DataError(f"TensorFlow could not convert the model of {run}: {reason}")
 
 
 def describe(

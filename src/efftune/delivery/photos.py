@@ -1,21 +1,29 @@
-"""The photos of a run, found again to judge its exports by."""
+"""The photos of a run, found again to judge its exports by and to calibrate them with."""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from efftune.data import images
+from efftune.data.images import Pixels
 from efftune.data.sources import discovery, hf, tfds
 from efftune.data.sources.table_columns import Columns
-from efftune.errors import DataError, UsageError
+from efftune.errors import BadImage, DataError, UsageError
 from efftune.evaluation.predictions import FILE as PREDICTIONS_FILE
 from efftune.evaluation.predictions import OUT_OF_FOLD
+from efftune.model.classifier import Classifier
 from efftune.recipe.recipe import Recipe
 from efftune.system import files
+from efftune.system.machine import usable_processors
 
 MOST = 1000  # of each split; more would tell little and take long
+CALIBRATION = 300  # training photos for the ranges of values in 8 bits
 _JUDGED = ("val", "test", OUT_OF_FOLD)
 _SAY_WHERE = "An export is judged by them: say where they are with --photos SOURCE."
 
@@ -39,14 +47,42 @@ class Photo:
     sha256: str
 
 
+@dataclass(frozen=True)
+class RunPhotos:
+    """The photos of a run that are there.
+
+    Attributes:
+        judged: those that it was judged by, at most `MOST` of each split, drawn by its seed.
+        missing: names of others, which are not there.
+        training: some that it was trained on, `CALIBRATION` or fewer, of each class as many as
+            there are, or as of the others.
+    """
+
+    judged: list[Photo]
+    missing: list[str]
+    training: list[Photo]
+
+
+@dataclass(frozen=True)
+class _Used:
+    """A row of a run's `examples.csv`."""
+
+    split: str
+    label: str
+    sha256: str
+
+
+_UNKNOWN = _Used("", "", "")
+
+
 def of_run(
     folder: Path,
     recipe: Recipe,
     source: str,
     class_names: Sequence[str],
     on_progress: Callable[[str, int, int], None],
-) -> tuple[list[Photo], list[str]]:
-    """The photos that a run was judged by, at most `MOST` of each split, drawn by its seed.
+) -> RunPhotos:
+    """The photos of a run.
 
     Args:
         folder: the run folder.
@@ -55,31 +91,83 @@ def of_run(
         class_names: in the order of the class numbers.
         on_progress: as for `train`.
 
-    Returns:
-        The photos that are there, and the names of those that are not.
-
     Raises:
         UsageError: there is no such source.
-        DataError: there are none of them any more, or a table of the run is damaged.
+        DataError: none of those that it was judged by are there any more, or a table of the run
+            is damaged.
     """
-    judged, sha256s = _judged(folder), _checksums(folder)
+    judged, used = _judged(folder), _used(folder)
     if not _exists(source):
         raise UsageError(f"There is no {source} with the run's pictures. {_SAY_WHERE}")
     held_out = {split: path for split, path in recipe.data.held_out.items() if _exists(path)}
     examples = discovery.find(source, on_progress, Columns.of(recipe), held_out)
     paths = {_as_written(row.name): row.path for row in examples.rows}
     numbers = {_as_written(label): number for number, label in enumerate(class_names)}
+
+    def photo(name: str, split: str, label: str) -> Photo | None:
+        if name not in paths or label not in numbers:
+            return None
+        return Photo(paths[name], name, split, numbers[label], used.get(name, _UNKNOWN).sha256)
+
     found, missing = list[Photo](), list[str]()
-    for name, split, label in _drawn(judged, recipe.seed):
-        if name in paths and label in numbers:
-            found.append(Photo(paths[name], name, split, numbers[label], sha256s.get(name, "")))
-        else:
-            missing.append(name)
+    for row in _drawn(judged, recipe.seed):
+        each = photo(*row)
+        found += [] if each is None else [each]
+        missing += [row[0]] if each is None else []
     if not found:
         raise DataError(
             f"None of the run's {len(judged):,} judged pictures is in {source}. {_SAY_WHERE}"
         )
-    return found, missing
+    training = [photo(*row) for row in _trained_on(used, recipe.seed)]
+    return RunPhotos(found, missing, [each for each in training if each is not None])
+
+
+def read(
+    photos: Sequence[Photo], classifier: Classifier, on_done: Callable[[], None] = lambda: None
+) -> tuple[Pixels, list[int]]:
+    """The pixels of those photos that can be read and are as they were.
+
+    Args:
+        photos: to read.
+        classifier: which gets the pixels.
+        on_done: called after each photo, from several threads.
+
+    Returns:
+        uint8 (readable photos, size, size, 3), perhaps mapped from a temporary file; and their
+        positions.
+
+    Raises:
+        DiskFull: there is no room for their pixels.
+    """
+    side = classifier.image_size
+    pixels = files.temporary_array((len(photos), side, side, 3), np.uint8)
+
+    def read_one(number: int) -> bool:
+        try:
+            content = as_it_was(photos[number])
+            pixels[number] = images.decode(content, side, classifier.fit, classifier.depth)
+        except BadImage:
+            return False
+        finally:
+            on_done()
+        return True
+
+    with ThreadPoolExecutor(usable_processors(), thread_name_prefix="photos") as pool:
+        is_read = list(pool.map(read_one, range(len(photos))))
+    kept = [i for i, each in enumerate(is_read) if each]
+    return (pixels if len(kept) == len(photos) else pixels[kept]), kept
+
+
+def as_it_was(photo: Photo) -> bytes:
+    """The content of a photo.
+
+    Raises:
+        BadImage: it cannot be read, or is another than the run used.
+    """
+    content = images.read(photo.path)
+    if photo.sha256 and hashlib.sha256(content).hexdigest() != photo.sha256:
+        raise BadImage("it has changed")
+    return content
 
 
 def _as_written(name: str) -> str:
@@ -108,9 +196,22 @@ def _judged(folder: Path) -> list[tuple[str, ...]]:
     return [row for row in rows if row[1] in _JUDGED]
 
 
-def _checksums(folder: Path) -> dict[str, str]:
-    """The checksums of a run's pictures, by name."""
-    return {row[0]: row[1] for row in _table(folder / "examples.csv", ("path", "sha256"))}
+def _used(folder: Path) -> dict[str, _Used]:
+    """The pictures that a run used, by name."""
+    rows = _table(folder / "examples.csv", ("path", "split", "label", "sha256", "status"))
+    return {name: _Used(*values) for name, *values, status in rows if status == "used"}
+
+
+def _trained_on(used: Mapping[str, _Used], seed: int) -> Iterator[tuple[str, str, str]]:
+    """Name, split and label of training pictures, drawn class by class in turn."""
+    random = np.random.default_rng(seed)
+    by_class = dict[str, list[tuple[str, str, str]]]()
+    for name, each in used.items():
+        if each.split == "train":
+            by_class.setdefault(each.label, []).append((name, each.split, each.label))
+    shuffled = ([rows[i] for i in random.permutation(len(rows))] for rows in by_class.values())
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*shuffled))
+    yield from itertools.islice((row for row in in_turn if row is not None), CALIBRATION)
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:

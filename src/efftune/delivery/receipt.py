@@ -1,26 +1,23 @@
 """What an exported file answers on the run's own photos, beside the run's classifier."""
 
-import hashlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import images
 from efftune.data.images import Pixels
-from efftune.delivery.photos import Photo
+from efftune.delivery.photos import Photo, as_it_was, read
 from efftune.delivery.runtimes import Loaded
 from efftune.errors import BadImage, DataError
 from efftune.evaluation import metrics
 from efftune.evaluation.comparison import mcnemar
 from efftune.evaluation.predictions import OUT_OF_FOLD
 from efftune.model.classifier import Classifier
-from efftune.system import files, machine
+from efftune.system import machine
 
 FILE = "receipt.json"
 _PART_PIXELS = 8 * 224**2  # of a call
@@ -59,6 +56,33 @@ class Score:
     p: float | None
     unsure_flips: float
 
+    @property
+    def drop(self) -> float:
+        """Of accuracy, 0 to 1; for pictures that the classifier was trained on, of agreement."""
+        if self.accuracy is None or self.accuracy_before is None:
+            return 1 - self.agreement
+        return self.accuracy_before - self.accuracy
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A way in which a file was written, in order to be judged.
+
+    Attributes:
+        way: how, such as `int8`.
+        bytes: size of the file, with the files that belong to it.
+        split: whose pictures judged it.
+        drop: of the share of these that are given the right class; of those that are given the
+            classifier's, if it was trained on them.
+        kept: whether it was good enough.
+    """
+
+    way: str
+    bytes: int
+    split: str
+    drop: float
+    kept: bool
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -70,12 +94,17 @@ class Receipt:
         bytes: its size, with the files that belong to it.
         runtime: what answered, with its version.
         machine: where.
-        bound: on the gap between probabilities, for the same pixels.
+        bound: on the gap between probabilities, for the same pixels; None for 8 bits.
+        max_drop: of accuracy, 0 to 1, for 8 bits; else None.
+        attempts: in which it was written, the one that was kept last.
         same_pixels: given the pixels that the classifier gets, by split.
         load_ms: milliseconds until the file was loaded and had answered once.
         ms: median milliseconds for the pixels of one picture.
         ms_95: their 95th percentile.
         left_out: names of photos that are gone, have changed or cannot be read any more.
+        application: what the program that it is for does with a picture; empty if it is for none.
+        its_pixels: given the pixels that this program makes, by split.
+        its_left_out: names of photos that this program cannot read.
     """
 
     format: str
@@ -83,12 +112,17 @@ class Receipt:
     bytes: int
     runtime: str
     machine: dict[str, Any]
-    bound: float
+    bound: float | None
+    max_drop: float | None
+    attempts: tuple[Attempt, ...]
     same_pixels: tuple[Score, ...]
     load_ms: float
     ms: float
     ms_95: float
     left_out: tuple[str, ...] = ()
+    application: str = ""
+    its_pixels: tuple[Score, ...] = ()
+    its_left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -133,41 +167,39 @@ class Originals:
             DataError: none of them can be read any more.
             DiskFull: there is no room for their pixels.
         """
-        side = classifier.image_size
-        pixels = files.temporary_array((len(photos), side, side, 3), np.uint8)
         done, steps = itertools.count(1), 2 * len(photos)  # to read, and to answer
-
-        def read(number: int) -> bool:
-            try:
-                pixels[number] = _decoded(photos[number], classifier)
-            except BadImage:
-                return False
-            finally:
-                on_progress(next(done), steps)
-            return True
-
-        with ThreadPoolExecutor(machine.usable_processors(), thread_name_prefix="photos") as pool:
-            is_read = list(pool.map(read, range(len(photos))))
-        kept = [i for i, each in enumerate(is_read) if each]
+        pixels, kept = read(photos, classifier, lambda: on_progress(next(done), steps))
         if not kept:
             raise DataError(
                 f"The {len(photos):,} pictures that the run was judged by have changed or cannot "
                 f"be read, such as {photos[0].path}. Restore them, or say where they are: --photos "
                 "SOURCE."
             )
-        left_out = tuple(
-            photo.name for photo, each in zip(photos, is_read, strict=True) if not each
-        )
-        pixels = pixels if len(kept) == len(photos) else pixels[kept]
+        left_out = [photos[i].name for i in range(len(photos)) if i not in set(kept)]
         answers = classifier.outputs(pixels, lambda *_: on_progress(next(done), steps))
         found = [photos[i] for i in kept]
         return cls(classifier, found, pixels, answers.probabilities, (*missing, *left_out))
+
+    def decisive(self) -> tuple[str, NDArray[np.int64]]:
+        """The split that chooses between ways to write a file, and its rows.
+
+        Not the test split, if there is another: its figures would flatter.
+        """
+        splits = [photo.split for photo in self.photos]
+        split = min(dict.fromkeys(splits), key=lambda each: each == "test")
+        return split, np.flatnonzero(np.array(splits) == split)
+
+    def expected(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the classes that pictures should be given: their own, where that is fair."""
+        if self.photos[rows[0]].split == OUT_OF_FOLD:  # it was trained on them
+            return np.asarray(self.probabilities[rows].argmax(axis=1))
+        return np.array([self.photos[i].label for i in rows])
 
 
 def judge(
     load: Callable[[], Loaded], originals: Originals, on_progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """Compare a file's answers with a classifier's.
+    """Compare a file's answers with a classifier's, for the same pixels.
 
     Args:
         load: loads the file.
@@ -187,16 +219,47 @@ def judge(
     load_ms = 1000 * (time.perf_counter() - began)
     answers = _answers(loaded, originals, on_progress)
     times = [_milliseconds(loaded, blank) for _ in range(_WARMING + _TIMED)][_WARMING:]
-    splits = dict.fromkeys(photo.split for photo in originals.photos)
     return {
         "runtime": loaded.runtime,
         "machine": machine.machine(),
-        "same_pixels": tuple(_score(answers, split, originals) for split in splits),
+        "same_pixels": _scores(answers, range(len(originals.photos)), originals),
         "load_ms": round(load_ms, 1),
         "ms": round(float(np.median(times)), 2),
         "ms_95": round(float(np.percentile(times, 95)), 2),
         "left_out": originals.left_out,
     }
+
+
+def judge_application(
+    loaded: Loaded,
+    prepare: Callable[[bytes], Pixels],
+    originals: Originals,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Compare a file's answers with a classifier's, for the pixels that an application makes.
+
+    Args:
+        loaded: the file.
+        prepare: makes the pixels, uint8 (size, size, 3), from the content of a photo. It raises
+            `BadImage` if the application cannot read that.
+        originals: what the classifier answers.
+        on_progress: called with the number of photos done and their total.
+
+    Returns:
+        Those attributes of a `Receipt` that are measured.
+    """
+    answers, rows, left_out = list[NDArray[np.float32]](), list[int](), list[str]()
+    for number, photo in enumerate(originals.photos):
+        try:
+            pixels = prepare(as_it_was(photo))
+        except BadImage:
+            left_out.append(photo.name)
+        else:
+            answers.append(loaded.answer(pixels[None].astype(np.float32)))
+            rows.append(number)
+        on_progress(number + 1, len(originals.photos))
+    scores = _scores(np.concatenate(answers), rows, originals) if answers else ()
+    return {"its_pixels": scores, "its_left_out": tuple(left_out)}
 
 
 def _answers(
@@ -218,29 +281,29 @@ def _answers(
     return answers
 
 
-def _decoded(photo: Photo, classifier: Classifier) -> Pixels:
-    """The pixels that the classifier gets.
-
-    Raises:
-        BadImage: the photo cannot be read, or is another than the run was judged by.
-    """
-    content = images.read(photo.path)
-    if photo.sha256 and hashlib.sha256(content).hexdigest() != photo.sha256:
-        raise BadImage("it has changed")
-    return images.decode(content, classifier.image_size, classifier.fit, classifier.depth)
-
-
 def _milliseconds(loaded: Loaded, pixels: NDArray[np.float32]) -> float:
     began = time.perf_counter()
     loaded.answer(pixels)
     return 1000 * (time.perf_counter() - began)
 
 
-def _score(answers: NDArray[np.float32], split: str, originals: Originals) -> Score:
+def _scores(
+    answers: NDArray[np.float32], rows: Sequence[int], originals: Originals
+) -> tuple[Score, ...]:
+    """Answers for some of the photos, split by split."""
+    splits = np.array([originals.photos[i].split for i in rows])
+    return tuple(
+        _score(answers[splits == split], split, np.array(rows)[splits == split], originals)
+        for split in dict.fromkeys(splits.tolist())
+    )
+
+
+def _score(
+    after: NDArray[np.float32], split: str, rows: NDArray[np.int64], originals: Originals
+) -> Score:
     """See `Score`."""
     classifier, photos = originals.classifier, originals.photos
-    rows = [i for i, photo in enumerate(photos) if photo.split == split]
-    before, after = originals.probabilities[rows], answers[rows]
+    before = originals.probabilities[rows]
     labels = np.array([photos[i].label for i in rows])
     gaps = np.abs(after - before).max(axis=1)
     right, right_before = (each.argmax(axis=1) == labels for each in (after, before))

@@ -63,16 +63,36 @@ def openvino(path: Path) -> Loaded:
 
 
 def litert(path: Path) -> Loaded:
-    """A LiteRT file in LiteRT, on the CPU."""
+    """A LiteRT file in LiteRT, on the CPU. It may take bytes and give them."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=usable_processors())
     interpreter.allocate_tensors()
     (pixels,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
+    scale, zero = probabilities["quantization"]
+    is_bytes = probabilities["dtype"] == np.uint8
 
     def answer(batch: Pixels) -> Probabilities:
-        interpreter.set_tensor(pixels["index"], batch)
+        interpreter.set_tensor(pixels["index"], batch.astype(pixels["dtype"]))
         interpreter.invoke()
-        return np.array(interpreter.get_tensor(probabilities["index"]), np.float32)
+        found = np.array(interpreter.get_tensor(probabilities["index"]), np.float32)
+        return (found - zero) * np.float32(scale or 1 / 255) if is_bytes else found
 
     return Loaded(f"LiteRT {version('ai-edge-litert')}", answer, takes_any=False)
+
+
+def saved_model(path: Path) -> Loaded:
+    """A SavedModel in TensorFlow, on the CPU."""
+    import tensorflow as tf
+
+    with tf.device("CPU"):
+        loaded = tf.saved_model.load(str(path))
+    classify = loaded.signatures["serving_default"]
+
+    def answer(batch: Pixels) -> Probabilities:
+        with tf.device("CPU"):
+            found = classify(pixels=tf.constant(batch))["probabilities"]
+        return np.array(found, np.float32)
+
+    takes_any = classify.structured_input_signature[1]["pixels"].shape[0] is None
+    return Loaded(f"TensorFlow {tf.__version__}", answer, takes_any)

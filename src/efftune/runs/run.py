@@ -16,8 +16,9 @@ from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
 from efftune.delivery import export as exports
 from efftune.delivery import photos as run_photos
-from efftune.delivery.export import Export, Exportable
+from efftune.delivery.export import Export, Exportable, Wish
 from efftune.delivery.receipt import Originals
+from efftune.delivery.targets import ALIASES
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation import comparison, metrics, suspects
 from efftune.evaluation.comparison import ComparedRun, Comparison
@@ -180,43 +181,56 @@ class Run:
         *,
         photos: str | Path | None = None,
         batch: int | None = None,
+        max_drop: float = exports.MAX_DROP,
         on_progress: OnProgress = "auto",
     ) -> list[Export]:
         """Write the classifier as files for other programs, each judged on this run's pictures.
 
         Args:
-            formats: one or several of `onnx`, `openvino`, `openvino-f16`, `litert`, `litert-f16`.
-            into: a folder, in which each format gets one; by default `exports` in the run folder.
+            formats: one or several formats (`onnx`, `openvino`, `openvino-f16`, `openvino-int8`,
+                `litert`, `litert-f16`, `litert-int8`, `savedmodel`), or applications that they are
+                for (`mediapipe` or `android`, `raspberry-pi`, `frigate`, `photoprism`, `ovms`,
+                `triton`, `python`).
+            into: a folder, in which each gets one; by default `exports` in the run folder.
             photos: the source of this run's pictures, if it has moved.
-            batch: how many pictures each call takes: 1, or any number if None.
+            batch: how many pictures each call takes: 1, or any number if None. Applications get
+                what they need.
+            max_drop: by how much a file of 8 bits may lower the accuracy on the validation
+                pictures, 0 to 1.
             on_progress: as for `train`.
 
         Returns:
             The files, with their receipts.
 
         Raises:
-            UsageError: a format is unknown, or what it needs is not installed; the pictures are
-                not where they were; or a folder cannot be written to.
+            UsageError: a name is unknown, or what it needs is not installed; an application cannot
+                use the classifier; the pictures are not where they were; or a folder cannot be
+                written to.
             DiskFull: there is no room for a file.
             DataError: the pictures have changed, or a file answers otherwise than the classifier;
                 such a file is not kept.
         """
-        names = [formats] if isinstance(formats, str) else list(dict.fromkeys(formats))
+        given = [formats] if isinstance(formats, str) else formats
+        names = dict.fromkeys(ALIASES.get(name, name) for name in given)
         into = self.folder / "exports" if into is None else files.user_path(into)
-        exports.require_possible(names, into)
         if batch not in (None, 1):
             raise UsageError(f"batch is 1, or None for any number of pictures. Not {batch!r}.")
+        if not 0 <= max_drop <= 1:
+            raise UsageError(f"max_drop is a share, 0 to 1. Not {max_drop!r}.")
+        wishes = [Wish(name, into / name, batch, max_drop) for name in names]
+        exports.require_possible(wishes, self.folder, self.record["model"]["image_size"])
         with showing(on_progress) as show:
             source = self.record["source"] if photos is None else str(photos)
             classifier = loading.load(self.folder)  # on the CPU, as are those who use the files
             found = run_photos.of_run(
                 self.folder, self.recipe, source, classifier.class_names, show
             )
-            originals = Originals.of(classifier, *found, partial(show, "photos"))
-            run = Exportable(self.record, self.recipe, originals)
+            originals = Originals.of(
+                classifier, found.judged, found.missing, partial(show, "photos")
+            )
+            run = Exportable(self.record, self.recipe, originals, found.training)
             return [
-                exports.export(run, name, into / name, batch, partial(show, f"export {name}"))
-                for name in names
+                exports.export(run, wish, partial(show, f"export {wish.name}")) for wish in wishes
             ]
 
     @cached_property

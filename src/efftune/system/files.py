@@ -93,7 +93,7 @@ def folder_written_whole(path: Path, *, replace: bool = False) -> Iterator[Path]
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
-        for file in filter(Path.is_file, partial.iterdir()):
+        for file in filter(Path.is_file, partial.rglob("*")):
             _flush_to_disk(file)
         if replace and path.exists():
             with tempfile.TemporaryDirectory(

@@ -1,0 +1,226 @@
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import efftune
+from efftune.data import images
+from efftune.delivery import applications, targets
+from efftune.delivery.targets import TARGETS
+from efftune.errors import BadImage
+
+
+@pytest.fixture(scope="module")
+def run(finished_run, tmp_path_factory):
+    """A copy that may be written to."""
+    return efftune.Run.load(
+        shutil.copytree(finished_run.folder, tmp_path_factory.mktemp("targets") / "My run! 2")
+    )
+
+
+def photo(path, size=(61, 40), **options):
+    """A picture without straight lines, so that ways of resizing differ."""
+    random = np.random.default_rng(7)
+    small = Image.fromarray(random.integers(0, 255, (5, 7, 3), np.uint8))
+    small.resize(size, Image.Resampling.BICUBIC).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["python", "photoprism", "triton", "ovms"])
+def test_target_is_proved_with_the_pixels_that_the_application_makes(run, tmp_path, name):
+    (made,) = run.export(name, tmp_path)
+    stored = json.loads((tmp_path / name / "receipt.json").read_text())
+    assert made.name == name
+    assert stored["application"] == TARGETS[name].does
+    assert [score["split"] for score in stored["its_pixels"]] == ["val", "test"]
+    assert stored["its_left_out"] == []
+    for same, its in zip(stored["same_pixels"], stored["its_pixels"], strict=True):
+        assert same["agreement"] == 1
+        assert its["pictures"] == same["pictures"]
+        assert its["agreement"] >= 0.9
+        assert its["largest_gap"] > same["largest_gap"]
+
+
+def test_script_classifies_without_efftune(run, tmp_path):
+    run.export("python", tmp_path)
+    folder = shutil.move(tmp_path / "python", tmp_path / "elsewhere")
+    script = folder / "predict.py"
+    assert len(script.read_text().splitlines()) <= 40
+    imported = {
+        each.name.split(".")[0]
+        for node in ast.walk(ast.parse(script.read_text()))
+        if isinstance(node, ast.Import)
+        for each in node.names
+    }
+    assert imported == {"io", "sys", "numpy", "onnxruntime"}  # and Pillow, by `from`
+    paths = [photo(tmp_path / "one.jpg"), photo(tmp_path / "two.png", (30, 90))]
+    program = "import sys; sys.modules['efftune'] = None; sys.argv = sys.argv[1:]; import runpy; "
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", f"{program} runpy.run_path(sys.argv[0], run_name='__main__')"),
+            *(script, *paths),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = run.classifier.predict(paths)
+    for line, prediction in zip(done.stdout.splitlines(), expected, strict=True):
+        assert line.split()[1] == prediction.label
+        assert float(line.split()[2]) == pytest.approx(prediction.confidence, abs=0.02)
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((61, 40), {}),
+        ((300, 90), {}),
+        ((33, 200), {}),
+        ((20, 24), {}),
+        (
+            (120, 80),
+            {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"},
+        ),
+    ],
+)
+def test_script_makes_the_pixels_of_training(tmp_path, fit, size, options):
+    from efftune.delivery import target_files
+    from efftune.delivery.formats import Material
+
+    known = {"fit": fit, "image_size": "32", "run": "a", "classes": "[]"}
+    material = Material(tmp_path, known, None, tmp_path, None, None, None, 0)
+    target_files.write_python(material, tmp_path)
+    prepare = targets._script(tmp_path / "predict.py")
+    path = photo(tmp_path / "a.png", size, **options)
+    made = prepare(path.read_bytes())
+    expected = images.decode(path.read_bytes(), 32, fit)
+    assert made.shape == expected.shape == (32, 32, 3)
+    assert np.abs(made.astype(int) - expected).mean() < 0.6
+    assert np.abs(made.astype(int) - expected).max() <= 6
+
+
+def test_applications_see_what_their_sources_say(tmp_path):
+    wide = photo(tmp_path / "wide.jpg", (96, 32), quality=95).read_bytes()
+    seen = {
+        name: getattr(applications, name)(wide, 32)
+        for name in ("frigate", "mediapipe", "model_server", "photoprism")
+    }
+    stretched, cropped = images.decode(wide, 32, "stretch"), images.decode(wide, 32, "crop")
+    for name in ("frigate", "mediapipe", "model_server"):
+        assert seen[name].shape == (32, 32, 3)
+        near = np.abs(seen[name].astype(int) - stretched).mean()
+        assert near < 0.3 * np.abs(seen[name].astype(int) - cropped).mean(), name
+        assert near < 0.3 * np.abs(seen[name][..., ::-1].astype(int) - stretched).mean(), name
+    assert np.abs(seen["photoprism"].astype(int) - cropped).mean() < 4
+
+
+def test_applications_refuse_what_they_cannot_read(tmp_path):
+    grey = tmp_path / "grey.png"
+    Image.new("L", (40, 40)).save(grey)
+    with pytest.raises(BadImage):
+        applications.model_server(grey.read_bytes(), 32)
+    for name in ("frigate", "mediapipe", "model_server", "photoprism"):
+        with pytest.raises(BadImage):
+            getattr(applications, name)(b"no picture", 32)
+
+
+def test_model_server_gets_a_repository(run, tmp_path):
+    (made,) = run.export("ovms", tmp_path)
+    assert made.path == tmp_path / "ovms" / "my_run_2" / "1" / "model.xml"
+    settings = json.loads((tmp_path / "ovms" / "config.json").read_text())
+    (entry,) = settings["model_config_list"]
+    assert entry["config"]["name"] == "my_run_2"
+    assert entry["config"]["color_format"] == "BGR:RGB"
+    assert entry["config"]["shape"] == "(1,32,32,3)"
+
+
+def test_triton_gets_a_repository(run, tmp_path):
+    (made,) = run.export("triton", tmp_path)
+    folder = tmp_path / "triton" / "my_run_2"
+    assert made.path == folder / "1" / "model.onnx"
+    text = (folder / "config.pbtxt").read_text()
+    assert 'name: "my_run_2"' in text
+    assert "dims: [ 32, 32, 3 ]" in text
+    assert f"dims: [ {len(run.classifier.class_names)} ]" in text
+    assert (folder / "labels.txt").read_text().split() == list(run.classifier.class_names)
+
+
+def test_photoprism_is_told_that_pixels_are_not_normalised(run, tmp_path):
+    (made,) = run.export("photoprism", tmp_path)
+    assert made.path == tmp_path / "photoprism" / "my_run_2" / "my_run_2.onnx"
+    text = (tmp_path / "photoprism" / "vision.yml").read_text()
+    for line in ("Mean: [0, 0, 0]", "StdDev: [1, 1, 1]", "Layout: NHWC", "Logits: false"):
+        assert line in text
+    assert "Mode: center-crop" in text
+
+
+def test_frigate_takes_one_size_only(run, tmp_path):
+    with pytest.raises(efftune.UsageError, match=r"takes 224 pixels.*takes 32.*--for frigate"):
+        run.export("frigate", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_target_names_the_closest():
+    with pytest.raises(efftune.UsageError, match="Did you mean 'frigate'"):
+        targets.find("frigat")
+
+
+def test_stretch_for_crop_is_seen_in_the_receipt(tmp_path):
+    """The fault that other exporters leave to production: what is at the sides counts."""
+    random = np.random.default_rng(0)
+    for number in range(48):
+        pixels = random.integers(0, 60, (40, 120, 3), np.uint8)
+        label = ("dark", "light")[number % 2]
+        pixels[:, 40:80] += np.uint8(60 * (label == "light"))
+        pixels[:, :40] = pixels[:, 80:] = 255 * (label == "dark")
+        (tmp_path / "photos" / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+    run = efftune.train(
+        tmp_path / "photos",
+        recipe="quick",
+        run=tmp_path / "run",
+        image_size=32,
+        test=0.25,
+        on_progress=None,
+    )
+    (made,) = run.export("ovms", tmp_path / "out")
+    same, its = made.receipt.same_pixels[-1], made.receipt.its_pixels[-1]
+    assert same.largest_gap < 1e-4
+    assert same.accuracy == same.accuracy_before == 1
+    assert its.accuracy <= 0.6
+
+
+@pytest.mark.long
+def test_mediapipe_gets_snippets_that_cut_the_square(run, tmp_path):
+    (made,) = run.export("android", tmp_path)
+    assert made.path == tmp_path / "mediapipe" / "model.tflite"
+    kotlin = (made.path.parent / "Classifier.kt").read_text()
+    assert "BitmapImageBuilder(square(bitmap))" in kotlin
+    assert kotlin.count("{") == kotlin.count("}")
+    script = (made.path.parent / "classifier.js").read_text()
+    assert "classifier.classify(square(image))" in script
+    assert not re.search(r"\$\w", kotlin + script)
+
+
+@pytest.mark.long
+def test_raspberry_pi_gets_bytes(run, tmp_path):
+    (made,) = run.export("raspberry-pi", tmp_path)
+    assert made.receipt.format == "litert-int8"
+    script = made.path.parent / "predict.py"
+    assert len(script.read_text().splitlines()) <= 40
+    path = photo(tmp_path / "one.jpg")
+    done = subprocess.run(
+        [sys.executable, script, path], capture_output=True, text=True, check=True
+    )
+    name, label, score, *_ = done.stdout.split()
+    expected = run.classifier.predict([path])[0]
+    assert name == str(path)
+    assert label == expected.label
+    assert float(score) == pytest.approx(expected.confidence, abs=0.1)

@@ -30,7 +30,7 @@ worker.addEventListener("message", ({ data }) => {
   if (data.kind === "error") reject(new Error(data.reason));
 });
 
-/** Answer a file, or a frame of the camera: probabilities, size of the picture and a thumbnail. */
+/** Answer a file, or a frame of the camera: probabilities, and what is shown of a file. */
 async function ask(content, transferred = []) {
   await ready;
   return new Promise((resolve, reject) => {
@@ -124,7 +124,7 @@ function rows(probabilities, classes) {
 function verdict(probabilities, order) {
   const unsure = isUnsure(probabilities);
   const top = made("p", unsure ? "top unsure" : "top");
-  if (unsure) top.append(made("span", "chip", "unsure"), " perhaps ");
+  if (unsure) top.append(made("span", "doubt", made("span", "chip", "unsure"), " perhaps"), " ");
   top.append(made("strong", "", nameOf(settings.classes[order[0]])));
   return top;
 }
@@ -136,6 +136,7 @@ function add(files) {
   if (!pictures.length) return;
   problem("");
   element("results").hidden = false;
+  document.body.classList.add("used"); // the place for more pictures becomes smaller
   const cards = pictures.map(cardOf);
   element("cards").prepend(...cards);
   pictures.forEach((file, i) => answerOn(cards[i], file));
@@ -153,10 +154,10 @@ function cardOf(file) {
 async function answerOn(card, file) {
   const said = card.querySelector(".said");
   try {
-    const { probabilities, width, height, thumbnail } = await ask({ blob: file });
+    const { probabilities, thumbnail } = await ask({ blob: file });
     const order = ranked(probabilities);
     card.dataset.answer = isUnsure(probabilities) ? "unsure" : "sure";
-    card.querySelector(".picture").append(drawn(thumbnail, file.name, [width, height]));
+    card.querySelector(".picture").append(drawn(thumbnail, file.name));
     said.append(verdict(probabilities, order), rows(probabilities, order.slice(0, SHOWN)));
     if (order.length > SHOWN) said.append(others(probabilities, order.slice(SHOWN)));
   } catch (error) {
@@ -170,13 +171,13 @@ async function answerOn(card, file) {
   summarise();
 }
 
-function drawn(thumbnail, name, size) {
+function drawn(thumbnail, name) {
   const canvas = made("canvas");
   canvas.width = thumbnail.width;
   canvas.height = thumbnail.height;
-  canvas.getContext("bitmaprenderer").transferFromImageBitmap(thumbnail);
+  canvas.getContext("2d").putImageData(thumbnail, 0, 0);
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `${name || "pasted picture"}, ${size.join(" × ")} pixels`);
+  canvas.setAttribute("aria-label", name || "pasted picture");
   return canvas;
 }
 
@@ -213,6 +214,7 @@ element("files").addEventListener("change", ({ target }) => {
 element("clear").addEventListener("click", () => {
   element("cards").replaceChildren();
   element("results").hidden = true;
+  document.body.classList.remove("used");
   element("files").focus();
 });
 
@@ -262,6 +264,7 @@ async function startCamera() {
   try {
     camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
     element("live").hidden = false;
+    document.body.classList.add("used");
     element("video").srcObject = camera;
     camera.getVideoTracks()[0].addEventListener("ended", stopCamera);
     await element("video").play();
@@ -291,10 +294,11 @@ async function watch(stream) {
       await new Promise(requestAnimationFrame); // none while the page is hidden
       if (camera !== stream) return;
       const frame = await createImageBitmap(element("video"));
-      const { probabilities, width, height } = await ask({ frame }, [frame]);
+      const { width, height } = frame;
+      const { probabilities } = await ask({ frame }, [frame]);
       if (camera !== stream) return;
       const order = ranked(probabilities);
-      frameOf(width, height);
+      mark(width, height);
       element("seen").replaceChildren(verdict(probabilities, order), rows(probabilities, order.slice(0, SHOWN)));
       element("seen").dataset.answers = Number(element("seen").dataset.answers ?? 0) + 1;
     } catch (error) {
@@ -306,7 +310,7 @@ async function watch(stream) {
 }
 
 /** Mark the square of the camera's picture that is looked at. */
-function frameOf(width, height) {
+function mark(width, height) {
   const { style } = element("frame");
   const side = settings.fit === "crop" ? Math.min(width, height) : 0;
   element("frame").hidden = !side;

@@ -3,6 +3,7 @@
 // decodes; it never scales, because each browser scales in its own way.
 
 import { deepPng, isDeepPng } from "./deep_png.js";
+import { takenOut, upright } from "./orientation.js";
 
 const MOST_PIXELS = 89_000_000; // as efftune reads at most
 const TILE = 1024; // side of what is read from a picture at once: canvases are limited in size
@@ -30,59 +31,66 @@ const EVERYWHERE = ["JPEG", "PNG", "WebP", "GIF", "BMP"];
 export class Unreadable extends Error {}
 
 /**
- * Decode a file.
- *
- * @param {Blob} blob
- * @param {{image_size: number, depth: ?number[]}} settings
- * @returns {Promise<Picture>}
- * @throws {Unreadable}
- */
-export async function decoded(blob, settings) {
-  const bytes = new Uint8Array(await contentOf(blob));
-  if (!bytes.length) throw new Unreadable("The file is empty.");
-  const format = formatOf(bytes);
-  if (isDeepPng(bytes)) return ofArray(await deepPng(bytes, settings.depth).catch(damaged));
-  if (format === "SVG") throw new Unreadable(unknown(format));
-  if (format === "JPEG" && isCutOff(bytes)) throw new Unreadable("The picture is cut off.");
-  const options = { premultiplyAlpha: "none" }; // EXIF orientation and colours: as by default
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(new Blob([bytes]), options);
-  } catch {
-    throw new Unreadable(unknown(format));
-  }
-  return ofBitmap(bitmap, format === "JPEG" ? reducedScale(bitmap, settings.image_size) : 1);
-}
-
-/**
  * A picture whose parts can be read.
  *
  * @typedef {Object} Picture
  * @property {number} width in pixels
  * @property {number} height in pixels
- * @property {(left: number, top: number, width: number, height: number) => ImageData} read
- * @property {number} scale by which it is first made smaller, 1, 2, 4 or 8
- * @property {ImageBitmap=} bitmap to be closed in the end
+ * @property {(left: number, top: number, width: number, height: number) => ImageData} read opaque
  */
 
-/** A picture of the browser. */
-export function ofBitmap(bitmap, scale = 1) {
-  const { width, height } = bitmap;
-  if (width * height > MOST_PIXELS) {
-    bitmap.close();
-    throw new Unreadable("The picture is too large.");
+/**
+ * Decode a file.
+ *
+ * @param {Blob} blob
+ * @param {{image_size: number, depth: ?number[]}} settings
+ * @param {(picture: Picture) => Result} use what to do with it; a large JPEG has been made smaller
+ * @returns {Promise<Result>}
+ * @throws {Unreadable}
+ */
+export async function decoded(blob, settings, use) {
+  const bytes = new Uint8Array(await contentOf(blob));
+  if (!bytes.length) throw new Unreadable("The file is empty.");
+  const format = formatOf(bytes);
+  if (format === "SVG") throw new Unreadable(unknown(format));
+  if (format === "JPEG" && isCutOff(bytes)) throw new Unreadable("The picture is cut off.");
+  const orientation = takenOut(bytes, format);
+  if (isDeepPng(bytes)) {
+    const array = await deepPng(bytes, settings.depth).catch(() => {
+      throw new Unreadable(unknown(format));
+    });
+    return use(upright(ofArray(array), orientation));
   }
-  const canvas = new OffscreenCanvas(1, 1);
-  const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
-  const read = (left, top, across, down) => {
-    if (canvas.width < across) canvas.width = across;
-    if (canvas.height < down) canvas.height = down;
-    context.fillStyle = "white"; // what is transparent becomes white
-    context.fillRect(0, 0, across, down);
-    context.drawImage(bitmap, left, top, across, down, 0, 0, across, down);
-    return context.getImageData(0, 0, across, down);
-  };
-  return { width, height, read, scale, bitmap };
+  // Colours are converted to sRGB, as by default.
+  const bitmap = await createImageBitmap(new Blob([bytes]), { premultiplyAlpha: "none" }).catch(() => {
+    throw new Unreadable(unknown(format));
+  });
+  return ofBitmap(bitmap, (picture) => {
+    const scale = format === "JPEG" ? reducedScale(bitmap, settings.image_size) : 1;
+    const smaller = scale > 1 ? reduced(picture, everything(picture), [scale, scale]) : picture;
+    return use(upright(smaller, orientation));
+  });
+}
+
+/** Use a picture of the browser, and close it. */
+export function ofBitmap(bitmap, use) {
+  const { width, height } = bitmap;
+  try {
+    if (width * height > MOST_PIXELS) throw new Unreadable("The picture is too large.");
+    const canvas = new OffscreenCanvas(Math.min(width, TILE), Math.min(height, TILE));
+    const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+    const read = (left, top, across, down) => {
+      if (canvas.width < across) canvas.width = across;
+      if (canvas.height < down) canvas.height = down;
+      context.fillStyle = "white"; // what is transparent becomes white
+      context.fillRect(0, 0, across, down);
+      context.drawImage(bitmap, left, top, across, down, 0, 0, across, down);
+      return context.getImageData(0, 0, across, down);
+    };
+    return use({ width, height, read });
+  } finally {
+    bitmap.close();
+  }
 }
 
 function ofArray({ width, height, data }) {
@@ -94,7 +102,7 @@ function ofArray({ width, height, data }) {
     }
     return part;
   };
-  return { width, height, read, scale: 1 };
+  return { width, height, read };
 }
 
 /**
@@ -106,18 +114,12 @@ function ofArray({ width, height, data }) {
  * @returns {Float32Array} (size, size, 3): red, green, blue, 0 to 255
  */
 export function square(picture, size, fit) {
-  const whole = picture.scale > 1 ? reduced(picture, everything(picture), [picture.scale, picture.scale]) : picture;
-  const { width, height } = whole;
-  if (fit !== "pad") {
-    const side = Math.min(width, height);
-    const box =
-      fit === "crop" ? [(width - side) >> 1, (height - side) >> 1, side, side] : everything(whole);
-    return Float32Array.from(resized(whole, box, size, size));
-  }
+  if (fit !== "pad") return Float32Array.from(resized(picture, boxOf(picture, fit), size, size));
+  const { width, height } = picture;
   const scale = size / Math.max(width, height);
   const across = Math.max(1, nearest(width * scale));
   const down = Math.max(1, nearest(height * scale));
-  const part = resized(whole, everything(whole), across, down);
+  const part = resized(picture, everything(picture), across, down);
   const left = (size - across) >> 1;
   const top = (size - down) >> 1;
   const padded = new Float32Array(3 * size * size).fill(GREY);
@@ -125,6 +127,32 @@ export function square(picture, size, fit) {
     padded.set(part.subarray(3 * y * across, 3 * (y + 1) * across), 3 * ((top + y) * size + left));
   }
   return padded;
+}
+
+/**
+ * What is looked at of a picture, for people, with its aspect ratio.
+ *
+ * @param {Picture} picture
+ * @param {number} side the longest
+ * @param {"crop" | "stretch" | "pad"} fit
+ * @returns {ImageData}
+ */
+export function thumbnail(picture, side, fit) {
+  const box = boxOf(picture, fit);
+  const scale = Math.min(1, side / Math.max(box[2], box[3]));
+  const [across, down] = [box[2], box[3]].map((each) => Math.max(1, nearest(each * scale)));
+  const pixels = resized(picture, box, across, down);
+  const image = new ImageData(across, down);
+  for (let i = 0, o = 0; i < pixels.length; image.data[o++] = 255) {
+    for (let channel = 0; channel < 3; channel++) image.data[o++] = pixels[i++];
+  }
+  return image;
+}
+
+/** Left, top, width and height of the part that is looked at. */
+function boxOf({ width, height }, fit) {
+  const side = Math.min(width, height);
+  return fit === "crop" ? [(width - side) >> 1, (height - side) >> 1, side, side] : [0, 0, width, height];
 }
 
 const everything = ({ width, height }) => [0, 0, width, height];
@@ -250,10 +278,6 @@ function unknown(format) {
   if (EVERYWHERE.includes(format)) return "The picture is damaged or cut off.";
   if (!format) return "This file is not a picture that browsers can open.";
   return `This browser cannot open ${format} files. Save the picture as JPEG or PNG.`;
-}
-
-function damaged() {
-  throw new Unreadable("The picture is damaged or cut off.");
 }
 
 async function contentOf(blob) {

@@ -1,9 +1,9 @@
 // The model, in a thread of its own, so that the page stays responsive.
 
 import * as ort from "./onnxruntime-web.js";
-import { decoded, ofBitmap, square, Unreadable } from "./pixels.js";
+import { decoded, ofBitmap, square, thumbnail, Unreadable } from "./pixels.js";
 
-const THUMBNAIL = 240; // longer side, in pixels
+const THUMBNAIL = 240; // longest side, in pixels
 const FILES = ["model.onnx", "onnxruntime-web.wasm"];
 
 let settings;
@@ -74,35 +74,13 @@ async function probabilitiesOf(pixels) {
 }
 
 async function answered({ blob, frame }) {
-  const picture = frame ? ofBitmap(frame) : await decoded(blob, settings);
-  try {
-    const pixels = square(picture, settings.image_size, settings.fit);
-    return {
-      probabilities: Float32Array.from(await probabilitiesOf(pixels)),
-      width: picture.width,
-      height: picture.height,
-      thumbnail: frame ? null : await thumbnailOf(picture),
-    };
-  } finally {
-    picture.bitmap?.close();
-  }
-}
-
-/** What people see; here the browser may scale as it likes. */
-async function thumbnailOf({ width, height, bitmap, read }) {
-  const scale = Math.min(1, THUMBNAIL / Math.min(width, height));
-  const options = {
-    resizeWidth: Math.max(1, Math.round(width * scale)),
-    resizeHeight: Math.max(1, Math.round(height * scale)),
-    resizeQuality: "high",
-  };
-  const side = Math.min(width, height);
-  const box = [(width - side) >> 1, (height - side) >> 1, side, side];
-  if (settings.fit === "crop" || Math.max(width, height) > 8 * side) {
-    options.resizeWidth = options.resizeHeight = Math.max(1, Math.round(side * scale));
-    return createImageBitmap(bitmap ?? read(0, 0, width, height), ...box, options);
-  }
-  return createImageBitmap(bitmap ?? read(0, 0, width, height), options);
+  const { image_size: size, fit } = settings;
+  const seen = (picture) => ({
+    pixels: square(picture, size, fit),
+    thumbnail: frame ? null : thumbnail(picture, THUMBNAIL, fit),
+  });
+  const { pixels, ...shown } = frame ? ofBitmap(frame, seen) : await decoded(blob, settings, seen);
+  return { probabilities: Float32Array.from(await probabilitiesOf(pixels)), ...shown };
 }
 
 const started = start().then(
@@ -119,7 +97,7 @@ addEventListener("message", ({ data }) => {
     try {
       await started;
       const answer = await answered(data);
-      postMessage({ kind: "answer", id: data.id, ...answer }, answer.thumbnail ? [answer.thumbnail] : []);
+      postMessage({ kind: "answer", id: data.id, ...answer });
     } catch (error) {
       const reason = error instanceof Unreadable ? error.message : `It cannot be answered: ${error?.message ?? error}`;
       postMessage({ kind: "error", id: data.id, reason });

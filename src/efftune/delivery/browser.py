@@ -4,6 +4,7 @@ The model runs in ONNX Runtime Web, whose files come from its npm package and ar
 efftune. Nothing is unpacked from that archive but two members whose checksums are known.
 """
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -207,7 +208,7 @@ def _runtime_files(archive: Path) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, "r|gz") as members:
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as members:
             for member in members:
                 if member.offset_data + member.size > _MOST_BYTES:
                     raise _other(archive, "it is too large")

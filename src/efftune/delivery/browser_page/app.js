@@ -268,7 +268,8 @@ async function startCamera() {
     element("video").srcObject = camera;
     camera.getVideoTracks()[0].addEventListener("ended", stopCamera);
     await element("video").play();
-    element("stop").focus();
+    element("live").scrollIntoView({ block: "nearest" });
+    element("stop").focus({ preventScroll: true });
     watch(camera);
   } catch (error) {
     stopCamera();
@@ -277,6 +278,7 @@ async function startCamera() {
 }
 
 function stopCamera() {
+  if (!element("cards").children.length) document.body.classList.remove("used");
   camera?.getTracks().forEach((track) => track.stop());
   camera = undefined;
   element("video").srcObject = null;

@@ -252,7 +252,9 @@ def served(own_cache, monkeypatch):
 
 def test_archive_is_downloaded_once_with_progress(served, own_cache):
     calls = []
-    path = browser.runtime_archive(None, may_fetch=True, on_progress=lambda *each: calls.append(each))
+    path = browser.runtime_archive(
+        None, may_fetch=True, on_progress=lambda *each: calls.append(each)
+    )
     assert path == own_cache / "runtimes" / browser.ARCHIVE
     assert path.read_bytes() == WHOLE
     assert calls[-1] == ("download", len(WHOLE), len(WHOLE))

@@ -136,8 +136,9 @@ def runtime_archive(
     if not may_fetch:
         raise UsageError(
             f"The page needs ONNX Runtime Web {RUNTIME_VERSION}, which is not in efftune's cache. "
-            f"Let efftune download it once ({_MEGABYTES} MB) with --fetch. Or run `npm pack "
-            f"onnxruntime-web@{RUNTIME_VERSION}`, or `curl -O {_URL}`, and pass --runtime {ARCHIVE}."
+            f"Let efftune download it once ({_MEGABYTES} MB): --fetch. Or get it with `npm pack "
+            f"onnxruntime-web@{RUNTIME_VERSION}` or `curl -O {_URL}`, and pass it: "
+            f"--runtime {ARCHIVE}."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     on_progress("download", 0, 0)

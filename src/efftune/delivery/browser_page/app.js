@@ -13,7 +13,7 @@ let isReady = false;
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const ready = new Promise((resolve, reject) => {
   worker.addEventListener("error", (event) => {
-    const reason = event.message || "a file of this page is missing, or the browser is too old";
+    const reason = event.message || "A file of the page is missing, or this browser is too old";
     reject(new Error(reason));
   });
   worker.addEventListener("message", ({ data }) => {
@@ -62,7 +62,7 @@ function opened(found) {
   document.title = title;
   element("title").textContent = title;
   element("about").textContent = `${settings.about}.`;
-  element("loading").remove();
+  element("loading").hidden = true;
   const { classes } = settings;
   const rest = classes.length > MOST_NAMED ? ` and ${(classes.length - MOST_NAMED).toLocaleString("en")} more` : "";
   element("classes").append("Tells apart ");
@@ -73,15 +73,16 @@ function opened(found) {
 }
 
 function failed(error) {
-  element("loading").remove();
+  element("loading").hidden = true;
   element("start").classList.add("broken");
+  worker.terminate();
   document.querySelectorAll("button, input").forEach((each) => (each.disabled = true));
   element("failed").hidden = false;
   element("failed").textContent = `The model cannot be started. ${sentence(error.message)}`;
 }
 
 const line = (text) => text.replace(/\s+/g, " ").trim();
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
+const sentence = (text) => text + (/[.?!]$/.test(text) ? "" : ".");
 
 function made(tag, className = "", ...content) {
   const node = document.createElement(tag);

@@ -95,7 +95,7 @@ def test_script_makes_the_pixels_of_training(tmp_path, fit, size, options):
     from efftune.delivery.formats import Material
 
     known = {"fit": fit, "image_size": "32", "run": "a", "classes": "[]"}
-    material = Material(tmp_path, known, None, tmp_path, None, None, None, 0)
+    material = Material(None, known, None, tmp_path, None, None, None, 0)
     target_files.write_python(material, tmp_path)
     prepare = targets._script(tmp_path / "predict.py")
     path = photo(tmp_path / "a.png", size, **options)

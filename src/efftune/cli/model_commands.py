@@ -34,7 +34,7 @@ def evaluate(
         tables.show_evaluation(score, examples)
 
 
-@command(app, settings=("max_error", "device"), default="as in training", lines=True, csv=True)
+@command(app, settings=("max_error", "device"), default="as in training", lines="csv")
 def predict(
     run: options.RunArgument,
     images: options.Images,
@@ -128,16 +128,13 @@ def compare(
         tables.show_comparison(comparison, out)
 
 
-@command(app, lines=True)
-def export(  # noqa: PLR0913, PLR0917  (its options)
+@command(app, more=options.EXPORTING, lines=True)
+def export(
     run: options.RunArgument,
     output: Output,
+    more: dict[str, Any],
     formats: options.Formats = "",
     targets: options.Targets = "",
-    into: options.ExportFolder = None,
-    photos: options.RunPhotos = None,
-    batch: options.Batch = None,
-    max_drop: options.MaxDrop = 0.5,
 ) -> None:
     """Write the classifier of RUN for other programs, and prove each file on RUN's own pictures."""
     from efftune.cli import export_tables, progress_bars
@@ -145,15 +142,9 @@ def export(  # noqa: PLR0913, PLR0917  (its options)
     finished = efftune.Run.load(run)
     words = f"{formats},{targets}".split(",")
     names = [word.strip() for word in words if word.strip()]
+    more["max_drop"] /= 100  # points
     with progress_bars.progress(quiet=output.quiet) as on_progress:
-        exports = finished.export(
-            names,
-            into,
-            photos=photos,
-            batch=batch,
-            max_drop=max_drop / 100,
-            on_progress=on_progress,
-        )
+        exports = finished.export(names, **more, on_progress=on_progress)
     export_tables.show_exports(exports, as_json=output.json)
 
 
@@ -163,7 +154,7 @@ def _show_page(kind: str, page: Path, output: Output, *, open_: bool) -> None:
         typer.launch(page.resolve().as_uri())
 
 
-@command(app, lines=True, csv=True)
+@command(app, lines="csv")
 def classify(
     images: options.Images,
     output: Output,

@@ -130,7 +130,7 @@ Targets = Annotated[
     typer.Option(
         "--for",
         help="What the files are for; one or several, separated by commas: mediapipe, android, "
-        "raspberry-pi, frigate, photoprism, ovms, triton, python.",
+        "raspberry-pi, frigate, photoprism, ovms, triton, browser, python.",
         metavar="TARGETS",
     ),
 ]
@@ -143,6 +143,18 @@ MaxDrop = Annotated[
         min=0,
         max=100,
     ),
+]
+
+BrowserRuntime = Annotated[
+    Path | None,
+    typer.Option(
+        "--runtime", help="For browser: the archive that `npm pack onnxruntime-web` writes."
+    ),
+]
+
+FetchRuntime = Annotated[
+    bool,
+    typer.Option("--fetch", help="For browser: download ONNX Runtime Web, once."),
 ]
 
 ExportFolder = Annotated[
@@ -165,6 +177,15 @@ Batch = Annotated[
         max=1,
     ),
 ]
+
+EXPORTING = {
+    "into": (ExportFolder, None),
+    "photos": (RunPhotos, None),
+    "batch": (Batch, None),
+    "max_drop": (MaxDrop, 0.5),
+    "runtime": (BrowserRuntime, None),
+    "fetch": (FetchRuntime, False),
+}
 
 # For classify and models.
 PublishedModel = Annotated[

@@ -88,8 +88,8 @@ def command(
     settings: Sequence[str] = (),
     default: str = "",
     target: bool = False,
-    lines: bool = False,
-    csv: bool = False,
+    more: Mapping[str, tuple[Any, Any]] | None = None,
+    lines: bool | Literal["csv"] = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command, with the options that several commands share.
 
@@ -102,13 +102,16 @@ def command(
         settings: names of recipe settings to add as options; `ALL` also adds `--set`.
         default: the default that `--help` shows for these options, if it is not the recipe's.
         target: whether to add `--for`, which sets what an application needs.
-        lines: whether `--json` prints one object per line.
-        csv: whether to add `--csv`.
+        more: further options, their annotations and defaults, which the function takes together
+            as `more`, by name.
+        lines: whether `--json` prints one object per line; `csv` to add `--csv`, too.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         setting_options = _setting_options(settings, default)
-        output_options = {"json": _JsonLines if lines else _Json} | ({"csv": _Csv} if csv else {})
+        output_options = {"json": _JsonLines if lines else _Json} | (
+            {"csv": _Csv} if lines == "csv" else {}
+        )
         output_options |= {"quiet": _Quiet}
         setting_options |= {"target": _Target} if target else {}
 
@@ -118,12 +121,15 @@ def command(
             if settings:
                 config, assignments = arguments.pop("config"), arguments.pop("settings", None)
                 options = {key: arguments.pop(key) for key in settings}
-                choices = merged_choices(config, assignments or [], options)
-                arguments["choices"] = _made_for(arguments.pop("target", None), choices)
+                chosen = merged_choices(config, assignments or [], options)
+                arguments["choices"] = _made_for(arguments.pop("target", None), chosen)
+            if more:
+                arguments["more"] = {name: arguments.pop(name) for name in more}
             function(**arguments, output=output)
 
         parameters = [
             *_own_parameters(function),
+            *_more_parameters(more or {}),
             *_new_parameters(setting_options, None),
             *_new_parameters(output_options, False),
         ]
@@ -169,7 +175,15 @@ def _own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
     return [
         each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for each in inspect.signature(function).parameters.values()
-        if each.name not in ("choices", "output")
+        if each.name not in ("choices", "more", "output")
+    ]
+
+
+def _more_parameters(more: Mapping[str, tuple[Any, Any]]) -> list[inspect.Parameter]:
+    return [
+        parameter
+        for name, (annotation, default) in more.items()
+        for parameter in _new_parameters({name: annotation}, default)
     ]
 
 

@@ -7,25 +7,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from efftune.data.images import Pixels
 from efftune.delivery import photos
 from efftune.delivery import receipt as receipts
-from efftune.delivery.formats import FORMATS, Format, Material
+from efftune.delivery.formats import Material
 from efftune.delivery.photos import Photo
 from efftune.delivery.receipt import Attempt, Originals, Receipt
-from efftune.delivery.targets import TARGETS, Target
-from efftune.errors import DataError, UsageError, unknown_name
+from efftune.delivery.targets import Target
+from efftune.delivery.wishes import Wish
+from efftune.errors import DataError, UsageError
 from efftune.model import catalogue
 from efftune.model.classifier import Classifier
 from efftune.recipe.recipe import Recipe
 from efftune.system import files
 
 LABELS_FILE = "labels.txt"
-MAX_DROP = 0.005  # of accuracy, by 8 bits
 
 
 @dataclass(frozen=True)
@@ -63,73 +62,6 @@ class Exportable:
     def classifier(self) -> Classifier:
         """That of the run."""
         return self.originals.classifier
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is to be exported.
-
-    Attributes:
-        name: of a format in `FORMATS`, or of a target in `TARGETS`.
-        folder: for its files; an export that is there is replaced.
-        batch: how many pictures each call takes, 1, or any number if None.
-        max_drop: by how much files of 8 bits may lower the accuracy, 0 to 1.
-    """
-
-    name: str
-    folder: Path
-    batch: int | None = None
-    max_drop: float = MAX_DROP
-
-    @property
-    def target(self) -> Target | None:
-        """What it is for, if that was said."""
-        return TARGETS.get(self.name)
-
-    @property
-    def format_name(self) -> str:
-        """Of its file."""
-        return self.name if self.target is None else self.target.format
-
-    @property
-    def format(self) -> Format:
-        """Of its file."""
-        return FORMATS[self.format_name]
-
-
-def require_possible(wishes: Sequence[Wish], run: Path, image_size: int) -> None:
-    """Check what can be known before anything is written.
-
-    Args:
-        wishes: what is to be exported.
-        run: the run folder.
-        image_size: of its classifier, in pixels.
-
-    Raises:
-        UsageError: there is nothing to do; a name is unknown; what it needs is not installed; the
-            application cannot use the classifier; or there is something else in its place.
-    """
-    if not wishes:
-        raise UsageError(
-            f"Name a format ({', '.join(FORMATS)}) or what it is for ({', '.join(TARGETS)})."
-        )
-    for wish in wishes:
-        if wish.name not in TARGETS and wish.name not in FORMATS:
-            raise unknown_name("format or target", wish.name, [*FORMATS, *TARGETS])
-        missing = [package for package in wish.format.needs if find_spec(package) is None]
-        if missing:
-            packages = " ".join(each.replace("_", "-") for each in missing)
-            raise UsageError(
-                f"Format {wish.format_name} needs {packages}. Run: pip install {packages}"
-            )
-        if wish.target is not None:
-            wish.target.require(run, image_size)
-        folder = wish.folder
-        is_other = folder.exists() and not (folder / receipts.FILE).is_file()
-        if is_other and not (folder.is_dir() and not any(folder.iterdir())):
-            raise UsageError(
-                f"{folder} exists and is no export of efftune. Choose another place with --into."
-            )
 
 
 def export(run: Exportable, wish: Wish, on_progress: Callable[[int, int], None]) -> Export:
@@ -172,7 +104,7 @@ def _material(run: Exportable, wish: Wish) -> Iterator[Material]:
     _, rows = originals.decisive()
     with tempfile.TemporaryDirectory(prefix="efftune-export-") as scratch:
         yield Material(
-            run=run.classifier.folder,
+            classifier=run.classifier,
             metadata=_metadata(run),
             batch=wish.batch if wish.target is None else wish.target.batch,
             scratch=Path(scratch),
@@ -180,6 +112,7 @@ def _material(run: Exportable, wish: Wish) -> Iterator[Material]:
             judged=originals.pixels[rows],
             classes=originals.expected(rows),
             max_drop=wish.max_drop,
+            browser_runtime=wish.browser_runtime,
         )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from efftune.data.images import Pixels
 from efftune.delivery import runtimes
 from efftune.delivery.runtimes import Loaded
+from efftune.model.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Material:
     """What a file is written from.
 
     Attributes:
-        run: the run folder.
+        classifier: of the run.
         metadata: what programs can read from the file without running it.
         batch: how many pictures each call takes; any number if None.
         scratch: a folder for files that are needed for a while.
@@ -28,9 +29,10 @@ class Material:
         judged: pictures that choose between ways to write it, uint8 (pictures, size, size, 3).
         classes: numbers of the classes that they should be given, int64 (pictures,).
         max_drop: by how much the share of these that are given them may drop, 0 to 1.
+        browser_runtime: the archive of ONNX Runtime Web, if it is needed.
     """
 
-    run: Path
+    classifier: Classifier
     metadata: Mapping[str, str]
     batch: int | None
     scratch: Path
@@ -38,6 +40,7 @@ class Material:
     judged: Pixels
     classes: NDArray[np.int64]
     max_drop: float
+    browser_runtime: Path | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -89,7 +92,7 @@ def _write_onnx(material: Material, path: Path) -> None:
     from efftune.delivery import onnx_file
     from efftune.model.engines import openvino_engine
 
-    model = openvino_engine.read_classifier(material.run)
+    model = openvino_engine.read_classifier(material.classifier.folder)
     onnx_file.write(model, path, material.metadata, batch=material.batch)
 
 
@@ -97,7 +100,7 @@ def _write_openvino(material: Material, path: Path, *, half: bool = False) -> No
     from efftune.delivery import openvino_file
     from efftune.model.engines import openvino_engine
 
-    model = openvino_file.probabilities(openvino_engine.read_classifier(material.run))
+    model = openvino_file.probabilities(openvino_engine.read_classifier(material.classifier.folder))
     openvino_file.write(model, path, material.metadata, half=half, batch=material.batch)
 
 
@@ -116,7 +119,7 @@ def _write_openvino_int8(material: Material, path: Path, *, careful: bool = Fals
         )
         words.append(str(judged))
     quantized = material.scratch / "quantized.xml"
-    converters.convert("nncf_conversion", material.run, quantized, *words)
+    converters.convert("nncf_conversion", material.classifier.folder, quantized, *words)
     model = openvino_engine.read(quantized)
     openvino_file.write(model, path, material.metadata, half=True, batch=material.batch)
 
@@ -125,7 +128,7 @@ def _write_litert(material: Material, path: Path, *, kind: str) -> None:
     from efftune.delivery import converters, litert_file
 
     words = [str(material.calibration)] if kind == "int8" else []
-    converters.convert("tensorflow_conversion", material.run, path, kind, *words)
+    converters.convert("tensorflow_conversion", material.classifier.folder, path, kind, *words)
     known = dict(material.metadata)
     if kind in ("int8", "f16-bytes"):
         known |= {each: known[each].replace("float32", "uint8") for each in ("input", "output")}
@@ -137,7 +140,7 @@ def _write_saved_model(material: Material, path: Path) -> None:
     from efftune.delivery import converters
 
     kind = "saved" if material.batch is None else "saved-1"
-    converters.convert("tensorflow_conversion", material.run, path, kind)
+    converters.convert("tensorflow_conversion", material.classifier.folder, path, kind)
 
 
 _EXACT, _NEARLY, _HALF = 1e-5, 1e-4, 0.05  # bounds on gaps of probabilities

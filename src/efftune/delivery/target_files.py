@@ -7,7 +7,9 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from efftune.delivery import browser
 from efftune.delivery.formats import Material
+from efftune.errors import UsageError
 from efftune.system import files
 
 
@@ -86,6 +88,16 @@ def write_raspberry_pi(material: Material, folder: Path) -> None:
     """`predict.py`."""
     packages = "ai-edge-litert numpy pillow"
     _write_script(material, folder / "predict.py", loading=_LITERT, packages=packages)
+
+
+def write_browser(material: Material, folder: Path) -> None:
+    """The page, its scripts and the runtime that they use."""
+    known, runtime = material.metadata, material.browser_runtime
+    if runtime is None:
+        raise UsageError("The page needs the archive of ONNX Runtime Web.")
+    about = f"{known['model']}, by {known['producer']}"
+    settings = browser.Settings.of(material.classifier, known["run"], about)
+    browser.write(folder, folder / browser.MODEL, settings, runtime)
 
 
 def write_mediapipe(material: Material, folder: Path) -> None:

@@ -29,8 +29,8 @@ class Target:
         does: with a picture, in a sentence.
         write: writes the files beside the classifier's into a folder.
         load: loads the classifier's file, in the runtime that the application has.
-        prepare: as the application does, from a photo's content and the side of the input square.
-            None: as the `predict.py` that is written.
+        prepare: as the application does, from a photo's content, for a classifier. None: as the
+            `predict.py` that is written.
         model_file: where the classifier's file goes in the folder.
         batch: how many pictures each call takes; any number if None.
         has_labels: whether `labels.txt` lies in the folder.
@@ -42,7 +42,7 @@ class Target:
     does: str
     write: Callable[[Material, Path], None]
     load: Callable[[Path], Loaded]
-    prepare: Callable[[bytes, int], Pixels] | None = None
+    prepare: Callable[[bytes, Classifier], Pixels] | None = None
     model_file: Callable[[Material], str] = lambda _: "model.tflite"
     batch: int | None = 1
     has_labels: bool = True
@@ -76,7 +76,7 @@ class Target:
         prepare = self.prepare
         if prepare is None:
             return _script(next(folder.rglob("predict.py")))
-        return lambda content: prepare(content, classifier.image_size)
+        return lambda content: prepare(content, classifier)
 
 
 def _script(path: Path) -> Prepare:
@@ -103,13 +103,17 @@ def _as_frigate_reads(path: Path) -> Loaded:
     return Loaded(loaded.runtime, answer, loaded.takes_any)
 
 
+def _sized(prepare: Callable[[bytes, int], Pixels]) -> Callable[[bytes, Classifier], Pixels]:
+    return lambda content, classifier: prepare(content, classifier.image_size)
+
+
 _STRETCHES = {"fit": "stretch"}
 TARGETS: dict[str, Target] = {
     "mediapipe": Target(
         "litert-f16",
         "MediaPipe stretches the picture to a square, without averaging. Where the run crops, the "
         "snippets cut the central square first.",
-        *(target_files.write_mediapipe, runtimes.litert, applications.mediapipe),
+        *(target_files.write_mediapipe, runtimes.litert, _sized(applications.mediapipe)),
         training=_STRETCHES,
     ),
     "raspberry-pi": Target(
@@ -120,7 +124,7 @@ TARGETS: dict[str, Target] = {
     "frigate": Target(
         "litert-int8",
         "Frigate stretches its part of a frame to 224 x 224 pixels, without averaging.",
-        *(target_files.write_frigate, _as_frigate_reads, applications.frigate),
+        *(target_files.write_frigate, _as_frigate_reads, _sized(applications.frigate)),
         has_labels=False,
         training=_STRETCHES | {"image_size": 224},
         size=224,
@@ -128,7 +132,7 @@ TARGETS: dict[str, Target] = {
     "photoprism": Target(
         "onnx",
         "PhotoPrism cuts the central square, makes a thumbnail of it and stores that as JPEG.",
-        *(target_files.write_photoprism, runtimes.onnx, applications.photoprism),
+        *(target_files.write_photoprism, runtimes.onnx, _sized(applications.photoprism)),
         model_file=lambda material: (
             f"{target_files.safe_name(material)}/{target_files.safe_name(material)}.onnx"
         ),
@@ -138,7 +142,7 @@ TARGETS: dict[str, Target] = {
         "openvino",
         "OpenVINO Model Server decodes the bytes of a file and stretches the picture, without "
         "averaging. It ignores the orientation in EXIF.",
-        *(target_files.write_model_server, runtimes.openvino, applications.model_server),
+        *(target_files.write_model_server, runtimes.openvino, _sized(applications.model_server)),
         model_file=lambda material: f"{target_files.safe_name(material)}/1/model.xml",
         training=_STRETCHES,
     ),
@@ -148,6 +152,14 @@ TARGETS: dict[str, Target] = {
         *(target_files.write_triton, runtimes.onnx),
         model_file=lambda material: f"{target_files.safe_name(material)}/1/model.onnx",
         batch=None,
+        has_labels=False,
+    ),
+    "browser": Target(
+        "onnx",
+        "The page decodes with the browser and makes the pixels as efftune does, but for large "
+        "JPEG files, which it decodes at their full size.",
+        *(target_files.write_browser, runtimes.onnx, applications.browser),
+        model_file=lambda _: "model.onnx",
         has_labels=False,
     ),
     "python": Target(

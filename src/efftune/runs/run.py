@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
 from efftune.delivery import export as exports
 from efftune.delivery import photos as run_photos
-from efftune.delivery.export import Export, Exportable, Wish
+from efftune.delivery import wishes
+from efftune.delivery.export import Export, Exportable
 from efftune.delivery.receipt import Originals
-from efftune.delivery.targets import ALIASES
+from efftune.delivery.wishes import ExportOptions
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation import comparison, metrics, suspects
 from efftune.evaluation.comparison import ComparedRun, Comparison
@@ -176,28 +177,28 @@ class Run:
 
     def export(
         self,
-        formats: str | Sequence[str],
+        names: str | Sequence[str],
         into: str | Path | None = None,
         *,
         photos: str | Path | None = None,
-        batch: int | None = None,
-        max_drop: float = exports.MAX_DROP,
         on_progress: OnProgress = "auto",
+        **options: Unpack[ExportOptions],
     ) -> list[Export]:
         """Write the classifier as files for other programs, each judged on this run's pictures.
 
         Args:
-            formats: one or several formats (`onnx`, `openvino`, `openvino-f16`, `openvino-int8`,
-                `litert`, `litert-f16`, `litert-int8`, `savedmodel`), or applications that they are
-                for (`mediapipe` or `android`, `raspberry-pi`, `frigate`, `photoprism`, `ovms`,
-                `triton`, `python`).
+            names: one or several formats (`onnx`, `openvino`, `openvino-f16`, `openvino-int8`,
+                `litert`, `litert-f16`, `litert-int8`, `savedmodel`), or what they are for
+                (`mediapipe` or `android`, `raspberry-pi`, `frigate`, `photoprism`, `ovms`,
+                `triton`, `browser`, `python`).
             into: a folder, in which each gets one; by default `exports` in the run folder.
             photos: the source of this run's pictures, if it has moved.
-            batch: how many pictures each call takes: 1, or any number if None. Applications get
-                what they need.
-            max_drop: by how much a file of 8 bits may lower the accuracy on the validation
-                pictures, 0 to 1.
             on_progress: as for `train`.
+            options: `batch`: how many pictures each call takes: 1, or any number by default;
+                applications get what they need. `max_drop`: by how much a file of 8 bits may lower
+                the accuracy on the validation pictures, 0 to 1, by default 0.005. For `browser`,
+                `runtime`: the archive of ONNX Runtime Web, as `npm pack` writes it; `fetch`:
+                whether to download that, if it was not before.
 
         Returns:
             The files, with their receipts.
@@ -210,16 +211,10 @@ class Run:
             DataError: the pictures have changed, or a file answers otherwise than the classifier;
                 such a file is not kept.
         """
-        given = [formats] if isinstance(formats, str) else formats
-        names = dict.fromkeys(ALIASES.get(name, name) for name in given)
         into = self.folder / "exports" if into is None else files.user_path(into)
-        if batch not in (None, 1):
-            raise UsageError(f"batch is 1, or None for any number of pictures. Not {batch!r}.")
-        if not 0 <= max_drop <= 1:
-            raise UsageError(f"max_drop is a share, 0 to 1. Not {max_drop!r}.")
-        wishes = [Wish(name, into / name, batch, max_drop) for name in names]
-        exports.require_possible(wishes, self.folder, self.record["model"]["image_size"])
         with showing(on_progress) as show:
+            wished = wishes.read(names, into, options, show)
+            wishes.require_possible(wished, self.folder, self.record["model"]["image_size"])
             source = self.record["source"] if photos is None else str(photos)
             classifier = loading.load(self.folder)  # on the CPU, as are those who use the files
             found = run_photos.of_run(
@@ -230,7 +225,7 @@ class Run:
             )
             run = Exportable(self.record, self.recipe, originals, found.training)
             return [
-                exports.export(run, wish, partial(show, f"export {wish.name}")) for wish in wishes
+                exports.export(run, wish, partial(show, f"export {wish.name}")) for wish in wished
             ]
 
     @cached_property

@@ -11,6 +11,7 @@ import pytest
 from efftune.errors import DataError, UsageError
 from efftune.model import catalogue
 from efftune.model.weights import download
+from efftune.system import downloads
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
@@ -52,7 +53,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(own_cache, monkeypatch):
-    monkeypatch.setattr(download, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(downloads, "_PAUSE_SECONDS", 0.01)
     server = Server(("127.0.0.1", 0), Handler)
     server.cut_after, server.asked = [], []
     thread = threading.Thread(target=server.serve_forever, daemon=True)

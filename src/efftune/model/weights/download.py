@@ -1,27 +1,16 @@
-"""Downloads of weights: verified, shared between processes, and resumed after interruptions."""
+"""Files of weights: given, installed or downloaded, which processes share."""
 
-import http.client
-import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from efftune.errors import DataError, UsageError
+from efftune.errors import UsageError
 from efftune.model import catalogue
 from efftune.model.weights import recognition
 from efftune.model.weights_table import OWN, Graph, Weights
-from efftune.system import files
+from efftune.system import downloads, files
 from efftune.system.progress import Progress, silent
-
-_ATTEMPTS = 4
-_PAUSE_SECONDS = 1.0  # before the second attempt; doubled for each further one
-_TIMEOUT_SECONDS = 20.0  # without receiving data
-_CHUNK_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -106,70 +95,15 @@ def fetch(entry: catalogue.Model, path: Path, on_progress: Progress = silent) ->
     Raises:
         DataError: see `ensure_downloaded`.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1))
-        try:
-            _resume_download(entry.weights.url, partial, on_progress)
-            break
-        except urllib.error.HTTPError as error:
-            if error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise DataError(
-                    f"The weights of {entry.name} are not available: {entry.weights.url} returned "
-                    f"{error.code} {error.reason}. {_alternatives()}"
-                ) from None
-            problem = f"the server returned {error.code} {error.reason}"
-        except urllib.error.URLError as error:
-            # The host is unreachable: further attempts would only make the user wait.
-            raise DataError(
-                f"The weights of {entry.name} cannot be downloaded, because "
-                f"{urlsplit(entry.weights.url).hostname} cannot be reached ({error.reason}). "
-                f"{_alternatives()}"
-            ) from None
-        except (OSError, http.client.HTTPException) as error:
-            problem = str(error) or type(error).__name__
-    else:
-        raise DataError(
-            f"The download of {entry.weights.url} failed {_ATTEMPTS} times ({problem}). "
-            "Run again to resume it."
-        )
-    if not entry.weights.is_published(partial):
-        partial.unlink()
-        raise DataError(
-            f"The file from {entry.weights.url} is not the published file (expected "
-            f"{entry.weights.checksum}) and was deleted. Run again; if that does not help, a proxy "
-            f"may be altering downloads. {_alternatives()}"
-        )
-    partial.replace(path)
-
-
-def _resume_download(url: str, partial: Path, on_progress: Progress) -> None:
-    """Append the missing bytes to `partial`.
-
-    Raises:
-        OSError: the connection was lost, or the response was incomplete.
-    """
-    received = partial.stat().st_size if partial.exists() else 0
-    headers = {"Range": f"bytes={received}-"} if received else {}
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310  (from our own table)
-    try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)  # noqa: S310
-    except urllib.error.HTTPError as error:
-        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise
-        return  # the file is already complete; the caller verifies its checksum
-    with response, partial.open("ab") as stream:
-        if response.status != HTTPStatus.PARTIAL_CONTENT:
-            received = 0
-            stream.truncate(0)  # the server ignored the range and sends the whole file
-        total = received + int(response.headers.get("Content-Length") or 0)
-        while chunk := response.read(_CHUNK_BYTES):
-            stream.write(chunk)
-            received += len(chunk)
-            on_progress("download", received, max(received, total))
-    if received < total:
-        raise OSError(f"received {received:,} of {total:,} bytes")
+    weights = entry.weights
+    file = downloads.Published(
+        what=f"The weights of {entry.name}",
+        url=weights.url,
+        checksum=weights.checksum,
+        is_right=weights.is_published,
+        instead=_alternatives(),
+    )
+    downloads.fetch(file, path, on_progress)
 
 
 def _alternatives() -> str:

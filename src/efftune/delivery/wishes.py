@@ -1,0 +1,131 @@
+"""What is to be exported, as a caller says it, and whether that is possible."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypedDict
+
+from efftune.delivery import browser
+from efftune.delivery import receipt as receipts
+from efftune.delivery.formats import FORMATS, Format
+from efftune.delivery.targets import ALIASES, TARGETS, Target
+from efftune.errors import UsageError, unknown_name
+from efftune.system import files
+from efftune.system.progress import Progress
+
+MAX_DROP = 0.005  # of accuracy, by 8 bits
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be exported.
+
+    Attributes:
+        name: of a format in `FORMATS`, or of a target in `TARGETS`.
+        folder: for its files; an export that is there is replaced.
+        batch: how many pictures each call takes, 1, or any number if None.
+        max_drop: by how much files of 8 bits may lower the accuracy, 0 to 1.
+        browser_runtime: the archive of ONNX Runtime Web, for `browser`.
+    """
+
+    name: str
+    folder: Path
+    batch: int | None = None
+    max_drop: float = MAX_DROP
+    browser_runtime: Path | None = None
+
+    @property
+    def target(self) -> Target | None:
+        """What it is for, if that was said."""
+        return TARGETS.get(self.name)
+
+    @property
+    def format_name(self) -> str:
+        """Of its file."""
+        return self.name if self.target is None else self.target.format
+
+    @property
+    def format(self) -> Format:
+        """Of its file."""
+        return FORMATS[self.format_name]
+
+
+class ExportOptions(TypedDict, total=False):
+    """Options of exports; see `Run.export`."""
+
+    batch: int | None
+    max_drop: float
+    runtime: str | Path | None
+    fetch: bool
+
+
+def read(
+    names: str | Sequence[str], into: Path, options: ExportOptions, on_progress: Progress
+) -> list[Wish]:
+    """What is to be exported, from what a caller says.
+
+    Args:
+        names: of formats and targets.
+        into: the folder for a folder of each.
+        options: of the caller.
+        on_progress: as for `train`; something may have to be downloaded.
+
+    Raises:
+        UsageError: an option has no such value, or what it names does not exist.
+        DataError: the archive of ONNX Runtime Web is another file, or could not be downloaded.
+    """
+    batch, max_drop = options.get("batch"), options.get("max_drop", MAX_DROP)
+    if batch not in (None, 1):
+        raise UsageError(f"batch is 1, or None for any number of pictures. Not {batch!r}.")
+    if not 0 <= max_drop <= 1:
+        raise UsageError(f"max_drop is a share, 0 to 1. Not {max_drop!r}.")
+    given, fetch = options.get("runtime"), options.get("fetch", False)
+    named = dict.fromkeys(ALIASES.get(name, name) for name in _as_list(names))
+    archive = None
+    if "browser" in named:
+        path = None if given is None else files.user_path(given)
+        archive = browser.runtime_archive(path, may_fetch=fetch, on_progress=on_progress)
+    elif fetch or given is not None:
+        raise UsageError("--runtime and --fetch are for --for browser.")
+    return [Wish(name, into / name, batch, max_drop, archive) for name in named]
+
+
+def _as_list(names: str | Sequence[str]) -> Sequence[str]:
+    """One name, or several."""
+    return [names] if isinstance(names, str) else names
+
+
+def require_possible(wishes: Sequence[Wish], run: Path, image_size: int) -> None:
+    """Check what can be known before anything is written.
+
+    Args:
+        wishes: what is to be exported.
+        run: the run folder.
+        image_size: of its classifier, in pixels.
+
+    Raises:
+        UsageError: there is nothing to do; a name is unknown; what it needs is not installed; the
+            application cannot use the classifier; or there is something else in its place.
+    """
+    if not wishes:
+        raise UsageError(
+            f"Name a format ({', '.join(FORMATS)}) or what it is for ({', '.join(TARGETS)})."
+        )
+    for wish in wishes:
+        if wish.name not in TARGETS and wish.name not in FORMATS:
+            raise unknown_name("format or target", wish.name, [*FORMATS, *TARGETS])
+        missing = [package for package in wish.format.needs if find_spec(package) is None]
+        if missing:
+            packages = " ".join(each.replace("_", "-") for each in missing)
+            raise UsageError(
+                f"Format {wish.format_name} needs {packages}. Run: pip install {packages}"
+            )
+        if wish.target is not None:
+            wish.target.require(run, image_size)
+        folder = wish.folder
+        is_other = folder.exists() and not (folder / receipts.FILE).is_file()
+        if is_other and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UsageError(
+                f"{folder} exists and is no export of efftune. Choose another place with --into."
+            )

@@ -109,10 +109,7 @@ def command(
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         setting_options = _setting_options(settings, default)
-        output_options = {"json": _JsonLines if lines else _Json} | (
-            {"csv": _Csv} if lines == "csv" else {}
-        )
-        output_options |= {"quiet": _Quiet}
+        output_options = _output_options(lines)
         setting_options |= {"target": _Target} if target else {}
 
         @functools.wraps(function)
@@ -177,6 +174,11 @@ def _own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
         for each in inspect.signature(function).parameters.values()
         if each.name not in ("choices", "more", "output")
     ]
+
+
+def _output_options(lines: bool | Literal["csv"]) -> dict[str, Any]:
+    found = {"json": _JsonLines if lines else _Json} | ({"csv": _Csv} if lines == "csv" else {})
+    return found | {"quiet": _Quiet}
 
 
 def _more_parameters(more: Mapping[str, tuple[Any, Any]]) -> list[inspect.Parameter]:

@@ -8,11 +8,16 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import openvino as ov
+import openvino.opset13 as ops
 import pytest
 
 import efftune
 from efftune.delivery import export as exports
+from efftune.delivery import openvino_file
+from efftune.delivery import photos as run_photos
+from efftune.delivery.formats import FORMATS
 from efftune.delivery.runtimes import Loaded
+from efftune.model.engines import openvino_engine
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +31,9 @@ def run(finished_run, tmp_path_factory):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.long] * name.startswith("litert"))
-        for name in exports.FORMATS
+        pytest.param(name, marks=[pytest.mark.long] * name.startswith(("litert", "saved")))
+        for name, each in FORMATS.items()
+        if each.bound is not None
     ],
 )
 def test_export_is_proved_on_the_run_s_pictures(run, tmp_path, name):
@@ -42,12 +48,14 @@ def test_export_is_proved_on_the_run_s_pictures(run, tmp_path, name):
     for score in stored["same_pixels"]:
         assert score["pictures"] == run.record["data"]["pictures"][score["split"]]
         assert score["agreement"] == 1
-        assert score["largest_gap"] <= exports.FORMATS[name].bound
+        assert score["largest_gap"] <= FORMATS[name].bound
         assert score["accuracy"] == score["accuracy_before"]
         assert score["p"] == 1
     assert stored["same_pixels"][1]["accuracy"] == run.evaluation.test.accuracy
-    assert stored["bytes"] == pytest.approx(
-        sum(each.stat().st_size for each in folder.glob("model*")), abs=1
+    written = [each for each in folder.rglob("*") if each.is_file()]
+    beside = {"labels.txt", "receipt.json"}
+    assert stored["bytes"] == sum(
+        each.stat().st_size for each in written if each.name not in beside
     )
     assert 0 < stored["ms"] <= stored["ms_95"]
 
@@ -72,6 +80,84 @@ def test_files_describe_themselves(run, tmp_path):
     assert [str(each.get_partial_shape()) for each in stored.inputs] == ["[1,32,32,3]"]
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["openvino-int8", "litert-int8"])
+def test_files_of_8_bits_take_a_quarter_of_the_space(run, tmp_path, name):
+    whole, small = run.export(["openvino", name], tmp_path)
+    assert small.receipt.attempts[-1].kept
+    assert small.receipt.attempts[-1].split == "val"
+    if len(small.receipt.attempts) == 1:
+        assert small.receipt.attempts[0].way == "int8"
+        assert small.receipt.bytes < 0.4 * whole.receipt.bytes
+    val = small.receipt.same_pixels[0]
+    assert val.drop <= 0.005
+    assert (small.receipt.bound, small.receipt.max_drop) == (None, 0.005)
+
+
+@pytest.mark.long
+def test_worst_layers_are_spared(run, tmp_path, monkeypatch):
+    whole = FORMATS["openvino-int8"]
+    way = "int8, worst layers float16"
+    monkeypatch.setitem(FORMATS, "openvino-int8", replace(whole, ways={way: whole.ways[way]}))
+    (made,) = run.export("openvino-int8", tmp_path)
+    assert made.receipt.attempts[0].way == way
+    assert made.receipt.same_pixels[0].drop <= 0.005
+
+
+def shifted(material, path):
+    """A file whose classes are shifted by one."""
+    model = openvino_file.probabilities(openvino_engine.read_classifier(material.classifier.folder))
+    rolled = ops.roll(model.output(0).get_node().input_value(0), np.int32(1), np.int32(1))
+    rolled.output(0).tensor.set_names({"probabilities"})
+    moved = ov.Model([rolled], model.get_parameters(), "shifted")
+    openvino_file.write(moved, path, material.metadata, half=False, batch=None)
+
+
+def test_first_way_that_keeps_the_accuracy_is_taken(run, tmp_path, monkeypatch, efftune_command):
+    whole = FORMATS["openvino-int8"]
+    ways = {"bad": shifted, "good": whole.ways["float16"], "never tried": None}
+    monkeypatch.setitem(FORMATS, "openvino-int8", replace(whole, ways=ways))
+    (made,) = run.export("openvino-int8", tmp_path)
+    bad, good = made.receipt.attempts
+    assert (bad.way, bad.kept, good.way, good.kept) == ("bad", False, "good", True)
+    assert bad.drop > 0.5
+    assert good.drop == made.receipt.same_pixels[0].drop <= 0.005
+    assert made.receipt.same_pixels[0].agreement == 1
+    (made,) = run.export("openvino-int8", tmp_path, max_drop=1)
+    assert [each.way for each in made.receipt.attempts] == ["bad"]
+
+
+def test_file_that_loses_accuracy_in_every_way_is_not_kept(run, tmp_path, monkeypatch):
+    whole = FORMATS["openvino-int8"]
+    monkeypatch.setitem(FORMATS, "openvino-int8", replace(whole, ways={"bad": shifted}))
+    with pytest.raises(
+        efftune.DataError, match=r"loses more accuracy than 0\.5 points.*--max-drop"
+    ):
+        run.export("openvino-int8", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_drop_is_a_share(run, tmp_path):
+    with pytest.raises(efftune.UsageError, match="0 to 1"):
+        run.export("openvino-int8", tmp_path, max_drop=5)
+
+
+def test_pictures_for_calibration_are_of_all_classes_and_of_training(run, source, tmp_path):
+    names = run.classifier.class_names
+    found = run_photos.of_run(run.folder, run.recipe, str(source), names, lambda *_: None)
+    with (run.folder / "examples.csv").open(newline="") as stream:
+        splits = {row["path"]: row["split"] for row in csv.DictReader(stream)}
+    assert {splits[photo.name] for photo in found.training} == {"train"}
+    counts = np.bincount([photo.label for photo in found.training], minlength=len(names))
+    assert counts.min() >= 1
+    assert len(found.training) <= run_photos.CALIBRATION
+    other = shutil.copytree(source, tmp_path / "other")
+    for photo in found.training:
+        (other / photo.name).unlink()
+    with pytest.raises(efftune.UsageError, match="calibrated with pictures"):
+        run.export("openvino-int8", tmp_path / "out", photos=other)
+
+
 FAULTS = {
     "channels in another order": lambda answer: lambda x: answer(x[..., ::-1]),
     "divided by 255 twice": lambda answer: lambda x: answer(x / 255),
@@ -84,13 +170,13 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", list(FAULTS))
 def test_file_that_answers_otherwise_is_not_kept(run, tmp_path, monkeypatch, fault):
-    whole = exports.FORMATS["onnx"]
+    whole = FORMATS["onnx"]
 
     def load(path):
         loaded = whole.load(path)
         return Loaded(loaded.runtime, FAULTS[fault](loaded.answer))
 
-    monkeypatch.setitem(exports.FORMATS, "onnx", replace(whole, load=load))
+    monkeypatch.setitem(FORMATS, "onnx", replace(whole, load=load))
     with pytest.raises(efftune.DataError, match="not kept"):
         run.export("onnx", tmp_path)
     assert not list(tmp_path.iterdir())
@@ -99,12 +185,12 @@ def test_file_that_answers_otherwise_is_not_kept(run, tmp_path, monkeypatch, fau
 def test_export_that_fails_leaves_the_one_before(run, tmp_path, monkeypatch):
     run.export("onnx", tmp_path)
     before = {each.name: each.read_bytes() for each in (tmp_path / "onnx").iterdir()}
-    whole = exports.FORMATS["onnx"]
-    monkeypatch.setitem(exports.FORMATS, "onnx", replace(whole, bound=-1.0))
+    whole = FORMATS["onnx"]
+    monkeypatch.setitem(FORMATS, "onnx", replace(whole, bound=-1.0))
     with pytest.raises(efftune.DataError, match="answers otherwise"):
         run.export("onnx", tmp_path)
     assert {each.name: each.read_bytes() for each in (tmp_path / "onnx").iterdir()} == before
-    monkeypatch.setitem(exports.FORMATS, "onnx", whole)
+    monkeypatch.setitem(FORMATS, "onnx", whole)
     run.export("onnx", tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["onnx"]
 

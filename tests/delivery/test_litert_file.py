@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-import efftune
 from efftune.delivery import litert_file
 
 KNOWN = {"input": "pixels", "output": "shares", "model": "lite0", "run": "r", "producer": "efftune"}
@@ -30,9 +29,3 @@ def test_metadata_are_a_buffer_of_the_file(tmp_path, threshold):
     assert stored.tobytes() in content
     with zipfile.ZipFile(path) as archive:
         assert archive.read("labels.txt").decode() == "a\nü\ncaf\\udce9\n"
-
-
-@pytest.mark.long
-def test_conversion_that_fails_is_told(tmp_path):
-    with pytest.raises(efftune.DataError, match="TensorFlow could not convert"):
-        litert_file.convert(tmp_path, tmp_path / "model.tflite", "f32")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -204,6 +204,7 @@ def _metadata(run: Exportable) -> dict[str, str]:
         "input": "float32, red, green and blue, 0 to 255, (batch, height, width, 3)",
         "image_size": str(classifier.image_size),
         "fit": str(classifier.fit),
+        "depth": json.dumps(asdict(classifier.depth)),  # of pictures of more than 8 bits
         "output": "calibrated probabilities, float32 (batch, classes)",
     }
     if licence := _licence(model, run.recipe.backbone.weights):

@@ -2,15 +2,16 @@
 
 TensorFlow converts in a process of its own: it takes long to import, and Keras may run on another
 backend in this one. The description is the metadata of LiteRT, a FlatBuffer in the file, and the
-labels are appended to the file as a zip archive.
+labels are appended to the file as a zip archive. What programs are to read of it is there once more,
+as JSON, in an entry of its own.
 
 Source: `metadata_schema.fbs` of MediaPipe, https://github.com/google-ai-edge/mediapipe.
 """
 
 import errno
+import json
 import os
 import subprocess
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from typing import Any, Literal
 import numpy as np
 
 from efftune.errors import DataError
+from efftune.system import machine
 
 LABELS = "labels.txt"
+ENTRY = "EFFTUNE_METADATA"  # what is known of the run, as a JSON object of texts
 _NAME = "TFLITE_METADATA"
 _PARSER = "1.0.0"  # of what is described here
 _LABELS_OF_AXIS, _RGB, _IMAGE, _NORMALIZATION, _THRESHOLD = 2, 1, 2, 1, 3  # in the schema
@@ -41,15 +44,16 @@ def convert(run: Path, path: Path, weights: Weights) -> None:
         DataError: the conversion failed.
         OSError: the disk is full.
     """
-    words = [sys.executable, "-m", "efftune.delivery.litert_conversion", run, path, weights]
+    program = "efftune.delivery.litert_conversion"
+    command, environment = machine.own_program(program, str(run), str(path), weights)
     quiet = {
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",
     }
     done = subprocess.run(  # noqa: S603  (our own module)
-        [str(word) for word in words],
-        env=os.environ | quiet,
+        command,
+        env=environment | quiet,
         capture_output=True,
         text=True,
         errors="replace",
@@ -78,10 +82,11 @@ def describe(
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(bytearray(path.read_bytes()), 0)
-    described = np.frombuffer(_metadata(metadata, threshold), np.uint8)
-    model.buffers.append(schema.BufferT(data=described))
-    entry = schema.MetadataT(name=_NAME, buffer=len(model.buffers) - 1)
-    model.metadata = [*(model.metadata or []), entry]
+    known = json.dumps(dict(metadata), indent=1).encode()
+    for name, content in ((_NAME, _metadata(metadata, threshold)), (ENTRY, known)):
+        model.buffers.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
+        entry = schema.MetadataT(name=name, buffer=len(model.buffers) - 1)
+        model.metadata = [*(model.metadata or []), entry]
     path.write_bytes(packed(model))
     with zipfile.ZipFile(path, "a") as archive:
         text = "".join(f"{label}\n" for label in labels)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
-from efftune.data.resizing import Fit
 from efftune.delivery import answering
 from efftune.delivery import receipt as receipts
 from efftune.delivery.reading import KINDS, MOST_BYTES
@@ -27,6 +26,7 @@ from efftune.model.classifier import Classifier, ModelOutputs, Prediction
 from efftune.model.engines import engine
 from efftune.model.engines.engine import Item
 from efftune.model.uncertainty import Uncertainty
+from efftune.recipe.inputs import Fit
 from efftune.system import files, machine
 from efftune.system.journal import RECORD
 
@@ -120,11 +120,12 @@ class Description:
         Raises:
             ValueError: a value is missing, of another kind, or out of its range.
         """
-        for key in ("classes", "image_size", "fit", "temperature", "unsure_below"):
-            if not isinstance(metadata.get(key), str):
-                raise ValueError(f"its metadata have no {key}")
+        needed = ("classes", "image_size", "fit", "temperature", "unsure_below")
+        missing = [key for key in needed if key not in metadata]
+        if missing or not all(isinstance(each, str) for each in metadata.values()):
+            raise ValueError(f"its metadata have no {missing[0] if missing else 'texts only'}")
         classes = _json(metadata, "classes")
-        if not isinstance(classes, list) or not all(isinstance(each, str) for each in classes):
+        if not (isinstance(classes, list) and {type(each) for each in classes} == {str}):
             raise ValueError("classes in its metadata are no list of names")
         if not 1 <= len(classes) <= _MOST_CLASSES or len(set(classes)) < len(classes):
             raise ValueError(f"classes in its metadata are not 1 to {_MOST_CLASSES:,} other names")
@@ -195,7 +196,7 @@ class ExportedClassifier(Classifier):
         return self._answers
 
     @property
-    def model(self) -> "keras.Model":  # type: ignore[override]  # which keeps what it has read
+    def model(self) -> "keras.Model":
         """There is none.
 
         Raises:

@@ -2,8 +2,8 @@
 
 TensorFlow converts in a process of its own: it takes long to import, and Keras may run on another
 backend in this one. The description is the metadata of LiteRT, a FlatBuffer in the file, and the
-labels are appended to the file as a zip archive. What programs are to read of it is there once more,
-as JSON, in an entry of its own.
+labels are appended to the file as a zip archive. What programs are to read is there once more, as
+JSON, in an entry of its own.
 
 Source: `metadata_schema.fbs` of MediaPipe, https://github.com/google-ai-edge/mediapipe.
 """

@@ -295,8 +295,8 @@ class Classifier:
         classes, least = len(self.class_names), 0 if detector is None else detector.least_features
         if values[0].shape != (classes,) or not np.isfinite(values[0]).all():
             raise DataError(
-                f"The network in {self.folder} gives no probabilities of {classes:,} classes: it is "
-                "damaged. Restore it, or train again."
+                f"The network in {self.folder} gives no probabilities of {classes:,} classes: it "
+                "is damaged. Restore it, or train again."
             )
         if least and (len(values) < 2 or values[1].shape[-1] < least):
             raise DataError(

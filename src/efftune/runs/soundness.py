@@ -11,12 +11,12 @@ from typing import Any, get_args
 
 from efftune.data.bit_depth import BitDepth
 from efftune.data.relabelling import LABELS_FILE
-from efftune.data.resizing import Fit
 from efftune.errors import DataError
 from efftune.evaluation import predictions, suspects
 from efftune.model import saving
 from efftune.model.engines import keras_check, openvino_check
 from efftune.model.engines.engine import KERAS_FILE, OPENVINO_FILE
+from efftune.recipe.inputs import Fit
 from efftune.report import thumbnails
 from efftune.system import files
 from efftune.system.journal import RECORD
@@ -104,7 +104,7 @@ def classes(path: Path) -> list[str]:
         names = json.loads(path.read_text(encoding="utf-8"))
         is_list = isinstance(names, list) and 1 <= len(names) <= _MOST_CLASSES
         if is_list and all(isinstance(each, str) for each in names):
-            return names
+            return list(names)
     except (OSError, ValueError, RecursionError):
         pass
     raise DataError(f"{path} is damaged: it is no list of names. Restore it, or train again.")

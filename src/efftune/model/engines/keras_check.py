@@ -17,27 +17,9 @@ _WEIGHTS = "model.weights.h5"
 _MEMBERS = {"config.json", "metadata.json", _WEIGHTS}
 _MOST_CONFIG = 2**26  # bytes of a text in it
 _LAYERS = frozenset(
-    [
-        "Activation",
-        "Add",
-        "Average",
-        "BatchNormalization",
-        "Concatenate",
-        "Conv2D",
-        "Dense",
-        "DepthwiseConv2D",
-        "Dropout",
-        "GlobalAveragePooling2D",
-        "GlobalMaxPooling2D",
-        "InputLayer",
-        "Multiply",
-        "Normalization",
-        "ReLU",
-        "Rescaling",
-        "Reshape",
-        "Softmax",
-        "ZeroPadding2D",
-    ]
+    "Activation Add Average BatchNormalization Concatenate Conv2D Dense DepthwiseConv2D Dropout "
+    "GlobalAveragePooling2D GlobalMaxPooling2D InputLayer Multiply Normalization ReLU Rescaling "
+    "Reshape Softmax ZeroPadding2D".split()  # noqa: SIM905  (easier to read)
 )
 _CLASSES = {
     None: re.compile("__keras_tensor__"),
@@ -119,7 +101,7 @@ def _require_own_weights(archive: zipfile.ZipFile) -> None:
 
     def check(group: Any) -> None:
         for name in group:
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            if type(group.get(name, getlink=True)) is not h5py.HardLink:
                 raise ValueError("its weights are links")
             part = group[name]
             if isinstance(part, h5py.Group):

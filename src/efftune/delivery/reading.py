@@ -21,12 +21,13 @@ _MOST_VALUES = 2**28  # of a tensor, for one picture
 
 # What `onnx_file` writes, and what quantization and the usual optimisers add to it: none of them
 # runs a graph within the graph, reads a file, or repeats anything.
-_ONNX_OPERATIONS = frozenset(
+_ONNX_NAMES = (
     "Add AveragePool BatchNormalization Cast Clip Concat Conv ConvInteger DequantizeLinear Div "
     "DynamicQuantizeLinear Flatten Gather Gemm GlobalAveragePool HardSigmoid HardSwish Identity "
     "MatMul MatMulInteger Mul Pad QLinearConv QLinearMatMul QuantizeLinear ReduceMean Relu "
-    "Reshape Sigmoid Softmax Split Squeeze Sub Transpose Unsqueeze".split()  # noqa: SIM905  (easier to read)
+    "Reshape Sigmoid Softmax Split Squeeze Sub Transpose Unsqueeze"
 )
+_ONNX_OPERATIONS = frozenset(_ONNX_NAMES.split())
 
 
 def onnx(path: Path) -> dict[str, str]:

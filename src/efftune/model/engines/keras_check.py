@@ -16,11 +16,12 @@ from efftune.errors import DataError
 _WEIGHTS = "model.weights.h5"
 _MEMBERS = {"config.json", "metadata.json", _WEIGHTS}
 _MOST_CONFIG = 2**26  # bytes of a text in it
-_LAYERS = frozenset(
+_LAYER_NAMES = (
     "Activation Add Average BatchNormalization Concatenate Conv2D Dense DepthwiseConv2D Dropout "
     "GlobalAveragePooling2D GlobalMaxPooling2D InputLayer Multiply Normalization ReLU Rescaling "
-    "Reshape Softmax ZeroPadding2D".split()  # noqa: SIM905  (easier to read)
+    "Reshape Softmax ZeroPadding2D"
 )
+_LAYERS = frozenset(_LAYER_NAMES.split())
 _CLASSES = {
     None: re.compile("__keras_tensor__"),
     "keras": re.compile("DTypePolicy"),

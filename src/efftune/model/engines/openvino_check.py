@@ -21,12 +21,13 @@ _BYTES = {"f64": 8, "i64": 8, "u64": 8, "f32": 4, "i32": 4, "u32": 4, "f16": 2, 
 _BYTES |= {"i16": 2, "u16": 2}
 _LEAST_BYTES = 1 / 8  # of a value of another type
 # What converted classifiers consist of, and what quantization adds.
-_OPERATIONS = frozenset(
+_OPERATION_NAMES = (
     "Add AvgPool BatchNormInference Broadcast Clamp Concat Const Convert Convolution Divide "
     "FakeQuantize Gather GroupConvolution HSigmoid HSwish MatMul MaxPool Maximum Minimum "
     "Multiply Pad Parameter ReLU ReduceMean Reshape Result ShapeOf Sigmoid SoftMax Softmax "
-    "Split Squeeze StridedSlice Subtract Swish Transpose Unsqueeze VariadicSplit".split()  # noqa: SIM905  (easier to read)
+    "Split Squeeze StridedSlice Subtract Swish Transpose Unsqueeze VariadicSplit"
 )
+_OPERATIONS = frozenset(_OPERATION_NAMES.split())
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class BitDepth:
             }
             if all(math.isfinite(low) and low < high < math.inf for low, high in ranges.values()):
                 return cls(**ranges)
-        except (TypeError, AttributeError, LookupError, OverflowError):
+        except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
             pass
         raise ValueError("the ranges of pictures of more than 8 bits are damaged")
 

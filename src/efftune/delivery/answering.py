@@ -65,8 +65,10 @@ def main() -> None:
     def tell(**values: Any) -> None:
         send(answers, json.dumps(values).encode())
 
+    failed = "it is damaged"
     try:
         tell(metadata=kind.read(path))
+        failed = "its runtime refuses it"
         loaded = kind.load(path)
         tell(runtime=loaded.runtime, takes_any=loaded.takes_any)
         with suppress(EOFError):
@@ -76,8 +78,13 @@ def main() -> None:
                 pixels = np.frombuffer(message, np.uint8, offset=SIDE.size)
                 found = loaded.answer(pixels.reshape(-1, side, side, 3).astype(np.float32))
                 send(answers, np.ascontiguousarray(found, np.float32).tobytes())
+    except reading.Unfit as error:
+        tell(error=str(error))
+    except OSError as error:
+        tell(error=f"it cannot be read: {error.strerror or error}")
     except Exception as error:  # noqa: BLE001  (runtimes raise what they like)
-        tell(error=" ".join((str(error) or type(error).__name__).split())[:300])
+        reason = " ".join((str(error) or type(error).__name__).replace(str(path), "it").split())
+        tell(error=f"{failed}: {reason[:200]}")
 
 
 def _limit_memory(most: int) -> None:

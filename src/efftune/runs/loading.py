@@ -123,6 +123,8 @@ def record_of(folder: Path) -> dict[str, Any]:
             if record["state"] == "unfinished":
                 command = f"efftune resume {shlex.quote(str(folder))}"
                 raise DataError(f"{folder} is an unfinished run. Go on with it: {command}")
+    except OSError as error:
+        raise DataError(f"{folder / RECORD} cannot be read: {error.strerror}.") from None
     except READ_ERRORS:
         pass
     raise DataError(

@@ -53,7 +53,7 @@ def inside(folder: Path, name: str, *, most: int) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path} cannot be read: {reason}.") from None
     if not is_inside:
-        raise DataError(f"{path} is a link out of the folder, which is not followed.")
+        raise DataError(f"{path} lies outside of {folder}, and is not read.")
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path} is not a file.")
     if status.st_size > most:

@@ -1,3 +1,4 @@
+import json
 import zipfile
 
 import numpy as np
@@ -19,8 +20,10 @@ def test_metadata_are_a_buffer_of_the_file(tmp_path, threshold):
     path.write_bytes(litert_file.packed(model))
     litert_file.describe(path, ["a", "ü", "caf\udce9"], KNOWN, threshold)
     described = schema.ModelT.InitFromPackedBuf(bytearray(path.read_bytes()), 0)
-    (entry,) = described.metadata
+    entry, known = described.metadata
     assert entry.name == b"TFLITE_METADATA"
+    assert known.name == b"EFFTUNE_METADATA"
+    assert json.loads(bytes(described.buffers[known.buffer].data)) == KNOWN
     content = bytes(described.buffers[entry.buffer].data)
     assert content[4:8] == b"M001"
     for text in (b"lite0", b"labels.txt", b"efftune"):

@@ -14,20 +14,29 @@ from efftune.cli.setting_options import COLUMNS, Output, command
 
 @command(app, settings=(*COLUMNS, "device"), default="as in training")
 def evaluate(
-    run: options.RunArgument,
+    run: options.RunOrExport,
     source: options.Source,
     choices: dict[str, Any],
     output: Output,
     split: options.SplitName = None,
 ) -> None:
-    """Evaluate a run on another set of labelled pictures."""
+    """Evaluate a run, or an exported file, on another set of labelled pictures."""
     from efftune.cli import progress_bars, tables
     from efftune.data.sources.table_columns import Columns
+    from efftune.delivery import exported
+    from efftune.evaluation import other_pictures
 
-    finished = efftune.Run.load(run, device=choices.get("device", "cpu"))
-    columns = Columns.of(finished.recipe.changed(**choices))
+    device = choices.get("device", "cpu")
+    if exported.is_export(run):  # which does not know the columns that it was trained with
+        classifier, recipe = efftune.load(run, device=device), efftune.Recipe()
+    else:
+        finished = efftune.Run.load(run, device=device)
+        classifier, recipe = finished.classifier, finished.recipe
+    columns = Columns.of(recipe.changed(**choices))
     with progress_bars.progress(quiet=output.quiet) as on_progress:
-        score, examples = finished.evaluate(source, split, columns=columns, on_progress=on_progress)
+        score, examples = other_pictures.evaluate(
+            classifier, source, split, columns=columns, on_progress=on_progress
+        )
     if output.json:
         typer.echo(json.dumps(score.to_dict()))
     else:
@@ -36,7 +45,7 @@ def evaluate(
 
 @command(app, settings=("max_error", "device"), default="as in training", lines="csv")
 def predict(
-    run: options.RunArgument,
+    run: options.RunOrExport,
     images: options.Images,
     choices: dict[str, Any],
     output: Output,

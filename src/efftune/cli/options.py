@@ -20,6 +20,14 @@ Source = Annotated[
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder created by train.", metavar="RUN")]
 
+RunOrExport = Annotated[
+    Path,
+    typer.Argument(
+        help="A run folder created by train; or a file created by export, or its folder.",
+        metavar="RUN",
+    ),
+]
+
 UnfinishedRun = Annotated[
     Path, typer.Argument(help="The folder of an unfinished run.", metavar="RUN")
 ]

@@ -227,6 +227,9 @@ def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:
         echo(f"\nSet aside: {examples.reasons_summary}")
 
 
+_YES_OR_NO = {True: "yes", False: "no", None: ""}  # in CSV; None if it is not known
+
+
 def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
     """Print predictions.
 
@@ -242,7 +245,7 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
         ids = ["class_index", "wordnet_id"] if any(each.wordnet_ids for each in predictions) else []
         writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike", *ids])
         for each in predictions:
-            flags = ["yes" if flag else "no" for flag in (each.unsure, each.unlike)]
+            flags = [_YES_OR_NO[flag] for flag in (each.unsure, each.unlike)]
             for rank, (label, value) in enumerate(each.top, start=1):
                 numbers = [each.top_indices[rank - 1], each.wordnet_ids[rank - 1]] if ids else []
                 writer.writerow([each.path, rank, label, f"{value:.6f}", *flags, *numbers])

@@ -5,6 +5,7 @@ the range is found over a set of pictures: equal values stay equally bright.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -59,11 +60,20 @@ class BitDepth:
 
     @classmethod
     def from_dict(cls, stored: Mapping[Kind, Sequence[float] | None]) -> "BitDepth":
-        """The opposite of `dataclasses.asdict`, after a way through JSON."""
-        ranges: dict[Kind, Range] = {
-            kind: (each[0], each[1]) for kind, each in stored.items() if each
-        }
-        return cls(**ranges)
+        """The opposite of `dataclasses.asdict`, after a way through JSON.
+
+        Raises:
+            ValueError: these are no ranges.
+        """
+        try:
+            ranges: dict[Kind, Range] = {
+                kind: (float(each[0]), float(each[1])) for kind, each in stored.items() if each
+            }
+            if all(math.isfinite(low) and low < high < math.inf for low, high in ranges.values()):
+                return cls(**ranges)
+        except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
+            pass
+        raise ValueError("the ranges of pictures of more than 8 bits are damaged")
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ backend in this process.
 import errno
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from efftune.errors import DataError
+from efftune.system import machine
 
 _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "-1",
@@ -33,9 +33,11 @@ def convert(program: str, run: Path, path: Path, *words: str) -> None:
         DataError: the conversion failed.
         OSError: the disk is full.
     """
+    name = f"efftune.delivery.{program}"
+    command, environment = machine.own_program(name, str(run), str(path), *words)
     done = subprocess.run(  # noqa: S603  (our own module)
-        [sys.executable, "-m", f"efftune.delivery.{program}", str(run), str(path), *words],
-        env=os.environ | _ENVIRONMENT,
+        command,
+        env=environment | _ENVIRONMENT,
         capture_output=True,
         text=True,
         errors="replace",

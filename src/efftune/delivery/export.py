@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,7 @@ def _metadata(run: Exportable) -> dict[str, str]:
         "input": "float32, red, green and blue, 0 to 255, (batch, height, width, 3)",
         "image_size": str(classifier.image_size),
         "fit": str(classifier.fit),
+        "depth": json.dumps(asdict(classifier.depth)),  # of pictures of more than 8 bits
         "output": "calibrated probabilities, float32 (batch, classes)",
     }
     if licence := _licence(model, run.recipe.backbone.weights):

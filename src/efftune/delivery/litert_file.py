@@ -1,11 +1,13 @@
 """LiteRT (TensorFlow Lite) files, described so that MediaPipe's tasks and others can use them.
 
 The description is the metadata of LiteRT, a FlatBuffer in the file, and the labels are appended to
-the file as a zip archive.
+the file as a zip archive. What programs are to read is there once more, as JSON, in an entry of its
+own.
 
 Source: `metadata_schema.fbs` of MediaPipe, https://github.com/google-ai-edge/mediapipe.
 """
 
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 
 LABELS = "labels.txt"
+ENTRY = "EFFTUNE_METADATA"  # what is known of the run, as a JSON object of texts
 _NAME = "TFLITE_METADATA"
 _PARSER = "1.0.0"  # of what is described here
 _LABELS_OF_AXIS, _RGB, _IMAGE, _NORMALIZATION, _THRESHOLD = 2, 1, 2, 1, 3  # in the schema
@@ -34,10 +37,11 @@ def describe(
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(bytearray(path.read_bytes()), 0)
-    described = np.frombuffer(_metadata(metadata, threshold), np.uint8)
-    model.buffers.append(schema.BufferT(data=described))
-    entry = schema.MetadataT(name=_NAME, buffer=len(model.buffers) - 1)
-    model.metadata = [*(model.metadata or []), entry]
+    known = json.dumps(dict(metadata), indent=1).encode()
+    for name, content in ((_NAME, _metadata(metadata, threshold)), (ENTRY, known)):
+        model.buffers.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
+        entry = schema.MetadataT(name=name, buffer=len(model.buffers) - 1)
+        model.metadata = [*(model.metadata or []), entry]
     path.write_bytes(packed(model))
     with zipfile.ZipFile(path, "a") as archive:
         text = "".join(f"{label}\n" for label in labels)

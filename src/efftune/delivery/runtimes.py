@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from efftune.model.engines import openvino_check
 from efftune.system.machine import usable_processors
 
 Pixels = NDArray[np.float32]
@@ -53,7 +54,9 @@ def openvino(path: Path) -> Loaded:
 
     core = ov.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": usable_processors()}
-    model = core.compile_model(core.read_model(path), "CPU", settings)
+    read = core.read_model(path)
+    openvino_check.require_small(read)  # it may come from others
+    model = core.compile_model(read, "CPU", settings)
 
     def answer(batch: Pixels) -> Probabilities:
         return np.array(model(batch)[model.output("probabilities")], np.float32)

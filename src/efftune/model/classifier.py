@@ -41,7 +41,8 @@ class Prediction:
         confidence: its probability, 0 to 1.
         top: the most probable classes with their probabilities, in descending order.
         unsure: whether the confidence is too low to rely on.
-        unlike: whether the picture is out-of-distribution: unlike the training pictures.
+        unlike: whether the picture is out-of-distribution: unlike the training pictures; None for
+            exported files, which cannot tell.
         class_index: position of the class in `Classifier.class_names`.
         index: position of the picture among those given.
         top_indices: positions of the classes of `top` in `Classifier.class_names`.
@@ -54,7 +55,7 @@ class Prediction:
     confidence: float
     top: tuple[tuple[str, float], ...]
     unsure: bool = False
-    unlike: bool = False
+    unlike: bool | None = False
     class_index: int = 0
     index: int = 0
     top_indices: tuple[int, ...] = ()
@@ -267,6 +268,7 @@ class Classifier:
                 return None
 
         def deliver(item: tuple[int, Picture], _: int, values: list[NDArray[np.float32]]) -> None:
+            self._require_fitting(values)
             distance = 0.0 if detector is None else detector.distances(values[1][None])[0]
             rows[item[0]] = values[0].copy(), distance
             on_progress(next(done), total)
@@ -282,6 +284,25 @@ class Classifier:
             dict(sorted(failures.items())),
             [paths[i] for i in range(count)],
         )
+
+    def _require_fitting(self, values: list[NDArray[np.float32]]) -> None:
+        """Check what the network gives for a picture.
+
+        Raises:
+            DataError: it is not that of these classes.
+        """
+        detector = None if self.uncertainty is None else self.uncertainty.detector
+        classes, least = len(self.class_names), 0 if detector is None else detector.least_features
+        if values[0].shape != (classes,) or not np.isfinite(values[0]).all():
+            raise DataError(
+                f"The network in {self.folder} gives no probabilities of {classes:,} classes: it "
+                "is damaged. Restore it, or train again."
+            )
+        if least and (len(values) < 2 or values[1].shape[-1] < least):
+            raise DataError(
+                f"The network in {self.folder} gives other features than its thresholds are for: "
+                "one of them is damaged. Restore it, or train again."
+            )
 
     def _prediction(
         self, outputs: ModelOutputs, index: int, top: int, *, path: Path | None, raw: bool

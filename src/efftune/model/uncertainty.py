@@ -45,6 +45,26 @@ class OutOfDistributionDetector:
     references: NDArray[np.floating]
     whitening: Array
 
+    @property
+    def least_features(self) -> int:
+        """How many features a picture needs to have."""
+        of_whitening = self.kind == "mahalanobis"
+        return len(self.whitening) if of_whitening else self.references.shape[1]
+
+    def require_whole(self) -> None:
+        """Check the arrays.
+
+        Raises:
+            ValueError: they are of another shape or type, or not finite.
+        """
+        for each in (self.references, self.whitening):
+            if each.ndim != 2 or each.dtype.kind != "f" or not np.isfinite(each).all():
+                raise ValueError("an array in it is not of finite numbers")
+        if not self.references.size or (
+            self.kind == "mahalanobis" and self.whitening.shape[1] != self.references.shape[1]
+        ):
+            raise ValueError("its arrays do not belong together")
+
     def distances(self, features: Array) -> Array:
         """Distances of pictures from the training pictures.
 
@@ -157,9 +177,14 @@ class Uncertainty:
             DataError: the file is missing or damaged.
         """
         try:
+            with zipfile.ZipFile(path) as archive:
+                if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
+                    raise ValueError("it is compressed")
             with np.load(path, allow_pickle=False) as values:
                 temperature, unsure, unlike = map(float, values["numbers"])
                 kind = str(values["kind"])
+                if not 0 < temperature < np.inf or np.isnan([unsure, unlike]).any():
+                    raise ValueError("a number in it is out of its range")
                 detector = None
                 if kind in ("neighbours", "mahalanobis"):
                     detector = OutOfDistributionDetector(
@@ -167,7 +192,11 @@ class Uncertainty:
                         values["references"],
                         values["whitening"],
                     )
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                    detector.require_whole()
+        except (
+            *(OSError, EOFError, ValueError, KeyError, TypeError, MemoryError),
+            *(zipfile.BadZipFile, NotImplementedError, SyntaxError),
+        ) as error:
             raise DataError(f"{path} is damaged: {error}. Restore it, or train again.") from None
         return cls(temperature, unsure, unlike, detector)
 

@@ -16,7 +16,10 @@ from efftune.system.text import counted, interval, name, percent, seconds, shown
 
 Row = dict[str, str]
 
-_READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)
+_READ_ERRORS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(RecursionError, ArithmeticError),
+)
 
 
 def render(page: str, **values: Any) -> str:

@@ -21,7 +21,7 @@ from efftune.system import files
 from efftune.system.machine import usable_processors
 
 FILE = "thumbnails.json"
-_OLD_FILE = "pictures.json"  # written by earlier versions
+OLD_FILE = "pictures.json"  # written by earlier versions
 SIDE = 96  # pixels
 MAX_BYTES = 2_500_000  # of all thumbnails in base64; other pictures are shown by name
 MAX_EXPLAINED = 12  # most confident mistakes
@@ -91,7 +91,7 @@ def read(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     Raises:
         DataError: the file is damaged.
     """
-    path = next((p for p in (folder / FILE, folder / _OLD_FILE) if p.exists()), None)
+    path = next((p for p in (folder / FILE, folder / OLD_FILE) if p.exists()), None)
     if path is None:
         return {}, {}
     stored = read_json(path)

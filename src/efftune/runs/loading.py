@@ -1,12 +1,14 @@
 """Finished runs found again: their record, and their classifier."""
 
 import json
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from efftune.data.bit_depth import BitDepth
+from efftune.delivery import exported
 from efftune.errors import DataError, UsageError
 from efftune.evaluation import predictions
 from efftune.model import saving
@@ -15,8 +17,15 @@ from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
 from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.recipe import Recipe
+from efftune.runs import soundness
 from efftune.system import files
 from efftune.system.journal import RECORD
+
+# What reading a damaged file may raise: the last two for values nested too deeply, or too large.
+READ_ERRORS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(RecursionError, ArithmeticError),
+)
 
 
 def load(
@@ -25,31 +34,35 @@ def load(
     *,
     device: str = "cpu",
 ) -> Classifier:
-    """Load the classifier of a finished run and verify its checksums.
+    """Load the classifier of a finished run and verify its checksums, or that of an export.
+
+    An exported file is answered by its own runtime, on the CPU, and has the threshold that it was
+    exported with.
 
     Args:
-        folder: the run folder.
+        folder: the run folder; or an exported file, or its folder.
         max_error: the highest acceptable error rate among predictions not marked `unsure`, such as
             0.01 or `1%`; by default as the run was trained.
         device: where to compute: `cpu`, which starts fastest; `gpu`, for many pictures, through
             JAX; or `auto`, a GPU if JAX sees one.
 
     Raises:
-        UsageError: the folder does not exist, `max_error` is not a valid share, or there is no
-            usable GPU.
-        DataError: it is not a finished run, or its model was modified after the run finished.
+        UsageError: the folder does not exist, `max_error` is not a valid share, there is no usable
+            GPU, or an exported file cannot do what is asked.
+        DataError: it is not a finished run, its model was modified after the run finished, or a
+            file is damaged or unsafe to read.
     """
     folder = files.user_path(folder)
+    if exported.is_export(folder):
+        return _of_export(folder, max_error, device)
     record = record_of(folder)
     for name, expected in record["files"].items():
-        if not (folder / name).is_file():
-            raise DataError(f"{folder / name} is missing. Restore it, or train again.")
-        if files.sha256(folder / name) != expected:
+        if files.sha256(soundness.checked(folder, name)) != expected:
             raise DataError(
                 f"{folder / name} was modified after the run finished (its checksum differs). "
                 "Restore it, or train again."
             )
-    names = json.loads((folder / saving.CLASSES_FILE).read_text(encoding="utf-8"))
+    names = soundness.classes(folder / saving.CLASSES_FILE)
     path = folder / saving.UNCERTAINTY_FILE
     if not path.exists():
         path = folder / saving.UNCERTAINTY_FILE_BEFORE
@@ -66,25 +79,55 @@ def load(
     return classifier
 
 
-def record_of(folder: Path) -> dict[str, Any]:
-    """The contents of `run.json`.
+def _of_export(path: Path, max_error: float | str | None, device: str) -> Classifier:
+    """Load an exported file.
 
     Raises:
-        UsageError: the folder does not exist.
-        DataError: it is not a finished run.
+        UsageError: something is asked that only a run can do.
+        DataError: it is damaged.
+    """
+    if max_error is not None:
+        raise UsageError(
+            f"{path} is an export, and keeps the threshold it was exported with. Leave out the "
+            "highest error, or give the run."
+        )
+    if device != "cpu":
+        raise UsageError(
+            f"{path} is an export, which its own runtime answers on the CPU. Leave out the device, "
+            "or give the run."
+        )
+    return exported.load(path)
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """The contents of `run.json`, with what is needed of it in its right type.
+
+    Raises:
+        UsageError: the folder does not exist, or is that of an export.
+        DataError: it is not a finished run, or one of its files is unsafe to read.
     """
     if not folder.exists():
         raise UsageError(f"There is no run folder {folder}.")
+    if exported.is_export(folder):
+        raise UsageError(
+            f"{folder} is an export, which only `predict` and `evaluate` take. Give its run folder."
+        )
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if record["state"] == "finished" and record["files"] and record["model"]:
-            return dict(record)
-        if record["state"] == "unfinished":
-            command = f"efftune resume {shlex.quote(str(folder))}"
-            raise DataError(f"{folder} is an unfinished run. Go on with it: {command}")
-    except (OSError, ValueError, KeyError, TypeError):
+        has_record = folder.is_dir() and os.path.lexists(folder / RECORD)
+        if has_record:
+            soundness.require_sound(folder)
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            if record["state"] == "finished" and record["files"] and record["model"]:
+                soundness.require_usable(record, folder)
+                return dict(record)
+            if record["state"] == "unfinished":
+                command = f"efftune resume {shlex.quote(str(folder))}"
+                raise DataError(f"{folder} is an unfinished run. Go on with it: {command}")
+    except OSError as error:
+        raise DataError(f"{folder / RECORD} cannot be read: {error.strerror}.") from None
+    except READ_ERRORS:
         pass
     raise DataError(
         f"{folder} is not a finished run: it has no valid {RECORD}. Give a folder that "
-        "`efftune train` has created."
+        "`efftune train` has created, or an exported file."
     )

@@ -7,12 +7,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
-
 from efftune.data import relabelling
-from efftune.data.examples import SPLITS, Example, Examples, labels
+from efftune.data.examples import Examples
 from efftune.data.relabelling import LABELS_FILE, Decision
-from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
 from efftune.delivery import export as exports
 from efftune.delivery import photos as run_photos
@@ -20,8 +17,8 @@ from efftune.delivery import wishes
 from efftune.delivery.export import Export, Exportable
 from efftune.delivery.receipt import Originals
 from efftune.delivery.wishes import ExportOptions
-from efftune.errors import DataError, UsageError, unknown_name
-from efftune.evaluation import comparison, metrics, suspects
+from efftune.errors import DataError, UsageError
+from efftune.evaluation import comparison, other_pictures, suspects
 from efftune.evaluation.comparison import ComparedRun, Comparison
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model.classifier import Classifier
@@ -72,7 +69,7 @@ class Run:
             recipe = Recipe().changed(**read_choices(folder / "recipe.toml"))
             metrics_json = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
             evaluation = Evaluation.from_dict(metrics_json)
-        except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+        except (*loading.READ_ERRORS, UsageError) as error:
             raise DataError(f"The run {folder} is damaged: {error}. Train again.") from None
         return cls(folder, recipe, evaluation, record, devices.for_prediction(device))
 
@@ -263,28 +260,8 @@ class Run:
         """
         columns = columns or Columns.of(self.recipe)
         with showing(on_progress) as show:
-            examples = discovery.find(source, show, columns)
-            rows = _rows_of_split(examples, split)
-            self._require_known(examples, rows)
-            probabilities, failures = self.classifier.probabilities(
-                [row.path for row in rows],
-                lambda done, total: show("evaluate", done, total),
-            )
-        readable = np.array([row.path not in failures for row in rows], dtype=bool)
-        if not readable.any():
-            raise DataError(f"None of the pictures in {examples.source} can be decoded.")
-        names = self.classifier.class_names
-        score = metrics.evaluate(probabilities[readable], labels(rows, names)[readable], names)
-        return score, examples.as_read({}, failures)
-
-    def _require_known(self, examples: Examples, rows: Sequence[Example]) -> None:
-        """Raise a DataError if a picture is of a class that the classifier does not have."""
-        names = self.classifier.class_names
-        unknown = sorted({row.label for row in rows} - set(names))
-        if unknown:
-            raise DataError(
-                f"{examples.source} has pictures of {unknown[0]!r}, a class that {self.folder} "
-                f"was not trained on. Its classes are: {', '.join(names)}."
+            return other_pictures.evaluate(
+                self.classifier, source, split, columns=columns, on_progress=show
             )
 
 
@@ -314,18 +291,3 @@ def compare(
     if out is not None:
         comparison_plot.draw(result, files.user_path(out))
     return result
-
-
-def _rows_of_split(examples: Examples, split: str | None) -> tuple[Example, ...]:
-    """The usable examples of a split; by default those of the test split, or else all."""
-    if split not in (None, *SPLITS):
-        raise unknown_name("split", str(split), SPLITS)
-    available = {row.split for row in examples.rows if row.usable} - {""}
-    if split is None:
-        split = "test" if "test" in available else None
-    rows = [row for row in examples.rows if row.usable and split in (None, row.split)]
-    if split is not None and not rows:
-        raise UsageError(f"{examples.source} has no {split} split, or there are no pictures in it.")
-    if not rows:
-        raise DataError(f"{examples.source} holds no picture that can be read.")
-    return tuple(rows)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from efftune.errors import DiskFull, EfftuneWarning, UsageError
+from efftune.errors import DataError, DiskFull, EfftuneWarning, UsageError
 
 _CHECKSUMS_FILE = "sha256.json"
 _RUN_BYTES = 300 * 2**20  # free bytes of a disk that are left for the run itself
@@ -28,6 +29,36 @@ _RUN_BYTES = 300 * 2**20  # free bytes of a disk that are left for the run itsel
 def user_path(path: str | Path) -> Path:
     """Expand `~` to the home folder; `~name` of an unknown user is left as it is."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises for unknown users)
+
+
+def inside(folder: Path, name: str, *, most: int) -> Path:
+    """The path of a file in a folder that may come from others.
+
+    Args:
+        folder: of the file.
+        name: of the file, relative to it.
+        most: bytes that the file may have.
+
+    Raises:
+        DataError: it is missing, a pipe or a device or anything else that is no file, lies outside
+            of the folder, or is too large.
+    """
+    path = folder / name
+    try:
+        status = path.stat()
+        is_inside = path.resolve().is_relative_to(folder.resolve())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing. Restore it.") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, or no name at all
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read: {reason}.") from None
+    if not is_inside:
+        raise DataError(f"{path} lies outside of {folder}, and is not read.")
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path} is not a file.")
+    if status.st_size > most:
+        raise DataError(f"{path} has {status.st_size:,} bytes, and {most:,} are the most.")
+    return path
 
 
 def cache_folder() -> Path:

@@ -46,6 +46,19 @@ def command() -> str:
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
+def own_program(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment to run a module of efftune in a process of its own.
+
+    What lies in the working folder is not imported: that may come from others.
+    """
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    place = Path(__file__).parents[2]
+    if place.name not in ("site-packages", "dist-packages"):  # which Python knows
+        paths.insert(0, str(place))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return [sys.executable, "-P", "-m", module, *arguments], environment
+
+
 def usable_processors() -> int:
     """Number of logical processors available to this process."""
     if hasattr(os, "sched_getaffinity"):

@@ -7,14 +7,13 @@ import errno
 import os
 import shutil
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openvino as ov
@@ -24,8 +23,9 @@ from openvino.preprocess import PrePostProcessor
 
 from efftune.data.images import Pixels
 from efftune.errors import EfftuneWarning
-from efftune.model.engines import engine
+from efftune.model.engines import engine, openvino_check
 from efftune.model.engines.engine import OPENVINO_FILE, Item, Precision
+from efftune.model.engines.openvino_requests import Requests
 from efftune.system import files
 from efftune.system.machine import usable_processors
 
@@ -73,15 +73,16 @@ def network(
 def classifier(folder: Path, *, size: int, has_features: bool) -> "Network":
     """See `Engine`."""
     dtypes = ["float32"] * (2 if has_features else 1)
-    return Network(lambda: read_classifier(folder), size=size, dtypes=dtypes)
+    return _SavedNetwork(lambda: read_classifier(folder), size=size, dtypes=dtypes)
 
 
 def explainer(folder: Path, *, size: int) -> tuple["Network", NDArray[np.float32]]:
     """See `Engine`."""
     from efftune.model.engines.activations import with_activations
 
-    model, kernel = with_activations(read_classifier(folder))
-    return Network(lambda: model, size=size, dtypes=["float32"] * len(model.outputs)), kernel
+    with openvino_check.using(folder / OPENVINO_FILE):
+        model, kernel = with_activations(read_classifier(folder))
+    return _SavedNetwork(lambda: model, size=size, dtypes=["float32"] * len(model.outputs)), kernel
 
 
 def converted(
@@ -116,10 +117,18 @@ def converted(
 
 
 def read_classifier(folder: Path) -> ov.Model:
-    """Read a saved classifier; where it was saved without OpenVINO, its conversion is added."""
+    """Read a saved classifier; where it was saved without OpenVINO, its conversion is added.
+
+    Raises:
+        DataError: its file is damaged, or holds more than a network.
+    """
     path = folder / OPENVINO_FILE
     if path.exists():
-        return read(path)
+        with openvino_check.using(path):
+            openvino_check.metadata(path)
+            model = read(path)
+            openvino_check.require_small(model)
+            return model
     from efftune.model.engines.conversion import convert
     from efftune.model.engines.saved import SavedClassifier
 
@@ -280,7 +289,7 @@ class Network:
         views: int = 1,
     ) -> None:
         """See `engine.Network`."""
-        requests = _Requests(self, deliver)
+        requests = Requests(self.batch_size, self.idle_request, self.idle.put, deliver)
         try:
             with closing(engine.loaded(items, load, engine.window(views, self.size))) as pairs:
                 for item, pixels in pairs:
@@ -290,61 +299,9 @@ class Network:
             requests.release()
 
 
-class _Requests(Generic[Item]):
-    """Inference requests under way; the network is compiled when the first one starts.
+class _SavedNetwork(Network):
+    """The network of a run, which may be damaged, or come from others."""
 
-    OpenVINO computes them in its own threads. All calls of it are made from the caller's thread:
-    `AsyncInferQueue` calls back from others, and holds its callback for good, so that each run
-    would leak its compiled network.
-    """
-
-    def __init__(self, network: Network, deliver: Callable[[Item, int, list[Any]], None]):
-        self.network = network
-        self.deliver = deliver
-        # Twice as many requests as streams: while one is delivered, others are computed.
-        self.count = 2 * usable_processors()
-        self.running: deque[tuple[ov.InferRequest, list[tuple[Item, int, Pixels]]]] = deque()
-        self.pending: list[tuple[Item, int, Pixels]] = []
-
-    def add(self, item: Item, pixels: Pixels | None) -> None:
-        if pixels is None:
-            return
-        for number, view in enumerate(pixels):
-            self.pending.append((item, number, view))
-            if len(self.pending) == self.network.batch_size:
-                self.start()
-
-    def start(self) -> None:
-        """Start a request with the pending views, padded to a full batch with the last one."""
-        views = [view for _, _, view in self.pending]
-        views += views[-1:] * (self.network.batch_size - len(views))
-        if len(self.running) == self.count:
-            self.deliver_oldest()
-        request = self.network.idle_request()
-        request.start_async({0: np.stack(views)})
-        self.running.append((request, self.pending))
-        self.pending = []
-
-    def deliver_oldest(self) -> None:
-        """Wait for the request that was started first, and deliver its outputs."""
-        request, views = self.running[0]
-        request.wait()
-        outputs = [tensor.data for tensor in request.output_tensors]
-        for i, (item, number, _) in enumerate(views):
-            self.deliver(item, number, [output[i] for output in outputs])
-        self.running.popleft()
-        self.network.idle.put(request)
-
-    def finish(self) -> None:
-        """Start a request with what is pending, and deliver all that are under way."""
-        if self.pending:
-            self.start()
-        while self.running:
-            self.deliver_oldest()
-
-    def release(self) -> None:
-        """Wait for what is still under way after an exception, without delivering it."""
-        for request, _ in self.running:
-            request.wait()
-            self.network.idle.put(request)
-        self.running.clear()
+    def _compile(self) -> ov.CompiledModel:
+        with openvino_check.using(Path(OPENVINO_FILE)):
+            return super()._compile()

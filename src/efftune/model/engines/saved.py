@@ -7,14 +7,20 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from efftune.model.engines import keras_check
 from efftune.model.engines.engine import KERAS_FILE
 from efftune.model.initial_weights import drawn_by_numpy
 
 
 def load_keras(folder: Path) -> keras.Model:
-    """The Keras model in a folder."""
+    """The Keras model in a folder.
+
+    Raises:
+        DataError: its file is damaged, or holds more than a network.
+    """
+    keras_check.require_plain(folder / KERAS_FILE, weights=True)
     with drawn_by_numpy():  # and replaced at once
-        return keras.saving.load_model(folder / KERAS_FILE)
+        return keras.saving.load_model(folder / KERAS_FILE, compile=False)
 
 
 @dataclass(frozen=True)

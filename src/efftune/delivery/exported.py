@@ -1,0 +1,339 @@
+"""Classifiers from exported files, which their own runtime answers."""
+
+import json
+import math
+import os
+import subprocess
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Timer
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efftune.data.bit_depth import BitDepth
+from efftune.data.images import Pixels
+from efftune.delivery import answering
+from efftune.delivery import receipt as receipts
+from efftune.delivery.reading import KINDS, MOST_BYTES
+from efftune.errors import DataError, UsageError
+from efftune.model.classifier import Classifier, ModelOutputs, Prediction
+from efftune.model.engines import engine
+from efftune.model.engines.engine import Item
+from efftune.model.uncertainty import Uncertainty
+from efftune.recipe.inputs import Fit
+from efftune.system import files, machine
+from efftune.system.journal import RECORD
+
+if TYPE_CHECKING:
+    import keras
+
+_MOST_CLASSES = 100_000
+_MOST_SIDE = 2048  # pixels
+_PART_PIXELS = 8 * 224**2  # of a request
+_SECONDS = 60.0  # to check and load a small file, or to answer a request
+_BYTES_PER_SECOND = 2e6  # of a large file
+_AGAIN = "Give a file that `efftune export` has written."
+
+
+def is_export(path: Path) -> bool:
+    """Whether a path, if there is anything, is meant to be an exported file or its folder."""
+    if path.is_dir():
+        return (path / receipts.FILE).exists() and not (path / RECORD).exists()
+    return path.suffix.lower() in KINDS
+
+
+def load(path: Path) -> "ExportedClassifier":
+    """Load an exported file into its runtime.
+
+    Args:
+        path: of the file, or of the folder with its receipt.
+
+    Raises:
+        UsageError: there is no such file, or its runtime is not installed.
+        DataError: it is damaged, or no export.
+    """
+    path = _file(path)
+    needed = KINDS[path.suffix.lower()].needs
+    missing = [package for package in needed if find_spec(package) is None]
+    if missing:
+        packages = " ".join(each.replace("_", "-") for each in missing)
+        raise UsageError(f"{path} needs {packages}. Run: pip install {packages}")
+    return ExportedClassifier(path)
+
+
+def _file(given: Path) -> Path:
+    """The file of an export, as regular files in one folder."""
+    path = given
+    if given.is_dir():
+        receipt = files.inside(given, receipts.FILE, most=2**24)
+        try:
+            name = json.loads(receipt.read_bytes())["file"]
+            suffix = Path(name).suffix.lower()
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            name, suffix = "", ""
+        if suffix not in KINDS or Path(name).name != name:
+            raise DataError(f"{receipt} is damaged: it names no exported file. {_AGAIN}")
+        path = given / name
+    if not path.exists():
+        raise UsageError(f"There is no {path}.")
+    path = path.resolve()  # the user has chosen it, and may have done so by a link
+    if path.suffix.lower() not in KINDS:
+        raise DataError(f"{path} is no exported file. {_AGAIN}")
+    for suffix in ("", *KINDS[path.suffix.lower()].beside):
+        name = path.with_suffix(suffix).name if suffix else path.name
+        found = files.inside(path.parent, name, most=MOST_BYTES)
+        if not found.stat().st_size:
+            raise DataError(f"{found} is empty. Export it again.")
+    return path
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is needed to ask a file about a picture.
+
+    Attributes:
+        classes: in the order of the probabilities.
+        image_size: side of the input square, in pixels.
+        fit: how pictures are resized to squares.
+        depth: which values of pictures of more than 8 bits become black and white.
+        temperature: divisor of the logits that has calibrated the probabilities; above 0.
+        unsure_below: answers with a lower probability are unsure.
+    """
+
+    classes: tuple[str, ...]
+    image_size: int
+    fit: Fit
+    depth: BitDepth
+    temperature: float
+    unsure_below: float
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str]) -> "Description":
+        """From the metadata of a file, as `export` writes them.
+
+        Raises:
+            ValueError: a value is missing, of another kind, or out of its range.
+        """
+        needed = ("classes", "image_size", "fit", "temperature", "unsure_below")
+        missing = [key for key in needed if key not in metadata]
+        if missing or not all(isinstance(each, str) for each in metadata.values()):
+            raise ValueError(f"its metadata have no {missing[0] if missing else 'texts only'}")
+        classes = _json(metadata, "classes")
+        if not (isinstance(classes, list) and {type(each) for each in classes} == {str}):
+            raise ValueError("classes in its metadata are no list of names")
+        if not 1 <= len(classes) <= _MOST_CLASSES or len(set(classes)) < len(classes):
+            raise ValueError(f"classes in its metadata are not 1 to {_MOST_CLASSES:,} other names")
+        if metadata["fit"] not in get_args(Fit):
+            raise ValueError(f"fit in its metadata is none of {', '.join(get_args(Fit))}")
+        return cls(
+            classes=tuple(classes),
+            image_size=int(_number(metadata, "image_size", 1, _MOST_SIDE)),
+            fit=metadata["fit"],  # type: ignore[arg-type]  # as was checked
+            # Unknown in files of earlier versions.
+            depth=BitDepth.from_dict(_json(metadata, "depth") if "depth" in metadata else {}),
+            temperature=_number(metadata, "temperature", 1e-3, 1e3),
+            unsure_below=_number(metadata, "unsure_below", 0, 1.001),
+        )
+
+
+def _json(metadata: Mapping[str, str], key: str) -> Any:
+    try:
+        return json.loads(metadata[key])
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError(f"{key} in its metadata is no JSON") from None
+
+
+def _number(metadata: Mapping[str, str], key: str, low: float, high: float) -> float:
+    try:
+        value = float(metadata[key])
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:  # nor is "not a number"
+        raise ValueError(
+            f"{key} in its metadata is {metadata[key][:40]!r}, not {low:g} to {high:g}"
+        )
+    return value
+
+
+class ExportedClassifier(Classifier):
+    """A classifier from an exported file.
+
+    It has no measure of how much a picture is unlike the training pictures, and no Keras model.
+
+    Attributes:
+        path: of the file.
+        runtime: what answers, with its version.
+    """
+
+    def __init__(self, path: Path):
+        """Check a file, load it, and let it answer once."""
+        self.path = path
+        self._answers = _Answers(path)
+        described = self._answers.description
+        uncertainty = Uncertainty(described.temperature, described.unsure_below)
+        super().__init__(
+            *(path.parent, described.classes, described.image_size, described.fit),
+            *(uncertainty, described.depth),
+        )
+
+    @property
+    def runtime(self) -> str:
+        """What answers, with its version."""
+        return self._answers.runtime
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path: the file is read again."""
+        return ExportedClassifier, (self.path,)
+
+    @property
+    def _network(self) -> "_Answers":
+        return self._answers
+
+    @property
+    def model(self) -> "keras.Model":
+        """There is none.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{self.path} is an export, which has no Keras model. Load its run.")
+
+    def _prediction(
+        self, outputs: ModelOutputs, index: int, top: int, *, path: Path | None, raw: bool
+    ) -> Prediction:
+        found = super()._prediction(outputs, index, top, path=path, raw=raw)
+        return replace(found, unlike=None)
+
+
+class _Answers:
+    """A network that another process computes; see `answering`.
+
+    Attributes:
+        description: of the file.
+        runtime: what computes it, with its version.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._asking = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        command, environment = machine.own_program("efftune.delivery.answering", str(self._path))
+        self._process = subprocess.Popen(  # noqa: S603  (our own module)
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        self._begun_in = os.getpid()
+        self._end = weakref.finalize(self, _ended, self._process, self._begun_in)
+        seconds = _SECONDS + self._path.stat().st_size / _BYTES_PER_SECOND
+        try:
+            self.description = Description.of(self._told(seconds)["metadata"])
+            told = self._told(seconds)
+        except ValueError as error:
+            raise self._unusable(str(error)) from None
+        self.runtime = str(told["runtime"])
+        size = self.description.image_size
+        self._part = max(1, _PART_PIXELS // size**2) if told["takes_any"] else 1
+        self._ask(np.zeros((1, size, size, 3), np.uint8))
+
+    def run(
+        self,
+        items: Iterable[Item],
+        load: Callable[[Item], Pixels | None],
+        deliver: Callable[[Item, int, list[Any]], None],
+        *,
+        views: int = 1,
+    ) -> None:
+        """See `engine.Network`; all views of a picture go into one request."""
+        waiting: list[tuple[Item, int, Pixels]] = []
+
+        def flush() -> None:
+            rows = self._ask(np.stack([view for _, _, view in waiting]))
+            for (item, number, _), row in zip(waiting, rows, strict=True):
+                deliver(item, number, [row])
+            waiting.clear()
+
+        window = engine.window(views, self.description.image_size)
+        for item, pixels in engine.loaded(items, load, window):
+            for number, view in enumerate(() if pixels is None else pixels):
+                waiting.append((item, number, view))
+                if len(waiting) >= self._part:
+                    flush()
+        if waiting:
+            flush()
+
+    def prepare(self) -> None:
+        """See `engine.Network`: it is loaded already."""
+
+    def _ask(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Probabilities of pictures, float32 (pictures, classes)."""
+        if self._begun_in != os.getpid():  # forked: the other process asks the one that it began
+            self._asking = threading.Lock()
+            self._begin()
+        with self._asking:
+            side = answering.SIDE.pack(pixels.shape[1])
+            message = self._exchanged(_SECONDS, side, pixels.tobytes())
+        classes = len(self.description.classes)
+        if len(message) != 4 * len(pixels) * classes:
+            self._raise_if_told(message)
+            raise self._unusable(f"it gives other than {classes:,} values, one for each class")
+        rows = np.frombuffer(message, np.float32).reshape(len(pixels), classes)
+        if not (np.abs(rows.sum(axis=1) - 1) < 0.05).all() or rows.min() < 0:
+            raise self._unusable("what it gives are no probabilities")
+        return rows
+
+    def _told(self, seconds: float) -> dict[str, Any]:
+        message = self._exchanged(seconds)
+        self._raise_if_told(message)
+        return dict(json.loads(message))
+
+    def _raise_if_told(self, message: bytes) -> None:
+        """Raise what the process says instead of an answer."""
+        if message.startswith(b'{"error": '):
+            raise self._unusable(str(json.loads(message)["error"]))
+
+    def _exchanged(self, seconds: float, *parts: bytes) -> bytes:
+        """Send a message, if there is one, and receive the next."""
+        process, is_late = self._process, threading.Event()
+        assert process.stdin is not None and process.stdout is not None  # noqa: S101
+
+        def stop() -> None:
+            is_late.set()
+            process.kill()
+
+        timer = Timer(seconds, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            if parts:
+                answering.send(process.stdin, *parts)  # type: ignore[arg-type]
+            return answering.receive(process.stdout)  # type: ignore[arg-type]
+        except (EOFError, OSError):
+            self._end()
+            reason = f"its runtime crashes on it (exit status {process.returncode})"
+            if is_late.is_set():
+                reason = f"its runtime takes more than {seconds:.0f} seconds for it"
+            raise self._unusable(reason) from None
+        finally:
+            timer.cancel()
+
+    def _unusable(self, reason: str) -> DataError:
+        self._end()
+        return DataError(f"{self._path} cannot be used: {reason.removesuffix('.')}. {_AGAIN}")
+
+
+def _ended(process: "subprocess.Popen[bytes]", begun_in: int) -> None:
+    """End a process that answers, and wait for it; not that of a parent."""
+    if os.getpid() == begun_in:
+        process.kill()
+        process.communicate()

@@ -17,6 +17,7 @@ from efftune.errors import DataError, UsageError, unknown_name
 from efftune.model import catalogue
 from efftune.model.classifier import Classifier
 from efftune.recipe.recipe import Recipe
+from efftune.report import model_card
 from efftune.system import files
 
 LABELS_FILE = "labels.txt"
@@ -158,7 +159,8 @@ def export(
     Args:
         run: whose classifier.
         name: of the format, as in `FORMATS`.
-        folder: for the file, its labels and its receipt; an export that is there is replaced.
+        folder: for the file, its labels, its receipt and its model card; an export that is there
+            is replaced.
         batch: how many pictures each call takes, 1, or any number if None.
         on_progress: called with the number of pictures judged and their total.
 
@@ -180,6 +182,7 @@ def export(
             files.write(partial / LABELS_FILE, labels)
             text = json.dumps(made.to_dict(), indent=1, ensure_ascii=False)
             files.write(partial / receipts.FILE, text + "\n")
+            model_card.write(run.classifier.folder, partial, receipt=made.to_dict())
     except OSError as error:
         place = f"Cannot write to {folder}: {error.strerror or error}."
         full = files.disk_full(error, folder)
@@ -206,21 +209,12 @@ def _metadata(run: Exportable) -> dict[str, str]:
         "fit": str(classifier.fit),
         "output": "calibrated probabilities, float32 (batch, classes)",
     }
-    if licence := _licence(model, run.recipe.backbone.weights):
+    if licence := catalogue.licence(model, run.recipe.backbone.weights):
         known["licence"] = licence
     if classifier.uncertainty is not None:
         known["unsure_below"] = repr(classifier.uncertainty.unsure_below)  # may be just above 1
         known["temperature"] = f"{classifier.uncertainty.temperature:.6f}"
     return {key: value.encode("ascii", "backslashreplace").decode() for key, value in known.items()}
-
-
-def _licence(model: Mapping[str, Any], weights: str | None) -> str:
-    """Of published weights; empty if training began with others, or with none."""
-    entry = catalogue.model(model["name"])
-    published = {each.name for each in (entry.weights, *entry.others)}
-    if model["weights"] == "none" or weights not in published:
-        return ""
-    return entry.with_weights(weights).licence
 
 
 def _require_alike(made: Receipt, run: Exportable) -> None:

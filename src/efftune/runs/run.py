@@ -27,7 +27,7 @@ from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
 from efftune.recipe.recipe import Recipe
 from efftune.recipe.settings import read_choices
-from efftune.report import comparison_plot, explanation_images, notebook, report, review
+from efftune.report import comparison_plot, explanation_images, model_card, notebook, report, review
 from efftune.report.explanation_images import ExplanationFile
 from efftune.runs import loading
 from efftune.system import files
@@ -98,7 +98,7 @@ class Run:
         }
 
     def report(self) -> Path:
-        """Write `report.html` again from the files in the run folder.
+        """Write `report.html` and `MODEL_CARD.md` again from the files in the run folder.
 
         Returns:
             The path of the page.
@@ -106,6 +106,7 @@ class Run:
         Raises:
             DataError: a file that the report needs is missing or damaged.
         """
+        model_card.write(self.folder)
         return report.write(self.folder)
 
     def review(self) -> Path:

@@ -1,4 +1,4 @@
-"""Finished runs, read from their folders: evaluate, report, review, explain, export, compare."""
+"""Finished runs, read from their folders: evaluate, report, review, explain, export, push."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,19 +15,20 @@ from efftune.data.relabelling import LABELS_FILE, Decision
 from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
 from efftune.delivery import export as exports
+from efftune.delivery import hub, hub_push
 from efftune.delivery import photos as run_photos
 from efftune.delivery.export import Export, Exportable
+from efftune.delivery.hub_push import Pushed
 from efftune.delivery.receipt import Originals
 from efftune.errors import DataError, UsageError, unknown_name
-from efftune.evaluation import comparison, metrics, suspects
-from efftune.evaluation.comparison import ComparedRun, Comparison
+from efftune.evaluation import metrics, suspects
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
 from efftune.recipe.recipe import Recipe
 from efftune.recipe.settings import read_choices
-from efftune.report import comparison_plot, explanation_images, model_card, notebook, report, review
+from efftune.report import explanation_images, model_card, notebook, report, review
 from efftune.report.explanation_images import ExplanationFile
 from efftune.runs import loading
 from efftune.system import files
@@ -107,6 +108,7 @@ class Run:
             DataError: a file that the report needs is missing or damaged.
         """
         model_card.write(self.folder)
+        loading.require_pictures(self.folder, self.record)
         return report.write(self.folder)
 
     def review(self) -> Path:
@@ -118,6 +120,7 @@ class Run:
         Raises:
             DataError: the run has no suspect labels, or a file is missing or damaged.
         """
+        loading.require_pictures(self.folder, self.record)
         return review.write(self.folder)
 
     def accept(self, count: int) -> Path:
@@ -135,6 +138,7 @@ class Run:
         """
         if count < 1:
             raise UsageError(f"Accept 1 suggestion or more. Received: {count}.")
+        loading.require_pictures(self.folder, self.record)
         path = self.folder / LABELS_FILE
         decisions = relabelling.read(path) if path.exists() else {}
         for each in suspects.read(self.folder)[:count]:
@@ -202,6 +206,7 @@ class Run:
             DataError: the pictures have changed, or a file answers otherwise than the classifier;
                 such a file is not kept.
         """
+        loading.require_pictures(self.folder, self.record)
         names = [formats] if isinstance(formats, str) else list(dict.fromkeys(formats))
         into = self.folder / "exports" if into is None else files.user_path(into)
         exports.require_possible(names, into)
@@ -219,6 +224,38 @@ class Run:
                 exports.export(run, name, into / name, batch, partial(show, f"export {name}"))
                 for name in names
             ]
+
+    def push(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        with_report: bool = False,
+        on_progress: OnProgress = "auto",
+    ) -> Pushed:
+        """Put this run on the Hugging Face Hub, for `load_from_hub`.
+
+        Neither pictures nor their names are put there, nor any path of this machine.
+
+        Args:
+            repository: `hf:USER/NAME`; made if there is none.
+            private: only those may see it whom its owner allows.
+            with_report: also what the report shows: names of pictures, small ones, predictions.
+            on_progress: as for `train`.
+
+        Raises:
+            UsageError: the package huggingface_hub is not installed, there is no token, access is
+                refused, or the repository holds something else.
+            DataError: a file of the run is missing or was modified, or the Hub cannot be reached.
+        """
+        repo = hub.repository(repository)
+        hub.require_installed()
+        loading.load(self.folder)  # for its checksums
+        if with_report:
+            loading.require_pictures(self.folder, self.record)
+        told = {"private": private, "with_report": with_report}
+        with showing(on_progress) as show:
+            return hub_push.push(self.folder, self.recipe, repo, partial(show, "push"), **told)
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -278,34 +315,6 @@ class Run:
                 f"{examples.source} has pictures of {unknown[0]!r}, a class that {self.folder} "
                 f"was not trained on. Its classes are: {', '.join(names)}."
             )
-
-
-def compare(
-    runs: Sequence[str | Path | Run], split: str = "test", *, out: str | Path | None = None
-) -> Comparison:
-    """Compare runs on the pictures that all of them were evaluated on.
-
-    Args:
-        runs: two or more runs or run folders; the first is the baseline for the others.
-        split: `test` or `val`.
-        out: the path of a PNG to write, accuracy against training seconds.
-
-    Raises:
-        UsageError: fewer than two runs, a missing folder or an unknown split.
-        DataError: a folder is not a finished run, or the runs have no picture in common.
-    """
-    loaded = [each if isinstance(each, Run) else Run.load(each) for each in runs]
-    summaries = [(each.folder, each.summary) for each in loaded]
-    result = comparison.compare(
-        [
-            ComparedRun(folder, summary["model"], summary["recipe"], summary["seconds"])
-            for folder, summary in summaries
-        ],
-        split,
-    )
-    if out is not None:
-        comparison_plot.draw(result, files.user_path(out))
-    return result
 
 
 def _rows_of_split(examples: Examples, split: str | None) -> tuple[Example, ...]:

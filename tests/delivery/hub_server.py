@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         self.refuse(404, "no such route")
 
-    do_GET = do_HEAD = do_POST = do_PUT = _any
+    do_GET = do_HEAD = do_POST = do_PUT = _any  # noqa: N815  (names that the library calls)
 
     def send(self, code: int, content: bytes, **headers: str) -> None:
         self.send_response(code)
@@ -141,7 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.may_write():
             return
         if name in self.server.repositories:
-            self.refuse(409, "You already created this model repo")
+            message = "You already created this model repo"
+            values = {"error": message, "url": f"{self.server.url}/{name}"}
+            self.send(409, json.dumps(values).encode(), X_Error_Message=message)
             return
         self.server.add(name, private=asked.get("visibility") == "private")
         self.answer({"url": f"{self.server.url}/{name}"})
@@ -172,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
             siblings.append(sibling)
         self.answer({"id": repo, "sha": commit, "private": found.private, "siblings": siblings})
 
-    def preupload(self, repo: str, revision: str) -> None:
+    def preupload(self, repo: str, **_: str) -> None:
         found = self.opened(repo)
         if found is None or not self.may_write():
             return
@@ -203,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.blobs[oid] = self.body
         self.send(200, b"")
 
-    def commit(self, repo: str, revision: str) -> None:
+    def commit(self, repo: str, **_: str) -> None:
         found = self.opened(repo)
         if found is None or not self.may_write():
             return
@@ -235,7 +237,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path.endswith(LARGE):
             sha256 = hashlib.sha256(content).hexdigest()
             headers |= {"X_Linked_Etag": f'"{sha256}"', "X_Linked_Size": str(len(content))}
-            self.send(302, b"", Location=f"{self.server.url}/cdn/{sha256}/{path}", **headers)
+            place = self.server.url.replace("127.0.0.1", "localhost")  # another host, as there
+            self.send(302, b"", Location=f"{place}/cdn/{sha256}/{path}", **headers)
             return
         content = self.server.damage.get(path, content)
         self.send(200, content, ETag=f'"{git_sha1(content)}"', **headers)

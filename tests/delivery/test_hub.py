@@ -1,11 +1,14 @@
+import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import huggingface_hub
@@ -31,7 +34,7 @@ def server(monkeypatch, tmp_path):
     """The Hub's own client, told to use a server on this machine."""
     made = Hub()
     monkeypatch.setenv("HF_TOKEN", WRITES)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", template.replace(constants.ENDPOINT, made.url)
@@ -256,7 +259,7 @@ def test_without_the_extra_it_is_told_how_to_install_it(finished_run, monkeypatc
 
 def test_without_a_token_nothing_is_sent(server, finished_run, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UsageError, match="no token.*hf auth login.*HF_TOKEN"):
+    with pytest.raises(UsageError, match=r"no token.*hf auth login.*HF_TOKEN"):
         finished_run.push(NAME)
     assert not server.requests
 
@@ -296,7 +299,7 @@ def test_commit_of_another_meanwhile_is_told(server, pushed, finished_run):
     def commits(handler):
         server.answers.clear()
         replaced(pushed, "notes.md", b"x", in_manifest=False)
-        handler.preupload(REPO, "main")
+        handler.preupload(REPO)
 
     replaced(pushed, "history.csv", b"x")
     server.answers["/preupload/"] = commits
@@ -321,11 +324,6 @@ def test_offline_mode_is_told(server, monkeypatch):
 
 def cut(handler):
     """Half of a file, and then nothing more."""
-    if handler.command == "HEAD":
-        handler.server.answers.clear()
-        handler._any()
-        handler.server.answers["/cdn/"] = cut
-        return
     handler.send_response(200)
     handler.send_header("Content-Length", "1000000")
     handler.end_headers()
@@ -343,20 +341,32 @@ def test_half_a_download_is_no_run(server, pushed, tmp_path, monkeypatch):
 
 
 def endless(handler):
-    """A file without a length, which does not end."""
+    """A file without a length, of 64 MiB."""
     handler.send_response(200)
     handler.send_header("Transfer-Encoding", "chunked")
     handler.end_headers()
     handler.close_connection = True
-    while True:
+    for _ in range(64):  # so many that none of the files of the tests is as large
         handler.wfile.write(b"100000\r\n" + b"x" * 2**20 + b"\r\n")
 
 
-def test_file_that_does_not_end_is_broken_off(server, pushed, tmp_path):
+def test_file_that_goes_on_is_broken_off(server, pushed, tmp_path):
     server.answers["/cdn/"] = endless
-    with pytest.raises(DataError, match="is larger than the [0-9,]+ bytes that it should have"):
+    with pytest.raises(DataError, match=r"is larger than the [0-9,]+ bytes that it should have"):
         efftune.load_from_hub(NAME)
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_archive_that_unpacks_to_too_much_is_refused(server, pushed, monkeypatch):
+    monkeypatch.setattr(hub_files, "MOST_BYTES", 40 * 2**20)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("references.npy", bytes(41 * 2**20))
+    content = stream.getvalue()
+    replaced(pushed, "uncertainty.npz", content)
+    server.blobs[hashlib.sha256(content).hexdigest()] = content
+    with pytest.raises(DataError, match=r"uncertainty\.npz unpacks to 42,991,616 bytes"):
+        efftune.load_from_hub(NAME)
 
 
 @pytest.mark.parametrize("name", ["model.keras", "evaluation.json"])
@@ -477,7 +487,7 @@ def test_folder_that_exists_is_kept(server, pushed, tmp_path):
         efftune.load_from_hub(NAME, "mine")
     assert [each.name for each in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="Cannot write to file/run: .*--into"):
+    with pytest.raises(UsageError, match=r"Cannot write to file/run: .*--into"):
         efftune.load_from_hub(NAME, "file/run")
     assert not server.requests
 
@@ -494,7 +504,7 @@ def test_full_disk_is_told_before_and_after(server, pushed, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.file_download.http_get", full)
-        with pytest.raises(DiskFull, match="cannot be written: [0-9,]+ are free"):
+        with pytest.raises(DiskFull, match=r"cannot be written: [0-9,]+ are free"):
             efftune.load_from_hub(NAME)
     assert not list((tmp_path / "runs").iterdir())
 
@@ -509,26 +519,36 @@ def test_push_that_is_broken_off_leaves_what_was_there(server, pushed, finished_
     assert pushed.head == before
 
 
-def commands():
-    page = (Path(__file__).parents[2] / "docs" / "hub.md").read_text(encoding="utf-8")
-    return [
-        line
-        for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-        for line in block.splitlines()
-    ]
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
-def test_every_command_of_the_page_runs(server, finished_run, efftune_command, tmp_path):
+def documentation():
+    return (Path(__file__).parents[2] / "docs" / "hub.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["documentation", "card"])
+def test_every_command_and_line_runs(server, finished_run, efftune_command, tmp_path, page):
     shutil.copytree(finished_run.folder, tmp_path / "runs" / "photos-lite0-1")
     square((200, 50, 40), seed=1).save(tmp_path / "photo.jpg")
-    lines = commands()
-    assert len(lines) >= 5
+    text = documentation()
+    if page == "card":
+        finished_run.push(NAME)
+        text = server.repositories[REPO].content["README.md"].decode()
+    lines = "".join(blocks(text, "sh")).splitlines()
+    assert len(lines) >= 3
+    (code,) = blocks(text, "python")
     for line in lines:
-        program, *arguments = line.partition("  #")[0].split()
+        program, *arguments = line.split()
         assert program == "efftune", line
         done = efftune_command(*arguments)
         assert done.returncode == 0, (line, done.stderr)
         assert done.stdout
+    if page == "card":
+        shutil.rmtree("runs/squares")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})
+    assert "red" in printed.getvalue()
 
 
 def test_commands_print_json(server, finished_run, efftune_command):

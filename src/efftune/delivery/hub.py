@@ -122,10 +122,17 @@ def _told(error: Exception, repo: str, endpoint: str) -> Exception:
             return _refused(int(status), each, repo, host)
     if "Consistency check failed" in str(error):
         return DataError(f"The download of {repo} broke off. Try again.")
-    return DataError(
-        f"{host} cannot be reached, or broke off: {_line(causes[-1])} Connect to the network, and "
-        "try again."
-    )
+    if any(_is_of_network(each) for each in causes):
+        return DataError(
+            f"{host} cannot be reached, or broke off: {_line(causes[-1])} Connect to the network, "
+            "and try again."
+        )
+    return DataError(f"{host} does not do for {repo} what it should: {_line(error)}")
+
+
+def _is_of_network(error: BaseException) -> bool:
+    """Whether an error is one of connections: of the system, or of the HTTP client's own."""
+    return isinstance(error, ConnectionError) or type(error).__module__.startswith("http")
 
 
 def _refused(status: int, error: BaseException, repo: str, host: str) -> EfftuneError:

@@ -5,6 +5,7 @@ such a file, and its size, its SHA-256 and the Hub's own checksum are right.
 """
 
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ def download(repo: str, folder: Path, on_progress: Callable[[int, int], None]) -
             told = partial(_told, on_progress, done, total)
             path = place.taken(name, entry.bytes, told)
             _require_same(path, name, entry, there[name])
+            _require_modest(path, name)
             done += entry.bytes
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes about its downloads
 
@@ -68,6 +70,7 @@ class _Place:
 
     def taken(self, name: str, most: int, on_bytes: Callable[[int], None]) -> Path:
         """The path of a file, downloaded; it is broken off where it is larger than `most`."""
+        expected = self._folder.resolve() / name
         path = self._api.hf_hub_download(
             self._repo,
             name,
@@ -75,9 +78,9 @@ class _Place:
             local_dir=self._folder,
             tqdm_class=_watching(name, most, on_bytes),
         )
-        if Path(path) != self._folder / name or Path(path).is_symlink():
+        if Path(path).resolve() != expected:
             raise DataError(f"{name} was written to another place, {path}.")
-        return Path(path)
+        return expected
 
 
 def _watching(name: str, most: int, on_bytes: Callable[[int], None]) -> Any:
@@ -147,3 +150,19 @@ def _require_same(path: Path, name: str, entry: Entry, there: "RepoSibling") -> 
         is_same = git_hash(path.read_bytes()) == there.blob_id
     if not is_same:
         raise DataError(f"{name} came damaged (its checksum differs). Try again.")
+
+
+def _require_modest(path: Path, name: str) -> None:
+    """Check that an archive, as model and features are, does not unpack to more than runs have.
+
+    Raises:
+        DataError: it does, or is damaged.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                size = sum(each.file_size for each in archive.infolist())
+            if size > hub_files.MOST_BYTES:
+                raise DataError(f"{name} unpacks to {size:,} bytes. It is refused.")
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{name} is damaged: {error}.") from None

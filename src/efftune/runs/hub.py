@@ -44,8 +44,7 @@ def load_from_hub(
     try:
         with files.folder_written_whole(folder) as new, showing(on_progress) as show:
             hub_load.download(repo, new, partial(show, "load"))
-            _require_run(repo, new)
-            _write_pages(new)
+            _finish(repo, new)
     except OSError as error:
         full = files.disk_full(error, folder)
         place = f"Cannot write to {folder}: {error.strerror or error}."
@@ -53,8 +52,8 @@ def load_from_hub(
     return Run.load(folder, device=device)
 
 
-def _require_run(repo: str, folder: Path) -> None:
-    """Check that what came is a whole run.
+def _finish(repo: str, folder: Path) -> None:
+    """Check that what came is a whole run, and write its card, and its report if that has come.
 
     Raises:
         DataError: it is none.
@@ -63,16 +62,11 @@ def _require_run(repo: str, folder: Path) -> None:
         if missing := [name for name in loading.record_of(folder)["files"] if ".." in name]:
             raise DataError(f"its run.json names {missing[0]}.")
         loading.load(folder)
-        Run.load(folder)
+        run = Run.load(folder)
+        if run.record.get("without_pictures"):
+            model_card.write(folder)
+        else:
+            run.report()
     except (DataError, UsageError) as error:
         reason = str(error).replace(f"{folder}/", "").replace(str(folder), repo)
         raise DataError(f"{repo} holds no whole run: {reason}") from None
-
-
-def _write_pages(folder: Path) -> None:
-    """The model card, and the report if what it shows has come."""
-    run = Run.load(folder)
-    if run.record.get("without_pictures"):
-        model_card.write(folder)
-    else:
-        run.report()

@@ -348,6 +348,7 @@ def endless(handler):
     handler.close_connection = True
     for _ in range(64):  # so many that none of the files of the tests is as large
         handler.wfile.write(b"100000\r\n" + b"x" * 2**20 + b"\r\n")
+    handler.wfile.write(b"0\r\n\r\n")
 
 
 def test_file_that_goes_on_is_broken_off(server, pushed, tmp_path):

@@ -34,6 +34,7 @@ FILES = {
     "suspects.csv",
     "thumbnails.json",
     "report.html",
+    "MODEL_CARD.md",
     *(f"plots/{name}.png" for name in ("accuracy", "confusion", "calibration", "learning_curve")),
     "model.keras",
     "openvino/model.xml",

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from efftune.recipe.recipe import Recipe
     from efftune.report.source_check import Check, check
     from efftune.run import demo, finish, plan, resume, search, train
+    from efftune.runs.comparing import compare
+    from efftune.runs.hub import load_from_hub
     from efftune.runs.loading import load
-    from efftune.runs.run import Run, compare
+    from efftune.runs.run import Run
     from efftune.training.planning import Plan
 
 __version__ = "0.1.0"
@@ -43,10 +45,11 @@ _HOMES = {
     "build": "model.architectures",
     "check": "report.source_check",
     "classify": "model.published",
-    "compare": "runs.run",
+    "compare": "runs.comparing",
     "demo": "run",
     "finish": "run",
     "load": "runs.loading",
+    "load_from_hub": "runs.hub",
     "models": "model.catalogue",
     "plan": "run",
     "resume": "run",
@@ -76,6 +79,7 @@ __all__ = [
     "demo",
     "finish",
     "load",
+    "load_from_hub",
     "models",
     "plan",
     "resume",

@@ -12,7 +12,6 @@ import openvino.opset13 as ops
 import pytest
 
 import efftune
-from efftune.delivery import export as exports
 from efftune.delivery import openvino_file
 from efftune.delivery import photos as run_photos
 from efftune.delivery.formats import FORMATS
@@ -254,15 +253,6 @@ def test_pictures_that_have_changed_are_left_out_and_named(run, tmp_path, source
         *("export", run.folder, "--format", "onnx", "--into", tmp_path / "out", "--photos", other)
     )
     assert f"gone or have changed: 1, such as {name}" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("weights", "began_with", "licence"),
-    [("imagenet", "sha256:1", "Apache-2.0"), ("imagenet", "none", ""), ("mine.h5", "sha256:2", "")],
-)
-def test_licence_is_that_of_the_weights_that_training_began_with(weights, began_with, licence):
-    model = {"name": "efficientnet-lite0", "weights": began_with}
-    assert exports._licence(model, weights) == licence
 
 
 def test_command(run, tmp_path, efftune_command):

@@ -33,3 +33,12 @@ def test_every_model_has_a_name_and_weights_of_its_own():
 def test_unknown_model_is_named_with_a_guess():
     with pytest.raises(UsageError, match="Did you mean 'efficientnet-lite0'"):
         catalogue.model("efficientnet-lite00")
+
+
+@pytest.mark.parametrize(
+    ("weights", "began_with", "licence"),
+    [("imagenet", "sha256:1", "Apache-2.0"), ("imagenet", "none", ""), ("mine.h5", "sha256:2", "")],
+)
+def test_licence_is_that_of_the_weights_that_training_began_with(weights, began_with, licence):
+    model = {"name": "efficientnet-lite0", "weights": began_with}
+    assert catalogue.licence(model, weights) == licence

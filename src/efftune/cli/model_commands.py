@@ -157,6 +157,35 @@ def export(
     export_tables.show_exports(exports, as_json=output.json)
 
 
+@command(app)
+def push(
+    run: options.RunArgument,
+    repository: options.Repository,
+    output: Output,
+    private: options.Private = False,
+    with_report: options.WithReport = False,
+) -> None:
+    """Put RUN on the Hugging Face Hub, without pictures, their names, or paths of this machine."""
+    from efftune.cli import hub_tables, progress_bars
+
+    finished = efftune.Run.load(run)
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
+        pushed = finished.push(
+            repository, private=private, with_report=with_report, on_progress=on_progress
+        )
+    hub_tables.show_pushed(pushed, as_json=output.json)
+
+
+@command(app)
+def load(repository: options.Repository, output: Output, into: options.LoadedFolder = None) -> None:
+    """Take a run from the Hugging Face Hub, and verify each of its files."""
+    from efftune.cli import hub_tables, progress_bars
+
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
+        run = efftune.load_from_hub(repository, into, on_progress=on_progress)
+    hub_tables.show_loaded(run, as_json=output.json)
+
+
 def _show_page(kind: str, page: Path, output: Output, *, open_: bool) -> None:
     typer.echo(json.dumps({kind: str(page)}) if output.json else page)
     if open_:

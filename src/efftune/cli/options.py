@@ -194,6 +194,28 @@ EXPORTING = {
     "runtime": (BrowserRuntime, None),
     "fetch": (FetchRuntime, False),
 }
+Repository = Annotated[
+    str,
+    typer.Argument(
+        help="A repository of the Hugging Face Hub: hf:USER/NAME.", metavar="REPOSITORY"
+    ),
+]
+
+Private = Annotated[
+    bool, typer.Option("--private", help="Only those may see it whom its owner allows.")
+]
+
+WithReport = Annotated[
+    bool,
+    typer.Option(
+        "--with-report",
+        help="Also what the report shows: names of pictures, small pictures, predictions.",
+    ),
+]
+
+LoadedFolder = Annotated[
+    Path | None, typer.Option("--into", help="The run folder to create. (default: runs/NAME)")
+]
 
 # For classify and models.
 PublishedModel = Annotated[

@@ -22,6 +22,7 @@ from efftune.errors import DataError, UsageError
 from efftune.model import catalogue
 from efftune.model.classifier import Classifier
 from efftune.recipe.recipe import Recipe
+from efftune.report import model_card
 from efftune.system import files
 
 LABELS_FILE = "labels.txt"
@@ -69,7 +70,7 @@ def export(run: Exportable, wish: Wish, on_progress: Callable[[int, int], None])
 
     Args:
         run: whose classifier.
-        wish: what is to be written, and where.
+        wish: what is to be written, and where, with its model card.
         on_progress: called with the number of pictures judged and their total.
 
     Raises:
@@ -83,6 +84,7 @@ def export(run: Exportable, wish: Wish, on_progress: Callable[[int, int], None])
             with _material(run, wish) as material:
                 name = wish.format.file if target is None else target.model_file(material)
                 made = _first_that_holds(run, wish, material, partial / name, on_progress)
+                made = replace(made, file=name)
                 if target is not None:
                     target.write(material, partial)
                     made = _in_application(made, run, target, (partial, name), on_progress)
@@ -90,6 +92,7 @@ def export(run: Exportable, wish: Wish, on_progress: Callable[[int, int], None])
                 files.write(partial / LABELS_FILE, material.labels_text)
             text = json.dumps(made.to_dict(), indent=1, ensure_ascii=False)
             files.write(partial / receipts.FILE, text + "\n")
+            model_card.write(run.classifier.folder, partial, receipt=made.to_dict())
     except OSError as error:
         place = f"Cannot write to {folder}: {error.strerror or error}."
         full = files.disk_full(error, folder)
@@ -201,21 +204,12 @@ def _metadata(run: Exportable) -> dict[str, str]:
         "depth": json.dumps(asdict(classifier.depth)),  # of pictures of more than 8 bits
         "output": "calibrated probabilities, float32 (batch, classes)",
     }
-    if licence := _licence(model, run.recipe.backbone.weights):
+    if licence := catalogue.licence(model, run.recipe.backbone.weights):
         known["licence"] = licence
     if classifier.uncertainty is not None:
         known["unsure_below"] = repr(classifier.uncertainty.unsure_below)  # may be just above 1
         known["temperature"] = f"{classifier.uncertainty.temperature:.6f}"
     return {key: value.encode("ascii", "backslashreplace").decode() for key, value in known.items()}
-
-
-def _licence(model: Mapping[str, Any], weights: str | None) -> str:
-    """Of published weights; empty if training began with others, or with none."""
-    entry = catalogue.model(model["name"])
-    published = {each.name for each in (entry.weights, *entry.others)}
-    if model["weights"] == "none" or weights not in published:
-        return ""
-    return entry.with_weights(weights).licence
 
 
 def _require_alike(made: Receipt, run: Exportable) -> None:

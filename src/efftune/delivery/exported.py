@@ -77,7 +77,12 @@ def _file(given: Path) -> Path:
             suffix = Path(name).suffix.lower()
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             name, suffix = "", ""
-        if suffix not in KINDS or Path(name).name != name:
+        if suffix == "" and (given / name / "saved_model.pb").is_file():
+            raise UsageError(
+                f"{given} is a SavedModel, which may hold any program: efftune does not load it. Give "
+                "the run, or another export of it."
+            )
+        if suffix not in KINDS or ".." in Path(name).parts or Path(name).is_absolute():
             raise DataError(f"{receipt} is damaged: it names no exported file. {_AGAIN}")
         path = given / name
     if not path.exists():

@@ -90,7 +90,7 @@ class Receipt:
 
     Attributes:
         format: of the file.
-        file: its name.
+        file: its path in the folder of the export.
         bytes: its size, with the files that belong to it.
         runtime: what answered, with its version.
         machine: where.

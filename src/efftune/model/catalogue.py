@@ -1,6 +1,8 @@
 """The table of models: size, cost, published accuracy and source of the weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from efftune.data.resizing import Resizing
 from efftune.errors import UsageError, unknown_name
@@ -93,6 +95,22 @@ def model(name: str) -> Model:
 def installed_models() -> str:
     """Names of the models whose weights are on this machine, separated by commas."""
     return ", ".join(entry.name for entry in MODELS if entry.weights.path) or "none"
+
+
+def licence(trained: Mapping[str, Any], weights: str | None) -> str:
+    """The licence of the published weights that a run began with.
+
+    Args:
+        trained: `model` of its `run.json`.
+        weights: as its recipe names them.
+
+    Returns:
+        Its SPDX identifier; empty if training began with other weights, or with none.
+    """
+    entry = model(trained["name"])
+    if trained["weights"] == "none" or weights not in {each.name for each in entry.published}:
+        return ""
+    return entry.with_weights(str(weights)).licence
 
 
 def require_package(entry: Model) -> None:

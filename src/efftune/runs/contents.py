@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from efftune.data import inspection
-from efftune.data.examples import Examples
+from efftune.data.examples import SPLITS, Examples, Split
 from efftune.data.inspection import Finding
 from efftune.data.relabelling import LABELS_FILE
 from efftune.evaluation import predictions, suspects
@@ -176,11 +176,17 @@ class RunContents:
             "precision": self.plan.precision,
         }
 
+    def _class_counts(self, split: Split) -> list[int]:
+        """The number of usable pictures of each class in a split."""
+        counts = Counter(row.label for row in self.examples.of(split))
+        return [counts[name] for name in self.examples.class_names]
+
     def _data_record(self) -> dict[str, Any]:
         examples = self.examples
         return {
             "fingerprint": examples.fingerprint,
             "pictures": examples.counts,
+            "classes": {split: self._class_counts(split) for split in SPLITS},
             "val_is_test": examples.val_is_test,
             "set_aside": len(examples.set_aside),
             "findings": Counter(each.kind for each in self.findings if each.is_problem),

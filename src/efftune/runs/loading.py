@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def load(
         path = folder / saving.UNCERTAINTY_FILE_BEFORE
     uncertainty = Uncertainty.read(path)
     if max_error is not None:
+        require_pictures(folder, record)
         share = Recipe().changed(max_error=max_error).evaluation.max_error
         confidences, correct = predictions.confidences(folder, "val")
         threshold = uncertainties.confidence_threshold(confidences, correct, share)
@@ -77,6 +79,19 @@ def load(
     classifier = Classifier(folder, names, model["image_size"], model["fit"], uncertainty, depth)
     classifier.device = devices.for_prediction(device)
     return classifier
+
+
+def require_pictures(folder: Path, record: Mapping[str, Any]) -> None:
+    """Check that a run has what is known of its pictures: their names, labels and predictions.
+
+    Raises:
+        UsageError: it came from the Hub, where it was put without that.
+    """
+    if record.get("without_pictures"):
+        raise UsageError(
+            f"{folder} came from the Hub without what is known of its pictures, which this needs. "
+            "Whoever has the run can push it --with-report."
+        )
 
 
 def _of_export(path: Path, max_error: float | str | None, device: str) -> Classifier:

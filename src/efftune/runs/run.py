@@ -1,4 +1,4 @@
-"""Finished runs, read from their folders: evaluate, report, review, explain, export, compare."""
+"""Finished runs, read from their folders: evaluate, report, review, explain, export, push."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,21 +12,21 @@ from efftune.data.examples import Examples
 from efftune.data.relabelling import LABELS_FILE, Decision
 from efftune.data.sources.table_columns import Columns
 from efftune.delivery import export as exports
+from efftune.delivery import hub, hub_push, wishes
 from efftune.delivery import photos as run_photos
-from efftune.delivery import wishes
 from efftune.delivery.export import Export, Exportable
+from efftune.delivery.hub_push import Pushed
 from efftune.delivery.receipt import Originals
 from efftune.delivery.wishes import ExportOptions
 from efftune.errors import DataError, UsageError
-from efftune.evaluation import comparison, other_pictures, suspects
-from efftune.evaluation.comparison import ComparedRun, Comparison
+from efftune.evaluation import other_pictures, suspects
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
 from efftune.recipe.recipe import Recipe
 from efftune.recipe.settings import read_choices
-from efftune.report import comparison_plot, explanation_images, notebook, report, review
+from efftune.report import explanation_images, model_card, notebook, report, review
 from efftune.report.explanation_images import ExplanationFile
 from efftune.runs import loading
 from efftune.system import files
@@ -97,7 +97,7 @@ class Run:
         }
 
     def report(self) -> Path:
-        """Write `report.html` again from the files in the run folder.
+        """Write `report.html` and `MODEL_CARD.md` again from the files in the run folder.
 
         Returns:
             The path of the page.
@@ -105,6 +105,8 @@ class Run:
         Raises:
             DataError: a file that the report needs is missing or damaged.
         """
+        model_card.write(self.folder)
+        loading.require_pictures(self.folder, self.record)
         return report.write(self.folder)
 
     def review(self) -> Path:
@@ -116,6 +118,7 @@ class Run:
         Raises:
             DataError: the run has no suspect labels, or a file is missing or damaged.
         """
+        loading.require_pictures(self.folder, self.record)
         return review.write(self.folder)
 
     def accept(self, count: int) -> Path:
@@ -133,6 +136,7 @@ class Run:
         """
         if count < 1:
             raise UsageError(f"Accept 1 suggestion or more. Received: {count}.")
+        loading.require_pictures(self.folder, self.record)
         path = self.folder / LABELS_FILE
         decisions = relabelling.read(path) if path.exists() else {}
         for each in suspects.read(self.folder)[:count]:
@@ -208,6 +212,7 @@ class Run:
             DataError: the pictures have changed, or a file answers otherwise than the classifier;
                 such a file is not kept.
         """
+        loading.require_pictures(self.folder, self.record)
         into = self.folder / "exports" if into is None else files.user_path(into)
         with showing(on_progress) as show:
             wished = wishes.read(names, into, options, show)
@@ -224,6 +229,38 @@ class Run:
             return [
                 exports.export(run, wish, partial(show, f"export {wish.name}")) for wish in wished
             ]
+
+    def push(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        with_report: bool = False,
+        on_progress: OnProgress = "auto",
+    ) -> Pushed:
+        """Put this run on the Hugging Face Hub, for `load_from_hub`.
+
+        Neither pictures nor their names are put there, nor any path of this machine.
+
+        Args:
+            repository: `hf:USER/NAME`; made if there is none.
+            private: only those may see it whom its owner allows.
+            with_report: also what the report shows: names of pictures, small ones, predictions.
+            on_progress: as for `train`.
+
+        Raises:
+            UsageError: the package huggingface_hub is not installed, there is no token, access is
+                refused, or the repository holds something else.
+            DataError: a file of the run is missing or was modified, or the Hub cannot be reached.
+        """
+        repo = hub.repository(repository)
+        hub.require_installed()
+        loading.load(self.folder)  # for its checksums
+        if with_report:
+            loading.require_pictures(self.folder, self.record)
+        told = {"private": private, "with_report": with_report}
+        with showing(on_progress) as show:
+            return hub_push.push(self.folder, self.recipe, repo, partial(show, "push"), **told)
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -263,31 +300,3 @@ class Run:
             return other_pictures.evaluate(
                 self.classifier, source, split, columns=columns, on_progress=show
             )
-
-
-def compare(
-    runs: Sequence[str | Path | Run], split: str = "test", *, out: str | Path | None = None
-) -> Comparison:
-    """Compare runs on the pictures that all of them were evaluated on.
-
-    Args:
-        runs: two or more runs or run folders; the first is the baseline for the others.
-        split: `test` or `val`.
-        out: the path of a PNG to write, accuracy against training seconds.
-
-    Raises:
-        UsageError: fewer than two runs, a missing folder or an unknown split.
-        DataError: a folder is not a finished run, or the runs have no picture in common.
-    """
-    loaded = [each if isinstance(each, Run) else Run.load(each) for each in runs]
-    summaries = [(each.folder, each.summary) for each in loaded]
-    result = comparison.compare(
-        [
-            ComparedRun(folder, summary["model"], summary["recipe"], summary["seconds"])
-            for folder, summary in summaries
-        ],
-        split,
-    )
-    if out is not None:
-        comparison_plot.draw(result, files.user_path(out))
-    return result

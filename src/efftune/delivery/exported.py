@@ -79,8 +79,8 @@ def _file(given: Path) -> Path:
             name, suffix = "", ""
         if suffix == "" and (given / name / "saved_model.pb").is_file():
             raise UsageError(
-                f"{given} is a SavedModel, which may hold any program: efftune does not load it. Give "
-                "the run, or another export of it."
+                f"{given} is a SavedModel, which may hold any program: efftune does not load it. "
+                "Give the run, or another export of it."
             )
         if suffix not in KINDS or ".." in Path(name).parts or Path(name).is_absolute():
             raise DataError(f"{receipt} is damaged: it names no exported file. {_AGAIN}")

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NAME ?= against_keras_example
 
-.PHONY: install demo test test-all test-jax lint docs bench lock clean
+.PHONY: install demo test test-all exports test-jax lint docs bench lock clean
 
 install: $(INSTALLED)
 
@@ -27,6 +27,11 @@ test: $(INSTALLED)
 # demo, by the wheel installed alone.
 test-all: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist worksteal -m "(variant or long or shared) and not (slow or torch)"
+
+# Exported files in the applications that they are for, in Chromium and in environments of their own:
+# needs the clothing photos, Chromium, npm and the package index.
+exports: $(INSTALLED)
+	$(BIN)/pytest -m exports
 
 # The parts that train, under another backend, with the smallest variant of each family.
 test-jax: $(INSTALLED)

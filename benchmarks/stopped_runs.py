@@ -223,6 +223,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{machine.machine()}\n{machine.versions()}\n")
     random.seed(arguments.seed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # scripts' background jobs ignore it
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         make_pictures(place / "photos")

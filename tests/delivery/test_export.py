@@ -52,7 +52,7 @@ def test_export_is_proved_on_the_run_s_pictures(run, tmp_path, name):
         assert score["p"] == 1
     assert stored["same_pixels"][1]["accuracy"] == run.evaluation.test.accuracy
     written = [each for each in folder.rglob("*") if each.is_file()]
-    beside = {"labels.txt", "receipt.json"}
+    beside = {"labels.txt", "receipt.json", "MODEL_CARD.md"}
     assert stored["bytes"] == sum(
         each.stat().st_size for each in written if each.name not in beside
     )

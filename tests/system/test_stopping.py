@@ -94,6 +94,18 @@ with stopping.deferred() as stop:
     assert printed(body) == ["True", "handled", "on"]
 
 
+def test_signal_that_the_process_ignores_does_not_stop_it():
+    body = """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+with stopping.deferred() as stop:
+    signal.raise_signal(signal.SIGINT)
+    print(stop.requested)
+    signal.raise_signal(signal.SIGTERM)
+    print(stop.requested)
+"""
+    assert printed(body) == ["False", "True", "SystemExit"]
+
+
 def test_other_threads_are_left_alone():
     body = """
 def work():

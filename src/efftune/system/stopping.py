@@ -47,7 +47,9 @@ class Stop:
     def _watch(self) -> None:
         if threading.current_thread() is threading.main_thread():  # elsewhere, it is not allowed
             for number in _SIGNALS:
-                self._handlers[number] = signal.signal(number, self._handler)
+                # A script's background processes ignore Ctrl-C, which is for others then.
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._handler)
 
     def _request(self, number: int, _frame: FrameType | None) -> None:
         self.requested, self._number = True, number

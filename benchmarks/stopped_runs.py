@@ -143,7 +143,9 @@ def stop(command: Command, seconds: float, number: int) -> tuple[str, bool]:
         return where, True
     # A run that has not trained yet is removed: it goes on from the cache.
     told = where in ("before it began", "at its end") or "efftune resume" in errors
-    good = process.returncode in (0, CODES[number]) and took <= LONGEST and told
+    # Python itself handles no signals any more while it ends.
+    codes = (0, CODES[number], -number) if where == "at its end" else (CODES[number],)
+    good = process.returncode in codes and took <= LONGEST and told
     return f"{where} ({took:.1f} s, code {process.returncode})", good
 
 

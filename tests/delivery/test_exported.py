@@ -133,6 +133,7 @@ def test_evaluation_is_that_of_the_run(made, finished_run, source, efftune_comma
     assert table == efftune_command("evaluate", finished_run.folder, source).stdout
 
 
+@pytest.mark.long
 def test_pictures_of_more_bits_are_as_dark_as_for_the_run(tmp_path, source):
     for path in source.rglob("*.*"):
         target = tmp_path / "grey" / path.parent.name / f"{path.stem}.png"

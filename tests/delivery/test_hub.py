@@ -565,6 +565,7 @@ def test_commands_print_json(server, finished_run, efftune_command):
     assert (done.returncode, "already exists" in done.stderr) == (2, True)
 
 
+@pytest.mark.long
 def test_processes_of_their_own_use_the_environment(server, finished_run, tmp_path, source):
     """Nothing is changed in the client here: HF_ENDPOINT alone says where the Hub is."""
     environment = os.environ | {

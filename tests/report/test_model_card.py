@@ -168,7 +168,7 @@ NAMES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(names=NAMES)
 def test_hostile_names_break_neither_metadata_nor_tables(run, tmp_path_factory, names):
     folder = tmp_path_factory.mktemp("hostile") / "run"
@@ -263,9 +263,18 @@ def test_every_command_of_the_card_runs(finished_run, efftune_command, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "name", ["onnx", "openvino-f16", pytest.param("litert", marks=pytest.mark.long)]
+    "name",
+    [
+        *("onnx", "openvino-f16"),
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("litert", "litert-int8", "openvino-int8", "savedmodel")
+        ),
+    ],
 )
-@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize(
+    "fit", ["crop", *(pytest.param(fit, marks=pytest.mark.long) for fit in ("pad", "stretch"))]
+)
 def test_code_in_the_card_of_an_export_runs(finished_run, tmp_path, name, fit):
     run = efftune.Run.load(shutil.copytree(finished_run.folder, tmp_path / "run"))
     (made,) = run.export(name, tmp_path)

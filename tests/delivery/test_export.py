@@ -16,6 +16,7 @@ from efftune.delivery import openvino_file
 from efftune.delivery import photos as run_photos
 from efftune.delivery.formats import FORMATS
 from efftune.delivery.runtimes import Loaded
+from efftune.delivery.targets import TARGETS
 from efftune.model.engines import openvino_engine
 
 
@@ -134,6 +135,25 @@ def test_file_that_loses_accuracy_in_every_way_is_not_kept(run, tmp_path, monkey
     ):
         run.export("openvino-int8", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_exports_in_the_run_folder_are_in_its_report(run):
+    page = run.report().read_text(encoding="utf-8")
+    assert 'id="exports"' not in page
+    try:
+        run.export(["onnx", "python"])
+        (run.folder / "exports" / "other").mkdir()
+        (run.folder / "exports" / "other" / "receipt.json").write_text("{")
+        page = run.report().read_text(encoding="utf-8")
+        section = page.partition('id="exports"')[2].partition("</section>")[0]
+        assert "<bdi>onnx</bdi></th>" in section
+        assert "other" not in section
+        assert "100.0 %" in section.replace("\N{NO-BREAK SPACE}", " ")
+        assert TARGETS["python"].does in section
+        assert '<a href="#exports">' in page
+    finally:
+        shutil.rmtree(run.folder / "exports")
+        run.report()
 
 
 def test_drop_is_a_share(run, tmp_path):

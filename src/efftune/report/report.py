@@ -269,6 +269,34 @@ def _usage(stored: StoredRun) -> dict[str, Any]:
     return {"run": shlex.quote(folder), "literal": json.dumps(folder, ensure_ascii=False)}
 
 
+def _exports(stored: StoredRun) -> list[dict[str, Any]]:
+    """What the exports in the run folder came to."""
+    rows = []
+    for export, receipt in stored.receipts.items():
+        same, there = receipt["same_pixels"], receipt.get("its_pixels") or []
+        pictures = sum(score["pictures"] for score in same)
+        agreeing = sum(score["pictures"] * score["agreement"] for score in same)
+        tried = receipt.get("attempts") or []
+        rows.append(
+            {
+                "name": export,
+                "megabytes": receipt["bytes"] / 1e6,
+                "pictures": pictures,
+                "agreement": agreeing / pictures,
+                "gap": max(score["largest_gap"] for score in same),
+                "before": same[-1]["accuracy_before"],
+                "after": same[-1]["accuracy"],
+                "there": there[-1]["accuracy"] if there else None,
+                "application": receipt.get("application", ""),
+                "milliseconds": receipt["ms"],
+                "runtime": receipt["runtime"],
+                "given_up": [each["way"] for each in tried if not each["kept"]],
+                "way": tried[-1]["way"] if tried else "",
+            }
+        )
+    return rows
+
+
 def _data(stored: StoredRun) -> dict[str, Any]:
     """The test pictures, for the script that shows the pictures of a matrix cell."""
     number = {each: i for i, each in enumerate(stored.classes)}
@@ -308,6 +336,7 @@ _PARTS: tuple[tuple[str, str, Callable[[StoredRun], Any]], ...] = (
     ("contradictions", "findings.csv", _contradictions),
     ("calibration", "evaluation.json", _calibration),
     ("learning", "evaluation.json", _learning),
+    ("exports", "exports", _exports),
     ("usage", "run.json", _usage),
     ("data", "predictions.csv", _data),
 )

@@ -1,9 +1,11 @@
 """What the report shows of a run, read from its folder."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from efftune.errors import DataError
 from efftune.evaluation.predictions import OUT_OF_FOLD
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 from efftune.report import thumbnails
@@ -26,6 +28,7 @@ class StoredRun:
         suspects: rows of `suspects.csv`; None if the run has no such file.
         thumbnails: WebP in base64, by picture name.
         explained: pictures next to their heat maps, WebP in base64, by picture name.
+        receipts: of the exports in the folder, by their names.
     """
 
     folder: Path
@@ -39,6 +42,7 @@ class StoredRun:
     suspects: list[Row] | None
     thumbnails: dict[str, str]
     explained: dict[str, str]
+    receipts: dict[str, dict[str, Any]]
 
     @classmethod
     def read(cls, folder: Path) -> "StoredRun":
@@ -63,6 +67,7 @@ class StoredRun:
             suspects=_read_optional(folder / SUSPECTS_FILE),
             thumbnails=small,
             explained=explained,
+            receipts=_receipts(folder / "exports"),
         )
 
     def missing(self, part: str) -> dict[str, str]:
@@ -75,3 +80,14 @@ class StoredRun:
 
 def _read_optional(path: Path) -> list[Row] | None:
     return read_table(path) if path.exists() else None
+
+
+def _receipts(folder: Path) -> dict[str, dict[str, Any]]:
+    """What exports came to; of a damaged one, nothing, as it may be made again."""
+    found = {}
+    for path in sorted(folder.glob("*/receipt.json")):
+        with suppress(DataError):
+            receipt = read_json(path)
+            if isinstance(receipt, dict) and receipt.get("same_pixels"):
+                found[path.parent.name] = receipt
+    return found

@@ -226,9 +226,12 @@ class Run:
                 classifier, found.judged, found.missing, partial(show, "photos")
             )
             run = Exportable(self.record, self.recipe, originals, found.training)
-            return [
+            made = [
                 exports.export(run, wish, partial(show, f"export {wish.name}")) for wish in wished
             ]
+            if into == self.folder / "exports":
+                self.report()  # which shows their receipts
+            return made
 
     def push(
         self,

@@ -148,7 +148,7 @@ def test_exports_in_the_run_folder_are_in_its_report(run):
         section = page.partition('id="exports"')[2].partition("</section>")[0]
         assert "<bdi>onnx</bdi></th>" in section
         assert "other" not in section
-        assert section.count("<td>100.0") == 2
+        assert section.count("<td>100") >= 2
         assert TARGETS["python"].does in section
         assert '<a href="#exports">' in page
     finally:

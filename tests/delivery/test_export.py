@@ -127,6 +127,21 @@ def test_first_way_that_keeps_the_accuracy_is_taken(run, tmp_path, monkeypatch, 
     assert [each.way for each in made.receipt.attempts] == ["bad"]
 
 
+def test_way_that_cannot_be_written_is_passed_over(run, tmp_path, monkeypatch):
+    def failing(_material, _path):
+        raise efftune.DataError("it needs more memory")
+
+    whole = FORMATS["openvino-int8"]
+    ways = {"int8": failing, "float16": whole.ways["float16"]}
+    monkeypatch.setitem(FORMATS, "openvino-int8", replace(whole, ways=ways))
+    (made,) = run.export("openvino-int8", tmp_path)
+    assert made.receipt.attempts[0].outcome == "int8: it needs more memory"
+    assert made.receipt.attempts[1].kept
+    monkeypatch.setitem(FORMATS, "openvino-int8", replace(whole, ways={"int8": failing}))
+    with pytest.raises(efftune.DataError, match="needs more memory"):
+        run.export("openvino-int8", tmp_path)
+
+
 def test_file_that_loses_accuracy_in_every_way_is_not_kept(run, tmp_path, monkeypatch):
     whole = FORMATS["openvino-int8"]
     monkeypatch.setitem(FORMATS, "openvino-int8", replace(whole, ways={"bad": shifted}))

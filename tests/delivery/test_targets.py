@@ -11,9 +11,11 @@ from PIL import Image
 
 import efftune
 from efftune.data import images
-from efftune.delivery import applications, targets
+from efftune.delivery import applications, target_files, targets
+from efftune.delivery.formats import Material
 from efftune.delivery.targets import TARGETS
 from efftune.errors import BadImage
+from efftune.model.classifier import Classifier
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,21 @@ def test_script_classifies_without_efftune(run, tmp_path):
         assert float(line.split()[2]) == pytest.approx(prediction.confidence, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("Größe 1", "groe_1"),
+        ("2024-05-01", "2024_05_01"),
+        ("数据", "classifier"),
+        ("a/B.c", "b_c"),
+    ],
+)
+def test_names_are_those_that_applications_take(tmp_path, folder, name):
+    classifier = Classifier(tmp_path / folder, ["a", "b"], 32, "crop")
+    material = Material(classifier, {}, None, tmp_path, None, None, 0)
+    assert target_files.safe_name(material) == name
+
+
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
 @pytest.mark.parametrize(
     ("size", "options"),
@@ -91,11 +108,9 @@ def test_script_classifies_without_efftune(run, tmp_path):
     ],
 )
 def test_script_makes_the_pixels_of_training(tmp_path, fit, size, options):
-    from efftune.delivery import target_files
-    from efftune.delivery.formats import Material
-
     known = {"fit": fit, "image_size": "32", "run": "a", "classes": "[]"}
-    material = Material(None, known, None, tmp_path, None, None, None, 0)
+    classifier = Classifier(tmp_path, ["a", "b"], 32, fit)
+    material = Material(classifier, known, None, tmp_path, None, None, 0)
     target_files.write_python(material, tmp_path)
     prepare = targets._script(tmp_path / "predict.py")
     path = photo(tmp_path / "a.png", size, **options)
@@ -150,6 +165,8 @@ def test_triton_gets_a_repository(run, tmp_path):
     assert "dims: [ 32, 32, 3 ]" in text
     assert f"dims: [ {len(run.classifier.class_names)} ]" in text
     assert (folder / "labels.txt").read_text().split() == list(run.classifier.class_names)
+    assert 'client.infer("my_run_2"' in (folder / "predict.py").read_text()
+    assert len((folder / "predict.py").read_text().splitlines()) <= 42
 
 
 def test_photoprism_is_told_that_pixels_are_not_normalised(run, tmp_path):

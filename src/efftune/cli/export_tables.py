@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from efftune.cli.console import echo, percent, show_table
 from efftune.delivery.export import Export
-from efftune.delivery.receipt import Receipt, Score
+from efftune.delivery.receipt import Score
 from efftune.delivery.targets import TARGETS
 
 _MUCH = 0.005  # of accuracy
@@ -61,7 +61,8 @@ def _show_remarks(export: Export) -> None:
     """Say what a receipt tells beyond the table."""
     name, receipt = export.name, export.receipt
     if len(receipt.attempts) > 1:
-        echo(f"{name}: {_attempts(receipt)}")
+        tried = "; ".join(each.outcome for each in receipt.attempts)
+        echo(f"{name}: {tried}. The last is kept.")
     if not receipt.application:
         return
     echo(f"{name}: {receipt.application}")
@@ -73,12 +74,3 @@ def _show_remarks(export: Export) -> None:
         and receipt.its_pixels[-1].drop > receipt.same_pixels[-1].drop + _MUCH
     ):
         echo(f"{name}: that costs accuracy. A run of `efftune train --for {name}` is used to it.")
-
-
-def _attempts(receipt: Receipt) -> str:
-    """What was tried until a file was good enough."""
-    parts = (
-        f"{each.way} loses {100 * each.drop:.1f} points ({each.bytes / 1e6:.1f} MB)"
-        for each in receipt.attempts
-    )
-    return f"{'; '.join(parts)}. The last is kept."

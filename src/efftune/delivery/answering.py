@@ -60,7 +60,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     path = Path(sys.argv[1])
     kind = reading.KINDS[path.suffix.lower()]
-    _limit_memory(max(_MEMORY, _OF_SIZE * path.stat().st_size))
+    _limit_memory(max(_MEMORY, _OF_SIZE * reading.bytes_of(path)))
 
     def tell(**values: Any) -> None:
         send(answers, json.dumps(values).encode())

@@ -15,6 +15,7 @@ from efftune.errors import BadImage
 from efftune.model.classifier import Classifier
 
 _NO_IMAGE = "the application cannot read it"
+_IN_BROWSERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 _PHOTOPRISM_QUALITY = 83  # of its thumbnails, which are JPEG files
 
 
@@ -84,7 +85,7 @@ def photoprism(content: bytes, size: int) -> Pixels:
 def browser(content: bytes, classifier: Classifier) -> Pixels:
     """The page of `browser`: as efftune, without decoding JPEG files at a part of their size."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_IN_BROWSERS) as image:
             size, fit = classifier.image_size, classifier.fit
             return images.of_image(image, size, fit, classifier.depth)
     except (OSError, ValueError):

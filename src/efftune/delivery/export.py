@@ -26,6 +26,7 @@ from efftune.report import model_card
 from efftune.system import files
 
 LABELS_FILE = "labels.txt"
+_JUDGED = 300  # pictures, at most, that tell which layers need more than 8 bits
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def _material(run: Exportable, wish: Wish) -> Iterator[Material]:
     """What the file is written from."""
     originals = run.originals
     _, rows = originals.decisive()
+    rows = rows[:: 1 + len(rows) // _JUDGED]
     with tempfile.TemporaryDirectory(prefix="efftune-export-") as scratch:
         yield Material(
             classifier=run.classifier,
@@ -112,8 +114,7 @@ def _material(run: Exportable, wish: Wish) -> Iterator[Material]:
             batch=wish.batch if wish.target is None else wish.target.batch,
             scratch=Path(scratch),
             decode_calibration=lambda: _calibration(run),
-            judged=originals.pixels[rows],
-            classes=originals.expected(rows),
+            judged=lambda: (originals.pixels[rows], originals.expected(rows)),
             max_drop=wish.max_drop,
             browser_runtime=wish.browser_runtime,
         )
@@ -146,25 +147,28 @@ def _first_that_holds(
     Raises:
         DataError: none is.
     """
-    wanted, originals = wish.format, run.originals
-    split, _ = originals.decisive()
-    tried = list[Attempt]()
+    wanted = wish.format
+    tried, measured = list[Attempt](), dict[str, Any]()
     for way, write in wanted.ways.items():
         shutil.rmtree(path.parent, ignore_errors=True)
         path.parent.mkdir(parents=True)
-        write(material, path)
-        size = sum(each.stat().st_size for each in path.parent.rglob("*") if each.is_file())
-        measured = receipts.judge(lambda: wanted.load(path), originals, on_progress)
-        score = next(each for each in measured["same_pixels"] if each.split == split)
-        drop = score.drop
-        good = wanted.bound is not None or drop <= wish.max_drop + 1e-9
-        tried.append(Attempt(way, size, split, drop, good))
-        if good:
+        try:
+            write(material, path)
+        except DataError as error:
+            if wanted.bound is not None:
+                raise
+            tried.append(Attempt(way, failure=str(error)))
+            continue
+        measured = receipts.judge(lambda: wanted.load(path), run.originals, on_progress)
+        tried.append(_judged(way, measured, path, wish, run))
+        if tried[-1].kept:
             break
+    if not measured:
+        raise DataError(tried[-1].failure)
     made = Receipt(
         format=wish.format_name,
         file=path.name,
-        bytes=size,
+        bytes=tried[-1].bytes,
         bound=wanted.bound,
         max_drop=wish.max_drop if wanted.bound is None else None,
         attempts=tuple(tried),
@@ -172,6 +176,17 @@ def _first_that_holds(
     )
     _require_alike(made, run)
     return made
+
+
+def _judged(
+    way: str, measured: Mapping[str, Any], path: Path, wish: Wish, run: Exportable
+) -> Attempt:
+    """Whether the file that was written in a way is good enough."""
+    split, _ = run.originals.decisive()
+    drop = next(score for score in measured["same_pixels"] if score.split == split).drop
+    size = sum(each.stat().st_size for each in path.parent.rglob("*") if each.is_file())
+    good = wish.format.bound is not None or drop <= wish.max_drop + 1e-9
+    return Attempt(way, size, split, drop, kept=good)
 
 
 def _in_application(
@@ -220,7 +235,7 @@ def _require_alike(made: Receipt, run: Exportable) -> None:
     """
     last = made.attempts[-1]
     if not last.kept:
-        tried = "; ".join(f"{each.way}: {100 * each.drop:.1f}" for each in made.attempts)
+        tried = "; ".join(each.outcome for each in made.attempts)
         raise DataError(
             f"The {made.format} file of {run.classifier.folder} loses more accuracy than "
             f"{100 * (made.max_drop or 0):g} points on the {last.split} pictures ({tried}). It was "

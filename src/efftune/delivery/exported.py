@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
-from efftune.delivery import answering
+from efftune.delivery import answering, reading
 from efftune.delivery import receipt as receipts
 from efftune.delivery.reading import KINDS, MOST_BYTES
 from efftune.errors import DataError, UsageError
@@ -240,7 +240,7 @@ class _Answers:
         )
         self._begun_in = os.getpid()
         self._end = weakref.finalize(self, _ended, self._process, self._begun_in)
-        seconds = _SECONDS + self._path.stat().st_size / _BYTES_PER_SECOND
+        seconds = _SECONDS + reading.bytes_of(self._path) / _BYTES_PER_SECOND
         try:
             self.description = Description.of(self._told(seconds)["metadata"])
             told = self._told(seconds)
@@ -293,7 +293,9 @@ class _Answers:
             self._raise_if_told(message)
             raise self._unusable(f"it gives other than {classes:,} values, one for each class")
         rows = np.frombuffer(message, np.float32).reshape(len(pixels), classes)
-        if not (np.abs(rows.sum(axis=1) - 1) < 0.05).all() or rows.min() < 0:
+        # Values that are stored in bytes are rounded, so their sum may be off by half a step each.
+        rounding = 0.05 + classes / 510
+        if not (np.abs(rows.sum(axis=1) - 1) < rounding).all() or rows.min() < 0:
             raise self._unusable("what it gives are no probabilities")
         return rows
 

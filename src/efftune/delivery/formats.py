@@ -26,8 +26,8 @@ class Material:
         scratch: a folder for files that are needed for a while.
         decode_calibration: decodes training pictures, for the ranges of values in 8 bits: uint8
             (pictures, size, size, 3).
-        judged: pictures that choose between ways to write it, uint8 (pictures, size, size, 3).
-        classes: numbers of the classes that they should be given, int64 (pictures,).
+        judged: gives some pictures that choose between ways to write it, uint8 (pictures, size,
+            size, 3), and the numbers of the classes that they should be given, int64 (pictures,).
         max_drop: by how much the share of these that are given them may drop, 0 to 1.
         browser_runtime: the archive of ONNX Runtime Web, if it is needed.
     """
@@ -37,10 +37,14 @@ class Material:
     batch: int | None
     scratch: Path
     decode_calibration: Callable[[], Pixels]
-    judged: Pixels
-    classes: NDArray[np.int64]
+    judged: Callable[[], tuple[Pixels, NDArray[np.int64]]]
     max_drop: float
     browser_runtime: Path | None = None
+
+    @property
+    def run_name(self) -> str:
+        """That of the run folder."""
+        return self.classifier.folder.resolve().name
 
     @property
     def labels(self) -> list[str]:
@@ -56,7 +60,9 @@ class Material:
     def calibration(self) -> Path:
         """The `.npy` file of the pictures to calibrate with."""
         path = self.scratch / "calibration.npy"
-        np.save(path, self.decode_calibration())
+        pixels = np.array(self.decode_calibration())
+        pixels[0, 0, 0], pixels[0, 0, 1] = 0, 255  # bytes in are to be the pixels themselves
+        np.save(path, pixels)
         return path
 
 
@@ -111,12 +117,9 @@ def _write_openvino_int8(material: Material, path: Path, *, careful: bool = Fals
     words = [str(material.calibration)]
     if careful:
         judged = material.scratch / "judged.npz"
-        np.savez(
-            judged,
-            pixels=material.judged,
-            classes=material.classes,
-            max_drop=np.float64(material.max_drop),
-        )
+        pixels, classes = material.judged()
+        drop = np.float64(material.max_drop)
+        np.savez(judged, pixels=pixels, classes=classes, max_drop=drop)
         words.append(str(judged))
     quantized = material.scratch / "quantized.xml"
     converters.convert("nncf_conversion", material.classifier.folder, quantized, *words)

@@ -30,7 +30,7 @@ _CLASSIFIER = (
 )
 REPORT = (*("examples.csv", "findings.csv", predictions.FILE, suspects.FILE, thumbnails.FILE),)
 KNOWN = (*_NEEDED, *_CLASSIFIER, "history.csv", *REPORT)
-_PATH = re.compile(r"(?<![\w/:.~])~?(?:/[^\s/'\"]+)+")
+_PATH = re.compile(r"(?<![\w/:.~])(?:~?(?:/[^\s/'\"]+)+|[A-Za-z]:(?:[\\/][^\s\\/'\"]+)+)")
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,9 @@ def _is_path(value: object) -> bool:
 def _without_paths(value: Any, source: str) -> Any:
     """JSON values with absolute paths in their texts cut to the last part."""
     if isinstance(value, str):
-        kept = value.replace(source, model_card.dataset_name(source)) if "/" in source else value
-        return _PATH.sub(lambda path: path[0].rpartition("/")[2], kept)
+        is_path = re.search(r"[/\\]", source)
+        kept = value.replace(source, model_card.dataset_name(source)) if is_path else value
+        return _PATH.sub(lambda path: re.split(r"[/\\]", path[0])[-1], kept)
     if isinstance(value, dict):
         return {key: _without_paths(each, source) for key, each in value.items()}
     if isinstance(value, list):

@@ -14,12 +14,16 @@ from typing import Any
 
 import numpy as np
 
+_MOST_SPARED = 10  # groups of layers; if so many do not help, 16 bits are the better way
+_RANKED = 50  # pictures that rank the layers
+
 
 def main() -> None:
     """Quantize weights and activations to 8 bits; what is left is stored in 16."""
     import nncf
     import openvino as ov
     from nncf.quantization.advanced_parameters import (
+        AdvancedAccuracyRestorerParameters,
         AdvancedQuantizationParameters,
         OverflowFix,
     )
@@ -46,6 +50,9 @@ def main() -> None:
             *(model, calibration, nncf.Dataset(examples), _accuracy),
             max_drop=float(judged["max_drop"]),
             advanced_quantization_parameters=careful,
+            advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(
+                max_num_iterations=_MOST_SPARED, ranking_subset_size=_RANKED
+            ),
             **settings,
         )
     ov.save_model(done, path, compress_to_fp16=True)

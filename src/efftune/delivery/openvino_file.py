@@ -59,4 +59,4 @@ def _for_model_api(metadata: Mapping[str, str]) -> dict[str, str]:
         "output_raw_scores": "True",
         "confidence_threshold": metadata.get("unsure_below", "0"),
     }
-    return {key: value.encode("ascii", "backslashreplace").decode() for key, value in known.items()}
+    return {key: value.encode("utf-8", "backslashreplace").decode() for key, value in known.items()}

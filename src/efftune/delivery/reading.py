@@ -206,3 +206,9 @@ KINDS: dict[str, Kind] = {
     ".xml": Kind(openvino, runtimes.openvino, ("openvino",), (".bin",)),
     ".tflite": Kind(litert, runtimes.litert, ("ai_edge_litert",)),
 }
+
+
+def bytes_of(path: Path) -> int:
+    """The size of an exported file, with those that belong to it, which are there."""
+    beside = KINDS[path.suffix.lower()].beside
+    return sum(each.stat().st_size for each in (path, *map(path.with_suffix, beside)))

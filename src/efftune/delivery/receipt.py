@@ -73,15 +73,27 @@ class Attempt:
         bytes: size of the file, with the files that belong to it.
         split: whose pictures judged it.
         drop: of the share of these that are given the right class; of those that are given the
-            classifier's, if it was trained on them.
+            classifier's, if it was trained on them. None if the file could not be written.
         kept: whether it was good enough.
+        failure: why it could not be written; else empty.
     """
 
     way: str
-    bytes: int
-    split: str
-    drop: float
-    kept: bool
+    bytes: int = 0
+    split: str = ""
+    drop: float | None = None
+    kept: bool = False
+    failure: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """In a few words."""
+        if self.drop is None:
+            return f"{self.way}: {self.failure}"
+        size = f"{self.bytes / 1e6:.1f} MB"
+        if self.drop <= 0:
+            return f"{self.way} loses nothing ({size})"
+        return f"{self.way} loses {100 * self.drop:.1f} points ({size})"
 
 
 @dataclass(frozen=True)

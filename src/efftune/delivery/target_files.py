@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import unicodedata
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -15,7 +16,8 @@ from efftune.system import files
 
 def safe_name(material: Material) -> str:
     """The run's name as applications take it: lower-case letters, digits and underscores."""
-    found = re.sub(r"[^a-z0-9]+", "_", material.metadata["run"].lower()).strip("_")
+    plain = unicodedata.normalize("NFKD", material.run_name).encode("ascii", "ignore").decode()
+    found = re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")
     return found or "classifier"
 
 
@@ -52,7 +54,8 @@ _LITERT = """\
     def classify(pixels):
         classifier.set_tensor(classifier.get_input_details()[0]["index"], pixels[None])
         classifier.invoke()
-        return classifier.get_tensor(classifier.get_output_details()[0]["index"])[0] / 255"""
+        found = classifier.get_output_details()[0]
+        return classifier.get_tensor(found["index"])[0] * (found["quantization"][0] or 1 / 255)"""
 _TRITON = """\
     from tritonclient.http import InferenceServerClient, InferInput
     client = InferenceServerClient("localhost:8000")
@@ -70,7 +73,7 @@ def _write_script(material: Material, path: Path, *, loading: str, packages: str
         script=path.name,
         packages=packages,
         side=known["image_size"],
-        unsure_below=round(float(known.get("unsure_below", 0)), 4),
+        unsure_below=known.get("unsure_below", "0"),
         framing=_FRAMING[known["fit"]],
         square=_SQUARE[known["fit"]],
         loading=Template(loading).safe_substitute(name=safe_name(material)),
@@ -96,7 +99,7 @@ def write_browser(material: Material, folder: Path) -> None:
     if runtime is None:
         raise UsageError("The page needs the archive of ONNX Runtime Web.")
     about = f"{known['model']}, by {known['producer']}"
-    settings = browser.Settings.of(material.classifier, known["run"], about)
+    settings = browser.Settings.of(material.classifier, material.run_name, about)
     browser.write(folder, folder / browser.MODEL, settings, runtime)
 
 
@@ -172,5 +175,5 @@ def write_triton(material: Material, folder: Path) -> None:
     settings |= {"classes": str(len(material.labels))}
     files.write(folder / name / "config.pbtxt", _filled("config.pbtxt", **settings))
     packages = "tritonclient[http] numpy pillow"
-    _write_script(material, folder / "predict.py", loading=_TRITON, packages=packages)
+    _write_script(material, folder / name / "predict.py", loading=_TRITON, packages=packages)
     files.write(folder / name / "labels.txt", material.labels_text)

@@ -98,7 +98,8 @@ def _as_frigate_reads(path: Path) -> Loaded:
 
     def answer(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         scores = loaded.answer(pixels)
-        return np.asarray(scores / scores.sum(axis=1, keepdims=True), np.float32)
+        sums = scores.sum(axis=1, keepdims=True)
+        return np.asarray(scores / np.where(sums > 0, sums, 1), np.float32)
 
     return Loaded(loaded.runtime, answer, loaded.takes_any)
 
@@ -111,8 +112,8 @@ _STRETCHES = {"fit": "stretch"}
 TARGETS: dict[str, Target] = {
     "mediapipe": Target(
         "litert-f16",
-        "MediaPipe stretches the picture to a square, without averaging. Where the run crops, the "
-        "snippets cut the central square first.",
+        "MediaPipe stretches the picture to a square, without averaging: so it was measured. The "
+        "snippets cut the central square first, where the run crops.",
         *(target_files.write_mediapipe, runtimes.litert, _sized(applications.mediapipe)),
         training=_STRETCHES,
     ),

@@ -82,6 +82,9 @@ def read(
         raise UsageError(f"max_drop is a share, 0 to 1. Not {max_drop!r}.")
     given, fetch = options.get("runtime"), options.get("fetch", False)
     named = dict.fromkeys(ALIASES.get(name, name) for name in _as_list(names))
+    for name in named:
+        if name not in TARGETS and name not in FORMATS:
+            raise unknown_name("format or target", name, [*FORMATS, *TARGETS])
     archive = None
     if "browser" in named:
         path = None if given is None else files.user_path(given)
@@ -113,8 +116,6 @@ def require_possible(wishes: Sequence[Wish], run: Path, image_size: int) -> None
             f"Name a format ({', '.join(FORMATS)}) or what it is for ({', '.join(TARGETS)})."
         )
     for wish in wishes:
-        if wish.name not in TARGETS and wish.name not in FORMATS:
-            raise unknown_name("format or target", wish.name, [*FORMATS, *TARGETS])
         missing = [package for package in wish.format.needs if find_spec(package) is None]
         if missing:
             packages = " ".join(each.replace("_", "-") for each in missing)

@@ -6,7 +6,7 @@ const classifier = await ImageClassifier.createFromOptions(
   { baseOptions: { modelAssetPath: "model.tflite" }, maxResults: 1 },
 );
 
-/** The class of an image, canvas or video frame and its probability; undefined if unsure. */
+/** The class of an image, canvas or video and its probability; undefined if unsure. */
 export function classify(image) {
   const [found] = classifier.classify($framed).classifications[0].categories;
   return found && [found.categoryName, found.score];

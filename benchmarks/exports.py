@@ -1,8 +1,9 @@
 """Exported files of every model beside the classifier each was made from, on a run's own pictures.
 
-Trains a head on frozen features (`quick`) of each model, from random weights where no others are
-here, exports it, and prints a line for each format: size, share of the same first answers, largest
-gap of a probability, accuracy before and after, milliseconds and how long the export took.
+Trains a head on frozen features (`quick`) of each model, or one epoch from random weights where no
+others are here, exports it, and prints a line for each format: size, share of the same first
+answers, largest gap of a probability, accuracy before and after, milliseconds and how long the
+export took.
 
     python benchmarks/exports.py PHOTOS [--models efficientnet-b0 …] [--formats onnx,openvino …]
         [--image-size 64] [--options "--recipe thorough"] [--out exports.csv]
@@ -19,6 +20,7 @@ from pathlib import Path
 import efftune
 from efftune.system import machine
 
+FROM_SCRATCH = "--recipe scratch --scratch-epochs 1"
 FORMATS = "onnx,openvino,litert,savedmodel"
 COLUMNS = (
     *("model", "format", "way", "megabytes", "pictures", "agreement", "gap", "before", "after"),
@@ -54,11 +56,10 @@ def main() -> None:
 def trained(arguments: argparse.Namespace, model: str, run: Path) -> Path:
     """A run with a model."""
     known = {each.name: each for each in efftune.models()}
-    weights = [] if known[model].weights.path else ["--weights", "none"]
     size = ["--image-size", str(arguments.image_size)] if arguments.image_size else []
     words = ["train", arguments.photos, "--model", model, "--run", run, "-q"]
-    command = [sys.executable, "-m", "efftune", *words, *weights, *size]
-    command += arguments.options.split()
+    options = arguments.options if known[model].weights.path else FROM_SCRATCH
+    command = [sys.executable, "-m", "efftune", *words, *size, *options.split()]
     subprocess.run([str(each) for each in command], check=True, stdout=subprocess.DEVNULL)
     return run
 

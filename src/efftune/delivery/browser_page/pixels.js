@@ -266,9 +266,16 @@ function formatOf(bytes) {
   return SIGNATURES.find(([signature]) => signature.test(head))?.[1] ?? "";
 }
 
+/** Where the pixels of a JPEG begin: thumbnails before that have end markers of their own. */
+function startOfScan(bytes) {
+  let i = 2;
+  while (bytes[i] === 0xff && bytes[i + 1] !== 0xda) i += 2 + ((bytes[i + 2] << 8) | bytes[i + 3]);
+  return i;
+}
+
 /** Whether the end marker of a JPEG is missing: browsers would show the part that is there. */
 function isCutOff(bytes) {
-  for (let i = bytes.length - 2; i > 1; i--) {
+  for (let i = bytes.length - 2; i > startOfScan(bytes); i--) {
     if (bytes[i] === 0xff && bytes[i + 1] === 0xd9) return false;
   }
   return true;

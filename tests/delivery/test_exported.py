@@ -199,6 +199,7 @@ def test_converted_litert_files_answer(finished_run, source, tmp_path):
     assert mine.confidence == pytest.approx(its.confidence, abs=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no forks")
 def test_copies_and_forks_ask_a_process_of_their_own(made, source):
     loaded, photo = efftune.load(made / "onnx"), source / "red" / "01.png"
@@ -481,6 +482,7 @@ def test_folder_whose_receipt_names_no_file_of_it_is_refused(tmp_path, receipt):
         efftune.load(tmp_path)
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     where=st.floats(0, 1, exclude_max=True),

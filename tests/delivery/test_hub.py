@@ -146,6 +146,7 @@ def test_paths_in_settings_and_notes_stay_here(server, finished_run, tmp_path):
     assert (loaded.backbone.weights, loaded.data.val, loaded.data.labels) == ("mine.h5", "auto", "")
 
 
+@pytest.mark.long
 def test_report_goes_there_if_asked_for(server, finished_run, source, tmp_path):
     made = finished_run.push(NAME, with_report=True)
     assert {*made.files} >= PRIVATE_FILES
@@ -189,6 +190,7 @@ def test_edited_page_does_not_harm_the_run(server, pushed):
     assert efftune.load_from_hub(NAME).record["state"] == "finished"
 
 
+@pytest.mark.long
 def test_private_repositories(server, finished_run, monkeypatch):
     finished_run.push(NAME, private=True)
     assert server.repositories[REPO].private
@@ -530,6 +532,7 @@ def documentation():
     return (Path(__file__).parents[2] / "docs" / "hub.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", ["documentation", "card"])
 def test_every_command_and_line_runs(server, finished_run, efftune_command, tmp_path, page):
     shutil.copytree(finished_run.folder, tmp_path / "runs" / "photos-lite0-1")

@@ -22,8 +22,7 @@ def test_every_target_has_a_page_that_is_listed():
 
 
 def page_with_its_length(name):
-    takes_long = TARGETS[name].training or TARGETS[name].format.startswith("litert")
-    marks = [pytest.mark.exports] if name == "browser" else [pytest.mark.long] * bool(takes_long)
+    marks = {"browser": [pytest.mark.exports], "python": []}.get(name, [pytest.mark.long])
     return pytest.param(name, marks=marks)
 
 

@@ -34,7 +34,13 @@ def photo(path, size=(61, 40), **options):
     return path
 
 
-@pytest.mark.parametrize("name", ["python", "photoprism", "triton", "ovms"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "python",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("photoprism", "triton", "ovms")),
+    ],
+)
 def test_target_is_proved_with_the_pixels_that_the_application_makes(run, tmp_path, name):
     (made,) = run.export(name, tmp_path)
     stored = json.loads((tmp_path / name / "receipt.json").read_text())
@@ -189,6 +195,7 @@ def test_unknown_target_names_the_closest():
         targets.find("frigat")
 
 
+@pytest.mark.long
 def test_stretch_for_crop_is_seen_in_the_receipt(tmp_path):
     """The fault that other exporters leave to production: what is at the sides counts."""
     random = np.random.default_rng(0)

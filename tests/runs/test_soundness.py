@@ -281,6 +281,7 @@ def test_weights_that_are_not_in_the_file_are_refused(run, tmp_path, kind):
         _ = efftune.load(run).model
 
 
+@pytest.mark.long
 def test_sound_runs_are_not_refused(finished_run, tuned_run, tmp_path):
     for each in (finished_run, tuned_run):
         keras_check.require_plain(each.folder / "model.keras", weights=True)
@@ -316,6 +317,7 @@ def junk():
     )
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_value_of_run_json_is_used_or_refused(finished_run, tmp_path_factory, data):

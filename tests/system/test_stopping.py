@@ -12,6 +12,8 @@ import signal, sys, threading
 from efftune.system import stopping
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+# A script's background jobs ignore it, and so would this process.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
 """
 END = """

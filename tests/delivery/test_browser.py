@@ -107,6 +107,7 @@ def test_settings_are_those_of_the_classifier(finished_run):
     assert found.unsure_below == classifier.uncertainty.unsure_below
 
 
+@pytest.mark.long
 def test_published_classifier_is_refused():
     with pytest.raises(UsageError, match="of a run only"):
         browser.Settings.of(published("efficientnet-lite0"), "ImageNet", "")

@@ -85,7 +85,13 @@ def rows(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.parametrize("place", ["onnx", "onnx/model.onnx", "openvino", "openvino/model.xml"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("onnx/model.onnx", "openvino"),
+        *(pytest.param(place, marks=pytest.mark.long) for place in ("onnx", "openvino/model.xml")),
+    ],
+)
 def test_exports_answer_as_their_run(made, finished_run, source, place, efftune_command):
     path, photos = made / place, [source / "red" / "00.jpg", source / "blue" / "01.png"]
     of_run = finished_run.classifier.predict(photos, top=3)

@@ -128,6 +128,8 @@ from contextlib import nullcontext
 from efftune.cli import main
 from efftune.system import stopping
 
+# A script's background jobs ignore it, and so would this process.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 stopping._LONGEST, stopping._AGAIN = {longest}, 0.2
 
 def command(prog_name):

@@ -108,9 +108,8 @@ def command(
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        setting_options = _setting_options(settings, default)
+        setting_options = _setting_options(settings, default, target=target)
         output_options = _output_options(lines)
-        setting_options |= {"target": _Target} if target else {}
 
         @functools.wraps(function)
         def wrapper(**arguments: Any) -> None:
@@ -159,12 +158,15 @@ def _made_for(target: str | None, choices: dict[str, Any]) -> dict[str, Any]:
     return {**choices, **needed}
 
 
-def _setting_options(settings: Sequence[str], default: str) -> dict[str, Any]:
+def _setting_options(settings: Sequence[str], default: str, *, target: bool) -> dict[str, Any]:
     trains = settings is ALL
     defaults = dict.fromkeys(settings, default) | ({} if trains else _WITHOUT_TRAINING)
     found = {key: option(key, defaults[key], panels=trains) for key in settings}
     return (
-        found | ({"config": _Config} if settings else {}) | ({"settings": _Set} if trains else {})
+        found
+        | ({"config": _Config} if settings else {})
+        | ({"settings": _Set} if trains else {})
+        | ({"target": _Target} if target else {})
     )
 
 

@@ -12,7 +12,7 @@ import openvino.opset13 as ops
 import pytest
 
 import efftune
-from efftune.delivery import openvino_file
+from efftune.delivery import judging, openvino_file
 from efftune.delivery import photos as run_photos
 from efftune.delivery.formats import FORMATS
 from efftune.delivery.runtimes import Loaded
@@ -125,6 +125,80 @@ def test_first_way_that_keeps_the_accuracy_is_taken(run, tmp_path, monkeypatch, 
     assert made.receipt.same_pixels[0].agreement == 1
     (made,) = run.export("openvino-int8", tmp_path, max_drop=1)
     assert [each.way for each in made.receipt.attempts] == ["bad"]
+
+
+def divided(temperature):
+    """Writes a file whose logits are divided, beside what it is asked to divide them by."""
+
+    def write(material, path):
+        model = openvino_engine.read_classifier(material.classifier.folder)
+        model = openvino_file.probabilities(model)
+        openvino_file.divide_logits(model, temperature * material.temperature)
+        openvino_file.write(model, path, material.metadata, half=False, batch=None)
+
+    return write
+
+
+@pytest.mark.parametrize(("temperature", "needed"), [(0.2, True), (5.0, True), (1.0, False)])
+def test_file_that_is_not_calibrated_any_more_is_calibrated_again(
+    run, tmp_path, monkeypatch, temperature, needed
+):
+    whole = FORMATS["openvino-int8"]
+    ways = {"int8": divided(temperature)}
+    monkeypatch.setitem(FORMATS, "openvino-int8", replace(whole, ways=ways))
+    (made,) = run.export("openvino-int8", tmp_path)
+    (attempt,) = made.receipt.attempts
+    assert attempt.temperature == pytest.approx(1 / temperature, rel=0.2)
+    assert (attempt.temperature != 1) is ("calibrated again" in attempt.outcome) is needed
+    val = made.receipt.same_pixels[0]
+    assert val.agreement == 1
+    assert val.loss == pytest.approx(val.loss_before, rel=0.02)
+    stored = ov.Core().read_model(made.path).get_rt_info(["efftune", "temperature"]).astype(str)
+    total = run.classifier.uncertainty.temperature * attempt.temperature
+    assert float(stored) == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("failure", ["loses", "raises"])
+def test_calibrating_again_never_spoils_a_file(run, tmp_path, monkeypatch, failure):
+    def write(material, path):
+        if material.temperature == 1:
+            divided(0.2)(material, path)
+        elif failure == "raises":
+            raise efftune.DataError("it needs more memory")
+        else:
+            shifted(material, path)
+
+    whole = FORMATS["openvino-int8"]
+    monkeypatch.setitem(FORMATS, "openvino-int8", replace(whole, ways={"int8": write}))
+    (made,) = run.export("openvino-int8", tmp_path)
+    assert made.receipt.attempts[0].temperature == 1
+    assert made.receipt.same_pixels[0].agreement == 1
+    model = ov.Core().compile_model(made.path, "CPU")
+    assert model(np.zeros((1, 32, 32, 3), np.float32))[0].sum() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("litert-int8", "int8"), ("litert-int8", "float16"), ("openvino-int8", "int8")],
+)
+def test_files_of_8_bits_have_the_temperature_that_they_need(run, tmp_path, monkeypatch, name, way):
+    whole = FORMATS[name]
+    for temperature, wanted in [(1, "plain"), (2, "flat")]:
+        ways = {way: lambda it, path, by=temperature: whole.ways[way](it.recalibrated(by), path)}
+        monkeypatch.setitem(FORMATS, name, replace(whole, ways=ways))
+        monkeypatch.setattr(judging, "_recalibration", lambda *_: 1.0)
+        run.export(name, tmp_path / wanted, max_drop=1)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.float32)
+    plain, flat = (
+        np.concatenate([loaded.answer(each[None]) for each in pixels])
+        for loaded in (
+            whole.load(tmp_path / each / name / whole.file) for each in ("plain", "flat")
+        )
+    )
+    expected = np.sqrt(plain) / np.sqrt(plain).sum(axis=1, keepdims=True)
+    assert np.abs(flat - expected).max() < 0.06
+    assert np.abs(flat - plain).max() > 0.1
 
 
 def test_way_that_cannot_be_written_is_passed_over(run, tmp_path, monkeypatch):

@@ -60,9 +60,10 @@ def _accuracy(score: Score, *, before: bool = False) -> str:
 def _show_remarks(export: Export) -> None:
     """Say what a receipt tells beyond the table."""
     name, receipt = export.name, export.receipt
-    if len(receipt.attempts) > 1:
+    if len(receipt.attempts) > 1 or receipt.attempts[0].temperature != 1:
         tried = "; ".join(each.outcome for each in receipt.attempts)
-        echo(f"{name}: {tried}. The last is kept.")
+        kept = " The last is kept." if len(receipt.attempts) > 1 else ""
+        echo(f"{name}: {tried}.{kept}")
     if not receipt.application:
         return
     echo(f"{name}: {receipt.application}")

@@ -4,18 +4,19 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from efftune.data.images import Pixels
-from efftune.delivery import photos
+from efftune.delivery import judging, photos
 from efftune.delivery import receipt as receipts
 from efftune.delivery.formats import Material
+from efftune.delivery.judging import Originals
 from efftune.delivery.photos import Photo
-from efftune.delivery.receipt import Attempt, Originals, Receipt
+from efftune.delivery.receipt import Attempt, Receipt, Score
 from efftune.delivery.targets import Target
 from efftune.delivery.wishes import Wish
 from efftune.errors import DataError, UsageError
@@ -149,19 +150,15 @@ def _first_that_holds(
     """
     wanted = wish.format
     tried, measured = list[Attempt](), dict[str, Any]()
-    for way, write in wanted.ways.items():
-        shutil.rmtree(path.parent, ignore_errors=True)
-        path.parent.mkdir(parents=True)
+    for way in wanted.ways:
         try:
-            write(material, path)
+            attempt, measured = _attempted(run, wish, (way, material, path), on_progress)
         except DataError as error:
             if wanted.bound is not None:
                 raise
-            tried.append(Attempt(way, failure=str(error)))
-            continue
-        measured = receipts.judge(lambda: wanted.load(path), run.originals, on_progress)
-        tried.append(_judged(way, measured, path, wish, run))
-        if tried[-1].kept:
+            attempt = Attempt(way, failure=str(error))
+        tried.append(attempt)
+        if attempt.kept:
             break
     if not measured:
         raise DataError(tried[-1].failure)
@@ -178,15 +175,60 @@ def _first_that_holds(
     return made
 
 
-def _judged(
-    way: str, measured: Mapping[str, Any], path: Path, wish: Wish, run: Exportable
-) -> Attempt:
-    """Whether the file that was written in a way is good enough."""
-    split, _ = run.originals.decisive()
-    drop = next(score for score in measured["same_pixels"] if score.split == split).drop
+def _attempted(
+    run: Exportable,
+    wish: Wish,
+    how: tuple[str, Material, Path],
+    on_progress: Callable[[int, int], None],
+) -> tuple[Attempt, dict[str, Any]]:
+    """Write a file in a way, and judge it: once more with calibrated logits, if 8 bits need that.
+
+    Returns:
+        Whether it is good enough, and what was measured.
+
+    Raises:
+        DataError: it cannot be written in this way.
+    """
+    way, material, path = how
+    attempt, measured, temperature = _written_and_judged(run, wish, how, on_progress)
+    if wish.format.bound is not None or not attempt.kept or temperature == 1:
+        return attempt, measured
+    before = shutil.move(path.parent, material.scratch / "before")
+    again = (way, material.recalibrated(temperature), path)
+    with suppress(DataError):  # then the file is kept as it was
+        other, found, _ = _written_and_judged(run, wish, again, on_progress)
+        if other.kept and _decisive(found, run).mean_gap < _decisive(measured, run).mean_gap:
+            return replace(other, temperature=temperature), found
+    shutil.rmtree(path.parent)
+    shutil.move(before, path.parent)
+    return attempt, measured
+
+
+def _written_and_judged(
+    run: Exportable,
+    wish: Wish,
+    how: tuple[str, Material, Path],
+    on_progress: Callable[[int, int], None],
+) -> tuple[Attempt, dict[str, Any], float]:
+    """Write a file in a way: whether it is good enough, what was measured, its temperature."""
+    way, material, path = how
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir(parents=True)
+    wish.format.ways[way](material, path)
+    measured, temperature = judging.judge(
+        lambda: wish.format.load(path), run.originals, on_progress
+    )
+    score = _decisive(measured, run)
     size = sum(each.stat().st_size for each in path.parent.rglob("*") if each.is_file())
-    good = wish.format.bound is not None or drop <= wish.max_drop + 1e-9
-    return Attempt(way, size, split, drop, kept=good)
+    good = wish.format.bound is not None or score.drop <= wish.max_drop + 1e-9
+    return Attempt(way, size, score.split, score.drop, kept=good), measured, temperature
+
+
+def _decisive(measured: Mapping[str, Any], run: Exportable) -> Score:
+    """What a file came to on the pictures that choose."""
+    split, _ = run.originals.decisive()
+    scores: Sequence[Score] = measured["same_pixels"]
+    return next(score for score in scores if score.split == split)
 
 
 def _in_application(
@@ -200,7 +242,7 @@ def _in_application(
     folder, name = place
     prepare = target.preparation(folder, run.classifier)
     loaded = target.load(folder / name)
-    found = receipts.judge_application(loaded, prepare, run.originals, on_progress)
+    found = judging.judge_application(loaded, prepare, run.originals, on_progress)
     return replace(made, application=target.does, **found)
 
 

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ class Material:
             (pictures, size, size, 3).
         judged: gives some pictures that choose between ways to write it, uint8 (pictures, size,
             size, 3), and the numbers of the classes that they should be given, int64 (pictures,).
+        temperature: to divide the logits by, beside the classifier's own, for files of 8 bits.
         max_drop: by how much the share of these that are given them may drop, 0 to 1.
         browser_runtime: the archive of ONNX Runtime Web, if it is needed.
     """
@@ -40,6 +41,13 @@ class Material:
     judged: Callable[[], tuple[Pixels, NDArray[np.int64]]]
     max_drop: float
     browser_runtime: Path | None = None
+    temperature: float = 1.0
+
+    def recalibrated(self, temperature: float) -> "Material":
+        """The same for a file whose logits are divided by a temperature, too."""
+        total = float(self.metadata["temperature"]) * temperature
+        metadata = {**self.metadata, "temperature": f"{total:.6f}"}
+        return replace(self, metadata=metadata, temperature=temperature)
 
     @property
     def run_name(self) -> str:
@@ -56,13 +64,14 @@ class Material:
         """The text of a file of the classes."""
         return "".join(f"{label}\n" for label in self.labels)
 
-    @cached_property
+    @property
     def calibration(self) -> Path:
-        """The `.npy` file of the pictures to calibrate with."""
+        """The `.npy` file of the pictures to calibrate with, in `scratch`."""
         path = self.scratch / "calibration.npy"
-        pixels = np.array(self.decode_calibration())
-        pixels[0, 0, 0], pixels[0, 0, 1] = 0, 255  # bytes in are to be the pixels themselves
-        np.save(path, pixels)
+        if not path.exists():
+            pixels = np.array(self.decode_calibration())
+            pixels[0, 0, 0], pixels[0, 0, 1] = 0, 255  # bytes in are to be the pixels themselves
+            np.save(path, pixels)
         return path
 
 
@@ -107,12 +116,25 @@ def _write_openvino(material: Material, path: Path, *, half: bool = False) -> No
     from efftune.model.engines import openvino_engine
 
     model = openvino_file.probabilities(openvino_engine.read_classifier(material.classifier.folder))
+    openvino_file.divide_logits(model, material.temperature)
     openvino_file.write(model, path, material.metadata, half=half, batch=material.batch)
 
 
 def _write_openvino_int8(material: Material, path: Path, *, careful: bool = False) -> None:
-    from efftune.delivery import converters, openvino_file
+    from efftune.delivery import openvino_file
     from efftune.model.engines import openvino_engine
+
+    quantized = material.scratch / ("careful.xml" if careful else "quantized.xml")
+    if not quantized.exists():
+        _quantize(material, quantized, careful=careful)
+    model = openvino_engine.read(quantized)
+    openvino_file.divide_logits(model, material.temperature)
+    openvino_file.write(model, path, material.metadata, half=True, batch=material.batch)
+
+
+def _quantize(material: Material, path: Path, *, careful: bool) -> None:
+    """Have NNCF quantize the model."""
+    from efftune.delivery import converters
 
     words = [str(material.calibration)]
     if careful:
@@ -121,17 +143,15 @@ def _write_openvino_int8(material: Material, path: Path, *, careful: bool = Fals
         drop = np.float64(material.max_drop)
         np.savez(judged, pixels=pixels, classes=classes, max_drop=drop)
         words.append(str(judged))
-    quantized = material.scratch / "quantized.xml"
-    converters.convert("nncf_conversion", material.classifier.folder, quantized, *words)
-    model = openvino_engine.read(quantized)
-    openvino_file.write(model, path, material.metadata, half=True, batch=material.batch)
+    converters.convert("nncf_conversion", material.classifier.folder, path, *words)
 
 
 def _write_litert(material: Material, path: Path, *, kind: str) -> None:
     from efftune.delivery import converters, litert_file
 
-    words = [str(material.calibration)] if kind == "int8" else []
-    converters.convert("tensorflow_conversion", material.classifier.folder, path, kind, *words)
+    words = [kind, repr(material.temperature)]
+    words += [str(material.calibration)] if kind == "int8" else []
+    converters.convert("tensorflow_conversion", material.classifier.folder, path, *words)
     known = dict(material.metadata)
     if kind in ("int8", "f16-bytes"):
         known |= {each: known[each].replace("float32", "uint8") for each in ("input", "output")}

@@ -9,7 +9,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import openvino as ov
+from openvino import opset13 as ops
 
 from efftune.model.engines import openvino_engine
 
@@ -20,6 +22,19 @@ _GREY = "127"  # of `pad`
 def probabilities(model: ov.Model) -> ov.Model:
     """The part of a model, as `openvino_engine.read_classifier` returns it, that classifies."""
     return ov.Model([model.output("probabilities")], model.get_parameters(), "classifier")
+
+
+def divide_logits(model: ov.Model, temperature: float) -> None:
+    """Change a model so that the logits are divided by a temperature."""
+    if temperature == 1:
+        return
+    result = model.output("probabilities").get_node()
+    softmax = result.input_value(0).get_node()
+    (logits,) = softmax.input_values()
+    softmax.input(0).replace_source_output(
+        ops.multiply(logits, np.float32(1 / temperature)).output(0)
+    )
+    model.validate_nodes_and_infer_types()
 
 
 def write(

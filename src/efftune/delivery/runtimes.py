@@ -24,11 +24,13 @@ class Loaded:
         answer: from float32 pixels, 0 to 255, (batch, size, size, 3), to float32 probabilities
             (batch, classes).
         takes_any: whether the batch may be of any size, rather than 1.
+        step: the least difference between two probabilities, if they are stored in bytes; else 0.
     """
 
     runtime: str
     answer: Callable[[Pixels], Probabilities]
     takes_any: bool = True
+    step: float = 0.0
 
 
 def onnx(path: Path) -> Loaded:
@@ -74,14 +76,15 @@ def litert(path: Path) -> Loaded:
     (pixels,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
     scale, zero = probabilities["quantization"]
     is_bytes = probabilities["dtype"] == np.uint8
+    step = (scale or 1 / 255) if is_bytes else 0.0
 
     def answer(batch: Pixels) -> Probabilities:
         interpreter.set_tensor(pixels["index"], batch.astype(pixels["dtype"]))
         interpreter.invoke()
         found = np.array(interpreter.get_tensor(probabilities["index"]), np.float32)
-        return (found - zero) * np.float32(scale or 1 / 255) if is_bytes else found
+        return (found - zero) * np.float32(step) if is_bytes else found
 
-    return Loaded(f"LiteRT {version('ai-edge-litert')}", answer, takes_any=False)
+    return Loaded(f"LiteRT {version('ai-edge-litert')}", answer, takes_any=False, step=step)
 
 
 def saved_model(path: Path) -> Loaded:

@@ -3,7 +3,7 @@
 import io
 import runpy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def _as_frigate_reads(path: Path) -> Loaded:
         sums = scores.sum(axis=1, keepdims=True)
         return np.asarray(scores / np.where(sums > 0, sums, 1), np.float32)
 
-    return Loaded(loaded.runtime, answer, loaded.takes_any)
+    return replace(loaded, answer=answer)
 
 
 def _sized(prepare: Callable[[bytes, int], Pixels]) -> Callable[[bytes, Classifier], Pixels]:

@@ -1,10 +1,10 @@
 """The program that converts a run's Keras model with TensorFlow, in a process of its own.
 
-python -m efftune.delivery.tensorflow_conversion RUN PATH KIND [PIXELS]
+python -m efftune.delivery.tensorflow_conversion RUN PATH KIND [TEMPERATURE [PIXELS]]
 
 KIND is `saved` or `saved-1` (which takes one picture at a time), or for LiteRT `f32`, `f16`,
-`f16-bytes` or `int8`. The last needs PIXELS, the `.npy` file of pictures to calibrate with. The
-last two take and give bytes.
+`f16-bytes` or `int8`, where TEMPERATURE divides the logits. The last needs PIXELS, the `.npy` file
+of pictures to calibrate with. The last two take and give bytes.
 """
 
 import sys
@@ -30,7 +30,9 @@ def main() -> None:
         module.model = model  # so that its variables are saved
         tf.saved_model.save(module, str(path), signatures=called)
     else:
-        pixels = np.load(sys.argv[4], mmap_mode="r") if kind == "int8" else None
+        pixels = np.load(sys.argv[5], mmap_mode="r") if kind == "int8" else None
+        logits = model.get_layer("logits")
+        logits.set_weights([each / float(sys.argv[4]) for each in logits.get_weights()])
         path.write_bytes(_litert(model, kind, pixels))
 
 

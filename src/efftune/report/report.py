@@ -292,6 +292,7 @@ def _exports(stored: StoredRun) -> list[dict[str, Any]]:
                 "runtime": receipt["runtime"],
                 "given_up": [each["way"] for each in tried if not each["kept"]],
                 "way": tried[-1]["way"] if tried else "",
+                "temperature": tried[-1].get("temperature", 1) if tried else 1,
             }
         )
     return rows

@@ -16,7 +16,7 @@ from efftune.delivery import hub, hub_push, wishes
 from efftune.delivery import photos as run_photos
 from efftune.delivery.export import Export, Exportable
 from efftune.delivery.hub_push import Pushed
-from efftune.delivery.receipt import Originals
+from efftune.delivery.judging import Originals
 from efftune.delivery.wishes import ExportOptions
 from efftune.errors import DataError, UsageError
 from efftune.evaluation import other_pictures, suspects

@@ -28,8 +28,7 @@ def _filled(template: str, **values: object) -> str:
 
 _FRAMING = {
     "crop": """\
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
+    left, top, side = *((each - min(image.size)) // 2 for each in image.size), min(image.size)
     image = image.crop((left, top, left + side, top + side))""",
     "stretch": "    # The whole picture is stretched to a square.",
     "pad": """\

@@ -106,26 +106,11 @@ def planned(
         budget.reserved += _JUDGING_SHARE * budget.seconds
         return replace(plan, notes=(*plan.notes, _BROKEN_OFF))
 
-    def decide() -> dict[str, Any]:
-        fitting, prices, fits = _fitting(plan, backbone, examples, budget, most_members)
-        notes, recipe = budgeting.changes(fitting, plan), fitting.recipe
-        if not fits and recipe.can_cross_validate:
-            notes, recipe = [budgeting.TOO_SHORT], recipe.head_only()
-        elif not fits:
-            needed = sum(prices.phases(fitting).values()) + budget.reserved
-            notes.append(f"this takes {needed:.0f} s or more; training is broken off in time")
-        made = planning.plan_for(recipe, backbone, examples)  # fewer views take less memory
-        seconds = {name: round(each, 1) for name, each in prices.phases(made).items()}
-        made = replace(made, notes=(*plan.notes, *notes), seconds=seconds)
-        stages, judging = prices.stages(made.recipe), prices.judging / (1 + made.folds)
-        repeats = {name: _repeats(name, made) for name in stages}
-        if made.folds:
-            stages["evaluate"], repeats["evaluate"] = judging, made.folds * len(stages)
-        tracing = max(prices.tracing.values())
-        return {"plan": made.to_state(), "stages": stages, "repeats": repeats, "tracing": tracing}
-
     with timer.phase("measure"):
-        decision = timer.journal.decided("plan within the budget", decide)
+        decision = timer.journal.decided(
+            "plan within the budget",
+            lambda: _decision(plan, backbone, examples, budget, most_members),
+        )
     made = Plan.from_state(decision["plan"])
     if not budget.picture_seconds:  # the network was not timed before; tracing shows what is slow
         budget.note_first_pictures(decision["tracing"])
@@ -136,6 +121,28 @@ def planned(
     parts = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in made.seconds.items())
     _LOGGER.info("plan for the next %.0f s: %s", budget.left, parts)
     return made
+
+
+def _decision(
+    plan: Plan, backbone: Backbone, examples: Examples, budget: Budget, most_members: int
+) -> dict[str, Any]:
+    """What is written down: the plan that fits, and how long its stages take."""
+    fitting, prices, fits = _fitting(plan, backbone, examples, budget, most_members)
+    notes, recipe = budgeting.changes(fitting, plan), fitting.recipe
+    if not fits and recipe.can_cross_validate:
+        notes, recipe = [budgeting.TOO_SHORT], recipe.head_only()
+    elif not fits:
+        needed = sum(prices.phases(fitting).values()) + budget.reserved
+        notes.append(f"this takes {needed:.0f} s or more; training is broken off in time")
+    made = planning.plan_for(recipe, backbone, examples)  # fewer views take less memory
+    seconds = {name: round(each, 1) for name, each in prices.phases(made).items()}
+    made = replace(made, notes=(*plan.notes, *notes), seconds=seconds)
+    stages, judging = prices.stages(made.recipe), prices.judging / (1 + made.folds)
+    repeats = {name: _repeats(name, made) for name in stages}
+    if made.folds:
+        stages["evaluate"], repeats["evaluate"] = judging, made.folds * len(stages)
+    tracing = max(prices.tracing.values())
+    return {"plan": made.to_state(), "stages": stages, "repeats": repeats, "tracing": tracing}
 
 
 def _fitting(

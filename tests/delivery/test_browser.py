@@ -68,35 +68,29 @@ def archive(tmp_path):
 
 
 @pytest.fixture
-def model(tmp_path):
-    path = tmp_path / "made.onnx"
-    path.write_bytes(b"a model")
-    return path
+def site(tmp_path):
+    """A folder with a model."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"a model")
+    return folder
 
 
-def test_folder_has_all_that_the_page_needs_and_nothing_else(tmp_path, archive, model):
+def test_folder_has_all_that_the_page_needs_and_nothing_else(tmp_path, archive, site):
     archive.write_bytes(
         packed({"package/README.md": b"x", "../evil": b"x", "/evil": b"x", **CONTENTS})
     )
-    folder = tmp_path / "site"
-    folder.mkdir()
-    assert browser.write(folder, model, CHOICES, archive) == folder / "index.html"
-    assert {each.name for each in folder.iterdir()} == PAGE_FILES | {
+    browser.write(site, CHOICES, archive)
+    assert {each.name for each in site.iterdir()} == PAGE_FILES | {
         *("model.onnx", "settings.json", "onnxruntime-web.js", "onnxruntime-web.wasm"),
     }
-    assert (folder / "onnxruntime-web.wasm").read_bytes() == CONTENTS[WASM]
-    assert (folder / "onnxruntime-web.js").read_bytes() == CONTENTS[SCRIPT]
-    assert "MIT License" in (folder / "onnxruntime-web-LICENSE.txt").read_text()
-    stored = json.loads((folder / "settings.json").read_text())
+    assert (site / "onnxruntime-web.wasm").read_bytes() == CONTENTS[WASM]
+    assert (site / "onnxruntime-web.js").read_bytes() == CONTENTS[SCRIPT]
+    assert "MIT License" in (site / "onnxruntime-web-LICENSE.txt").read_text()
+    stored = json.loads((site / "settings.json").read_text())
     assert stored["classes"] == ["cat", "dog"]
     assert stored["files"] == {"model.onnx": 7, "onnxruntime-web.wasm": len(CONTENTS[WASM])}
     assert not list(tmp_path.rglob("*evil*"))
-
-
-def test_model_that_is_in_its_place_stays_there(tmp_path, archive):
-    (tmp_path / "model.onnx").write_bytes(b"here already")
-    browser.write(tmp_path, tmp_path / "model.onnx", CHOICES, archive)
-    assert (tmp_path / "model.onnx").read_bytes() == b"here already"
 
 
 def test_settings_are_those_of_the_classifier(finished_run):
@@ -115,10 +109,10 @@ def test_published_classifier_is_refused():
 
 @given(st.lists(st.text(), min_size=1, max_size=20))
 @per_test
-def test_class_names_of_any_kind_arrive_as_they_are(tmp_path, archive, model, names):
+def test_class_names_of_any_kind_arrive_as_they_are(archive, site, names):
     choices = browser.Settings("", "", names, 32, "pad")
-    browser.write(tmp_path, model, choices, archive)
-    assert json.loads((tmp_path / "settings.json").read_bytes())["classes"] == names
+    browser.write(site, choices, archive)
+    assert json.loads((site / "settings.json").read_bytes())["classes"] == names
 
 
 def test_page_names_no_address_but_those_for_people():
@@ -153,17 +147,15 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS.keys())
-def test_other_archives_are_refused_with_a_way_out(tmp_path, archive, model, content):
+def test_other_archives_are_refused_with_a_way_out(archive, site, content):
     archive.write_bytes(content)
-    folder = tmp_path / "site"
-    folder.mkdir()
     for use in (
         lambda: browser.runtime_archive(archive),
-        lambda: browser.write(folder, model, CHOICES, archive),
+        lambda: browser.write(site, CHOICES, archive),
     ):
         with pytest.raises(DataError, match=r"is not the package.*npm pack onnxruntime-web@"):
             use()
-    assert not list(folder.iterdir())
+    assert [each.name for each in site.iterdir()] == ["model.onnx"]
 
 
 def test_error_names_the_member_that_is_another(archive):

@@ -72,7 +72,7 @@ def delivered(run, folder, runtime, **changes):
     model = openvino_engine.read_classifier(run.classifier.folder)
     onnx_file.write(model, folder / browser.MODEL, {}, batch=1)
     choices = browser.Settings.of(run.classifier, "Squares", "Lite0, 32 pixels")
-    browser.write(folder, folder / browser.MODEL, replace(choices, **changes), runtime)
+    browser.write(folder, replace(choices, **changes), runtime)
     return folder
 
 
@@ -97,7 +97,7 @@ def averaging(folder, runtime, class_names, **changes):
     opset = [helper.make_opsetid("", 18)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / browser.MODEL)
     choices = browser.Settings("Averages", "a mean", class_names, 32, "crop", **changes)
-    browser.write(folder, folder / browser.MODEL, choices, runtime)
+    browser.write(folder, choices, runtime)
     return folder
 
 

@@ -7,7 +7,6 @@ efftune. Nothing is unpacked from that archive but two members whose checksums a
 import gzip
 import hashlib
 import json
-import shutil
 import tarfile
 import zlib
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ from efftune.recipe.inputs import Fit
 from efftune.system import downloads, files
 from efftune.system.progress import Progress, silent
 
-PAGE = "index.html"
 MODEL = "model.onnx"
 SETTINGS = "settings.json"
 RUNTIME_VERSION = "1.30.0"
@@ -156,17 +154,14 @@ def runtime_archive(
     return path
 
 
-def write(folder: Path, onnx: Path, settings: Settings, runtime: Path) -> Path:
-    """Write the page with all that it needs.
+def write(folder: Path, settings: Settings, runtime: Path) -> None:
+    """Write the page with all that it needs, `index.html`, beside the model.
 
     Args:
-        folder: where to; it exists. Files of the same names are replaced.
-        onnx: the model, as `onnx_file.write` writes it; may be in the folder already.
+        folder: where to; it holds the model, as `onnx_file.write` writes it. Files of the same
+            names as the page's are replaced.
         settings: of the page.
         runtime: what `runtime_archive` returns.
-
-    Returns:
-        The page.
 
     Raises:
         DataError: the archive is damaged or of another version.
@@ -179,9 +174,6 @@ def write(folder: Path, onnx: Path, settings: Settings, runtime: Path) -> Path:
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-    model = folder / MODEL
-    if onnx.resolve() != model.resolve():
-        shutil.copyfile(onnx, model)
     wasm = next(each.file for each in _MEMBERS.values() if each.file.endswith(".wasm"))
     stored = {
         "title": settings.title,
@@ -194,7 +186,6 @@ def write(folder: Path, onnx: Path, settings: Settings, runtime: Path) -> Path:
         "files": {name: (folder / name).stat().st_size for name in (MODEL, wasm)},
     }
     (folder / SETTINGS).write_text(json.dumps(stored, indent=1) + "\n", encoding="ascii")
-    return folder / PAGE
 
 
 def _is_published(path: Path) -> bool:

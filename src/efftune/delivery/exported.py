@@ -7,6 +7,7 @@ import subprocess
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ from efftune.errors import DataError, UsageError
 from efftune.model.classifier import Classifier, ModelOutputs, Prediction
 from efftune.model.engines import engine
 from efftune.model.engines.engine import Item
+from efftune.model.engines.openvino_check import MOST_CLASSES, MOST_SIDE
 from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.inputs import Fit
 from efftune.system import files, machine
@@ -33,8 +35,6 @@ from efftune.system.journal import RECORD
 if TYPE_CHECKING:
     import keras
 
-_MOST_CLASSES = 100_000
-_MOST_SIDE = 2048  # pixels
 _PART_PIXELS = 8 * 224**2  # of a request
 _SECONDS = 60.0  # to check and load a small file, or to answer a request
 _BYTES_PER_SECOND = 2e6  # of a large file
@@ -132,13 +132,13 @@ class Description:
         classes = _json(metadata, "classes")
         if not (isinstance(classes, list) and {type(each) for each in classes} == {str}):
             raise ValueError("classes in its metadata are no list of names")
-        if not 1 <= len(classes) <= _MOST_CLASSES or len(set(classes)) < len(classes):
-            raise ValueError(f"classes in its metadata are not 1 to {_MOST_CLASSES:,} other names")
+        if not 1 <= len(classes) <= MOST_CLASSES or len(set(classes)) < len(classes):
+            raise ValueError(f"classes in its metadata are not 1 to {MOST_CLASSES:,} other names")
         if metadata["fit"] not in get_args(Fit):
             raise ValueError(f"fit in its metadata is none of {', '.join(get_args(Fit))}")
         return cls(
             classes=tuple(classes),
-            image_size=int(_number(metadata, "image_size", 1, _MOST_SIDE)),
+            image_size=int(_number(metadata, "image_size", 1, MOST_SIDE)),
             fit=metadata["fit"],  # type: ignore[arg-type]  # as was checked
             # Unknown in files of earlier versions.
             depth=BitDepth.from_dict(_json(metadata, "depth") if "depth" in metadata else {}),
@@ -259,7 +259,7 @@ class _Answers:
         *,
         views: int = 1,
     ) -> None:
-        """See `engine.Network`; all views of a picture go into one request."""
+        """See `engine.Network`; a request has as many views as the file takes."""
         waiting: list[tuple[Item, int, Pixels]] = []
 
         def flush() -> None:
@@ -269,11 +269,12 @@ class _Answers:
             waiting.clear()
 
         window = engine.window(views, self.description.image_size)
-        for item, pixels in engine.loaded(items, load, window):
-            for number, view in enumerate(() if pixels is None else pixels):
-                waiting.append((item, number, view))
-                if len(waiting) >= self._part:
-                    flush()
+        with closing(engine.loaded(items, load, window)) as pairs:
+            for item, pixels in pairs:
+                for number, view in enumerate(() if pixels is None else pixels):
+                    waiting.append((item, number, view))
+                    if len(waiting) >= self._part:
+                        flush()
         if waiting:
             flush()
 

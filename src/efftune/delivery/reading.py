@@ -18,7 +18,6 @@ from efftune.model.engines import openvino_check
 
 MOST_BYTES = 2**31  # of a file
 _MOST_VALUES = 2**28  # of a tensor, for one picture
-_MOST_SIDE = 2048  # pixels
 _SMALL_BYTES = 4096
 
 # What `onnx_file` writes, and what quantization and the usual optimisers add to it: none of them
@@ -92,7 +91,7 @@ def _require_small(model: Any) -> None:
     except (RuntimeError, onnx.shape_inference.InferenceError):
         raise Unfit("it is damaged") from None
     shapes = [[each.dim_value or 1 for each in value.type.tensor_type.shape.dim] for value in known]
-    most = openvino_check.most_values(min(max(sides, default=0), _MOST_SIDE))
+    most = openvino_check.most_values(min(max(sides, default=0), openvino_check.MOST_SIDE))
     if sum(map(math.prod, shapes)) > most:
         raise Unfit("it computes too many values")
 

@@ -99,7 +99,7 @@ def write_browser(material: Material, folder: Path) -> None:
         raise UsageError("The page needs the archive of ONNX Runtime Web.")
     about = f"{known['model']}, by {known['producer']}"
     settings = browser.Settings.of(material.classifier, material.run_name, about)
-    browser.write(folder, folder / browser.MODEL, settings, runtime)
+    browser.write(folder, settings, runtime)
 
 
 def write_mediapipe(material: Material, folder: Path) -> None:

@@ -42,8 +42,6 @@ _MOST: Mapping[str, int] = {  # bytes of the files that are read, if they are th
     suspects.FILE: _TABLE_BYTES,
     LABELS_FILE: _TABLE_BYTES,
 }
-_MOST_SIDE = 2048  # pixels
-_MOST_CLASSES = 100_000
 
 
 def require_sound(folder: Path) -> None:
@@ -83,7 +81,7 @@ def require_usable(record: Mapping[str, Any], folder: Path) -> None:
         is_usable = (
             all(isinstance(each, str) for each in checksums)
             and type(side) is int
-            and 1 <= side <= _MOST_SIDE
+            and 1 <= side <= openvino_check.MOST_SIDE
             and model["fit"] in get_args(Fit)
             and isinstance(model["name"], str)
             and isinstance(record["source"], str)
@@ -102,7 +100,7 @@ def classes(path: Path) -> list[str]:
     """
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-        is_list = isinstance(names, list) and 1 <= len(names) <= _MOST_CLASSES
+        is_list = isinstance(names, list) and 1 <= len(names) <= openvino_check.MOST_CLASSES
         if is_list and all(isinstance(each, str) for each in names):
             return list(names)
     except (OSError, ValueError, RecursionError):

@@ -15,6 +15,7 @@ from xml.parsers import expat
 from efftune.errors import DataError
 
 MOST_BYTES = 2**26  # of the .xml
+MOST_SIDE, MOST_CLASSES = 2048, 100_000  # of any classifier; the side in pixels
 _MOST_DEPTH = 64  # of its elements
 _MOST_DIMENSION = 2**31
 # The largest networks of this family compute some thousand values for each pixel; several of them

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NAME ?= against_keras_example
 
-.PHONY: install demo test test-all exports test-jax lint docs bench lock clean
+.PHONY: install demo test test-ci test-all exports test-jax lint docs bench lock clean
 
 install: $(INSTALLED)
 
@@ -13,7 +13,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "efftune needs Python 3.11 or later; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --no-binary promise -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --only-binary :all: --no-binary promise -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $(INSTALLED)
 
@@ -23,7 +23,11 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist worksteal
 
-# What `make test` leaves out, but for the largest variants and the comparison with PyTorch: also the
+# What takes longer, and `.ci/run` runs as well.
+test-ci: $(INSTALLED)
+	$(BIN)/pytest -n 2 --dist worksteal -m "ci and not (variant or long or shared or slow or torch or exports)"
+
+# What these two leave out, but for the largest variants and the comparison with PyTorch: also the
 # demo, by the wheel installed alone.
 test-all: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist worksteal -m "(variant or long or shared) and not (slow or torch)"

@@ -11,6 +11,7 @@ from conftest import fill
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("page", ["cli.md", "settings.md"])
 def test_written_pages_are_up_to_date(page):
     write = runpy.run_path(str(ROOT / "docs" / "write_pages.py"))
@@ -76,6 +77,7 @@ def each_with_its_length(commands):
         yield pytest.param(command, marks=[pytest.mark.long] if trains else [])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("command", list(each_with_its_length(tutorial_commands())))
 def test_every_command_of_the_tutorial_runs(command, efftune_command, tmp_path):
     """As written, but on a few squares in the place of dogs, with epochs few and pictures small."""

@@ -23,6 +23,7 @@ def run(*options):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.ci
 def test_programs_of_jax():
     pytest.importorskip("jax")
     run()

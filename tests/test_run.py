@@ -72,6 +72,7 @@ def test_record_documents_the_run(finished_run):
     assert record["features"]["computed"] + record["features"]["cached"] == 30
 
 
+@pytest.mark.ci
 def test_recipe_goes_back_in(finished_run, source, tmp_path):
     choices = tomllib.loads((finished_run.folder / "recipe.toml").read_text())
     again = efftune.train(source, recipe=efftune.Recipe(**choices), run=tmp_path / "run")
@@ -188,6 +189,7 @@ def test_fine_tuned_model_predicts_the_same_everywhere(tuned_run, finished_run, 
     assert np.abs(finished_run.classifier.probabilities(paths)[0] - stored).max() > 1e-3
 
 
+@pytest.mark.ci
 def test_same_seed_gives_the_same_evaluation_to_the_last_digit(tuned_run, source, tmp_path):
     again = efftune.train(source, run=tmp_path / "run", **TUNED)
     first, second = (run.folder / "evaluation.json" for run in (tuned_run, again))
@@ -325,6 +327,7 @@ def test_picture_that_vanishes_during_training_is_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.ci
 def test_plan_describes_training_and_writes_nothing(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = efftune.plan(source, **TUNED)
@@ -335,6 +338,7 @@ def test_plan_describes_training_and_writes_nothing(source, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.ci
 def test_second_run_reuses_the_features(finished_run, source, tmp_path):
     choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
     again = efftune.train(source, run=tmp_path / "run", **choices)
@@ -342,6 +346,7 @@ def test_second_run_reuses_the_features(finished_run, source, tmp_path):
     assert again.evaluation == finished_run.evaluation
 
 
+@pytest.mark.ci
 def test_other_seed_gives_other_splits(finished_run, source, tmp_path):
     choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
     again = efftune.train(source, run=tmp_path / "run", **choices, seed=1)
@@ -350,6 +355,7 @@ def test_other_seed_gives_other_splits(finished_run, source, tmp_path):
     assert [row["split"] for row in first] != [row["split"] for row in second]
 
 
+@pytest.mark.ci
 def test_unreadable_files_are_set_aside_and_the_rest_is_used(broken_source, tmp_path):
     run = efftune.train(broken_source, run=tmp_path / "run", recipe="quick", image_size=32)
     rows = {row["path"]: row for row in table(run.folder / "examples.csv")}
@@ -359,6 +365,7 @@ def test_unreadable_files_are_set_aside_and_the_rest_is_used(broken_source, tmp_
     assert run.record["data"]["set_aside"] == len(rows) - 30
 
 
+@pytest.mark.ci
 def test_runs_are_numbered(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "squares-lite0-1").mkdir(parents=True)
@@ -384,6 +391,7 @@ def test_failed_run_leaves_nothing(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.ci
 def test_run_stopped_before_training_leaves_nothing(source, tmp_path):
     def stop(phase, _done, _total):
         if phase == "save":

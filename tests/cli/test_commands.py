@@ -63,11 +63,13 @@ def test_help_loads_light_modules_only(arguments, allowed):
     assert {name for name in done.stderr.split() if not name.startswith("_")} <= allowed
 
 
+@pytest.mark.ci
 def test_predict_and_evaluate_import_no_framework(finished_run, source):
     assert modules_after("predict", finished_run.folder, source / "red") == "heavy: []"
     assert modules_after("evaluate", finished_run.folder, source) == "heavy: []"
 
 
+@pytest.mark.ci
 def test_quick_training_imports_keras_alone(source, tmp_path, monkeypatch):
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     assert modules_after("train", source, *QUICK, "--run", tmp_path / "run") == "heavy: ['keras']"
@@ -87,6 +89,7 @@ def test_train_prints_the_score_and_where_the_run_is(efftune_command, source, tm
     assert (tmp_path / "runs" / "squares-lite0-1" / "run.json").exists()
 
 
+@pytest.mark.ci
 def test_train_json_ends_with_one_line(efftune_process, source):
     done = efftune_process(
         "train", source, "--recipe", "quick", "--image-size", 32, "--json", "--quiet"
@@ -101,6 +104,7 @@ def test_train_json_ends_with_one_line(efftune_process, source):
     assert output["seconds"] > 0
 
 
+@pytest.mark.ci
 def test_options_reach_the_recipe(efftune_command, source, tmp_path):
     (tmp_path / "mine.toml").write_text("seed = 5\nfit = 'pad'\nval_fraction = 0.3\n")
     options = ["--config", "mine.toml", "--fit", "stretch", "--test", 0.2, "--set", "head_folds=4"]
@@ -169,6 +173,7 @@ def test_accepted_labels_come_with_the_command_that_uses_them(efftune_command, f
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.ci
 def test_labels_reach_training(efftune_command, source, tmp_path):
     (tmp_path / "labels.csv").write_text(
         "path,label,decision,new_label\nred/01.png,red,drop,\n", encoding="utf-8"
@@ -207,6 +212,7 @@ def test_compare_prints_runs_side_by_side(efftune_command, finished_run, tuned_r
     assert efftune_command("compare", finished_run.folder).returncode == 2
 
 
+@pytest.mark.ci
 def test_classify_names_what_a_picture_shows(efftune_command, source):
     done = efftune_command("classify", source / "red" / "01.png", "--json", "--top", 3)
     assert done.returncode == 0, done.stderr
@@ -283,6 +289,7 @@ def no_number(text):
     raise ValueError(f"{text} is not JSON")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "command",
     [
@@ -354,6 +361,7 @@ def table(source, tmp_path):
     return tmp_path / "squares.csv"
 
 
+@pytest.mark.ci
 def test_table_with_other_columns_is_trained_on_and_evaluated(efftune_command, table, tmp_path):
     named = {"path": "file", "label": "colour", "split": "fold", "group": "who"}
     columns = [part for role, name in named.items() for part in (f"--{role}-column", name)]
@@ -373,6 +381,7 @@ def test_table_with_other_columns_is_trained_on_and_evaluated(efftune_command, t
     assert json.loads(done.stdout)["pictures"] == 9
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("command", "stdin", "code"),
     [
@@ -478,6 +487,7 @@ def test_altered_model_gets_a_clear_message(efftune_command, finished_run, sourc
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
@@ -536,6 +546,7 @@ def test_fine_tuning_ends_with_the_same_line_and_no_noise(efftune_process, sourc
     assert (output["recipe"], output["test"]["accuracy"]) == ("balanced", 1)
 
 
+@pytest.mark.ci
 def test_fine_tuning_prints_its_phases(efftune_command, source, tmp_path):
     done = efftune_command("train", source, *FINE_TUNED, "--run", "run")
     phases = ["find", "inspect", "start", "features", "head", "upper", "evaluate", "save"]
@@ -545,6 +556,7 @@ def test_fine_tuning_prints_its_phases(efftune_command, source, tmp_path):
     assert done.returncode == 0
 
 
+@pytest.mark.ci
 def test_dry_run_prints_the_plan_and_trains_nothing(efftune_command, source, tmp_path):
     done = efftune_command("train", source, *FINE_TUNED, "--set", "views=1", "--dry-run", "--quiet")
     assert done.returncode == 0, done.stderr
@@ -576,6 +588,7 @@ def test_options_of_fine_tuning_reach_the_recipe(efftune_command, source, tmp_pa
         assert recipe.settings[name.replace("-", "_")] == value
 
 
+@pytest.mark.ci
 def test_few_photos_are_judged_by_cross_validation(efftune_command, source, finished_run, tmp_path):
     few = ["--recipe", "quick", "--image-size", 32]
     done = efftune_command("train", source, *few, "--run", "few")
@@ -599,6 +612,7 @@ def test_few_photos_are_judged_by_cross_validation(efftune_command, source, fini
     assert len(done.stdout.splitlines()) == 30
 
 
+@pytest.mark.ci
 def test_two_photos_a_class_are_enough(efftune_command, tmp_path):
     photos = fill(tmp_path / "photos", count=2)
     done = efftune_command("train", photos, *FINE_TUNED[:-2], "--run", "run", "--json")

@@ -2,6 +2,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import sys
 from efftune.cli import keras_startup
@@ -18,6 +20,7 @@ except ModuleNotFoundError as error:
 """
 
 
+@pytest.mark.ci
 def test_other_backends_are_not_imported_and_do_not_seem_missing():
     environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
     done = subprocess.run(

@@ -22,6 +22,7 @@ def odd(tmp_path_factory):
     return root, odd_files.make(root, EVERY)
 
 
+@pytest.mark.ci
 def test_odd_files_go_through_all_commands(odd, efftune_command, tmp_path):
     root, made = odd
     done = efftune_command("check", root, "--json", "-q")
@@ -83,6 +84,7 @@ def made(layout: Layout, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return layout.make(folder)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("layout", [LAYOUTS[2 * EVERY], LAYOUTS[4 * EVERY]])
 def test_layout_goes_through_the_commands(layout, tmp_path, monkeypatch, efftune_command):
     source = made(layout, tmp_path, monkeypatch)

@@ -99,6 +99,7 @@ def mismatches(quality_findings: Iterable[Oddity], findings: Iterable[Finding]) 
     return "\n".join(wrong)
 
 
+@pytest.mark.ci
 def test_each_oddity_gets_its_verdict(garden, checked):
     _, quality_findings = garden
     assert len([each for each in quality_findings if "ordinary" not in each.name]) >= 100
@@ -113,6 +114,7 @@ def test_each_oddity_of_real_photos_gets_its_verdict(clothing, tmp_path):
     assert not wrong, wrong
 
 
+@pytest.mark.ci
 def test_each_file_is_listed_once(garden, checked):
     _, quality_findings = garden
     names = [row.name for row in checked.examples.rows]
@@ -120,33 +122,39 @@ def test_each_file_is_listed_once(garden, checked):
     assert {each.name for each in quality_findings if "MACOSX" not in each.name} <= set(names)
 
 
+@pytest.mark.ci
 def test_classes_of_similar_names_are_reported(checked):
     pairs = {(each.name, each.other) for each in checked.findings if each.kind == "similar-names"}
     assert pairs == {("Shirt", "shirt"), ("Shirt", "shirt ")}
 
 
+@pytest.mark.ci
 def test_a_class_name_composed_in_two_ways_is_one_class(checked):
     assert {row.label for row in checked.examples.rows if "robe" in row.name} == {
         "robe d'\u00e9t\u00e9"
     }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["Shirt", "shirt ", "robe d'\u00e9t\u00e9", "all broken"])
 def test_class_that_can_hardly_be_learnt_is_reported(name, checked):
     assert {"small-class", "missing-in-split"} <= by_name(checked.findings)[name].keys()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", planted.CLASSES)
 def test_class_in_order_has_no_finding(name, checked):
     assert not {"small-class", "missing-in-split"} & by_name(checked.findings)[name].keys()
 
 
+@pytest.mark.ci
 def test_what_is_found_can_be_printed_whatever_the_names(checked):
     text = json.dumps(checked.to_dict()).encode("ascii")
     assert b"<script>" in text
     assert len(json.loads(text)["findings"]) == len(checked.findings)
 
 
+@pytest.mark.ci
 def test_command_lists_all_findings_and_survives_all_names(garden, checked, efftune_command):
     done = efftune_command("check", garden[0], "--json", "--out", "found")
     assert done.returncode == 1, done.stderr
@@ -157,6 +165,7 @@ def test_command_lists_all_findings_and_survives_all_names(garden, checked, efft
     assert "\x1b[31mred" not in plain.stdout + plain.stderr
 
 
+@pytest.mark.ci
 def test_no_file_hangs_or_takes_much_memory(garden):
     root, quality_findings = garden
     bombs = [str(root / each.name) for each in quality_findings if "bomb" in each.name]

@@ -107,6 +107,7 @@ def test_published_classifier_is_refused():
         browser.Settings.of(published("efficientnet-lite0"), "ImageNet", "")
 
 
+@pytest.mark.ci
 @given(st.lists(st.text(), min_size=1, max_size=20))
 @per_test
 def test_class_names_of_any_kind_arrive_as_they_are(archive, site, names):

@@ -28,6 +28,7 @@ def run(finished_run, tmp_path_factory):
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name",
     [
@@ -60,6 +61,7 @@ def test_export_is_proved_on_the_run_s_pictures(run, tmp_path, name):
     assert 0 < stored["ms"] <= stored["ms_95"]
 
 
+@pytest.mark.ci
 def test_half_of_the_bits_take_half_of_the_space(run, tmp_path):
     whole, half = run.export(["openvino", "openvino-f16"], tmp_path)
     assert half.receipt.bytes < 0.6 * whole.receipt.bytes
@@ -113,6 +115,7 @@ def shifted(material, path):
     openvino_file.write(moved, path, material.metadata, half=False, batch=None)
 
 
+@pytest.mark.ci
 def test_first_way_that_keeps_the_accuracy_is_taken(run, tmp_path, monkeypatch, efftune_command):
     whole = FORMATS["openvino-int8"]
     ways = {"bad": shifted, "good": whole.ways["float16"], "never tried": None}
@@ -139,6 +142,7 @@ def divided(temperature):
     return write
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("temperature", "needed"), [(0.2, True), (5.0, True), (1.0, False)])
 def test_file_that_is_not_calibrated_any_more_is_calibrated_again(
     run, tmp_path, monkeypatch, temperature, needed
@@ -158,6 +162,7 @@ def test_file_that_is_not_calibrated_any_more_is_calibrated_again(
     assert float(stored) == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("failure", ["loses", "raises"])
 def test_calibrating_again_never_spoils_a_file(run, tmp_path, monkeypatch, failure):
     def write(material, path):
@@ -201,6 +206,7 @@ def test_files_of_8_bits_have_the_temperature_that_they_need(run, tmp_path, monk
     assert np.abs(flat - plain).max() > 0.1
 
 
+@pytest.mark.ci
 def test_way_that_cannot_be_written_is_passed_over(run, tmp_path, monkeypatch):
     def failing(_material, _path):
         raise efftune.DataError("it needs more memory")
@@ -290,6 +296,7 @@ def test_file_that_answers_otherwise_is_not_kept(run, tmp_path, monkeypatch, fau
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.ci
 def test_export_that_fails_leaves_the_one_before(run, tmp_path, monkeypatch):
     run.export("onnx", tmp_path)
     before = {each.name: each.read_bytes() for each in (tmp_path / "onnx").iterdir()}
@@ -348,6 +355,7 @@ def test_pictures_of_another_set_are_no_proof(run, tmp_path, source):
         run.export("onnx", tmp_path / "out", photos=other)
 
 
+@pytest.mark.ci
 def test_pictures_that_have_changed_are_left_out_and_named(run, tmp_path, source, efftune_command):
     other = shutil.copytree(source, tmp_path / "other")
     with (run.folder / "predictions.csv").open(newline="") as stream:
@@ -364,6 +372,7 @@ def test_pictures_that_have_changed_are_left_out_and_named(run, tmp_path, source
     assert f"gone or have changed: 1, such as {name}" in done.stdout
 
 
+@pytest.mark.ci
 def test_command(run, tmp_path, efftune_command):
     done = efftune_command("export", run.folder, "--format", "onnx, openvino", "--into", tmp_path)
     assert "100.0 %" in done.stdout
@@ -375,6 +384,7 @@ def test_command(run, tmp_path, efftune_command):
     assert (line["format"], line["path"]) == ("onnx", str(tmp_path / "onnx" / "model.onnx"))
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
 def test_classes_of_any_name_that_folds_have_judged(source, tmp_path):
     names = [os.fsdecode(name) for name in (b"a\nb", b"caf\xe9")]

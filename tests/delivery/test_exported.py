@@ -85,6 +85,7 @@ def rows(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "place",
     [
@@ -128,6 +129,7 @@ def test_picture_that_cannot_be_read_is_told_as_with_a_run(made, tmp_path, efftu
     assert "red" in done.stdout
 
 
+@pytest.mark.ci
 def test_evaluation_is_that_of_the_run(made, finished_run, source, efftune_command):
     words = [source, "--json"]
     its = json.loads(efftune_command("evaluate", finished_run.folder, *words).stdout)

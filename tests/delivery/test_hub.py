@@ -122,6 +122,7 @@ def test_nothing_private_goes_there(pushed, finished_run):
     assert json.loads(pushed.content["run.json"])["source"] == source.name
 
 
+@pytest.mark.ci
 def test_paths_in_settings_and_notes_stay_here(server, finished_run, tmp_path):
     run = efftune.Run.load(shutil.copytree(finished_run.folder, tmp_path / "run"))
     record = run.record | {
@@ -174,6 +175,7 @@ def test_report_goes_there_if_asked_for(server, finished_run, source, tmp_path):
     assert "model.keras" in server.repositories["anna/again"].content
 
 
+@pytest.mark.ci
 def test_second_push_is_another_commit(server, pushed, finished_run):
     before = pushed.head
     finished_run.push(NAME)

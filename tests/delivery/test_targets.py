@@ -55,6 +55,7 @@ def test_target_is_proved_with_the_pixels_that_the_application_makes(run, tmp_pa
         assert its["largest_gap"] > same["largest_gap"]
 
 
+@pytest.mark.ci
 def test_script_classifies_without_efftune(run, tmp_path):
     run.export("python", tmp_path)
     folder = shutil.move(tmp_path / "python", tmp_path / "elsewhere")

@@ -43,6 +43,7 @@ def trained(source, tmp_path_factory):
     return run, seen
 
 
+@pytest.mark.ci
 def test_each_network_is_trained_without_its_fold_and_the_last_on_all(trained):
     _, (everything, *parts, whole) = trained
     assert len(parts) == 3
@@ -58,6 +59,7 @@ def test_each_network_is_trained_without_its_fold_and_the_last_on_all(trained):
     assert whole.paths["val"] == []
 
 
+@pytest.mark.ci
 def test_all_pictures_are_judged_and_trained_on(trained):
     run, _ = trained
     examples = table(run.folder / "examples.csv")
@@ -74,6 +76,7 @@ def test_all_pictures_are_judged_and_trained_on(trained):
     assert efftune.Run.load(run.folder).evaluation == evaluation
 
 
+@pytest.mark.ci
 def test_classifier_handed_out_is_the_one_trained_on_all(trained, source):
     run, _ = trained
     paths = [source / row["path"] for row in table(run.folder / "predictions.csv")]
@@ -89,6 +92,7 @@ def test_classifier_handed_out_is_the_one_trained_on_all(trained, source):
     assert stage["val_accuracy"] == {"before": tried[0].accuracy, "after": tried[1].accuracy}
 
 
+@pytest.mark.ci
 def test_heads_of_folds_are_fitted_without_them(trained):
     run, (data, *_) = trained
     found = fold_heads.fit(data, Backbone("efficientnet-lite0", 32), run.recipe)
@@ -102,6 +106,7 @@ def test_heads_of_folds_are_fitted_without_them(trained):
         assert np.array_equal(logits[~inside], alone.logits(features[~inside]))
 
 
+@pytest.mark.ci
 def test_class_missing_from_a_fold_is_never_predicted_there(trained):
     run, (data, *_) = trained
     labels = data.labels["train"].copy()
@@ -114,6 +119,7 @@ def test_class_missing_from_a_fold_is_never_predicted_there(trained):
     assert probabilities[data.folds == 0, 2].max() < 1e-3
 
 
+@pytest.mark.ci
 def test_fine_tuning_that_does_harm_is_given_up(source, tmp_path, monkeypatch):
     monkeypatch.setattr(cross_validation.out_of_fold, "is_hopeless", lambda *_: True)
     run = efftune.train(source, run=tmp_path / "run", folds=3, **CHOICES | {"epochs": 1})
@@ -126,6 +132,7 @@ def test_fine_tuning_that_does_harm_is_given_up(source, tmp_path, monkeypatch):
     assert "so only the head was trained" in (run.folder / "report.html").read_text()
 
 
+@pytest.mark.ci
 def test_fine_tuning_that_diverges_leaves_the_head(tmp_path):
     choices = CHOICES | {"learning_rate": 5.0, "epochs": 2, "optimizer": "adam"}
     source = fill(tmp_path / "photos", count=25)
@@ -139,6 +146,7 @@ def test_fine_tuning_that_diverges_leaves_the_head(tmp_path):
     assert "because fine-tuning failed: Training diverged in stage upper" in page
 
 
+@pytest.mark.ci
 def test_training_on_all_that_fails_leaves_the_head(source, tmp_path, monkeypatch):
     run_stages = fine_tuning.run_stages
 

@@ -94,6 +94,7 @@ needs_tensorflow = pytest.mark.skipif(
 )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "mirrored"),
     [
@@ -116,6 +117,7 @@ def test_places_contribute_the_logit_between_them(tmp_path, picture, monkeypatch
     assert contributed == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.ci
 @needs_tensorflow
 @pytest.mark.parametrize(
     ("name", "mirrored"),
@@ -144,6 +146,7 @@ def test_heat_is_what_gradients_give_in_any_network(tmp_path, picture, name, mir
         assert np.abs(found.heat - heat(expected)).max() < 0.01
 
 
+@pytest.mark.ci
 def test_heat_is_where_the_evidence_is(disc_run, tmp_path):
     explainer = Explainer(disc_run.classifier)
     hits = []
@@ -158,6 +161,7 @@ def test_heat_is_where_the_evidence_is(disc_run, tmp_path):
     assert sum(hits) >= 20, hits
 
 
+@pytest.mark.ci
 def test_mirror_image_is_explained_by_the_mirror_image(tmp_path, picture):
     classifier, _, _ = made(tmp_path / "run", mirrored=True)
     with Image.open(picture) as image:
@@ -185,6 +189,7 @@ def test_of_two_classes_both_are_explained(tmp_path, picture):
     assert np.array(heats[1]) == pytest.approx(np.array(heats[-1][::-1]), abs=1e-3)
 
 
+@pytest.mark.ci
 def test_explained_class_is_that_of_predict(disc_run, picture):
     found = Explainer(disc_run.classifier).explain(str(picture))
     (prediction,) = disc_run.classifier.predict(picture, top=3)
@@ -199,6 +204,7 @@ def test_explained_class_is_that_of_predict(disc_run, picture):
     assert found.heat.max() == 1
 
 
+@pytest.mark.ci
 def test_network_is_read_when_first_needed_and_only_once(disc_run, picture, monkeypatch):
     read = []
     original = openvino_engine.read
@@ -223,6 +229,7 @@ def test_map_of_one_place_is_even():
     assert (explanation._heat(np.ones((1, 1), np.float32), 32) == 1).all()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("side", [1, 31, 96, SIDE, 420])
 def test_pair_is_the_picture_next_to_its_heat_map(disc_run, picture, side):
     found = Explainer(disc_run.classifier).explain(picture)
@@ -235,11 +242,13 @@ def test_pair_is_the_picture_next_to_its_heat_map(disc_run, picture, side):
         assert red > blue + 30  # the hottest place is yellow
 
 
+@pytest.mark.ci
 def test_unknown_class_is_refused(disc_run, picture):
     with pytest.raises(UsageError, match=r"Unknown class 'rad'. Did you mean 'red'"):
         Explainer(disc_run.classifier).explain(picture, "rad")
 
 
+@pytest.mark.ci
 def test_unreadable_picture_is_named(disc_run, picture, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(picture.read_bytes()[:200])
@@ -260,6 +269,7 @@ def test_unreadable_picture_is_named(disc_run, picture, tmp_path):
     assert [each.path for each in written] == [picture]
 
 
+@pytest.mark.ci
 def test_each_picture_gets_a_file_of_its_own(disc_run, picture, tmp_path):
     names = [
         "a.png",
@@ -290,6 +300,7 @@ def test_each_picture_gets_a_file_of_its_own(disc_run, picture, tmp_path):
     assert len([*(tmp_path / "out").iterdir()]) == len(names)
 
 
+@pytest.mark.ci
 def test_pictures_in_the_output_folder_are_not_changed(disc_run, picture):
     before = picture.read_bytes()
     (written,) = explain(disc_run.classifier, [picture], picture.parent)
@@ -306,6 +317,7 @@ def test_any_label_can_be_a_title(tmp_path, label):
         assert 800 <= image.width <= 900
 
 
+@pytest.mark.ci
 def test_place_that_cannot_be_written_is_refused(disc_run, picture, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UsageError, match="Cannot write"):

@@ -22,6 +22,7 @@ def predictions(draw):
     return scores / scores.sum(axis=1, keepdims=True), random.integers(0, classes, count)
 
 
+@pytest.mark.ci
 @settings(deadline=None)
 @given(predictions())
 def test_scores_equal_scikit_learns(case):

@@ -33,6 +33,7 @@ def chosen(source, tmp_path_factory):
     return run, phases
 
 
+@pytest.mark.ci
 def test_run_uses_the_model_chosen(chosen):
     run, phases = chosen
     trials = [ModelTrial(**each) for each in run.record["models"]]
@@ -49,6 +50,7 @@ def test_run_uses_the_model_chosen(chosen):
     assert LITE.index(found.model) <= LITE.index(best.model)
 
 
+@pytest.mark.ci
 def test_validation_and_test_are_not_looked_at(source, tmp_path, monkeypatch):
     seen = []
     extract = model_choice.extraction.extract
@@ -81,6 +83,7 @@ def test_what_was_computed_is_cached_for_the_run(source, own_cache, tmp_path):
     }
 
 
+@pytest.mark.ci
 def test_budget_leaves_out_what_would_take_longer(source, tmp_path):
     run = efftune.train(source, run=tmp_path / "run", **AUTO, budget="1s")
     outcomes = {each["model"]: each["outcome"] for each in run.record["models"]}
@@ -103,6 +106,7 @@ def test_time_that_is_left_is_for_more_networks(source, tmp_path, own_cache):
     assert efftune.plan(source, **choices, budget="1h", members=1).recipe.members == 1
 
 
+@pytest.mark.ci
 def test_choice_is_told(chosen):
     run, _ = chosen
     report = (run.folder / "report.html").read_text()
@@ -114,6 +118,7 @@ def test_choice_is_told(chosen):
     assert words.model_choice({}, {}) == ""
 
 
+@pytest.mark.ci
 def test_only_model_is_taken_untried_and_that_is_said(source, tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "MODELS", catalogue.MODELS[:1])
     run = efftune.train(source, run=tmp_path / "run", **AUTO)

@@ -32,6 +32,7 @@ def shards(own_cache):
     return sorted(own_cache.glob("features/*/*.npy"))
 
 
+@pytest.mark.ci
 def test_features_are_those_of_the_keras_model(backbone, paths):
     from efftune.data import images
 
@@ -203,6 +204,7 @@ def test_mirrored_view_is_the_picture_the_other_way_round(backbone, tmp_path, ow
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_activations_lead_to_the_features(backbone, paths, own_cache, dtype):
     """What is kept at a block, carried on by the network above it, is what is kept at the end."""

@@ -51,6 +51,7 @@ def as_openvino(model, pixels):
     return np.stack([found[i] for i in range(len(squares))])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", each(PUBLISHED, ("efficientnet-b0",)))
 def test_same_weights_give_what_keras_gives(name, tmp_path):
     other = shaken(keras_own(name))
@@ -61,6 +62,7 @@ def test_same_weights_give_what_keras_gives(name, tmp_path):
     assert distance(answers(model, noise()), answers(other, noise())) <= 1e-5
 
 
+@pytest.mark.ci
 @every_variant
 def test_variant_is_as_published_and_works_at_its_native_size(name):
     model = efftune.build(name, weights=None)
@@ -90,6 +92,7 @@ def test_b0_for_120_classes_has_the_parameters_of_the_public_example():
     assert (model.count_params(), trainable) == (4_203_291, 4_161_268)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", each((row.name for row in catalogue.MODELS), ("-lite0",)))
 def test_saved_and_converted_models_give_the_same_outputs(name, tmp_path):
     model = shaken(architectures.backbone(name, SIZE))
@@ -113,6 +116,7 @@ ODD_SIZES = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("name", "size"), ODD_SIZES)
 def test_odd_sizes_work(name, size):
     model = shaken(architectures.backbone(name, size))
@@ -175,6 +179,7 @@ def test_without_top_there_are_features_or_activations():
     assert np.array_equal(answers(largest, noise()), expected)
 
 
+@pytest.mark.ci
 def test_head_of_other_classes_is_new():
     with_its_own = efftune.build("efficientnet-lite0", image_size=SIZE)
     new = efftune.build("efficientnet-lite0", 5, image_size=SIZE)

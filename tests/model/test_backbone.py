@@ -20,6 +20,7 @@ def output(backbone):
     return result[0]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("damage", [b"", b"<net/>"])
 def test_damaged_conversion_is_noticed_and_rebuilt(own_cache, damage):
     good = output(Backbone("efficientnet-lite0", 32))
@@ -29,6 +30,7 @@ def test_damaged_conversion_is_noticed_and_rebuilt(own_cache, damage):
     assert converted.stat().st_size > 1000
 
 
+@pytest.mark.ci
 def test_kept_conversion_needs_no_keras_model(own_cache):
     output(Backbone("efficientnet-lite0", 32))
     again = Backbone("efficientnet-lite0", 32)
@@ -36,6 +38,7 @@ def test_kept_conversion_needs_no_keras_model(own_cache):
     assert "keras_model" not in vars(again)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", each((row.name for row in catalogue.MODELS), ("-lite0",)))
 def test_lower_and_upper_part_are_the_whole_at_every_block(name):
     backbone = Backbone(name, 40, weights="none")
@@ -132,6 +135,7 @@ print(len(openvino_engine.converted(lambda: backbone.keras_model, cached=folder)
 """
 
 
+@pytest.mark.ci
 def test_full_disk_does_not_end_a_conversion(own_cache):
     done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -141,6 +145,7 @@ def test_full_disk_does_not_end_a_conversion(own_cache):
     assert list((own_cache / "backbones").iterdir()) == []
 
 
+@pytest.mark.ci
 def test_last_block_is_where_the_last_stage_begins():
     assert Backbone("efficientnet-lite0", 32).block("last") == "block7a"
     assert Backbone("efficientnet-v2-b0", 32, weights="none").block("last") == "block6a"

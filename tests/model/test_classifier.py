@@ -188,6 +188,7 @@ print(process.exitcode)
 """
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_classifier_predicts_in_a_forked_process(finished_run, source):
     arguments = [str(finished_run.folder), str(source / "red" / "01.png")]
@@ -205,6 +206,7 @@ def palace(tmp_path_factory):
     return path
 
 
+@pytest.mark.ci
 def test_published_model_is_made_once(palace, own_cache):
     first = efftune.classify([palace])
     (folder,) = (own_cache / "classifiers").iterdir()
@@ -213,6 +215,7 @@ def test_published_model_is_made_once(palace, own_cache):
     assert (folder / "model.keras").stat().st_mtime_ns == made
 
 
+@pytest.mark.ci
 def test_damaged_published_model_is_made_again(palace, own_cache):
     first = efftune.classify([palace])
     (weights,) = (own_cache / "classifiers").glob("*/openvino/model.bin")
@@ -254,6 +257,7 @@ def test_progress_counts_unreadable_pictures_too(finished_run, source, tmp_path)
     assert sorted(calls) == [(i, 31) for i in range(1, 32)]
 
 
+@pytest.mark.ci
 def test_keras_model_gives_the_same_probabilities(finished_run, source):
     paths = sorted(source.rglob("*.*g"))
     classifier = finished_run.classifier

@@ -39,6 +39,7 @@ def with_members(name, block, size=40):
     return backbone, pixels, features
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", each((row.name for row in catalogue.MODELS), ("-lite0",)))
 def test_features_of_an_ensemble_are_those_of_its_members(name):
     backbone, pixels, features = with_members(name, "block3")
@@ -49,6 +50,7 @@ def test_features_of_an_ensemble_are_those_of_its_members(name):
     assert distance(together, np.concatenate(features, axis=1)) <= 1e-6
 
 
+@pytest.mark.ci
 def test_folded_ensemble_gives_the_outputs_of_the_plain_one():
     backbone, pixels, _ = with_members("efficientnet-lite0", "block6")
     plain = backbone.to_features(MEMBER_FEATURES)
@@ -58,6 +60,7 @@ def test_folded_ensemble_gives_the_outputs_of_the_plain_one():
     assert distance(ops.convert_to_numpy(fast(pixels)), expected) <= 1e-5
 
 
+@pytest.mark.ci
 def test_only_the_blocks_of_their_own_are_copied():
     backbone, _, _ = with_members("efficientnet-lite0", "block6")
     own = sum(each.count_params() for each in upper_layers(backbone, "block6a"))
@@ -66,6 +69,7 @@ def test_only_the_blocks_of_their_own_are_copied():
     assert ensemble.count_params() == shared + 2 * own
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_saved_ensemble_averages_the_logits_of_its_members(tmp_path, mirrored):
     backbone, pixels, features = with_members("efficientnet-lite0", "block6", size=32)
@@ -92,6 +96,7 @@ def test_saved_ensemble_averages_the_logits_of_its_members(tmp_path, mirrored):
     assert np.abs(np.array(rows) - expected).max() <= 1e-4
 
 
+@pytest.mark.ci
 def test_members_are_forgotten_with_their_training():
     backbone, *_ = with_members("efficientnet-lite0", "block7", size=32)
     before = backbone.keras_model.get_weights()

@@ -25,6 +25,7 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.float32)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("block", ["pixels", "block1a", "block2a", "block5b", "block6a", "block7a"])
 def test_folded_part_gives_the_outputs_of_the_plain_one(backbone, pixels, block):
     inputs, plain = pixels, backbone.keras_model
@@ -36,6 +37,7 @@ def test_folded_part_gives_the_outputs_of_the_plain_one(backbone, pixels, block)
     assert np.abs(found - expected).max() <= 1e-4
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "block"),
     [
@@ -68,6 +70,7 @@ def test_bfloat16_products_stay_close(backbone, pixels):
     assert np.abs(found - expected).mean() <= 0.01
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-b0", "efficientnet-v2-b0"])
 @pytest.mark.parametrize("fold", [True, False])
 def test_short_activations_stay_close(name, fold, pixels):
@@ -87,6 +90,7 @@ def test_short_activations_stay_close(name, fold, pixels):
     assert names == {each.path for each in backbone.keras_model.trainable_variables}
 
 
+@pytest.mark.ci
 def test_norms_that_train_are_updated_with_short_activations(pixels):
     backbone = Backbone("efficientnet-lite0", 64, weights="none").randomly_initialized(0)
     norm = backbone.keras_model.get_layer("block3a_bn")
@@ -108,6 +112,7 @@ def test_shifted_products_are_a_depthwise_convolution(padding, stride, size, hei
     assert found == pytest.approx(ops.convert_to_numpy(expected), abs=1e-5)
 
 
+@pytest.mark.ci
 def test_shifts_give_the_outputs_of_the_backends_kernels(backbone, pixels):
     expected = ops.convert_to_numpy(backbone.keras_model(pixels))
     found = backbone.upper("pixels", Arithmetic(shifts=True))(pixels)
@@ -130,6 +135,7 @@ def stepped(model, inputs, weights):
     return [ops.convert_to_numpy(each).copy() for each in weights]
 
 
+@pytest.mark.ci
 def test_folded_part_learns_what_the_plain_one_learns(pixels):
     results = []
     for fold in (False, True):
@@ -172,6 +178,7 @@ def test_fused_norm_learns_what_keras_norm_learns(side):
         assert fuse == pytest.approx(plain, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.ci
 @on_tensorflow
 def test_fused_network_answers_as_the_plain_one(pixels):
     backbone = Backbone("efficientnet-lite0", 64)

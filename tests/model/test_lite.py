@@ -57,6 +57,7 @@ def test_logits_equal_the_pytorch_references(name):
     assert np.abs(logits - expected).max() <= 1e-3
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", each(PALACE))
 def test_palace_is_recognised_as_by_the_reference(name):
     """Guards padding, BatchNorm's epsilon, channel order and scaling without PyTorch."""

@@ -24,6 +24,7 @@ def photo():
     return load_sample_image("china.jpg")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", each(PALACE))
 def test_whole_photo_is_answered_as_by_the_reference(name, photo):
     (prediction,) = efftune.classify(photo, name)
@@ -57,6 +58,7 @@ def test_logits_equal_those_of_the_reference(name, photo):
     assert np.abs(np.log(probabilities[0]) - expected)[likely].max() <= 0.02
 
 
+@pytest.mark.ci
 def test_every_answer_has_index_wordnet_id_and_name(photo):
     (prediction,) = efftune.classify(photo, top=3)
     answers = prediction.to_dict()["top"]

@@ -147,6 +147,7 @@ def test_panel_has_a_heading_and_takes_the_focus(opened, run):
     assert numbers == sorted(numbers, reverse=True)
 
 
+@pytest.mark.ci
 def test_pictures_without_thumbnail_are_shown_by_name(opened, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "copy")
     made_run.change(folder, "thumbnails.json", thumbnails={})
@@ -339,6 +340,7 @@ def test_many_suspects_are_shown_in_portions(opened, tmp_path):
     assert not page.get_by_role("button", name="Show more").is_visible()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", [report.FILE, review.FILE])
 def test_axe_finds_nothing_serious(opened, run, name, scheme):

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from PIL import Image
 
 import efftune
@@ -16,6 +17,7 @@ def test_clean_source_has_no_problems(source, efftune_command):
     assert "No problems found" in done.stdout
 
 
+@pytest.mark.ci
 def test_problems_are_reported_with_exit_code_1(broken_source, efftune_command, tmp_path):
     done = efftune_command("check", broken_source, "--json", "--out", tmp_path / "out")
     assert done.returncode == 1, done.stderr
@@ -30,6 +32,7 @@ def test_problems_are_reported_with_exit_code_1(broken_source, efftune_command, 
     assert "red/cut.jpg: truncated" in table.stdout
 
 
+@pytest.mark.ci
 def test_pictures_are_drawn(source, tmp_path):
     folder = fill(tmp_path / "photos")
     (folder / "red" / "copy.png").write_bytes((folder / "red" / "01.png").read_bytes())

@@ -123,6 +123,7 @@ def test_flipped_labels_rank_first_among_suspects(flipped_run):
             assert row["suggested"] == row["path"].split("-")[1]
 
 
+@pytest.mark.ci
 def test_accepted_suggestions_train_a_better_run(flipped_run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(flipped_run.folder, copy)
@@ -147,6 +148,7 @@ def test_accepted_suggestions_train_a_better_run(flipped_run, tmp_path):
     assert confirmed.isdisjoint(row["path"] for row in table(again.folder / "suspects.csv"))
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_full_disk_of_the_cache_only_makes_a_run_slower(source, tmp_path, monkeypatch):
     choices = TUNED | {"epochs": 1, "whole_epochs": 1}
@@ -170,6 +172,7 @@ def test_full_disk_of_the_cache_only_makes_a_run_slower(source, tmp_path, monkey
     assert contents[0] == contents[1]
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_search_without_room_trains_the_head(source, tmp_path, monkeypatch):
     usage, memory = namedtuple("disk", "free")(0), namedtuple("memory", "available")(2**40)

@@ -85,6 +85,7 @@ def unfinished_run(stopped_once, tmp_path):
     return shutil.copytree(stopped_once, tmp_path / "run")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "place",
     [
@@ -119,6 +120,7 @@ def test_same_call_goes_on_or_gives_what_is_finished(noise, unbroken, tmp_path, 
         efftune.train(noise, run=folder, resume=True, **(CHOICES | {"seed": 1}))
 
 
+@pytest.mark.ci
 def test_nothing_is_measured_again(unfinished_run, monkeypatch):
     for name in ("view_selection.choose_views", "planning.plan_for", "attempt.Attempt"):
         monkeypatch.setattr(f"efftune.training.{name}", lambda *_: pytest.fail("done again"))
@@ -193,6 +195,7 @@ def test_run_that_exists_is_not_begun_again(noise, unfinished_run):
         efftune.train(noise, run=unfinished_run, **CHOICES)
 
 
+@pytest.mark.ci
 def test_run_at_work_is_left_alone(unfinished_run, tmp_path, efftune_process):
     assert [each.state for each in listing.listed(tmp_path)] == ["stopped"]
     journal = Journal.reopened(unfinished_run)
@@ -204,6 +207,7 @@ def test_run_at_work_is_left_alone(unfinished_run, tmp_path, efftune_process):
     journal.close()
 
 
+@pytest.mark.ci
 def test_what_never_began_is_begun(noise, tmp_path):
     (tmp_path / "run" / "unfinished").mkdir(parents=True)  # stopped before it was written down
     choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
@@ -221,6 +225,7 @@ def test_run_stopped_while_it_was_tidied_up_is_finished(finished_run, tmp_path):
         efftune.resume(run)
 
 
+@pytest.mark.ci
 def test_error_after_the_run_is_finished_leaves_it(noise, tmp_path):
     choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
     with pytest.raises(KeyboardInterrupt):
@@ -228,6 +233,7 @@ def test_error_after_the_run_is_finished_leaves_it(noise, tmp_path):
     assert efftune.Run.load(tmp_path / "run").record["state"] == "finished"
 
 
+@pytest.mark.ci
 def test_stopped_before_its_record_was_written(unfinished_run):
     (unfinished_run / "run.json").unlink()
     assert efftune.resume(unfinished_run).record["state"] == "finished"
@@ -253,6 +259,7 @@ def stop_after(epochs, place="upper"):
     return stop
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("epochs", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_impatient_user_gets_a_classifier(noise, unbroken, tmp_path, monkeypatch, epochs):
     monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
@@ -365,6 +372,7 @@ def test_room_for_a_checkpoint_is_looked_for_before_the_first_step(noise, tmp_pa
     assert not steps
 
 
+@pytest.mark.ci
 def test_failed_run_is_not_kept(noise, tmp_path, monkeypatch):
     monkeypatch.setattr(attempt, "_EXPLODED", 0.0)
     with pytest.raises(efftune.DataError, match="diverged"):

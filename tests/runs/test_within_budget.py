@@ -38,6 +38,7 @@ def reasons(run):
         return [row["reason"] for row in csv.DictReader(table)]
 
 
+@pytest.mark.ci
 def test_any_budget_leaves_a_classifier(many, tmp_path, slow):
     run = efftune.train(many, run=tmp_path / "run", budget="1s", **FROZEN)
     assert reasons(run).count("") == 16  # five of each class, whatever the time
@@ -73,6 +74,7 @@ def test_as_many_pictures_are_looked_at_as_there_is_time_for(many, slow):
     assert notes == [note]
 
 
+@pytest.mark.ci
 def test_enough_time_changes_nothing(many, tmp_path):
     plain = efftune.train(many, run=tmp_path / "plain", **FROZEN)
     limited = efftune.train(many, run=tmp_path / "limited", budget="1h", **FROZEN)
@@ -81,6 +83,7 @@ def test_enough_time_changes_nothing(many, tmp_path):
     assert limited.record["plan"]["notes"] == plain.record["plan"]["notes"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("folds", [False, True])
 def test_head_alone_is_trained_if_fine_tuning_does_not_fit(many, tmp_path, monkeypatch, folds):
     expensive = estimation.Prices(tracing={"upper": 1e5}, epoch={"upper": 1e5}, judging=1.0)
@@ -94,6 +97,7 @@ def test_head_alone_is_trained_if_fine_tuning_does_not_fit(many, tmp_path, monke
     Recipe().changed(**run.recipe.settings).require_effect()
 
 
+@pytest.mark.ci
 def test_fewer_blocks_are_trained_if_the_others_do_not_fit(many, tmp_path, monkeypatch):
     measured = []
 
@@ -112,6 +116,7 @@ def test_fewer_blocks_are_trained_if_the_others_do_not_fit(many, tmp_path, monke
     assert told in run.record["plan"]["notes"]
 
 
+@pytest.mark.ci
 def test_fine_tuning_in_folds_is_given_up_if_time_runs_out(many, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "_WORTHWHILE", 1e9)
     run = efftune.train(many, run=tmp_path / "run", budget="10m", **FOLDED)
@@ -121,6 +126,7 @@ def test_fine_tuning_in_folds_is_given_up_if_time_runs_out(many, tmp_path, monke
     assert "there is no time for it" in (run.folder / "report.html").read_text()
 
 
+@pytest.mark.ci
 def test_plan_is_told(many, caplog):
     plan = efftune.plan(many, budget="10m", **TUNED)
     assert {"inspect", "features", "head", "views", "upper", "evaluate"} <= plan.seconds.keys()

@@ -16,6 +16,7 @@ from efftune.training.goal import Cost
 QUICK = {"recipe": "quick", "image_size": 32, "test": 0.15}
 
 
+@pytest.mark.ci
 def test_run_says_whether_its_classifier_keeps_the_goal(source, tmp_path):
     run = efftune.train(source, run=tmp_path / "run", goal="1 s", **QUICK)
     found = run.record["goal"]
@@ -123,6 +124,7 @@ def test_model_that_was_chosen_for_the_goal_is_not_refused(source, backbone, lat
         within_goal.planned(asked, backbone, examples, Timer(), is_within=False)
 
 
+@pytest.mark.ci
 def test_model_is_chosen_among_those_that_keep_the_goal(source, tmp_path):
     auto = QUICK | {"model": "auto", "goal": "14 MB"}
     run = efftune.train(source, run=tmp_path / "run", **auto)
@@ -137,6 +139,7 @@ def test_model_is_chosen_among_those_that_keep_the_goal(source, tmp_path):
         efftune.train(source, run=tmp_path / "none", **(auto | {"goal": "5 MB"}))
 
 
+@pytest.mark.ci
 def test_smallest_model_may_be_the_slowest(source, tmp_path, monkeypatch):
     def cost(backbone, *_):
         return Cost(50.0 if backbone.entry.name.endswith("lite0") else 10.0, 14.0)

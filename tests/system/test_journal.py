@@ -141,6 +141,7 @@ def test_what_was_being_written_is_removed(begun):
     assert not list(begun.folder.parent.rglob(".partial-*"))
 
 
+@pytest.mark.ci
 def test_writer_killed_anywhere_leaves_a_whole_state():
     script = ROOT / "benchmarks" / "damaged_checkpoints.py"
     command = [sys.executable, str(script), "kills", "--times", "60"]

@@ -40,6 +40,7 @@ def output_in_terminal(*command):
     return written.decode()
 
 
+@pytest.mark.ci
 def test_bars_in_a_terminal_only(source):
     shown = output_in_terminal(sys.executable, "-c", SCRIPT.format(""), str(source))
     assert "inspect" in shown

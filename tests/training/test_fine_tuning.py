@@ -110,6 +110,7 @@ def test_views_cost_nothing_where_there_are_none(lit):
     assert decided(lit, unfreeze="none")[1] == decided(lit, augment="none")[1] == {}
 
 
+@pytest.mark.ci
 def test_held_out_pictures_are_evaluated_in_float32_and_without_views(source, own_cache):
     recipe = Recipe(image_size=32, unfreeze="block7", views=2)
     backbone = Backbone(recipe.backbone.model, 32)
@@ -148,6 +149,7 @@ def test_fine_tuning_has_to_gain_over_the_head_on_the_frozen_network(folder):
     assert fine_tuning.gains(stage_result(0.1, 2.0), heads.random(1280, 3, 0), data)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("gains", [True, False])
 def test_head_on_the_frozen_network_is_kept_if_fine_tuning_gains_nothing(
     folder, backbone, eager, monkeypatch, gains

@@ -84,6 +84,7 @@ def test_head_that_ends_worse_than_guessing_starts_again_with_a_lower_rate():
     assert outcome.stage.learning_rate == pytest.approx(0.2)
 
 
+@pytest.mark.ci
 def test_head_that_cannot_be_trained_is_an_error_with_advice():
     with pytest.raises(DataError, match=r"Training of the head diverged: .* head_learning_rate"):
         fit(stage=Stage("head", "", 3, 1e5), dropout=0.9)

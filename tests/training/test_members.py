@@ -79,6 +79,7 @@ def logits_alone(given, backbone, *seeds):
     return [val_logits(*trained(given, backbone, seed=seed)[::2]) for seed in seeds]
 
 
+@pytest.mark.ci
 def test_ensemble_averages_networks_trained_with_other_seeds(
     squares_with_head, backbone, eager, taken
 ):
@@ -100,6 +101,7 @@ def test_ensemble_averages_networks_trained_with_other_seeds(
     assert result.selected.val_loss == pytest.approx(losses[0], abs=1e-4)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("what", [pytest.param("rolled back", marks=pytest.mark.long), "diverged"])
 def test_network_that_made_things_worse_is_left_out(
     squares_with_head, backbone, eager, taken, outcome, what
@@ -113,6 +115,7 @@ def test_network_that_made_things_worse_is_left_out(
     assert any(each.startswith("network 2 is left out") for each in result.failures)
 
 
+@pytest.mark.ci
 def test_only_network_taken_is_as_if_trained_alone(
     squares_with_head, backbone, eager, taken, outcome
 ):
@@ -125,6 +128,7 @@ def test_only_network_taken_is_as_if_trained_alone(
     assert np.abs(val_logits(network, data) - alone).max() <= 1e-3
 
 
+@pytest.mark.ci
 def test_head_stays_if_no_network_is_taken(squares_with_head, backbone, eager, outcome):
     outcome |= {0: "rolled back", 1000: "diverged"}
     network, result, data = trained(squares_with_head, backbone, members=2)
@@ -134,6 +138,7 @@ def test_head_stays_if_no_network_is_taken(squares_with_head, backbone, eager, o
     assert np.abs(val_logits(network, data) - network.head.logits(frozen)).max() <= 1e-3
 
 
+@pytest.mark.ci
 def test_ensemble_of_which_all_diverge_diverges(squares_with_head, backbone, eager, outcome):
     outcome |= {0: "diverged", 1000: "diverged"}
     with pytest.raises(TrainingDiverged):
@@ -142,6 +147,7 @@ def test_ensemble_of_which_all_diverge_diverges(squares_with_head, backbone, eag
     assert all(np.array_equal(now, before) for now, before in pairs)
 
 
+@pytest.mark.ci
 def test_ensemble_without_validation_takes_all(squares_with_head, backbone, eager):
     plan, data, head = squares_with_head
     unseen = replace(data, paths=data.paths | {"val": []})

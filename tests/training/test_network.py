@@ -63,6 +63,7 @@ def test_depthwise_kernels_are_trained_if_asked_for(backbone):
     assert "block7a_dwconv/kernel" in changed(backbone, before)
 
 
+@pytest.mark.ci
 def test_whole_stage_leaves_batchnorm_alone_and_trains_the_stem(backbone):
     before = weights(backbone)
     trained(network(backbone, block="pixels", name="whole"), backbone, steps=1)
@@ -71,6 +72,7 @@ def test_whole_stage_leaves_batchnorm_alone_and_trains_the_stem(backbone):
     assert not [path for path in found if "bn/" in path]
 
 
+@pytest.mark.ci
 def test_training_from_scratch_moves_batchnorm_too(backbone):
     before = weights(backbone)
     trained(network(backbone, block="pixels", name="scratch"), backbone, steps=1)
@@ -116,6 +118,7 @@ def test_blocks_are_left_out_at_random_and_repeatably():
     assert not np.array_equal(kernels[0], kernels[2])
 
 
+@pytest.mark.ci
 def test_gathered_gradients_change_weights_every_other_step(backbone):
     made = network(backbone, accumulated=2)
     before = weights(backbone)
@@ -152,6 +155,7 @@ def test_rate_factor_shrinks_the_step(backbone):
     assert block == pytest.approx(0.001, rel=0.05)
 
 
+@pytest.mark.ci
 def test_averages_are_shown_and_hidden(backbone):
     made = trained(network(backbone, ema=0.5), backbone, steps=4)
     own = made.head[0]

@@ -202,6 +202,7 @@ def test_features_that_nothing_trains_from_are_not_cached(backbone, choices):
     assert (found.activation_bytes, found.place) == (0, "")
 
 
+@pytest.mark.ci
 def test_estimate_covers_every_phase(backbone, eager, tmp_path, own_cache):
     paths = sorted(fill(tmp_path / "photos", count=12).rglob("*.*g"))
     recipe = Recipe(image_size=32, unfreeze="block7", views=2, whole_epochs=1, batch_size=8)

@@ -40,12 +40,14 @@ def test_stage_learns_from_where_it_starts(given):
     assert tuned.backbone.weights_changed
 
 
+@pytest.mark.ci
 def test_next_stage_starts_from_the_best_of_the_last(given):
     tuned, outcome = fit(blank(given))
     _, later = fit(replace(given, tuned=tuned))
     assert later.start.val_loss == pytest.approx(outcome.selected.val_loss, rel=1e-3)
 
 
+@pytest.mark.ci
 def test_stage_that_makes_it_worse_is_rolled_back(given):
     before = weights(given.backbone)
     wrong = LabelledInputs(given.train.inputs, (given.train.labels + 1) % 3)
@@ -68,6 +70,7 @@ def test_stage_with_a_new_head_has_to_be_better_than_the_old_one(given):
     assert (tuned.kernel == given.tuned.kernel).all()
 
 
+@pytest.mark.ci
 def test_weights_of_the_best_epoch_are_restored(given):
     tuned, outcome = fit(blank(given), Stage("upper", BLOCK, 6, 0.02))
     best = min(outcome.epochs, key=lambda epoch: epoch.val_calibrated_loss)
@@ -111,6 +114,7 @@ def test_patience_ends_a_stage_that_no_longer_gains(given):
     assert len(outcome.epochs) <= outcome.best + 2 < 30
 
 
+@pytest.mark.ci
 def test_exploding_loss_starts_again_with_a_lower_rate(given, monkeypatch):
     monkeypatch.setattr(attempt, "DIVERGED", np.inf)
     _, outcome = fit(given, Stage("upper", BLOCK, 4, 0.1))
@@ -177,6 +181,7 @@ def as_kind(kind, given):
     return replace(given, train=LabelledInputs(inputs, given.train.labels))
 
 
+@pytest.mark.ci
 def test_batch_that_does_not_fit_is_halved_and_gradients_gathered(given):
     _, outcome = fit(as_kind(Greedy, blank(given)))
     assert outcome.batch_size == 2
@@ -184,6 +189,7 @@ def test_batch_that_does_not_fit_is_halved_and_gradients_gathered(given):
     assert outcome.selected.val_accuracy > outcome.start.val_accuracy
 
 
+@pytest.mark.ci
 def test_picture_that_does_not_fit_is_an_error_with_advice(given, monkeypatch):
     monkeypatch.setattr(Greedy, "fits", 0)
     with pytest.raises(DataError, match="even at a batch size of 1"):
@@ -195,6 +201,7 @@ def test_other_errors_come_out_as_they_are(given):
         fit(as_kind(Broken, given))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 def test_mixing_still_learns(given, mix):
     _, outcome = fit(blank(given), Stage("upper", BLOCK, 20, 1e-3), mix=mix)
@@ -247,6 +254,7 @@ def test_history_leaves_empty_what_a_stage_does_not_have():
     assert float(second["learning_rate"]) == 0.001
 
 
+@pytest.mark.ci
 def test_steps_are_counted_to_their_total(given):
     calls = []
     stages.fit(
@@ -287,6 +295,7 @@ def kept_in(folder, on_progress=lambda *_: None):
 RANDOM = {"dropout": 0.3, "drop_connect_rate": 0.3, "mix": "cutmix", "ema": 0.5}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("validated", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_stopped_stage_goes_on_to_the_same_bits(
     looked_at, pretrained, tmp_path, monkeypatch, validated
@@ -322,6 +331,7 @@ def test_stopped_stage_goes_on_to_the_same_bits(
     assert again[0].tobytes() == arrays[0].tobytes()
 
 
+@pytest.mark.ci
 def test_stage_that_falls_behind_ends_in_time_and_goes_on_to_the_same_bits(
     looked_at, pretrained, tmp_path, monkeypatch
 ):

@@ -331,6 +331,7 @@ def test_digits_are_the_real_ones():
     assert found.set_aside == ()
 
 
+@pytest.mark.ci
 def test_digits_are_made_once(own_cache):
     first = discovery.find("sample:digits").rows[0].path
     made = first.stat().st_mtime_ns

@@ -23,6 +23,7 @@ def run(model, pixels):
     return result
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", each(lite.VARIANTS))
 @pytest.mark.parametrize("size", [64, 75])
 def test_converted_model_gives_the_same_outputs(name, size):
@@ -56,6 +57,7 @@ def test_layer_of_another_form_is_refused(layer):
         convert(keras.Model(entry, layers.GlobalAveragePooling2D()(layer(entry))))
 
 
+@pytest.mark.ci
 def test_head_is_carried_on_to_probabilities():
     random = np.random.default_rng(0)
     backbone = convert(lite.backbone("efficientnet-lite0", 32))

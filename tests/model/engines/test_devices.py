@@ -149,6 +149,7 @@ assert devices.engine("cpu").NAME == "jax"
 """
 
 
+@pytest.mark.ci
 def test_jax_takes_the_place_of_what_is_missing():
     pytest.importorskip("jax")
     done = subprocess.run([sys.executable, "-c", MISSING], capture_output=True, text=True)

@@ -40,6 +40,7 @@ one_kind = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -63,6 +64,7 @@ def test_every_kind_of_file_gives_back_what_was_written(name, kind, tmp_path):
     assert (bias == head.get_weights()[1]).all()
 
 
+@pytest.mark.ci
 @one_kind
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 def test_backbone_alone_has_no_head(kind, tmp_path):
@@ -74,6 +76,7 @@ def test_backbone_alone_has_no_head(kind, tmp_path):
     assert distance(answers(again, noise()), answers(model, noise())) <= 1e-6
 
 
+@pytest.mark.ci
 @one_kind
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 def test_weights_of_another_variant_are_refused(kind, tmp_path):
@@ -106,6 +109,7 @@ def test_arrays_with_code_in_them_are_refused(tmp_path):
         readers.load(fresh("efficientnet-lite0"), path)
 
 
+@pytest.mark.ci
 def test_published_statistics_are_standard_deviations(tmp_path):
     """As `keras.applications` mends it: divided by the deviation, not by its root."""
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -199,6 +203,7 @@ TIMM = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", each(TIMM))
 def test_timms_names_are_known(name, tmp_path, monkeypatch):
     model, head = with_head(fresh(name))

@@ -72,6 +72,7 @@ def test_damaged_configuration_is_an_error_that_names_it(content, tmp_path):
         recognise(B0, tmp_path / "model.safetensors", UNKNOWN)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("graph", [SYMMETRIC_INCEPTION])
 @pytest.mark.parametrize(
     "name", each(["efficientnet-lite0", "efficientnet-b0", "efficientnet-v2-b0"], "lite0")
@@ -87,6 +88,7 @@ def test_keras_file_holds_its_graph(name, graph, tmp_path):
     assert distance(answers(again, noise()), answers(model, noise())) <= 1e-5
 
 
+@pytest.mark.ci
 def test_keras_file_of_the_familys_own_graph_is_its_own(tmp_path):
     name = "efficientnet-lite0"
     architectures.backbone(name, 32).save(tmp_path / "model.keras")
@@ -95,6 +97,7 @@ def test_keras_file_of_the_familys_own_graph_is_its_own(tmp_path):
     assert recognise(B0, tmp_path / "model.keras", UNKNOWN) == OWN
 
 
+@pytest.mark.ci
 def test_symmetric_padding_is_alike_on_all_sides():
     """And the convolutions keep their strides, so that all shapes stay the same."""
     model = graphs.rebuilt(architectures.backbone("efficientnet-lite0", 64), SYMMETRIC)
@@ -124,6 +127,7 @@ def test_preprocessing_of_inception_spans_minus_one_to_one(name, last):
         assert answers(scaled, pixels + value) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.ci
 def test_network_with_another_graph_is_converted_as_it_is():
     """The engine computes what Keras does, with one scale per channel and padding of its own."""
     from model.test_architectures import as_openvino

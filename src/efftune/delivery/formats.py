@@ -166,12 +166,14 @@ def _write_saved_model(material: Material, path: Path) -> None:
     converters.convert("tensorflow_conversion", material.classifier.folder, path, kind)
 
 
-_EXACT, _NEARLY, _HALF = 1e-5, 1e-4, 0.05  # bounds on gaps of probabilities
+# Bounds on gaps of probabilities. Programs that compute in float32 differ by up to 1e-5, and by
+# somewhat more where a head is steep, as each is that far from what float64 gives.
+_NEARLY, _HALF = 1e-4, 0.05
 _FOR_ONNX = ("openvino", "onnx", "onnxruntime")
 _FOR_NNCF = ("openvino", "nncf")
 _FOR_LITERT = ("tensorflow", "ai_edge_litert")
 FORMATS: dict[str, Format] = {
-    "onnx": Format("model.onnx", {"float32": _write_onnx}, _EXACT, runtimes.onnx, _FOR_ONNX),
+    "onnx": Format("model.onnx", {"float32": _write_onnx}, _NEARLY, runtimes.onnx, _FOR_ONNX),
     "openvino": Format("model.xml", {"float32": _write_openvino}, _NEARLY, runtimes.openvino),
     "openvino-f16": Format(
         "model.xml", {"float16": partial(_write_openvino, half=True)}, _HALF, runtimes.openvino
@@ -206,6 +208,6 @@ FORMATS: dict[str, Format] = {
     "savedmodel": Format(
         "model",
         {"float32": _write_saved_model},
-        *(_EXACT, runtimes.saved_model, ("tensorflow",)),
+        *(_NEARLY, runtimes.saved_model, ("tensorflow",)),
     ),
 }

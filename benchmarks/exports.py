@@ -1,9 +1,9 @@
 """Exported files of every model beside the classifier each was made from, on a run's own pictures.
 
 Trains a head on frozen features (`quick`) of each model, or one epoch from random weights where no
-others are here, exports it, and prints a line for each format: size, share of the same first
-answers, largest gap of a probability, accuracy before and after, milliseconds and how long the
-export took.
+others are here, exports it, has efftune load the file, and prints a line for each format: size,
+share of the same first answers, largest gap of a probability, accuracy before and after,
+milliseconds and how long the export took.
 
     python benchmarks/exports.py PHOTOS [--models efficientnet-b0 …] [--formats onnx,openvino …]
         [--image-size 64] [--options "--recipe thorough"] [--out exports.csv]
@@ -71,6 +71,8 @@ def exported(folder: Path, formats: list[str], into: Path) -> "list[dict[str, ob
         began = time.perf_counter()
         try:
             (made,) = run.export(name, into, on_progress=None)
+            if name != "savedmodel":
+                efftune.load(made.path)  # which checks it as a file from others
         except efftune.DataError as error:
             rows.append(dict.fromkeys(COLUMNS[1:], "") | {"format": name, "way": str(error)})
             continue

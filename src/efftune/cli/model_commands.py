@@ -70,6 +70,52 @@ def predict(
     _show_predictions(predictions, failures, output)
 
 
+@command(
+    app,
+    settings=("max_error", "device"),
+    default="as in training",
+    lines=True,
+    more=options.SORTING,
+)
+def sort(
+    run: options.RunOrExport,
+    images: options.Images,
+    into: options.SortedFolder,
+    choices: dict[str, Any],
+    output: Output,
+    more: dict[str, Any],
+) -> None:
+    """Sort photos into a folder for each class, as hard links; the photos stay as they are."""
+    from efftune.cli import progress_bars, sorting_tables
+    from efftune.data.sources import image_paths
+    from efftune.delivery import sorting
+    from efftune.system import files
+
+    classifier = efftune.load(run, choices.get("max_error"), device=choices.get("device", "cpu"))
+    sorter = sorting.Sorter(files.user_path(into), classifier.class_names, **more)
+    paths, failures = image_paths.pictures(images)
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
+        found = sorting.sort(
+            *(classifier, paths, sorter, failures.__setitem__),
+            lambda done, total: on_progress("sort", done, total),
+        )
+    sorting_tables.show_sorted(found, sorter.into, as_json=output.json)
+    _exit_after(failures)
+
+
+@command(app)
+def unsort(folder: options.Sorted, output: Output) -> None:
+    """Take away what `efftune sort` has placed in FOLDER. Exits with 1 if something has to stay."""
+    from efftune.cli import sorting_tables
+    from efftune.delivery import sorted_files
+    from efftune.system import files
+
+    undone = sorted_files.undo(files.user_path(folder))
+    sorting_tables.show_undone(undone, as_json=output.json)
+    if undone.kept:
+        raise typer.Exit(1)
+
+
 @command(app)
 def report(run: options.RunArgument, output: Output, open_: options.Open = False) -> None:
     """Write the report.html of RUN again, from the files in RUN."""

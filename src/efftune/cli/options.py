@@ -217,6 +217,30 @@ LoadedFolder = Annotated[
     Path | None, typer.Option("--into", help="The run folder to create. (default: runs/NAME)")
 ]
 
+SortedFolder = Annotated[
+    Path, typer.Option("--into", help="The folder for a folder of each class.")
+]
+
+SORTING = {
+    "copy": (
+        Annotated[bool, typer.Option("--copy", help="Place copies. (default: hard links)")],
+        False,
+    ),
+    "xmp": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--xmp", help="Place the class as a keyword beside each, for photo libraries."
+            ),
+        ],
+        False,
+    ),
+}
+
+Sorted = Annotated[
+    Path, typer.Argument(help="A folder that photos were sorted into.", metavar="FOLDER")
+]
+
 # For classify and models.
 PublishedModel = Annotated[
     str,

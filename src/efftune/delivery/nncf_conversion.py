@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+_FIRST = 2  # convolutions, which see all pixels in few channels and lose most by 8 bits
 _MOST_SPARED = 10  # groups of layers; if so many do not help, 16 bits are the better way
 _RANKED = 50  # pictures that rank the layers
 
@@ -38,6 +39,7 @@ def main() -> None:
     settings = {
         "subset_size": len(pixels),
         "fast_bias_correction": False,
+        "ignored_scope": nncf.IgnoredScope(names=_convolutions(model)[:_FIRST]),
     }
     # Processors without instructions for 8 bits add products in 16 bits, which would overflow.
     careful = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE)
@@ -56,6 +58,15 @@ def main() -> None:
             **settings,
         )
     ov.save_model(done, path, compress_to_fp16=True)
+
+
+def _convolutions(model: Any) -> list[str]:
+    """Names of the convolutions, from the pixels on."""
+    return [
+        each.get_friendly_name()
+        for each in model.get_ordered_ops()
+        if each.get_type_name() in ("Convolution", "GroupConvolution")
+    ]
 
 
 def _as_input(pixels: Any) -> Any:

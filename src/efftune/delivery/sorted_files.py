@@ -1,0 +1,169 @@
+"""The record of what was sorted into a folder, by which all of it can be taken away again."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+from efftune.errors import DataError, UsageError
+from efftune.system import files
+
+UNDO = "undo.jsonl"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A file that was placed in a folder of sorted photos.
+
+    Attributes:
+        photo: the path of the photo, resolved.
+        path: of what was placed, relative to the folder.
+        way: `link`, a hard link to the photo; `copy`; or `sidecar`, its keywords.
+        size: in bytes.
+        changed: when it was last modified, in nanoseconds since 1970.
+    """
+
+    photo: str
+    path: str
+    way: str
+    size: int = 0
+    changed: int = 0
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What became of the files that were placed in a folder.
+
+    Attributes:
+        removed: their number.
+        kept: those that are there still, by path, with the reason.
+    """
+
+    removed: int
+    kept: Mapping[str, str]
+
+
+@contextmanager
+def record_of(into: Path) -> Iterator[TextIO]:
+    """The record of a folder, to be gone on with, without a last line that was cut off."""
+    into.mkdir(parents=True, exist_ok=True)
+    with (into / UNDO).open("a+b") as stream:
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
+    with (into / UNDO).open("a", encoding="ascii") as record:
+        yield record
+
+
+def note(record: TextIO, placed: Placed) -> None:
+    """Write down what is going to be placed."""
+    record.write(_line(placed))
+    record.flush()
+
+
+def undo(into: Path) -> Undone:
+    """Take away what was placed in a folder; a file that is the last of its kind stays.
+
+    Args:
+        into: the folder.
+
+    Raises:
+        UsageError: nothing was sorted into it, or it cannot be written to.
+        DataError: its record is damaged.
+    """
+    if not (into / UNDO).is_file():
+        raise UsageError(f"{into} has no {UNDO}: nothing was sorted into it.")
+    placed = {each.path: each for each in recorded(into)}
+    kept, removed = dict[str, Placed](), 0
+    reasons = dict[str, str]()
+    try:
+        for path, each in placed.items():
+            reason = _why_kept(into, each)
+            if reason:
+                kept[path], reasons[path] = each, reason
+            elif os.path.lexists(into / path):
+                (into / path).unlink()
+                removed += 1
+        for folder in {(into / path).parent for path in placed}:
+            with suppress(OSError):  # it holds other files
+                folder.rmdir()
+        (into / UNDO).unlink()
+        if kept:
+            lines = "".join(_line(each) for each in kept.values())
+            files.write(into / UNDO, lines)
+        with suppress(OSError):
+            into.rmdir()
+    except OSError as error:
+        raise UsageError(f"Cannot write to {into}: {error.strerror or error}.") from None
+    return Undone(removed, reasons)
+
+
+def _why_kept(into: Path, placed: Placed) -> str:
+    """Why a file has to stay; empty if it may be removed, or is gone."""
+    path = into / placed.path
+    if not os.path.lexists(path):
+        return ""
+    status = path.lstat()
+    is_ours = stat.S_ISREG(status.st_mode) and path.resolve().is_relative_to(into.resolve())
+    is_sidecar = placed.way == "sidecar"
+    if not is_ours or status.st_size != placed.size:
+        return "it is another file now"
+    if is_sidecar or status.st_mtime_ns != placed.changed:
+        return "" if is_sidecar else "it has changed"
+    try:
+        original = Path(placed.photo).stat()
+    except OSError:
+        return f"{placed.photo} is gone, and this is what is left of it"
+    known = (placed.size, placed.changed)
+    is_same = os.path.samestat(original, status) or known == (
+        original.st_size,
+        original.st_mtime_ns,
+    )
+    return "" if is_same else f"{placed.photo} has changed, and this is how it was"
+
+
+def _line(placed: Placed) -> str:
+    return json.dumps(asdict(placed)) + "\n"
+
+
+def recorded(into: Path) -> list[Placed]:
+    """What was placed in a folder; nothing that its record says is trusted.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = into / UNDO
+    if not os.path.lexists(path):
+        return []
+    lines = files.inside(into, UNDO, most=2**31).read_text(encoding="ascii", errors="replace")
+    found = list[Placed]()
+    for number, line in enumerate(lines.splitlines(keepends=True), 1):
+        try:
+            values = Placed(**json.loads(line))
+            _require_whole(values)
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            if not line.endswith("\n"):  # the last one was cut off, before anything was placed
+                break
+            raise DataError(f"{path} is damaged in line {number}. Restore it.") from None
+        found.append(values)
+    return found
+
+
+def _require_whole(placed: Placed) -> None:
+    """Check what was read.
+
+    Raises:
+        ValueError: it is not what is written here.
+    """
+    folder, name = placed.path.split("/")
+    is_whole = (
+        all(each not in ("", ".", "..") for each in (folder, name))
+        and isinstance(placed.photo, str)
+        and isinstance(placed.size, int)
+        and isinstance(placed.changed, int)
+    )
+    if not is_whole:
+        raise ValueError

@@ -1,0 +1,224 @@
+"""Photos sorted into a folder for each class, while the photos themselves stay as they are.
+
+What is placed is a hard link, or where there can be none, a copy. It is written down before it is
+placed, so that all of it can be taken away again.
+"""
+
+import os
+import re
+import shutil
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+from xml.sax.saxutils import escape
+
+from efftune.delivery.sorted_files import UNDO, Placed, note, record_of, recorded
+from efftune.errors import UsageError
+from efftune.model.classifier import Classifier, Prediction
+from efftune.system import files
+
+UNSURE = "unsure"
+_NO_LETTERS = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+_AT_ONCE = 2048  # photos that are predicted before they are placed
+_MOST_BYTES = 120  # of a folder's name
+_SIDECAR = """\
+<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/">
+   <dc:subject><rdf:Bag><rdf:li>{}</rdf:li></rdf:Bag></dc:subject>
+  </rdf:Description>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="w"?>
+"""
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """What became of a photo.
+
+    Attributes:
+        prediction: for it.
+        path: where it is among the sorted ones; None if it was there already.
+    """
+
+    prediction: Prediction
+    path: Path | None
+
+
+def sort(
+    classifier: Classifier,
+    photos: Sequence[Path],
+    sorter: "Sorter",
+    on_unreadable: Callable[[Path, str], None],
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[Sorted]:
+    """Sort photos into a folder for each class.
+
+    Args:
+        classifier: that decides.
+        photos: their paths.
+        sorter: places them.
+        on_unreadable: called with the path and the reason for each that cannot be decoded.
+        on_progress: called with the number of photos done and their total.
+
+    Raises:
+        DiskFull: there is no room for a copy.
+        UsageError: the folder cannot be written to, or the photos are in it.
+    """
+    for photo in photos:
+        if photo.resolve().is_relative_to(sorter.into.resolve()):
+            raise UsageError(
+                f"{photo} is in {sorter.into}, where sorted photos go: they would be sorted again. "
+                "Choose a folder beside the photos."
+            )
+    found, total = list[Sorted](), len(photos)
+    for start in range(0, total, _AT_ONCE):
+        predictions = classifier.predict(
+            photos[start : start + _AT_ONCE],
+            on_unreadable=on_unreadable,
+            on_progress=partial(_told, on_progress, start, total),
+        )
+        found += sorter.place(predictions)
+    return found
+
+
+def _told(
+    on_progress: Callable[[int, int], None], start: int, total: int, done: int, _: int
+) -> None:
+    on_progress(start + done, total)
+
+
+class Sorter:
+    """Sorts photos into a folder; those that are there already, by its record, are left out."""
+
+    def __init__(
+        self,
+        into: Path,
+        class_names: Sequence[str],
+        *,
+        copy: bool = False,
+        xmp: bool = False,
+    ):
+        """Begin, or go on.
+
+        Args:
+            into: the folder; created if it is missing.
+            class_names: of the classifier.
+            copy: place copies, no hard links.
+            xmp: place the class as a keyword beside each photo, in a file for photo libraries.
+
+        Raises:
+            DataError: the record of the folder is damaged.
+        """
+        self.into = into
+        self._copy, self._xmp = copy, xmp
+        self._folders = folder_names(class_names)
+        self._there = {
+            each.photo
+            for each in recorded(into)
+            if each.way != "sidecar" and os.path.lexists(into / each.path)
+        }
+
+    def place(self, predictions: Iterable[Prediction]) -> list[Sorted]:
+        """Place photos by their class; those that are unsure or unlike go to `unsure`.
+
+        Args:
+            predictions: of photos that were given as paths.
+
+        Returns:
+            What became of each.
+
+        Raises:
+            DiskFull: there is no room for a copy.
+            UsageError: the folder cannot be written to.
+        """
+        placed = list[Sorted]()
+        try:
+            with record_of(self.into) as record:
+                for each in predictions:
+                    placed.append(Sorted(each, self._placed(each, record)))
+        except OSError as error:
+            full = files.disk_full(error, self.into)
+            reason = f"Cannot write to {self.into}: {error.strerror or error}."
+            raise full or UsageError(f"{reason} Choose another folder with --into.") from None
+        return placed
+
+    def _placed(self, prediction: Prediction, record: TextIO) -> Path | None:
+        """Place a photo, unless it is there."""
+        assert prediction.path is not None  # noqa: S101
+        photo = prediction.path.resolve()
+        if str(photo) in self._there:
+            return None
+        self._there.add(str(photo))
+        is_sure = not (prediction.unsure or prediction.unlike)
+        folder = self._folders[prediction.label] if is_sure else UNSURE
+        (self.into / folder).mkdir(exist_ok=True)
+        path = self._free(folder, photo.name)
+        way = "copy" if self._copy else "link"
+        status = photo.stat()
+        known = (status.st_size, status.st_mtime_ns)
+        note(record, Placed(str(photo), path, way, *known))
+        if way == "link" and not _linked(photo, self.into / path):
+            note(record, Placed(str(photo), path, "copy", *known))
+            way = "copy"
+        if way == "copy":
+            with files.written_whole(self.into / path, flush=False) as partial:
+                shutil.copy2(photo, partial)
+            os.utime(self.into / path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        if self._xmp and is_sure:
+            self._describe(photo, path, prediction.label, record)
+        return self.into / path
+
+    def _describe(self, photo: Path, path: str, label: str, record: TextIO) -> None:
+        """Place the class of a photo as a keyword beside it."""
+        place, text = f"{path}.xmp", _SIDECAR.format(escape(_NO_LETTERS_OF_XML.sub("_", label)))
+        content = text.encode(errors="replace")
+        note(record, Placed(str(photo), place, "sidecar", len(content)))
+        files.write(self.into / place, content, flush=False)
+
+    def _free(self, folder: str, name: str) -> str:
+        """A path of no file yet, with the photo's name or nearly."""
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122  (of any name)
+        number, path = 1, f"{folder}/{name}"
+        while os.path.lexists(self.into / path) or os.path.lexists(self.into / f"{path}.xmp"):
+            number += 1
+            path = f"{folder}/{stem}-{number}{suffix}"
+        return path
+
+
+# What XML 1.0 cannot hold.
+_NO_LETTERS_OF_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def folder_names(class_names: Sequence[str]) -> dict[str, str]:
+    """A folder's name for each class, which every system takes; no two are alike but for case."""
+    taken, found = {UNSURE, UNDO}, dict[str, str]()
+    for label in class_names:
+        plain = _NO_LETTERS.sub("_", unicodedata.normalize("NFC", label)).strip(" .")
+        plain = plain.encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore").strip(" .")
+        if not plain or _RESERVED.fullmatch(plain):
+            plain = f"_{plain}"
+        name, number = plain, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{plain}-{number}"
+        taken.add(name.casefold())
+        found[label] = name
+    return found
+
+
+def _linked(photo: Path, path: Path) -> bool:
+    """Whether there could be a hard link."""
+    try:
+        os.link(photo, path)
+    except OSError as error:
+        if files.disk_full(error, path):
+            raise
+        return False  # another disk, or one that knows no links
+    return True

@@ -1,0 +1,289 @@
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from efftune.delivery import sorted_files, sorting
+from efftune.delivery.sorted_files import Undone
+from efftune.delivery.sorting import Sorter
+from efftune.errors import DataError, DiskFull, UsageError
+from efftune.model.classifier import Prediction
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Photos of two folders, two of them with the same name."""
+    places = [tmp_path / "photos" / name for name in ("one/a.jpg", "two/a.jpg", "two/b ü.jpg")]
+    for number, path in enumerate(places):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(path)
+    return places
+
+
+def predicted(path, label, **flags):
+    return Prediction(path, label, 0.9, ((label, 0.9),), **flags)
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def place(photos, into, labels=("cat", "cat", "dog"), **options):
+    sorter = Sorter(into, ("cat", "dog"), **options)
+    return sorter.place([predicted(*each) for each in zip(photos, labels, strict=True)])
+
+
+def test_photos_are_linked_into_the_folder_of_their_class(photos, tmp_path):
+    before, into = contents(tmp_path / "photos"), tmp_path / "sorted"
+    found = place(photos, into)
+    wanted = [into / "cat" / "a.jpg", into / "cat" / "a-2.jpg", into / "dog" / "b ü.jpg"]
+    assert [each.path for each in found] == wanted
+    assert all(map(Path.samefile, photos, wanted))
+    assert contents(tmp_path / "photos") == before
+
+
+def test_unsure_and_unlike_ones_have_a_folder_of_their_own(photos, tmp_path):
+    sorter = Sorter(tmp_path / "sorted", ("cat", "unsure"))
+    found = sorter.place(
+        [
+            predicted(photos[0], "cat", unsure=True),
+            predicted(photos[1], "cat", unlike=True),
+            predicted(photos[2], "unsure"),
+        ]
+    )
+    assert [each.path.parent.name for each in found] == ["unsure", "unsure", "unsure-2"]
+
+
+def test_sorting_again_leaves_out_what_is_there(photos, tmp_path):
+    into = tmp_path / "sorted"
+    place(photos[:2], into, ("cat", "dog"))
+    found = place(photos, into, ("dog", "dog", "dog"))
+    assert [each.path and each.path.name for each in found] == [None, None, "b ü.jpg"]
+    (into / "cat" / "a.jpg").unlink()
+    assert place(photos[:1], into, ("cat",))[0].path == into / "cat" / "a.jpg"
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK])
+def test_copies_take_the_place_of_links_that_cannot_be(photos, tmp_path, monkeypatch, number):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refused)
+    into = tmp_path / "sorted"
+    found = place(photos, into)
+    for photo, each in zip(photos, found, strict=True):
+        assert not photo.samefile(each.path)
+        assert each.path.read_bytes() == photo.read_bytes()
+        assert each.path.stat().st_mtime_ns == photo.stat().st_mtime_ns
+    assert sorted_files.undo(into) == Undone(3, {})
+    assert not into.exists()
+
+
+def test_full_disk_loses_nothing(photos, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before, into = contents(tmp_path / "photos"), tmp_path / "sorted"
+    place(photos[:1], into, ("cat",))
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(DiskFull, match="Make room"):
+        place(photos[1:], into, ("cat", "dog"), copy=True)
+    monkeypatch.undo()
+    assert [each.path is not None for each in place(photos, into)] == [False, True, True]
+    assert sorted_files.undo(into).kept == {}
+    assert contents(tmp_path / "photos") == before
+    assert not into.exists()
+
+
+def test_links_to_photos_are_followed(photos, tmp_path):
+    link = tmp_path / "link.jpg"
+    link.symlink_to(photos[0])
+    (found,) = place([link], tmp_path / "sorted", ("cat",))
+    assert not found.path.is_symlink()
+    assert found.path.samefile(photos[0])
+
+
+@pytest.mark.parametrize("label", ["cat", "a & <b>", "\x00\x1f", "\udcff", 'quo"te', "数据"])
+def test_sidecars_hold_the_class_as_a_keyword(photos, tmp_path, label):
+    into = tmp_path / "sorted"
+    sorter = Sorter(into, (label, "dog"), xmp=True)
+    (sure, unsure) = sorter.place(
+        [predicted(photos[0], label), predicted(photos[1], "dog", unsure=True)]
+    )
+    sidecar = sure.path.with_name(f"{sure.path.name}.xmp")
+    (keyword,) = ET.fromstring(sidecar.read_bytes()).iter(
+        "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li"
+    )
+    assert keyword.text == (label if label.isprintable() and label != "\udcff" else keyword.text)
+    assert keyword.text
+    assert not unsure.path.with_name(f"{unsure.path.name}.xmp").exists()
+    assert sorted_files.undo(into) == Undone(3, {})
+
+
+@given(st.lists(st.text(), unique=True, max_size=20))
+def test_folders_have_names_that_every_system_takes(labels):
+    names = list(sorting.folder_names(labels).values())
+    assert len({name.casefold() for name in (*names, "unsure")}) == len(labels) + 1
+    for name in names:
+        assert Path(name).parts == (name,)
+        assert not set(name) & set('\\/:*?"<>|\0')
+        assert name not in (".", "..")
+        assert not name.endswith((" ", "."))
+        assert len(name.encode()) < 200
+
+
+@pytest.mark.parametrize("label", ["CON", "nul.txt", "..", "", " ", "a/b", "x" * 300, "COM1"])
+def test_odd_classes_get_a_folder(photos, tmp_path, label):
+    into = tmp_path / "sorted"
+    sorter = Sorter(into, (label, "other"))
+    (found,) = sorter.place([predicted(photos[0], label)])
+    assert found.path.parent.parent == into
+    assert sorted_files.undo(into).kept == {}
+
+
+def test_undo_leaves_the_photos_and_other_files(photos, tmp_path):
+    before, into = contents(tmp_path / "photos"), tmp_path / "sorted"
+    place(photos, into, xmp=True)
+    own = into / "cat" / "mine.txt"
+    own.write_text("mine")
+    assert sorted_files.undo(into) == Undone(6, {})
+    assert contents(into) == {"cat/mine.txt": b"mine"}
+    assert contents(tmp_path / "photos") == before
+    with pytest.raises(UsageError, match="nothing was sorted"):
+        sorted_files.undo(into)
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_undo_keeps_what_is_the_last_of_its_kind(photos, tmp_path, copy):
+    into = tmp_path / "sorted"
+    place(photos, into, copy=copy)
+    photos[0].unlink()
+    found = sorted_files.undo(into)
+    assert (found.removed, list(found.kept)) == (2, ["cat/a.jpg"])
+    assert "is gone" in found.kept["cat/a.jpg"]
+    assert sorted(contents(into)) == ["cat/a.jpg", "undo.jsonl"]
+    assert sorted_files.undo(into).kept == found.kept  # it can be asked again
+
+
+def test_undo_keeps_what_has_changed(photos, tmp_path):
+    into = tmp_path / "sorted"
+    place(photos, into, copy=True)
+    (into / "cat" / "a.jpg").write_bytes(b"edited")
+    photos[1].write_bytes(b"edited, so that the copy is the last of the old one")
+    (into / "dog" / "b ü.jpg").unlink()
+    (into / "dog" / "b ü.jpg").symlink_to(photos[2])
+    found = sorted_files.undo(into)
+    assert (found.removed, set(found.kept)) == (0, {"cat/a.jpg", "cat/a-2.jpg", "dog/b ü.jpg"})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no json\n",
+        "[]\n",
+        "{}\n",
+        json.dumps({"photo": "/x", "path": "../precious", "way": "link"}) + "\n",
+        json.dumps({"photo": "/x", "path": "/precious", "way": "link"}) + "\n",
+        json.dumps({"photo": "/x", "path": "a/../../precious", "way": "link"}) + "\n",
+        json.dumps({"photo": "/x", "path": "cat/a.jpg", "way": "link", "size": "7"}) + "\n",
+        "[" * 100_000 + "\n",
+    ],
+)
+def test_record_of_others_is_not_trusted(photos, tmp_path, line):
+    into = tmp_path / "sorted"
+    place(photos, into)
+    (tmp_path / "precious").write_text("precious")
+    record = into / "undo.jsonl"
+    record.write_text(line + record.read_text())
+    with pytest.raises(DataError, match="damaged in line 1"):
+        sorted_files.undo(into)
+    with pytest.raises(DataError, match="damaged in line 1"):
+        Sorter(into, ("cat", "dog"))
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert len(contents(into)) == 4
+
+
+def test_record_that_was_cut_off_is_read_as_far_as_it_goes(photos, tmp_path):
+    into = tmp_path / "sorted"
+    place(photos, into)
+    with (into / "undo.jsonl").open("a") as stream:
+        stream.write('{"photo": "/somewh')
+    assert sorted_files.undo(into) == Undone(3, {})
+
+
+def test_sorting_goes_on_after_a_record_that_was_cut_off(photos, tmp_path):
+    into = tmp_path / "sorted"
+    place(photos[:1], into, ("cat",))
+    with (into / "undo.jsonl").open("a") as stream:
+        stream.write('{"photo": "/somewh')
+    place(photos[1:], into, ("cat", "dog"))
+    assert sorted_files.undo(into) == Undone(3, {})
+
+
+def test_photos_in_the_folder_are_refused(finished_run, photos, tmp_path):
+    sorter = Sorter(tmp_path / "photos", finished_run.classifier.class_names)
+    with pytest.raises(UsageError, match="sorted again"):
+        sorting.sort(finished_run.classifier, photos, sorter, lambda *_: None)
+    assert not (tmp_path / "photos" / "undo.jsonl").exists()
+
+
+def test_commands(finished_run, source, tmp_path, efftune_command):
+    pictures = tmp_path / "new photos"
+    shutil.copytree(source, pictures)
+    whole = next(pictures.rglob("*.png")).read_bytes()
+    (pictures / "red" / "cut.jpg").write_bytes(whole[:60])
+    before, into = contents(pictures), tmp_path / "my album"
+    done = efftune_command("sort", finished_run.folder, pictures, "--into", into, "--xmp")
+    assert done.returncode == 1
+    assert "cut.jpg" in done.stderr
+    assert f"efftune unsort '{into}'" in done.stdout
+    placed = [path for path in into.rglob("*") if path.suffix == ".png"]
+    assert len(placed) == len(list(pictures.rglob("*.png")))
+    expected = finished_run.classifier.predict(sorted(pictures.rglob("*.png")))
+    sure = [each for each in expected if not (each.unsure or each.unlike)]
+    for each in sure:
+        assert any(each.path.samefile(path) for path in (into / each.label).glob("*.png"))
+    done = efftune_command("sort", finished_run.folder, pictures, "--into", into, "--json")
+    assert {json.loads(line)["placed"] for line in done.stdout.splitlines()} == {None}
+    done = efftune_command("unsort", into, "--json")
+    assert (done.returncode, json.loads(done.stdout)["kept"]) == (0, {})
+    assert not into.exists()
+    assert contents(pictures) == before
+    done = efftune_command("unsort", into)
+    assert done.returncode == 2
+    assert "nothing was sorted" in done.stderr
+
+
+@pytest.mark.ci
+def test_killed_sorting_can_be_undone_and_goes_on(photos, tmp_path):
+    program = """
+import os, sys
+from pathlib import Path
+from efftune.delivery.sorting import Sorter
+from efftune.model.classifier import Prediction
+link = os.link
+def killed(*paths):
+    link(*paths)
+    os.kill(os.getpid(), 9)
+os.link = killed
+into, *photos = map(Path, sys.argv[1:])
+Sorter(into, ("cat",)).place([Prediction(each, "cat", 1.0, ()) for each in photos])
+"""
+    into = tmp_path / "sorted"
+    subprocess.run([sys.executable, "-c", program, into, *photos], check=False)
+    assert len(contents(into)) == 2
+    assert [each.path is None for each in place(photos, into)] == [True, False, False]
+    assert sorted_files.undo(into) == Undone(3, {})

@@ -250,7 +250,7 @@ def test_raspberry_pi_gets_bytes(run, tmp_path):
         [sys.executable, script, path], capture_output=True, text=True, check=True
     )
     name, label, score, *_ = done.stdout.split()
-    expected = run.classifier.predict([path])[0]
+    expected = efftune.load(made.path).predict([path])[0]
     assert name == str(path)
-    assert label == expected.label
-    assert float(score) == pytest.approx(expected.confidence, abs=0.1)
+    assert label == expected.label == run.classifier.predict([path])[0].label
+    assert float(score) == pytest.approx(expected.confidence, abs=0.03)

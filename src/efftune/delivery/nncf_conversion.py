@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-_FIRST = 2  # convolutions, which see all pixels in few channels and lose most by 8 bits
+_FIRST = 3  # convolutions, which see all pixels in few channels and lose most by 8 bits
 _MOST_SPARED = 10  # groups of layers; if so many do not help, 16 bits are the better way
 _RANKED = 50  # pictures that rank the layers
 

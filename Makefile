@@ -15,6 +15,8 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --only-binary :all: --no-binary promise -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@# On all processors, which pip does not use. Some packages hold files for other Pythons.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib src || true
 	@touch $(INSTALLED)
 
 demo: $(INSTALLED)

@@ -233,11 +233,15 @@ def test_sorting_goes_on_after_a_record_that_was_cut_off(photos, tmp_path):
     assert sorted_files.undo(into) == Undone(3, {})
 
 
-def test_photos_in_the_folder_are_refused(finished_run, photos, tmp_path):
-    sorter = Sorter(tmp_path / "photos", finished_run.classifier.class_names)
-    with pytest.raises(UsageError, match="sorted again"):
-        sorting.sort(finished_run.classifier, photos, sorter, lambda *_: None)
-    assert not (tmp_path / "photos" / "undo.jsonl").exists()
+def test_sorted_photos_are_not_sorted_again(finished_run, photos, tmp_path):
+    into = tmp_path / "photos" / "album"  # among the photos
+    for wanted in (3, 0):
+        sorter = Sorter(into, finished_run.classifier.class_names)
+        given = sorted((tmp_path / "photos").rglob("*.jpg"))
+        found = sorting.sort(finished_run.classifier, given, sorter, lambda *_: None)
+        assert len([each for each in found if each.path]) == wanted
+        assert len(found) == 3
+    assert len(list(into.rglob("*.jpg"))) == 3
 
 
 def test_commands(finished_run, source, tmp_path, efftune_command):

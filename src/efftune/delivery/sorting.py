@@ -62,21 +62,17 @@ def sort(
 
     Args:
         classifier: that decides.
-        photos: their paths.
+        photos: their paths; those in the folder of the sorted ones are left out.
         sorter: places them.
         on_unreadable: called with the path and the reason for each that cannot be decoded.
         on_progress: called with the number of photos done and their total.
 
     Raises:
         DiskFull: there is no room for a copy.
-        UsageError: the folder cannot be written to, or the photos are in it.
+        UsageError: the folder cannot be written to.
     """
-    for photo in photos:
-        if photo.resolve().is_relative_to(sorter.into.resolve()):
-            raise UsageError(
-                f"{photo} is in {sorter.into}, where sorted photos go: they would be sorted again. "
-                "Choose a folder beside the photos."
-            )
+    place = sorter.into.resolve()
+    photos = [photo for photo in photos if not photo.resolve().is_relative_to(place)]
     found, total = list[Sorted](), len(photos)
     for start in range(0, total, _AT_ONCE):
         predictions = classifier.predict(

@@ -148,7 +148,7 @@ def test_accepted_suggestions_train_a_better_run(flipped_run, tmp_path):
     assert confirmed.isdisjoint(row["path"] for row in table(again.folder / "suspects.csv"))
 
 
-@pytest.mark.ci
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_full_disk_of_the_cache_only_makes_a_run_slower(source, tmp_path, monkeypatch):
     choices = TUNED | {"epochs": 1, "whole_epochs": 1}

@@ -139,7 +139,7 @@ def test_model_is_chosen_among_those_that_keep_the_goal(source, tmp_path):
         efftune.train(source, run=tmp_path / "none", **(auto | {"goal": "5 MB"}))
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_smallest_model_may_be_the_slowest(source, tmp_path, monkeypatch):
     def cost(backbone, *_):
         return Cost(50.0 if backbone.entry.name.endswith("lite0") else 10.0, 14.0)

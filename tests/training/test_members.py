@@ -101,8 +101,8 @@ def test_ensemble_averages_networks_trained_with_other_seeds(
     assert result.selected.val_loss == pytest.approx(losses[0], abs=1e-4)
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("what", [pytest.param("rolled back", marks=pytest.mark.long), "diverged"])
+@pytest.mark.long
+@pytest.mark.parametrize("what", ["rolled back", "diverged"])
 def test_network_that_made_things_worse_is_left_out(
     squares_with_head, backbone, eager, taken, outcome, what
 ):
@@ -115,7 +115,7 @@ def test_network_that_made_things_worse_is_left_out(
     assert any(each.startswith("network 2 is left out") for each in result.failures)
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_only_network_taken_is_as_if_trained_alone(
     squares_with_head, backbone, eager, taken, outcome
 ):

@@ -20,7 +20,7 @@ from pathlib import Path
 import efftune
 from efftune.system import machine
 
-FROM_SCRATCH = "--recipe scratch --scratch-epochs 1"
+FROM_SCRATCH = "--recipe scratch --set scratch_epochs=1"
 FORMATS = "onnx,openvino,litert,savedmodel"
 COLUMNS = (
     *("model", "format", "way", "megabytes", "pictures", "agreement", "gap", "before", "after"),

@@ -24,7 +24,7 @@ FROM_SCRATCH = "--recipe scratch --set scratch_epochs=1"
 FORMATS = "onnx,openvino,litert,savedmodel"
 COLUMNS = (
     *("model", "format", "way", "megabytes", "pictures", "agreement", "gap", "before", "after"),
-    *("there", "ms", "seconds"),
+    *("in application", "ms", "seconds"),
 )
 
 
@@ -87,7 +87,8 @@ def exported(folder: Path, formats: list[str], into: Path) -> "list[dict[str, ob
                 "gap": f"{max(each.largest_gap for each in receipt.same_pixels):.1e}",
                 "before": last.accuracy_before and round(last.accuracy_before, 4),
                 "after": last.accuracy and round(last.accuracy, 4),
-                "there": receipt.its_pixels and round(receipt.its_pixels[-1].accuracy or 0, 4),
+                "in application": receipt.application_pixels
+                and round(receipt.application_pixels[-1].accuracy or 0, 4),
                 "ms": receipt.ms,
                 "seconds": round(time.perf_counter() - began),
             }

@@ -46,9 +46,9 @@ def test_target_is_proved_with_the_pixels_that_the_application_makes(run, tmp_pa
     stored = json.loads((tmp_path / name / "receipt.json").read_text())
     assert made.name == name
     assert stored["application"] == TARGETS[name].does
-    assert [score["split"] for score in stored["its_pixels"]] == ["val", "test"]
-    assert stored["its_left_out"] == []
-    for same, its in zip(stored["same_pixels"], stored["its_pixels"], strict=True):
+    assert [score["split"] for score in stored["application_pixels"]] == ["val", "test"]
+    assert stored["application_left_out"] == []
+    for same, its in zip(stored["same_pixels"], stored["application_pixels"], strict=True):
         assert same["agreement"] == 1
         assert its["pictures"] == same["pictures"]
         assert its["agreement"] >= 0.9
@@ -221,7 +221,7 @@ def test_stretch_for_crop_is_seen_in_the_receipt(tmp_path):
         on_progress=None,
     )
     (made,) = run.export("ovms", tmp_path / "out")
-    same, its = made.receipt.same_pixels[-1], made.receipt.its_pixels[-1]
+    same, its = made.receipt.same_pixels[-1], made.receipt.application_pixels[-1]
     assert same.largest_gap < 1e-4
     assert same.accuracy == same.accuracy_before == 1
     assert its.accuracy <= 0.6

@@ -9,7 +9,7 @@ from efftune.delivery.receipt import Score
 from efftune.delivery.targets import TARGETS
 
 _MUCH = 0.005  # of accuracy
-_HEADINGS = ("export", "MB", "same answer", "gap", "test accuracy", "there", "ms")
+_HEADINGS = ("export", "MB", "same answer", "gap", "test accuracy", "in application", "ms")
 
 
 def show_exports(exports: Sequence[Export], *, as_json: bool) -> None:
@@ -37,7 +37,7 @@ def _export_row(export: Export) -> tuple[str, ...]:
     same = sum(score.pictures * score.agreement for score in scores) / pictures
     last = scores[-1]
     accuracy = f"{_accuracy(last, before=True)} → {_accuracy(last)}" if _is_test(last) else "–"
-    there = receipt.its_pixels[-1:]
+    there = receipt.application_pixels[-1:]
     return (
         export.name,
         f"{receipt.bytes / 1e6:.1f}",
@@ -67,11 +67,11 @@ def _show_remarks(export: Export) -> None:
     if not receipt.application:
         return
     echo(f"{name}: {receipt.application}")
-    if left_out := receipt.its_left_out:
+    if left_out := receipt.application_left_out:
         echo(f"{name}: it cannot read {len(left_out):,} pictures, such as {left_out[0]}")
     if (
         TARGETS[name].training
-        and receipt.its_pixels
-        and receipt.its_pixels[-1].drop > receipt.same_pixels[-1].drop + _MUCH
+        and receipt.application_pixels
+        and receipt.application_pixels[-1].drop > receipt.same_pixels[-1].drop + _MUCH
     ):
         echo(f"{name}: that costs accuracy. A run of `efftune train --for {name}` is used to it.")

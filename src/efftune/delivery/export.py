@@ -13,12 +13,12 @@ from typing import Any
 from efftune.data.images import Pixels
 from efftune.delivery import judging, photos
 from efftune.delivery import receipt as receipts
+from efftune.delivery.export_requests import ExportRequest
 from efftune.delivery.formats import Material
 from efftune.delivery.judging import Originals
 from efftune.delivery.photos import Photo
 from efftune.delivery.receipt import Attempt, Receipt, Score
 from efftune.delivery.targets import Target
-from efftune.delivery.wishes import Wish
 from efftune.errors import DataError, UsageError
 from efftune.model import catalogue
 from efftune.model.classifier import Classifier
@@ -67,12 +67,14 @@ class Exportable:
         return self.originals.classifier
 
 
-def export(run: Exportable, wish: Wish, on_progress: Callable[[int, int], None]) -> Export:
+def export(
+    run: Exportable, request: ExportRequest, on_progress: Callable[[int, int], None]
+) -> Export:
     """Write a classifier in another format, and keep the file if it answers alike.
 
     Args:
         run: whose classifier.
-        wish: what is to be written, and where, with its model card.
+        request: what is to be written, and where, with its model card.
         on_progress: called with the number of pictures judged and their total.
 
     Raises:
@@ -80,12 +82,12 @@ def export(run: Exportable, wish: Wish, on_progress: Callable[[int, int], None])
         DiskFull: there is no room for the file.
         DataError: the file answers otherwise than the classifier.
     """
-    target, folder = wish.target, wish.folder
+    target, folder = request.target, request.folder
     try:
         with files.folder_written_whole(folder, replace=True) as partial:
-            with _material(run, wish) as material:
-                name = wish.format.file if target is None else target.model_file(material)
-                made = _first_that_holds(run, wish, material, partial / name, on_progress)
+            with _material(run, request) as material:
+                name = request.format.file if target is None else target.model_file(material)
+                made = _first_that_holds(run, request, material, partial / name, on_progress)
                 made = replace(made, file=name)
                 if target is not None:
                     target.write(material, partial)
@@ -99,11 +101,11 @@ def export(run: Exportable, wish: Wish, on_progress: Callable[[int, int], None])
         place = f"Cannot write to {folder}: {error.strerror or error}."
         full = files.disk_full(error, folder)
         raise full or UsageError(f"{place} Choose another place with --into.") from None
-    return Export(wish.name, folder / name, made)
+    return Export(request.name, folder / name, made)
 
 
 @contextmanager
-def _material(run: Exportable, wish: Wish) -> Iterator[Material]:
+def _material(run: Exportable, request: ExportRequest) -> Iterator[Material]:
     """What the file is written from."""
     originals = run.originals
     _, rows = originals.decisive()
@@ -112,12 +114,12 @@ def _material(run: Exportable, wish: Wish) -> Iterator[Material]:
         yield Material(
             classifier=run.classifier,
             metadata=_metadata(run),
-            batch=wish.batch if wish.target is None else wish.target.batch,
+            batch=request.batch if request.target is None else request.target.batch,
             scratch=Path(scratch),
             decode_calibration=lambda: _calibration(run),
             judged=lambda: (originals.pixels[rows], originals.expected(rows)),
-            max_drop=wish.max_drop,
-            browser_runtime=wish.browser_runtime,
+            max_drop=request.max_drop,
+            browser_runtime=request.browser_runtime,
         )
 
 
@@ -138,7 +140,7 @@ def _calibration(run: Exportable) -> Pixels:
 
 def _first_that_holds(
     run: Exportable,
-    wish: Wish,
+    request: ExportRequest,
     material: Material,
     path: Path,
     on_progress: Callable[[int, int], None],
@@ -148,11 +150,11 @@ def _first_that_holds(
     Raises:
         DataError: none is.
     """
-    wanted = wish.format
+    wanted = request.format
     tried, measured = list[Attempt](), dict[str, Any]()
     for way in wanted.ways:
         try:
-            attempt, measured = _attempted(run, wish, (way, material, path), on_progress)
+            attempt, measured = _attempted(run, request, (way, material, path), on_progress)
         except DataError as error:
             if wanted.bound is not None:
                 raise
@@ -163,11 +165,11 @@ def _first_that_holds(
     if not measured:
         raise DataError(tried[-1].failure)
     made = Receipt(
-        format=wish.format_name,
+        format=request.format_name,
         file=path.name,
         bytes=tried[-1].bytes,
         bound=wanted.bound,
-        max_drop=wish.max_drop if wanted.bound is None else None,
+        max_drop=request.max_drop if wanted.bound is None else None,
         attempts=tuple(tried),
         **measured,
     )
@@ -177,7 +179,7 @@ def _first_that_holds(
 
 def _attempted(
     run: Exportable,
-    wish: Wish,
+    request: ExportRequest,
     how: tuple[str, Material, Path],
     on_progress: Callable[[int, int], None],
 ) -> tuple[Attempt, dict[str, Any]]:
@@ -190,13 +192,13 @@ def _attempted(
         DataError: it cannot be written in this way.
     """
     way, material, path = how
-    attempt, measured, temperature = _written_and_judged(run, wish, how, on_progress)
-    if wish.format.bound is not None or not attempt.kept or temperature == 1:
+    attempt, measured, temperature = _written_and_judged(run, request, how, on_progress)
+    if request.format.bound is not None or not attempt.kept or temperature == 1:
         return attempt, measured
     before = shutil.move(path.parent, material.scratch / "before")
     again = (way, material.recalibrated(temperature), path)
     with suppress(DataError):  # then the file is kept as it was
-        other, found, _ = _written_and_judged(run, wish, again, on_progress)
+        other, found, _ = _written_and_judged(run, request, again, on_progress)
         if other.kept and _decisive(found, run).mean_gap < _decisive(measured, run).mean_gap:
             return replace(other, temperature=temperature), found
     shutil.rmtree(path.parent)
@@ -206,7 +208,7 @@ def _attempted(
 
 def _written_and_judged(
     run: Exportable,
-    wish: Wish,
+    request: ExportRequest,
     how: tuple[str, Material, Path],
     on_progress: Callable[[int, int], None],
 ) -> tuple[Attempt, dict[str, Any], float]:
@@ -214,13 +216,13 @@ def _written_and_judged(
     way, material, path = how
     shutil.rmtree(path.parent, ignore_errors=True)
     path.parent.mkdir(parents=True)
-    wish.format.ways[way](material, path)
+    request.format.ways[way](material, path)
     measured, temperature = judging.judge(
-        lambda: wish.format.load(path), run.originals, on_progress
+        lambda: request.format.load(path), run.originals, on_progress
     )
     score = _decisive(measured, run)
     size = sum(each.stat().st_size for each in path.parent.rglob("*") if each.is_file())
-    good = wish.format.bound is not None or score.drop <= wish.max_drop + 1e-9
+    good = request.format.bound is not None or score.drop <= request.max_drop + 1e-9
     return Attempt(way, size, score.split, score.drop, kept=good), measured, temperature
 
 

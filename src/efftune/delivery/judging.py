@@ -185,7 +185,7 @@ def judge_application(
         on_progress(number + 1, len(originals.photos))
     least = loaded.step / 2
     scores = _scores(np.concatenate(answers), rows, originals, least) if answers else ()
-    return {"its_pixels": scores, "its_left_out": tuple(left_out)}
+    return {"application_pixels": scores, "application_left_out": tuple(left_out)}
 
 
 def _answers(

@@ -101,8 +101,8 @@ class Receipt:
         ms_95: their 95th percentile.
         left_out: names of photos that are gone, have changed or cannot be read any more.
         application: what the program that it is for does with a picture; empty if it is for none.
-        its_pixels: given the pixels that this program makes, by split.
-        its_left_out: names of photos that this program cannot read.
+        application_pixels: given the pixels that this program makes, by split.
+        application_left_out: names of photos that this program cannot read.
     """
 
     format: str
@@ -119,8 +119,8 @@ class Receipt:
     ms_95: float
     left_out: tuple[str, ...] = ()
     application: str = ""
-    its_pixels: tuple[Score, ...] = ()
-    its_left_out: tuple[str, ...] = ()
+    application_pixels: tuple[Score, ...] = ()
+    application_left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -273,7 +273,7 @@ def _exports(stored: StoredRun) -> list[dict[str, Any]]:
     """What the exports in the run folder came to."""
     rows = []
     for export, receipt in stored.receipts.items():
-        same, there = receipt["same_pixels"], receipt.get("its_pixels") or []
+        same, there = receipt["same_pixels"], receipt.get("application_pixels") or []
         pictures = sum(score["pictures"] for score in same)
         agreeing = sum(score["pictures"] * score["agreement"] for score in same)
         tried = receipt.get("attempts") or []

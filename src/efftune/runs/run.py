@@ -12,12 +12,12 @@ from efftune.data.examples import Examples
 from efftune.data.relabelling import LABELS_FILE, Decision
 from efftune.data.sources.table_columns import Columns
 from efftune.delivery import export as exports
-from efftune.delivery import hub, hub_push, wishes
+from efftune.delivery import export_requests, hub, hub_push
 from efftune.delivery import photos as run_photos
 from efftune.delivery.export import Export, Exportable
+from efftune.delivery.export_requests import ExportOptions
 from efftune.delivery.hub_push import Pushed
 from efftune.delivery.judging import Originals
-from efftune.delivery.wishes import ExportOptions
 from efftune.errors import DataError, UsageError
 from efftune.evaluation import other_pictures, suspects
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
@@ -215,8 +215,10 @@ class Run:
         loading.require_pictures(self.folder, self.record)
         into = self.folder / "exports" if into is None else files.user_path(into)
         with showing(on_progress) as show:
-            wished = wishes.read(names, into, options, show)
-            wishes.require_possible(wished, self.folder, self.record["model"]["image_size"])
+            requested = export_requests.read(names, into, options, show)
+            export_requests.require_possible(
+                requested, self.folder, self.record["model"]["image_size"]
+            )
             source = self.record["source"] if photos is None else str(photos)
             classifier = loading.load(self.folder)  # on the CPU, as are those who use the files
             found = run_photos.of_run(
@@ -227,7 +229,8 @@ class Run:
             )
             run = Exportable(self.record, self.recipe, originals, found.training)
             made = [
-                exports.export(run, wish, partial(show, f"export {wish.name}")) for wish in wished
+                exports.export(run, request, partial(show, f"export {request.name}"))
+                for request in requested
             ]
             if into == self.folder / "exports":
                 self.report()  # which shows their receipts

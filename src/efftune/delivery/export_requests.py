@@ -18,7 +18,7 @@ MAX_DROP = 0.005  # of accuracy, by 8 bits
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportRequest:
     """What is to be exported.
 
     Attributes:
@@ -62,7 +62,7 @@ class ExportOptions(TypedDict, total=False):
 
 def read(
     names: str | Sequence[str], into: Path, options: ExportOptions, on_progress: Progress
-) -> list[Wish]:
+) -> list[ExportRequest]:
     """What is to be exported, from what a caller says.
 
     Args:
@@ -91,7 +91,7 @@ def read(
         archive = browser.runtime_archive(path, may_fetch=fetch, on_progress=on_progress)
     elif fetch or given is not None:
         raise UsageError("--runtime and --fetch are for --for browser.")
-    return [Wish(name, into / name, batch, max_drop, archive) for name in named]
+    return [ExportRequest(name, into / name, batch, max_drop, archive) for name in named]
 
 
 def _as_list(names: str | Sequence[str]) -> Sequence[str]:
@@ -99,11 +99,11 @@ def _as_list(names: str | Sequence[str]) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
 
 
-def require_possible(wishes: Sequence[Wish], run: Path, image_size: int) -> None:
+def require_possible(requests: Sequence[ExportRequest], run: Path, image_size: int) -> None:
     """Check what can be known before anything is written.
 
     Args:
-        wishes: what is to be exported.
+        requests: what is to be exported.
         run: the run folder.
         image_size: of its classifier, in pixels.
 
@@ -111,20 +111,20 @@ def require_possible(wishes: Sequence[Wish], run: Path, image_size: int) -> None
         UsageError: there is nothing to do; a name is unknown; what it needs is not installed; the
             application cannot use the classifier; or there is something else in its place.
     """
-    if not wishes:
+    if not requests:
         raise UsageError(
             f"Name a format ({', '.join(FORMATS)}) or what it is for ({', '.join(TARGETS)})."
         )
-    for wish in wishes:
-        missing = [package for package in wish.format.needs if find_spec(package) is None]
+    for request in requests:
+        missing = [package for package in request.format.needs if find_spec(package) is None]
         if missing:
             packages = " ".join(each.replace("_", "-") for each in missing)
             raise UsageError(
-                f"Format {wish.format_name} needs {packages}. Run: pip install {packages}"
+                f"Format {request.format_name} needs {packages}. Run: pip install {packages}"
             )
-        if wish.target is not None:
-            wish.target.require(run, image_size)
-        folder = wish.folder
+        if request.target is not None:
+            request.target.require(run, image_size)
+        folder = request.folder
         is_other = folder.exists() and not (folder / receipts.FILE).is_file()
         if is_other and not (folder.is_dir() and not any(folder.iterdir())):
             raise UsageError(

@@ -34,6 +34,11 @@ TUNED = {
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: else one worker would run it alone in the end."""
+    items.sort(key=lambda item: item.name != "test_programs_of_jax")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache of the tests' own, so that no test finds or leaves anything in another."""

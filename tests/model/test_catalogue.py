@@ -30,6 +30,11 @@ def test_every_model_has_a_name_and_weights_of_its_own():
         assert len(set(values)) == 20
 
 
+@pytest.mark.parametrize("entry", catalogue.models(), ids=lambda entry: entry.name)
+def test_models_have_short_names(entry):
+    assert catalogue.model(entry.short_name) == catalogue.model(entry.name) == entry
+
+
 def test_unknown_model_is_named_with_a_guess():
     with pytest.raises(UsageError, match="Did you mean 'efficientnet-lite0'"):
         catalogue.model("efficientnet-lite00")

@@ -81,13 +81,13 @@ def models() -> tuple[Model, ...]:
 
 
 def model(name: str) -> Model:
-    """The model called `name`.
+    """The model called `name`, with or without `efficientnet-`.
 
     Raises:
         UsageError: there is no such model.
     """
     for entry in MODELS:
-        if entry.name == name:
+        if name in (entry.name, entry.short_name):
             return entry
     raise unknown_name("model", name, [entry.name for entry in MODELS])
 

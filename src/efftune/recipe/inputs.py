@@ -88,8 +88,8 @@ class BackboneSettings:
     model: Annotated[
         str,
         Setting(
-            "A model, as `efftune models` lists it; or auto, for the one that suits the pictures "
-            "best, of those whose weights are on this machine.",
+            "A model, as `efftune models` lists it, with or without efficientnet-; or auto, for "
+            "the one that suits the pictures best, of those whose weights are on this machine.",
             "--model",
         ),
     ] = "efficientnet-lite0"

@@ -58,6 +58,7 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
         device = devices.chosen(recipe.device)  # before anything imports Keras
         if recipe.backbone.model != AUTO_MODEL:
             backbone = Backbone.of(recipe, device, timer.on_progress)
+            recipe = recipe.changed(model=backbone.entry.name)  # it may have been given in short
         columns, held_out = Columns.of(recipe), recipe.data.held_out
         examples = discovery.find(source, timer.on_progress, columns, held_out)
     if backbone is not None:

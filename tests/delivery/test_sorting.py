@@ -108,6 +108,14 @@ def test_full_disk_loses_nothing(photos, tmp_path, monkeypatch):
     assert not into.exists()
 
 
+def test_photo_that_is_gone_is_named(photos, tmp_path):
+    into = tmp_path / "sorted"
+    photos[1].unlink()
+    with pytest.raises(DataError, match=r"two/a\.jpg cannot be read any more"):
+        place(photos, into)
+    assert sorted_files.undo(into) == Undone(1, {})
+
+
 def test_links_to_photos_are_followed(photos, tmp_path):
     link = tmp_path / "link.jpg"
     link.symlink_to(photos[0])

@@ -28,9 +28,9 @@ class Material:
             (pictures, size, size, 3).
         judged: gives some pictures that choose between ways to write it, uint8 (pictures, size,
             size, 3), and the numbers of the classes that they should be given, int64 (pictures,).
-        temperature: to divide the logits by, beside the classifier's own, for files of 8 bits.
         max_drop: by how much the share of these that are given them may drop, 0 to 1.
         browser_runtime: the archive of ONNX Runtime Web, if it is needed.
+        temperature: to divide the logits by, beside the classifier's own, for files of 8 bits.
     """
 
     classifier: Classifier

@@ -90,12 +90,12 @@ def undo(into: Path) -> Undone:
         for folder in {(into / path).parent for path in placed}:
             with suppress(OSError):  # it holds other files
                 folder.rmdir()
-        (into / UNDO).unlink()
         if kept:
-            lines = "".join(_line(each) for each in kept.values())
-            files.write(into / UNDO, lines)
-        with suppress(OSError):
-            into.rmdir()
+            files.write(into / UNDO, "".join(map(_line, kept.values())))
+        else:
+            (into / UNDO).unlink()
+            with suppress(OSError):  # it holds other files
+                into.rmdir()
     except OSError as error:
         raise UsageError(f"Cannot write to {into}: {error.strerror or error}.") from None
     return Undone(removed, reasons)

@@ -16,7 +16,7 @@ from typing import TextIO
 from xml.sax.saxutils import escape
 
 from efftune.delivery.sorted_files import UNDO, Placed, note, record_of, recorded
-from efftune.errors import UsageError
+from efftune.errors import DataError, UsageError
 from efftune.model.classifier import Classifier, Prediction
 from efftune.system import files
 
@@ -131,6 +131,7 @@ class Sorter:
             What became of each.
 
         Raises:
+            DataError: a photo is gone.
             DiskFull: there is no room for a copy.
             UsageError: the folder cannot be written to.
         """
@@ -151,13 +152,17 @@ class Sorter:
         photo = prediction.path.resolve()
         if str(photo) in self._there:
             return None
+        try:
+            status = photo.stat()
+        except OSError as error:
+            reason = f"{photo} cannot be read any more: {error.strerror}."
+            raise DataError(f"{reason} Sort again; what is placed stays.") from None
         self._there.add(str(photo))
         is_sure = not (prediction.unsure or prediction.unlike)
         folder = self._folders[prediction.label] if is_sure else UNSURE
         (self.into / folder).mkdir(exist_ok=True)
         path = self._free(folder, photo.name)
         way = "copy" if self._copy else "link"
-        status = photo.stat()
         known = (status.st_size, status.st_mtime_ns)
         note(record, Placed(str(photo), path, way, *known))
         if way == "link" and not _linked(photo, self.into / path):

@@ -186,6 +186,25 @@ def test_undo_keeps_what_is_the_last_of_its_kind(photos, tmp_path, copy):
     assert sorted_files.undo(into).kept == found.kept  # it can be asked again
 
 
+def test_undo_keeps_what_the_photo_s_own_path_leads_to(photos, tmp_path):
+    into = tmp_path / "sorted"
+    place(photos[:1], into, ("cat",))
+    shutil.rmtree(photos[0].parent)
+    photos[0].parent.symlink_to(into / "cat")  # as if nothing had been moved
+    found = sorted_files.undo(into)
+    assert (found.removed, list(found.kept)) == (0, ["cat/a.jpg"])
+    assert photos[0].is_file()
+
+
+def test_nothing_is_made_for_photos_that_cannot_be_read(finished_run, tmp_path):
+    broken, failures = tmp_path / "broken.jpg", {}
+    broken.write_bytes(b"no picture")
+    sorter = Sorter(tmp_path / "album", finished_run.classifier.class_names)
+    assert sorting.sort(finished_run.classifier, [broken], sorter, failures.__setitem__) == []
+    assert list(failures) == [broken]
+    assert not (tmp_path / "album").exists()
+
+
 def test_undo_keeps_what_has_changed(photos, tmp_path):
     into = tmp_path / "sorted"
     place(photos, into, copy=True)

@@ -13,6 +13,7 @@ from efftune.errors import DataError, UsageError
 from efftune.system import files
 
 UNDO = "undo.jsonl"
+_MOST_LINE = 2**20  # bytes, and more
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def record_of(into: Path) -> Iterator[TextIO]:
     """The record of a folder, to be gone on with, without a last line that was cut off."""
     into.mkdir(parents=True, exist_ok=True)
     with (into / UNDO).open("a+b") as stream:
-        stream.seek(0)
-        stream.truncate(stream.read().rfind(b"\n") + 1)
+        start = stream.seek(max(0, stream.seek(0, os.SEEK_END) - _MOST_LINE))
+        stream.truncate(start + stream.read().rfind(b"\n") + 1)
     with (into / UNDO).open("a", encoding="ascii") as record:
         yield record
 
@@ -118,10 +119,9 @@ def _why_kept(into: Path, placed: Placed) -> str:
     except OSError:
         return f"{placed.photo} is gone, and this is what is left of it"
     known = (placed.size, placed.changed)
-    is_same = os.path.samestat(original, status) or known == (
-        original.st_size,
-        original.st_mtime_ns,
-    )
+    is_same = known == (original.st_size, original.st_mtime_ns)
+    if os.path.samestat(original, status) and status.st_nlink == 1:  # found through a link
+        return f"{placed.photo} is this file, and there is no other"
     return "" if is_same else f"{placed.photo} has changed, and this is how it was"
 
 

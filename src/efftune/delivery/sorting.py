@@ -80,7 +80,7 @@ def sort(
             on_unreadable=on_unreadable,
             on_progress=partial(_told, on_progress, start, total),
         )
-        found += sorter.place(predictions)
+        found += sorter.place(predictions) if predictions else []
     return found
 
 

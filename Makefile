@@ -60,7 +60,7 @@ bench: $(INSTALLED)
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-emit-index-url --custom-compile-command "make lock" \
-		--extra dev --extra dicom --extra hf --extra hub --extra int8 --extra jax --extra lite --extra litert --extra onnx --extra parquet --extra tfds \
+		--extra dev --extra dicom --extra hf --extra hub --extra int8 --extra jax --extra lite --extra litert --extra onnx --extra parquet --extra serve --extra tfds \
 		pyproject.toml --output-file requirements.txt
 
 clean:

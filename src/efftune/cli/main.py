@@ -11,7 +11,7 @@ from pathlib import Path
 
 import typer
 
-from efftune.cli import commands, model_commands  # noqa: F401  (which register themselves)
+from efftune.cli import commands, model_commands, serve_command  # noqa: F401  (which register themselves)
 from efftune.cli.app import app
 from efftune.errors import EfftuneError, EfftuneWarning
 from efftune.system import budget, stopping

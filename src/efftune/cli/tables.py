@@ -11,13 +11,13 @@ from efftune.data.examples import SPLITS, Examples, Split
 from efftune.data.inspection import Finding
 from efftune.evaluation.comparison import Comparison, RunScore
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
+from efftune.evaluation.predictions import write_csv
 from efftune.model.classifier import Prediction
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.report import words
 from efftune.report.explanation_images import ExplanationFile
 from efftune.report.source_check import Check
 from efftune.runs.run import Run
-from efftune.system import files
 from efftune.training.planning import Plan
 
 
@@ -227,9 +227,6 @@ def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:
         echo(f"\nSet aside: {examples.reasons_summary}")
 
 
-_YES_OR_NO = {True: "yes", False: "no", None: ""}  # in CSV; None if it is not known
-
-
 def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
     """Print predictions.
 
@@ -241,14 +238,7 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
         for each in predictions:
             print(json.dumps(each.to_dict(), ensure_ascii=False))
     elif form == "csv":
-        writer = files.csv_writer(sys.stdout)
-        ids = ["class_index", "wordnet_id"] if any(each.wordnet_ids for each in predictions) else []
-        writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike", *ids])
-        for each in predictions:
-            flags = [_YES_OR_NO[flag] for flag in (each.unsure, each.unlike)]
-            for rank, (label, value) in enumerate(each.top, start=1):
-                numbers = [each.top_indices[rank - 1], each.wordnet_ids[rank - 1]] if ids else []
-                writer.writerow([each.path, rank, label, f"{value:.6f}", *flags, *numbers])
+        write_csv(sys.stdout, predictions)
     elif predictions:
         rows = [
             (label, percent(value), *((_flags(each), str(each.path)) if rank == 0 else ("", "")))

@@ -123,13 +123,13 @@ def decoded(
     Raises:
         BadImage: the content has another format, or is damaged, truncated or too large.
     """
-    with _errors_of_decoders():
+    with errors_of_decoders():
         form = formats.detect(content[: formats.HEAD])
         if form == "DICOM":
             frame, several = dicom.opened(content)
             return _of_values(frame, form, size, fit, depth, several=several)
         try:
-            image = _opened(content, form)
+            image = opened(content, form)
         except UnidentifiedImageError:
             values = bit_depth.float_tiff_values(content) if form == "TIFF" else None
             if values is None:
@@ -153,7 +153,7 @@ def of_image(
     image: Image.Image, size: int, fit: Framing, depth: BitDepth = bit_depth.UNKNOWN
 ) -> Pixels:
     """Like `decode`, for a Pillow picture, which is not changed."""
-    with _errors_of_decoders():
+    with errors_of_decoders():
         return _pixels(image.copy(), size, fit, depth)[0]
 
 
@@ -221,7 +221,7 @@ def _of_8_bits(values: Values, depth: BitDepth) -> tuple[Image.Image, _Deep]:
 
 
 @contextmanager
-def _errors_of_decoders() -> Iterator[None]:
+def errors_of_decoders() -> Iterator[None]:
     """Convert whatever a decoder raises to `BadImage`."""
     try:
         yield
@@ -237,7 +237,7 @@ def _errors_of_decoders() -> Iterator[None]:
         raise BadImage(damage(error)) from None
 
 
-def _opened(content: bytes, form: str) -> Image.Image:
+def opened(content: bytes, form: str) -> Image.Image:
     """The picture in a file, not decoded yet."""
     if form == "HEIC":
         return heic.opened(content)

@@ -9,13 +9,13 @@ from typing import BinaryIO, TypeAlias
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from efftune.data import bit_depth, images
+from efftune.data import bit_depth, formats, images
 from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
 from efftune.data.resizing import Framing
-from efftune.errors import UsageError
+from efftune.errors import BadImage, UsageError
 from efftune.system import files
 
 _QUALITY = 60  # of WebP, 1 to 100
@@ -73,6 +73,31 @@ def decode(
     if not isinstance(content, bytes):
         raise UsageError("The file object returns text. Open the file with mode 'rb'.")
     return images.decode(content, size, fit, depth)
+
+
+def require_pixels(picture: bytes | Pixels, most: int) -> None:
+    """Check the number of pixels of an array, or that the header of a file announces.
+
+    Those of DICOM and floating-point TIFF files have the decoder's own limit.
+
+    Raises:
+        BadImage: there are more than `most`, or the header is damaged.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.shape[0] * picture.shape[1] > most:
+            raise BadImage(formats.TOO_LARGE)
+        return
+    with images.errors_of_decoders():
+        form = formats.detect(picture[: formats.HEAD])
+        if form == "DICOM":
+            return
+        try:
+            image = images.opened(picture, form)
+        except UnidentifiedImageError:
+            return  # which the decoder says, or reads otherwise
+        with image:
+            if image.width * image.height > most:
+                raise BadImage(formats.TOO_LARGE)
 
 
 def thumbnail(path: Path, side: int) -> str:

@@ -24,7 +24,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import images
 from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError, unknown_name
 from efftune.model.classifier import Classifier
@@ -39,7 +38,7 @@ class Explanation:
     """The heat map of a class for a picture.
 
     Attributes:
-        path: the picture.
+        path: the picture; None if it was not given as a path.
         label: the class.
         confidence: its probability, 0 to 1.
         pixels: the network's input, uint8 (size, size, 3).
@@ -47,7 +46,7 @@ class Explanation:
             picture supports the class.
     """
 
-    path: Path
+    path: Path | None
     label: str
     confidence: float
     pixels: Pixels
@@ -90,10 +89,24 @@ class Explainer:
         Raises:
             BadImage: the picture cannot be decoded.
         """
+        self._require(label)
+        return self.explain_decoded(self.classifier.decode(path), label, path)
+
+    def explain_decoded(
+        self, pixels: Pixels, label: str | None = None, path: Path | None = None
+    ) -> Explanation:
+        """Explain the prediction for a picture that `Classifier.decode` has returned.
+
+        Args:
+            pixels: uint8 (size, size, 3).
+            label: the class to explain; by default the predicted one.
+            path: of the picture, if it has one.
+
+        Raises:
+            UsageError: the classifier does not know that class.
+        """
+        self._require(label)
         names, size = self.classifier.class_names, self.classifier.image_size
-        if label is not None and label not in names:
-            raise unknown_name("class", label, names)
-        pixels = images.decode(images.read(path), size, self.classifier.fit, self.classifier.depth)
         network, kernel = self._network
         outputs: list[Array] = []
 
@@ -105,6 +118,11 @@ class Explainer:
         number = int(probabilities.argmax()) if label is None else names.index(label)
         heat = _heat(_evidence(activations, kernel[:, number]), size)
         return Explanation(path, names[number], float(probabilities[number]), pixels, heat)
+
+    def _require(self, label: str | None) -> None:
+        names = self.classifier.class_names
+        if label is not None and label not in names:
+            raise unknown_name("class", label, names)
 
     @cached_property
     def _network(self) -> tuple[Network, Array]:

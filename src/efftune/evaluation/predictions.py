@@ -5,17 +5,19 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data.examples import Example, Split
 from efftune.errors import DataError
+from efftune.model.classifier import Prediction
 from efftune.system import files
 
 FILE = "predictions.csv"
 OUT_OF_FOLD: Literal["out-of-fold"] = "out-of-fold"
+_YES_OR_NO = {True: "yes", False: "no", None: ""}  # None if it is not known
 JudgedSplit = Split | Literal["out-of-fold"]
 
 
@@ -62,6 +64,23 @@ def to_csv(predictions: Iterable[SplitPredictions], class_names: Sequence[str]) 
             result = [class_names[predicted], digits[predicted], *flags]
             writer.writerow([row.name, part.split, row.label, *result, *digits])
     return table.getvalue()
+
+
+def write_csv(stream: TextIO, found: Sequence[Prediction]) -> None:
+    """Write predictions for any pictures as CSV, one row per class in `top`.
+
+    Args:
+        stream: where to.
+        found: the predictions.
+    """
+    writer = files.csv_writer(stream)
+    ids = ["class_index", "wordnet_id"] if any(each.wordnet_ids for each in found) else []
+    writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike", *ids])
+    for each in found:
+        flags = [_YES_OR_NO[flag] for flag in (each.unsure, each.unlike)]
+        for rank, (label, value) in enumerate(each.top, start=1):
+            numbers = [each.top_indices[rank - 1], each.wordnet_ids[rank - 1]] if ids else []
+            writer.writerow([each.path, rank, label, f"{value:.6f}", *flags, *numbers])
 
 
 def confidences(folder: Path, split: Split) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -225,6 +225,20 @@ class Classifier:
             if i not in outputs.failures
         ]
 
+    def decode(self, picture: Picture) -> Pixels:
+        """Decode a picture to the pixels of the model input, uint8 (size, size, 3).
+
+        Raises:
+            BadImage: it cannot be decoded.
+            UsageError: it is of another kind; see `pictures.decode`.
+        """
+        return decode(picture, self.image_size, self.fit, self.depth)
+
+    def predict_decoded(self, pixels: Pixels, top: int = 1) -> Prediction:
+        """Predict the class of a picture that `decode` has returned; see `predict`."""
+        outputs = self._outputs([pixels], lambda each: each)
+        return self._prediction(outputs, 0, top, path=None, raw=False)
+
     def probabilities(
         self,
         paths: Sequence[Path],
@@ -250,6 +264,14 @@ class Classifier:
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> ModelOutputs:
         """Probabilities and distances of pictures; see `predict` for the arguments."""
+        return self._outputs(pictures, self.decode, on_progress)
+
+    def _outputs(
+        self,
+        pictures: Iterable[Picture],
+        decode: Callable[[Any], Pixels],
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> ModelOutputs:
         total = len(pictures) if isinstance(pictures, Sized) else 0
         detector = None if self.uncertainty is None else self.uncertainty.detector
         rows: dict[int, tuple[NDArray[np.float32], float]] = {}
@@ -261,7 +283,7 @@ class Classifier:
             i, picture = item
             paths[i] = path_of(picture)
             try:
-                return decode(picture, self.image_size, self.fit, self.depth)[None]
+                return decode(picture)[None]
             except BadImage as error:
                 failures[i] = error.reason
                 on_progress(next(done), total)

@@ -1,0 +1,112 @@
+"""`efftune serve`, with its options."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from efftune.cli import options
+from efftune.cli.app import app
+from efftune.cli.setting_options import Output, command
+
+_SERVING = {
+    "host": (
+        Annotated[
+            str,
+            typer.Option(
+                help="The address to listen at. Others can only use the server "
+                "if it is not of this machine alone, and need the token."
+            ),
+        ],
+        "127.0.0.1",
+    ),
+    "port": (Annotated[int, typer.Option(help="The port; 0 for a free one.")], 8000),
+    "token": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="What clients have to send. Safer as EFFTUNE_TOKEN than as an "
+                "option, which others on this machine see.",
+                envvar="EFFTUNE_TOKEN",
+                show_envvar=False,
+            ),
+        ],
+        None,
+    ),
+    "allow_host": (
+        Annotated[
+            list[str] | None, typer.Option(help="Another name of this server; may be repeated.")
+        ],
+        None,
+    ),
+    "allow_origin": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                help="A site whose pages may use the server, such as "
+                "https://photos.example; may be repeated."
+            ),
+        ],
+        None,
+    ),
+    "max_body": (Annotated[int, typer.Option(help="Most bytes of a request.")], 20_000_000),
+    "max_pixels": (Annotated[int, typer.Option(help="Most pixels of a picture.")], 50_000_000),
+    "receive_seconds": (
+        Annotated[float, typer.Option(help="Seconds within which a request has to come.")],
+        15.0,
+    ),
+    "max_waiting": (
+        Annotated[int, typer.Option(help="Most pictures that wait; more are refused.")],
+        64,
+    ),
+    "at_work": (
+        Annotated[
+            int | None,
+            typer.Option(help="Pictures at work at the same time. (default: twice the processors)"),
+        ],
+        None,
+    ),
+    "drain_seconds": (
+        Annotated[float, typer.Option(help="Seconds to answer what was received, at the end.")],
+        30.0,
+    ),
+}
+
+
+@command(app, settings=("max_error",), default="as in training", more=_SERVING)
+def serve(
+    run: options.RunOrExport, choices: dict[str, Any], output: Output, more: dict[str, Any]
+) -> None:
+    """Serve a classifier on this machine: a page for people, HTTP for programs."""
+    from efftune.cli import console
+    from efftune.errors import UsageError
+    from efftune.system import files
+
+    try:
+        from efftune.serving import server
+        from efftune.serving.settings import ServerSettings
+    except ModuleNotFoundError as error:
+        raise UsageError(f"Serving needs {error.name}. Run: pip install 'efftune[serve]'") from None
+
+    at_work = {} if more["at_work"] is None else {"at_work": more["at_work"]}
+    settings = ServerSettings(
+        **{key: more[key] for key in ("host", "port", "token", "receive_seconds", "drain_seconds")},
+        hosts=tuple(more["allow_host"] or ()),
+        origins=tuple(more["allow_origin"] or ()),
+        most_bytes=more["max_body"],
+        most_pixels=more["max_pixels"],
+        most_waiting=more["max_waiting"],
+        **at_work,
+    )
+
+    def on_event(event: str, value: str) -> None:
+        if output.json:
+            typer.echo(json.dumps({"event": event, "value": value}))
+        elif event == "listening":
+            console.echo(f"Loading {run}, to serve it at {value}")
+        elif not output.quiet:
+            console.echo(f"Ready: {value}. Stop with Ctrl-C.")
+
+    server.serve(
+        files.user_path(run), settings, max_error=choices.get("max_error"), on_event=on_event
+    )

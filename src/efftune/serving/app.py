@@ -1,0 +1,229 @@
+"""What the server answers: pictures, explanations, and what it is."""
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from efftune import __version__
+from efftune.evaluation.predictions import write_csv
+from efftune.model.classifier import Prediction
+from efftune.report import explanation_images
+from efftune.serving import inference_protocol, receiving
+from efftune.serving.answering import Busy, Explaining, Predicting, Unreadable
+from efftune.serving.guard import Application, Guard, route
+from efftune.serving.receiving import Received
+from efftune.serving.state import State
+
+_PAGE = package_files("efftune.serving") / "page"
+_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".json": "application/json",
+}
+_SIDE = 448  # pixels of an explanation
+
+
+def application(state: State) -> Application:
+    """The application, as ASGI knows it."""
+    routes = _Routes(state)
+    found = Starlette(
+        routes=routes.all(),
+        exception_handlers={HTTPException: _refused, Busy: _busy},
+    )
+    return Guard(found, state.settings, state.metrics, lambda: state.is_draining)
+
+
+class _Routes:
+    """The functions that answer."""
+
+    def __init__(self, state: State):
+        self._state = state
+
+    def all(self) -> list[Route]:
+        """What answers each path."""
+        return [
+            route("/predict", self.predict, post=True),
+            route("/explain", self.explain, post=True),
+            route("/info", self.info),
+            route("/healthz", self.alive),
+            route("/readyz", self.is_ready),
+            route("/metrics", self.metrics),
+            route("/openapi.json", self.openapi),
+            route("/docs", _page_file("docs.html")),
+            route("/", _page_file("index.html")),
+            route("/page/{name}", _page_part),
+            *inference_protocol.routes(self._state),
+        ]
+
+    async def predict(self, request: Request) -> Response:
+        """The classes of one picture, or of several."""
+        began, service, settings = time.perf_counter(), self._state.ready, self._state.settings
+        top = _top(request, len(service.classifier.class_names))
+        self._state.answering.require_room()
+        received = await receiving.pictures(request, settings)
+        work = Predicting(service.classifier, top, settings.most_pixels, self._state.metrics)
+        found = await self._state.answering.each(work, [each.content for each in received])
+        about = {
+            "request_id": request.scope["request_id"],
+            "ms": round(1000 * (time.perf_counter() - began), 3),
+            "model": service.checksum,
+        }
+        return _answers(request, received, found, about)
+
+    async def explain(self, request: Request) -> Response:
+        """A heat map of one picture, as PNG."""
+        service, settings = self._state.ready, self._state.settings
+        if service.explainer is None:
+            raise HTTPException(404, "This classifier is an exported file, which cannot explain.")
+        label = _only(request, "label").get("label")
+        if label is not None and label not in service.classifier.class_names:
+            raise HTTPException(400, f"There is no class {label!r}; /info lists them.")
+        self._state.answering.require_room()
+        content = await receiving.picture(request, settings)
+        work = Explaining(service.explainer, label, settings.most_pixels, self._state.metrics)
+        (found,) = await self._state.answering.each(work, [content])
+        if isinstance(found, Unreadable):
+            return _unreadable(request, found)
+        drawn = explanation_images.overlay(found, _SIDE)
+        _, png = cv2.imencode(".png", drawn[..., ::-1])
+        about = {"x-label": quote(found.label), "x-confidence": f"{found.confidence:.6f}"}
+        return Response(png.tobytes(), media_type="image/png", headers=about)
+
+    async def info(self, request: Request) -> Response:
+        """What is served."""
+        _only(request)
+        return JSONResponse(self._state.ready.info)
+
+    async def alive(self, _request: Request) -> Response:
+        """That the server is alive."""
+        return JSONResponse({"alive": True})
+
+    async def is_ready(self, _request: Request) -> Response:
+        """Whether the server answers pictures."""
+        ready = self._state.service is not None and not self._state.is_draining
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def metrics(self, _request: Request) -> Response:
+        """What was counted."""
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(self._state.metrics.page(), headers={"content-type": kind})
+
+    async def openapi(self, _request: Request) -> Response:
+        """The description of this interface."""
+        described = json.loads((_PAGE / "openapi.json").read_text(encoding="utf-8"))
+        described["info"]["version"] = __version__
+        return JSONResponse(described)
+
+
+def _page_file(name: str) -> Any:
+    async def page(_request: Request) -> Response:
+        return _file(name)
+
+    return page
+
+
+async def _page_part(request: Request) -> Response:
+    return _file(request.path_params["name"])
+
+
+def _file(name: str) -> Response:
+    """A file of the page."""
+    names = {each.name for each in _PAGE.iterdir() if each.is_file()}
+    if name not in names:
+        raise HTTPException(404, "There is nothing here.")
+    kind = _TYPES.get(Path(name).suffix, "application/octet-stream")
+    headers = {"cache-control": "no-cache"}
+    return Response((_PAGE / name).read_bytes(), media_type=kind, headers=headers)
+
+
+def _only(request: Request, *known: str) -> dict[str, str]:
+    """The parameters of a request's query.
+
+    Raises:
+        HTTPException: there is another one, or one twice.
+    """
+    given = request.query_params.multi_items()
+    for name, _ in given:
+        if name not in known:
+            offered = f"Known: {', '.join(known)}." if known else "There are none."
+            raise HTTPException(400, f"Unknown parameter {name!r}. {offered}")
+    if len(given) > len(dict(given)):
+        raise HTTPException(400, "A parameter is given twice.")
+    return dict(given)
+
+
+def _top(request: Request, classes: int) -> int:
+    text = _only(request, "top").get("top", "1")
+    if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 6 and int(text)):
+        raise HTTPException(400, f"top must be 1 or more. Received: {text!r}.")
+    return min(int(text), classes)
+
+
+def _answers(
+    request: Request,
+    received: Sequence[Received],
+    found: Sequence[Prediction | Unreadable],
+    about: dict[str, Any],
+) -> Response:
+    """What became of the pictures of a request, and what is said about it."""
+    is_several = receiving.is_multipart(request)
+    if not is_several and isinstance(found[0], Unreadable):
+        return _unreadable(request, found[0])
+    named = [
+        replace(each, path=Path(given.name))
+        if isinstance(each, Prediction) and given.name
+        else each
+        for given, each in zip(received, found, strict=True)
+    ]
+    if _wants_csv(request):
+        table = io.StringIO()
+        write_csv(table, [each for each in named if isinstance(each, Prediction)])
+        return Response(table.getvalue(), media_type="text/csv")
+    answers = [
+        each.to_dict()
+        if isinstance(each, Prediction)
+        else {"path": given.name, "error": each.reason}
+        for given, each in zip(received, named, strict=True)
+    ]
+    return JSONResponse({**({"predictions": answers} if is_several else answers[0]), **about})
+
+
+def _wants_csv(request: Request) -> bool:
+    accepted = request.headers.get("accept", "")
+    return any(each.partition(";")[0].strip() == "text/csv" for each in accepted.split(","))
+
+
+def _unreadable(request: Request, found: Unreadable) -> Response:
+    return _error(request, 422, f"The picture cannot be used: {found.reason}.", reason=found.reason)
+
+
+def _error(request: Request, status: int, text: str, **more: str) -> JSONResponse:
+    content = {"error": text, **more, "request_id": request.scope["request_id"]}
+    return JSONResponse(content, status)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    response = _error(request, error.status_code, error.detail)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _busy(request: Request, _: Exception) -> Response:
+    response = _error(request, 503, "As many pictures are waiting as may. Try again.")
+    response.headers["retry-after"] = "1"
+    return response

@@ -1,0 +1,109 @@
+"""The classifier that is served, ready to answer, and what is known of it."""
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efftune.delivery import exported
+from efftune.errors import DataError
+from efftune.evaluation import predictions
+from efftune.evaluation.explanation import Explainer
+from efftune.model.classifier import Classifier
+from efftune.model.engines.engine import KERAS_FILE
+from efftune.runs import loading
+from efftune.runs.run import Run
+from efftune.serving.metrics import Expected
+from efftune.system import files, machine
+
+
+@dataclass(frozen=True)
+class Service:
+    """A classifier that has answered once.
+
+    Attributes:
+        classifier: loaded, and compiled.
+        name: of the folder or file that it came from.
+        checksum: SHA-256 of its file.
+        judged: how accurate it is, as `efftune train --json` says it; None for an exported file.
+        expected: what the answers were for the pictures that it was judged by.
+    """
+
+    classifier: Classifier
+    name: str
+    checksum: str
+    judged: dict[str, Any] | None
+    expected: Expected
+
+    @classmethod
+    def load(cls, path: Path, max_error: str | None = None) -> "Service":
+        """Load a run or an exported file, and let it answer once.
+
+        Raises:
+            UsageError: there is none.
+            DataError: it is damaged.
+        """
+        classifier = loading.load(path, max_error)
+        size = classifier.image_size
+        classifier.predict_decoded(np.zeros((size, size, 3), np.uint8))
+        name = path.resolve().name
+        if isinstance(classifier, exported.ExportedClassifier):
+            return cls(classifier, name, files.sha256(classifier.path), None, Expected())
+        run = Run.load(path)
+        checksum = run.record["files"][KERAS_FILE]
+        keys = ("val", "test", "judged_by")
+        judged = {key: run.summary[key] for key in keys}
+        return cls(classifier, name, checksum, judged, _expected(path))
+
+    @cached_property
+    def explainer(self) -> Explainer | None:
+        """Explains its answers; None for an exported file, which cannot."""
+        if isinstance(self.classifier, exported.ExportedClassifier):
+            return None
+        return Explainer(self.classifier)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the server says of it, as values for JSON."""
+        known = self.classifier.uncertainty
+        return {
+            "name": self.name,
+            "checksum": self.checksum,
+            "classes": list(self.classifier.class_names),
+            "image_size": self.classifier.image_size,
+            "fit": str(self.classifier.fit),
+            "judged": self.judged,
+            "unsure_below": None if known is None else round(float(known.unsure_below), 6),
+            "knows_unlike": known is not None and known.detector is not None,
+            "explains": self.explainer is not None,
+            "versions": machine.versions(),
+        }
+
+
+def _expected(run: Path) -> Expected:
+    """From the predictions of a run: on validation, or out of fold.
+
+    A run from the Hub may have none.
+
+    Raises:
+        DataError: their table is damaged.
+    """
+    path = run / predictions.FILE
+    if not path.exists():
+        return Expected()
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            splits = ("val", predictions.OUT_OF_FOLD)
+            rows = [
+                (row["predicted"], row["unlike"] == "yes")
+                for row in csv.DictReader(stream)
+                if row["split"] in splits
+            ]
+    except (OSError, ValueError, LookupError, csv.Error) as error:
+        raise DataError(f"{path} is damaged: {error}. Train again.") from None
+    classes = Counter(label for label, _ in rows)
+    return Expected(len(rows), sum(unlike for _, unlike in rows), tuple(classes.items()))

@@ -1,0 +1,101 @@
+"""What a server is allowed to take and to do."""
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from efftune.errors import UsageError
+from efftune.system.machine import usable_processors
+
+MOST_PICTURES = 64  # of a request
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """The settings of a server.
+
+    Attributes:
+        host: the address that it listens at: an IP address, or `localhost`.
+        port: the TCP port; 0 for one that is free.
+        token: what clients have to send; without one, only this machine is listened to.
+        hosts: names of the server, beside its address, that clients may use.
+        origins: web pages of other servers that may use it, such as `https://photos.example`.
+        most_bytes: of a request's body.
+        most_pixels: of a picture, by its header.
+        receive_seconds: within which a request has to be received.
+        most_waiting: pictures that may wait; more are refused.
+        at_work: pictures that are decoded or computed at the same time.
+        drain_seconds: within which what was received is answered when the server is to stop.
+
+    Raises:
+        UsageError: a value is out of its range, or other machines could use it without a token.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    most_bytes: int = 20_000_000
+    most_pixels: int = 50_000_000
+    receive_seconds: float = 15.0
+    most_waiting: int = 64
+    at_work: int = field(default_factory=lambda: 2 * usable_processors())
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"--port must be 0 to 65535. Received: {self.port}.")
+        for flag, value, least in (
+            ("--max-body", self.most_bytes, 1),
+            ("--max-pixels", self.most_pixels, 1),
+            ("--receive-seconds", self.receive_seconds, 0.1),
+            ("--max-waiting", self.most_waiting, 1),
+            ("--at-work", self.at_work, 1),
+            ("--drain-seconds", self.drain_seconds, 0),
+        ):
+            if not value >= least:
+                raise UsageError(f"{flag} must be {least:g} or more. Received: {value:g}.")
+        if self.token is not None and (len(self.token) < 16 or not self.token.isascii()):
+            raise UsageError("--token must be 16 or more ASCII characters, hard to guess.")
+        if not self.is_loopback and self.token is None:
+            raise UsageError(
+                f"At {self.host}, other machines could use the server: give a secret --token, or "
+                "set EFFTUNE_TOKEN. Without --host, only this machine can."
+            )
+        for origin in self.origins:
+            if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
+                raise UsageError(
+                    f"--allow-origin is like https://photos.example. Received: {origin!r}."
+                )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def names(self, host: str) -> bool:
+        """Whether a `Host` without port is one of this server's.
+
+        A page of another site may have its own name point to this machine (DNS rebinding), but not
+        an address.
+        """
+        host = host.rstrip(".").lower()
+        if host in {
+            "localhost",
+            "127.0.0.1",
+            "[::1]",
+            self.host.lower(),
+            *map(str.lower, self.hosts),
+        }:
+            return True
+        try:
+            ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return False
+        return not self.is_loopback

@@ -148,6 +148,13 @@ def test_applications_see_what_their_sources_say(tmp_path):
     assert np.abs(seen["photoprism"].astype(int) - cropped).mean() < 4
 
 
+def test_frigate_can_name_files_by_the_classes(tmp_path):
+    known = {"classes": json.dumps(["a/b", "a_b", "c"]), "image_size": "224"}
+    classifier = Classifier(tmp_path, ["a/b", "a_b", "c"], 224, "stretch")
+    target_files.write_frigate(Material(classifier, known, None, tmp_path, None, None, 0), tmp_path)
+    assert (tmp_path / "labelmap.txt").read_text().splitlines() == ["a_b", "a_b_1", "c"]
+
+
 def test_applications_refuse_what_they_cannot_read(tmp_path):
     grey = tmp_path / "grey.png"
     Image.new("L", (40, 40)).save(grey)

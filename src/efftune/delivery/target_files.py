@@ -134,8 +134,15 @@ function square(image) {
 
 
 def write_frigate(material: Material, folder: Path) -> None:
-    """`labelmap.txt`, and the lines for its configuration."""
-    files.write(folder / "labelmap.txt", material.labels_text)
+    """`labelmap.txt`, and the lines for its configuration.
+
+    Frigate makes names of files of the classes, so they are written without slashes.
+    """
+    labels = list[str]()
+    for label in material.labels:
+        plain = label.replace("/", "_")
+        labels.append(plain if plain not in labels else f"{plain}_{len(labels)}")
+    files.write(folder / "labelmap.txt", "".join(f"{label}\n" for label in labels))
     threshold = min(1.0, round(float(material.metadata.get("unsure_below", 0.8)), 2))
     files.write(
         folder / "config.yml", _filled("frigate.yml", name=safe_name(material), threshold=threshold)

@@ -5,7 +5,7 @@ from keras import ops
 
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe, Stage
-from efftune.training.network import Mixing, Network
+from efftune.training.network import Mixing, Network, momentum
 
 from .conftest import weights
 
@@ -14,11 +14,13 @@ CLASSES = 3
 pytestmark = pytest.mark.usefixtures("eager")
 
 
-def network(backbone, *, block="block7a", name="upper", rate=0.01, accumulated=1, **choices):
+def network(
+    backbone, *, block="block7a", name="upper", rate=0.01, accumulated=1, steps=None, **choices
+):
     random = np.random.default_rng(0)
     head = (random.normal(0, 0.1, (1280, CLASSES)).astype(np.float32), np.zeros(3, np.float32))
     recipe = Recipe(**({"dropout": 0.0, "warmup": 0.0} | choices))
-    return Network(backbone, head, Stage(name, block, 1, rate), recipe, accumulated)
+    return Network(backbone, head, Stage(name, block, 1, rate), recipe, accumulated, steps)
 
 
 def inputs_of(backbone, block, random):
@@ -78,6 +80,32 @@ def test_training_from_scratch_moves_batchnorm_too(backbone):
     trained(network(backbone, block="pixels", name="scratch"), backbone, steps=1)
     found = changed(backbone, before)
     assert {"stem_bn/moving_mean", "stem_bn/gamma", "block7a_dwconv/kernel"} <= found
+
+
+def test_moving_averages_of_few_steps_forget_where_they_began():
+    for steps in (1, 5, 10, 100, 999):
+        assert momentum(0.99, steps) ** steps < 1e-4
+    assert momentum(0.99, 1000) == momentum(0.99, 10**6) == momentum(0.99, None) == 0.99
+    assert momentum(0.5, 100) == 0.5  # which was asked for, and is faster
+
+
+@pytest.mark.ci
+def test_batchnorm_follows_a_short_training_from_scratch(backbone):
+    """With the published momentum, the averages would still be a mean of 0 and a variance of 1."""
+    made = network(backbone, block="pixels", name="scratch", steps=10, rate=1e-9, ema=0.99)
+    norm = backbone.keras_model.get_layer("stem_bn")
+    assert norm.momentum == 0 and made.training_model.optimizer.ema_momentum == 0
+    trained(made, backbone, steps=2)
+    stem = keras.Model(backbone.keras_model.input, norm.input)
+    random = np.random.default_rng(1)  # as `trained` has it
+    for _ in range(2):
+        pixels = inputs_of(backbone, "pixels", random)
+        random.integers(0, CLASSES, 6)
+    last = ops.convert_to_numpy(stem(pixels)).reshape(-1, 32)
+    assert np.allclose(norm.moving_mean, last.mean(axis=0), rtol=0.05, atol=0.01)
+    assert np.allclose(norm.moving_variance, last.var(axis=0), rtol=0.05, atol=0.01)
+    network(backbone, block="pixels", name="scratch", steps=10**4)
+    assert norm.momentum == 0.99
 
 
 def test_weight_decay_spares_biases(backbone):

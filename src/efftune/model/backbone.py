@@ -133,6 +133,17 @@ class Backbone:
         )
 
     @cached_property
+    def momentum(self) -> float:
+        """The decay per step of BatchNorm's moving averages with which the model was published.
+
+        Training in few steps sets another in the layers.
+        """
+        from keras import layers
+
+        norms = (x for x in self.keras_model.layers if isinstance(x, layers.BatchNormalization))
+        return float(next(norms).momentum)
+
+    @cached_property
     def blocks(self) -> tuple[str, ...]:
         """The names of the blocks, lowest first, such as `block1a` to `block7a`."""
         names = (re.match(r"(block\d+[a-z]+)_", layer.name) for layer in self.keras_model.layers)

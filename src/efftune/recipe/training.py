@@ -245,7 +245,7 @@ class OptimizationSettings:
         Lt(1),
         Setting(
             "Decay per step of an exponential moving average of the weights, which replaces them; "
-            "0 for none.",
+            "lower in stages of few steps, so that it spans a tenth of them at most; 0 for none.",
             "--ema",
         ),
     ] = 0.0

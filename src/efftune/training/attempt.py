@@ -118,7 +118,7 @@ class Attempt:
         rate, settings = stage.learning_rate, recipe.optimization
         self.schedule = Schedule(rate, steps, settings, state.parts, tails)
         head = (initial.kernel, initial.bias)
-        self.network = Network(initial.backbone, head, stage, recipe, state.parts)
+        self.network = Network(initial.backbone, head, stage, recipe, state.parts, steps)
         self.initial_weights = self.best_weights = self.network.inference_model.get_weights()
         models = self.network.training_model, self.network.inference_model
         self.trainer = trainer_for(*models, self.data)

@@ -18,6 +18,8 @@ from efftune.model.engines.engine import chosen_precision
 from efftune.model.initial_weights import drawn_by_numpy
 from efftune.recipe.recipe import Recipe, Stage
 
+_SPAN = 0.1  # of a stage's steps, which moving averages span at most
+
 
 class Network:
     """The part of a classifier that a stage trains, ready for its first step.
@@ -36,6 +38,7 @@ class Network:
         stage: Stage,
         recipe: Recipe,
         accumulated: int = 1,
+        steps: int | None = None,
     ):
         """Freeze and compile.
 
@@ -47,8 +50,10 @@ class Network:
             recipe: the settings of the run.
             accumulated: number of steps over which gradients are accumulated before each update of
                 the weights.
+            steps: of the stage; None for so many that moving averages need not follow faster.
         """
         _freeze(backbone, stage, recipe)
+        _set_momentum(backbone, stage, steps)
         _seed(backbone, recipe.seed)
         kernel, bias = head
         part = _trained_part(backbone, stage, recipe)
@@ -59,13 +64,10 @@ class Network:
         self.inference_model = keras.Model(part.input, logits(x))
         logits.set_weights([kernel, bias])
         self._logits = logits
-        self.training_model = (
-            self.inference_model
-            if recipe.augmentation.mix == "none"
-            else _mixing(self.inference_model)
-        )
+        model, mixes = self.inference_model, recipe.augmentation.mix != "none"
+        self.training_model = _mixing(model) if mixes else model
         self.training_model.compile(
-            optimizer=_optimizer(self.inference_model, backbone, stage, recipe, accumulated),
+            optimizer=_optimizer(model, backbone, stage, recipe, (accumulated, steps)),
             loss=keras.losses.CategoricalCrossentropy(
                 from_logits=True, label_smoothing=recipe.optimization.label_smoothing
             ),
@@ -160,6 +162,30 @@ def _freeze(backbone: Backbone, stage: Stage, recipe: Recipe) -> None:
         layer.trainable = scratch or not frozen
 
 
+def _set_momentum(backbone: Backbone, stage: Stage, steps: int | None) -> None:
+    """Let BatchNorm's moving averages, if trained, follow faster in few steps; see `momentum`."""
+    if stage.name != "scratch":
+        return
+    chosen = momentum(backbone.momentum, steps)
+    for layer in backbone.keras_model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = chosen
+
+
+def momentum(asked: float, steps: int | None) -> float:
+    """The decay per step of a moving average, which spans a tenth of a stage's steps at most.
+
+    After few steps, most of a slower average is still its initial value: random weights, or a mean
+    of 0 and a variance of 1 in each BatchNorm, with which a deep network gives the same for all
+    pictures, however well it has learnt.
+
+    Args:
+        asked: 0 to 1.
+        steps: of the stage; None for any number.
+    """
+    return asked if steps is None else min(asked, max(0.0, 1 - 1 / (_SPAN * max(1, steps))))
+
+
 def _seed(backbone: Backbone, seed: int) -> None:
     """Seed the backbone's drop-connect layers, which Keras seeds at random."""
     for i, layer in enumerate(backbone.keras_model.layers):
@@ -197,16 +223,21 @@ def _mixing(model: keras.Model) -> keras.Model:
 
 
 def _optimizer(
-    model: keras.Model, backbone: Backbone, stage: Stage, recipe: Recipe, accumulated: int
+    model: keras.Model,
+    backbone: Backbone,
+    stage: Stage,
+    recipe: Recipe,
+    pace: tuple[int, int | None],
 ) -> keras.optimizers.Optimizer:
     has_decay = recipe.optimization.optimizer == "adamw"
+    accumulated, steps = pace
     kind = LayerwiseRMSprop if recipe.optimization.optimizer == "rmsprop" else LayerwiseAdamW
     optimizer = kind(
         _factors(model, backbone, recipe),
         learning_rate=stage.learning_rate,
         weight_decay=recipe.optimization.weight_decay if has_decay else 0.0,
         use_ema=recipe.optimization.ema > 0,
-        ema_momentum=recipe.optimization.ema or 0.99,
+        ema_momentum=momentum(recipe.optimization.ema or 0.99, steps),
         gradient_accumulation_steps=accumulated if accumulated > 1 else None,
     )
     vectors = [weight for weight in model.trainable_weights if len(weight.shape) < 2]

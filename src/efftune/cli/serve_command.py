@@ -1,6 +1,7 @@
 """`efftune serve`, with its options."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -70,7 +71,19 @@ _SERVING = {
         Annotated[float, typer.Option(help="Seconds to answer what was received, at the end.")],
         30.0,
     ),
+    "feedback": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                help="A folder where pictures that people correct are kept, for the next "
+                "`efftune train SOURCE --labels FOLDER/labels.csv`.",
+                metavar="FOLDER",
+            ),
+        ],
+        None,
+    ),
 }
+_FOLDERS = ("feedback",)
 
 
 @command(app, settings=("max_error",), default="as in training", more=_SERVING)
@@ -97,6 +110,7 @@ def serve(
         most_pixels=more["max_pixels"],
         most_waiting=more["max_waiting"],
         **at_work,
+        **{key: more[key] and files.user_path(more[key]) for key in _FOLDERS},
     )
 
     def on_event(event: str, value: str) -> None:

@@ -115,7 +115,7 @@ class Predicting:
     def __call__(self, picture: bytes | Pixels) -> Prediction | Unreadable:
         """Predict the class of a picture: a file, or pixels of any size."""
         began = time.perf_counter()
-        pixels = _decoded(picture, self.classifier, self.most_pixels, self.metrics)
+        pixels = decoded(picture, self.classifier, self.most_pixels, self.metrics)
         if isinstance(pixels, Unreadable):
             return pixels
         decoded = time.perf_counter()
@@ -142,15 +142,16 @@ class Explaining:
 
     def __call__(self, picture: bytes) -> Explanation | Unreadable:
         """Explain the prediction for the picture in a file."""
-        pixels = _decoded(picture, self.explainer.classifier, self.most_pixels, self.metrics)
+        pixels = decoded(picture, self.explainer.classifier, self.most_pixels, self.metrics)
         if isinstance(pixels, Unreadable):
             return pixels
         return self.explainer.explain_decoded(pixels, self.label)
 
 
-def _decoded(
+def decoded(
     picture: bytes | Pixels, classifier: Classifier, most_pixels: int, metrics: Metrics
 ) -> Pixels | Unreadable:
+    """The pixels that a classifier takes, if a picture can be decoded; else that is counted."""
     try:
         pictures.require_pixels(picture, most_pixels)
         return classifier.decode(picture)

@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import uvicorn
 from efftune.errors import UsageError
 from efftune.serving.app import application
 from efftune.serving.connections import KEEP_ALIVE, Connection
+from efftune.serving.feedback import Feedback
 from efftune.serving.service import Service
 from efftune.serving.settings import ServerSettings
 from efftune.serving.state import State
@@ -42,8 +44,11 @@ def serve(
         UsageError: the address cannot be used, or there is no such run.
         DataError: the run is damaged.
     """
-    with _listening(settings) as listener:
+    with _listening(settings) as listener, ExitStack() as closed:
         server = _Server(run, settings, max_error, on_event)
+        if settings.feedback is not None:
+            server.state.feedback = Feedback(settings.feedback)
+            closed.callback(server.state.feedback.close)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.serve_until_stopped(listener))
 
@@ -59,10 +64,10 @@ class _Server(uvicorn.Server):
         on_event: Callable[[str, str], None],
     ):
         self._run, self._max_error, self._on_event = run, max_error, on_event
-        self._state, self._settings = State(settings), settings
+        self.state, self._settings = State(settings), settings
         super().__init__(
             uvicorn.Config(
-                application(self._state),
+                application(self.state),
                 http=partial(Connection, settings.receive_seconds),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
@@ -85,13 +90,13 @@ class _Server(uvicorn.Server):
         loading = asyncio.ensure_future(self._load())
         loading.add_done_callback(self._stop_if_failed)
         await self._serve([listener])
-        self._state.answering.close()
+        self.state.answering.close()
         if loading.done() and not loading.cancelled():
             loading.result()
 
     async def _load(self) -> None:
         service = await asyncio.to_thread(Service.load, self._run, self._max_error)
-        self._state.serve(service)
+        self.state.serve(service)
         self._on_event("ready", service.name)
 
     def _stop_if_failed(self, loading: "asyncio.Future[None]") -> None:
@@ -100,10 +105,10 @@ class _Server(uvicorn.Server):
 
     def _stop(self) -> None:
         """Stop; clients are told to leave first, as what they send meanwhile would be lost."""
-        if self._state.is_draining:
+        if self.state.is_draining:
             self.force_exit = self.should_exit = True
             return
-        self._state.is_draining = True
+        self.state.is_draining = True
         asyncio.get_running_loop().call_later(_LEAVING, setattr, self, "should_exit", True)
 
 

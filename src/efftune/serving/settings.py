@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from efftune.errors import UsageError
 from efftune.system.machine import usable_processors
@@ -25,6 +26,7 @@ class ServerSettings:
         most_waiting: pictures that may wait; more are refused.
         at_work: pictures that are decoded or computed at the same time.
         drain_seconds: within which what was received is answered when the server is to stop.
+        feedback: the folder where corrected pictures are kept.
 
     Raises:
         UsageError: a value is out of its range, or other machines could use it without a token.
@@ -41,6 +43,7 @@ class ServerSettings:
     most_waiting: int = 64
     at_work: int = field(default_factory=lambda: 2 * usable_processors())
     drain_seconds: float = 30.0
+    feedback: Path | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""

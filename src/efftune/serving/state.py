@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from starlette.exceptions import HTTPException
 
 from efftune.serving.answering import Answering
+from efftune.serving.feedback import Feedback
 from efftune.serving.metrics import Metrics
 from efftune.serving.service import Service
 from efftune.serving.settings import ServerSettings
@@ -18,11 +19,13 @@ class State:
         settings: of the server.
         service: what answers; None until it is ready.
         is_draining: whether the server is about to stop.
+        feedback: keeps corrections; None if that is not wanted.
     """
 
     settings: ServerSettings
     service: Service | None = None
     is_draining: bool = False
+    feedback: Feedback | None = None
     metrics: Metrics = field(init=False)
     answering: Answering = field(init=False)
 
@@ -35,6 +38,11 @@ class State:
         """Answer with this from now on; what is at work is answered by what was before."""
         self.metrics.expected = service.expected
         self.service = service
+
+    @property
+    def offered(self) -> dict[str, bool]:
+        """What the server offers beside answers, as values for JSON."""
+        return {"feedback": self.feedback is not None}
 
     @property
     def ready(self) -> Service:

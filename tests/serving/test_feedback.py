@@ -1,0 +1,229 @@
+import csv
+import errno
+import hashlib
+import io
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import efftune
+from conftest import COLOURS, fill, square
+from efftune.data import relabelling
+from efftune.data.relabelling import Decision
+from efftune.data.sources import discovery
+from efftune.errors import DataError, UsageError
+from efftune.serving import feedback
+from efftune.serving.feedback import Correction, Feedback
+from efftune.serving.service import Service
+from efftune.serving.settings import ServerSettings
+from efftune.serving.state import State
+from efftune.system import files
+from serving.processes import ask, in_thread
+
+
+def encoded(colour, seed, form="png", **options):
+    stream = io.BytesIO()
+    square(colour, seed).save(stream, form, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def kept(folder):
+    found = Feedback(folder)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def service(finished_run):
+    return Service.load(finished_run.folder)
+
+
+@pytest.fixture
+def server(service, kept):
+    state = State(ServerSettings(at_work=2))
+    state.feedback = kept
+    state.serve(service)
+    with in_thread(state) as url:
+        yield url
+
+
+def rows(folder):
+    return relabelling.read(folder / "labels.csv")
+
+
+def test_correction_is_kept_with_its_picture(server, folder):
+    picture = encoded(COLOURS["red"], 1)
+    name = f"my-photo-{hashlib.sha256(picture).hexdigest()[:12]}.png"
+    status, answer = ask(
+        f"{server}/feedback", picture, label="blue", predicted="red", name="my photo.JPG"
+    )
+    assert (status, answer["kept"], answer["label"]) == (201, name, "blue")
+    assert (folder / name).read_bytes() == picture
+    assert rows(folder) == {name: Decision("red", "relabel", "blue")}
+    assert ask(f"{server}/info")[1]["feedback"] is True
+
+
+def test_second_correction_of_a_content_takes_the_place_of_the_first(server, folder):
+    picture = encoded(COLOURS["red"], 1)
+    ask(f"{server}/feedback", picture, label="blue", predicted="red", name="a.png")
+    status, answer = ask(
+        f"{server}/feedback", picture, label="red", predicted="red", name="another.png"
+    )
+    assert status == 201
+    assert rows(folder) == {answer["kept"]: Decision("red", "keep")}
+    assert [path.name for path in folder.glob("*.png")] == [answer["kept"]]
+
+
+@pytest.mark.parametrize(
+    ("query", "picture", "status", "reason"),
+    [
+        ({"label": "cat", "predicted": "red"}, encoded(COLOURS["red"], 1), 400, "label must be"),
+        ({"label": "red"}, encoded(COLOURS["red"], 1), 400, "predicted must be a class"),
+        ({"label": "red", "predicted": "red", "x": 1}, b"x", 400, "Unknown parameter 'x'"),
+        ({"label": "red", "predicted": "red"}, b"no picture", 422, "not an image"),
+        ({"label": "red", "predicted": "red"}, encoded(COLOURS["red"], 1)[:90], 422, "cannot be"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_and_leaves_nothing(
+    server, folder, query, picture, status, reason
+):
+    found, answer = ask(f"{server}/feedback", picture, **query)
+    assert found == status
+    assert reason in answer["error"]
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+def test_server_without_feedback_says_so(service):
+    state = State(ServerSettings(at_work=1))
+    state.serve(service)
+    with in_thread(state) as url:
+        found = ask(f"{url}/feedback", b"x", label="red", predicted="red")
+        assert found[0] == 404
+        assert ask(f"{url}/info")[1]["feedback"] is False
+
+
+@pytest.mark.parametrize("writer", ["write", "written_whole"])
+def test_full_disk_is_told_and_loses_nothing(server, folder, monkeypatch, writer):
+    ask(f"{server}/feedback", encoded(COLOURS["red"], 1), label="blue", predicted="red")
+    before, original = rows(folder), getattr(files, writer)
+
+    def full(path, *arguments, **options):
+        if writer == "write" or path.name == "labels.csv":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(files, writer, full)
+    second = encoded(COLOURS["red"], 2)
+    status, answer = ask(f"{server}/feedback", second, label="blue", predicted="red")
+    assert (status, answer["error"]) == (507, "There is no room: the correction is not kept.")
+    assert rows(folder) == before
+    monkeypatch.undo()
+    assert ask(f"{server}/feedback", second, label="blue", predicted="red")[0] == 201
+    assert len(rows(folder)) == 2
+
+
+def test_everybody_may_correct_at_the_same_time(server, folder):
+    pictures = [encoded(COLOURS["green"], seed) for seed in range(24)]
+
+    def correct(number):
+        return ask(
+            f"{server}/feedback", pictures[number], label="red", predicted="green", name=f"{number}"
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(correct, range(24)))
+    assert {status for status, _ in answers} == {201}
+    assert set(rows(folder)) == {answer["kept"] for _, answer in answers}
+    assert len(rows(folder)) == 24
+
+
+def test_labels_of_any_letters_are_read_back(kept, folder):
+    labels = ["a,b", 'a "b"', "a\nb", "a\r\nb", "🦊 füchse", "=1+1", "-x", " blank "]
+    for seed, label in enumerate(labels):
+        kept.keep(encoded(COLOURS["red"], seed), Correction(label, "=cmd()", "=1+1"))
+    assert [each.new_label for each in rows(folder).values()] == labels
+    assert {each.label for each in rows(folder).values()} == {"=cmd()"}
+
+
+@given(st.text(max_size=300))
+def test_name_is_safe_whatever_the_client_says(name):
+    safe = feedback._safe(name)
+    assert safe.isascii() and safe.replace("-", "").isalnum() and 1 <= len(safe) <= 40
+    assert not safe.startswith("-")
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\photos\\Müller 1.jpeg", "Muller-1"),
+        ("=HYPERLINK(1)", "HYPERLINK-1"),
+        (".htaccess", "htaccess"),
+        ("写真.png", "photo"),
+        ("", "photo"),
+    ],
+)
+def test_name_is_a_safe_form_of_the_clients(name, safe):
+    assert feedback._safe(name) == safe
+
+
+def test_suffix_is_that_of_the_content(kept):
+    picture = encoded(COLOURS["red"], 1, "jpeg")
+    assert kept.keep(picture, Correction("a", "b", "page.html")).endswith(".jpg")
+
+
+def test_contents_whose_checksums_begin_alike_are_both_kept(kept, folder):
+    first, second = encoded(COLOURS["red"], 1), encoded(COLOURS["red"], 2)
+    digest = hashlib.sha256(second).hexdigest()
+    (folder / f"a-{digest[:12]}.png").write_bytes(first)
+    name = kept.keep(second, Correction("red", "red", "a"))
+    assert name == f"a-{digest}.png"
+    assert kept.keep(second, Correction("red", "red", "a")) == name
+
+
+def test_picture_without_a_row_is_harmless(kept, folder):
+    picture = encoded(COLOURS["red"], 1)
+    kept.keep(picture, Correction("red", "blue"))
+    (name,) = rows(folder)
+    (folder / "labels.csv").unlink()
+    assert kept.keep(picture, Correction("red", "blue")) == name
+    assert list(rows(folder)) == [name]
+
+
+def test_what_the_owner_edits_meanwhile_stays(kept, folder):
+    kept.keep(encoded(COLOURS["red"], 1), Correction("red", "blue"))
+    relabelling.write(folder / "labels.csv", {"own.png": Decision("red", "drop")})
+    kept.keep(encoded(COLOURS["red"], 2), Correction("red", "blue"))
+    assert list(rows(folder))[0] == "own.png" and len(rows(folder)) == 2
+
+
+def test_damaged_table_is_told_and_stays(server, folder):
+    (folder / "labels.csv").write_text("nothing")
+    status, answer = ask(
+        f"{server}/feedback", encoded(COLOURS["red"], 1), label="red", predicted="red"
+    )
+    assert status == 409 and "labels.csv is damaged" in answer["error"]
+    assert (folder / "labels.csv").read_text() == "nothing"
+    with pytest.raises(DataError, match="no column"):
+        shutil.copytree(folder, folder.with_name("other"))
+        Feedback(folder.with_name("other"))
+
+
+def test_folder_that_cannot_be_used_is_refused(kept, folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written to"):
+        Feedback(tmp_path / "file" / "below")
+    with pytest.raises(UsageError, match="another server"):
+        Feedback(folder)
+    kept.close()
+    Feedback(folder).close()

@@ -227,3 +227,39 @@ def test_folder_that_cannot_be_used_is_refused(kept, folder, tmp_path):
         Feedback(folder)
     kept.close()
     Feedback(folder).close()
+
+
+def examples_of(run):
+    with (run / "examples.csv").open(encoding="utf-8", newline="") as stream:
+        return {row["path"]: row for row in csv.DictReader(stream)}
+
+
+@pytest.mark.ci
+def test_loop_closes(server, folder, source, tmp_path, finished_run, efftune_command):
+    corrected = [encoded(COLOURS["red"], seed) for seed in (71, 72)]
+    for number, picture in enumerate(corrected):
+        label = ("blue", "green")[number]
+        assert ask(f"{server}/feedback", picture, label=label, predicted="red")[0] == 201
+    found = efftune_command(
+        *("train", source, "--recipe", "quick", "--image-size", 32, "--test", 0.15),
+        *("--labels", folder / "labels.csv", "--run", tmp_path / "next", "-q"),
+    )
+    assert found.returncode == 0, found.stderr
+    before, after = examples_of(finished_run.folder), examples_of(tmp_path / "next")
+    added = {name: row for name, row in after.items() if name not in before}
+    assert {name: after[name]["split"] for name in before} == {
+        name: row["split"] for name, row in before.items()
+    }
+    assert {row["sha256"]: (row["label"], row["split"], row["status"]) for row in added.values()} == {
+        hashlib.sha256(corrected[0]).hexdigest(): ("blue", "train", "used"),
+        hashlib.sha256(corrected[1]).hexdigest(): ("green", "train", "used"),
+    }
+
+
+def test_folder_of_corrections_is_a_source_by_itself(kept, folder):
+    for seed, colour in enumerate(COLOURS):
+        kept.keep(encoded(COLOURS[colour], seed), Correction(colour, "blue", f"cat {seed}.png"))
+    wanted = dict.fromkeys(COLOURS, 1)
+    for place in (folder, folder / "labels.csv"):
+        found = discovery.find(place)
+        assert {row.label: 1 for row in found.rows if row.usable} == wanted

@@ -8,10 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-import efftune
-from conftest import COLOURS, fill, square
+from conftest import COLOURS, square
 from efftune.data import relabelling
 from efftune.data.relabelling import Decision
 from efftune.data.sources import discovery
@@ -250,7 +248,9 @@ def test_loop_closes(server, folder, source, tmp_path, finished_run, efftune_com
     assert {name: after[name]["split"] for name in before} == {
         name: row["split"] for name, row in before.items()
     }
-    assert {row["sha256"]: (row["label"], row["split"], row["status"]) for row in added.values()} == {
+    assert {
+        row["sha256"]: (row["label"], row["split"], row["status"]) for row in added.values()
+    } == {
         hashlib.sha256(corrected[0]).hexdigest(): ("blue", "train", "used"),
         hashlib.sha256(corrected[1]).hexdigest(): ("green", "train", "used"),
     }

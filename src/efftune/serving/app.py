@@ -26,6 +26,7 @@ from efftune.serving import inference_protocol, receiving
 from efftune.serving.answering import Busy, Explaining, Predicting, Unreadable
 from efftune.serving.feedback import Correction, Keeping
 from efftune.serving.guard import Application, Guard, route
+from efftune.serving.nearest import Finding
 from efftune.serving.receiving import Received
 from efftune.serving.state import State
 
@@ -37,6 +38,7 @@ _TYPES = {
     ".json": "application/json",
 }
 _SIDE = 448  # pixels of an explanation
+_MOST_NEAREST = 12  # training pictures that are shown
 
 
 def application(state: State) -> Application:
@@ -61,6 +63,7 @@ class _Routes:
             route("/predict", self.predict, post=True),
             route("/explain", self.explain, post=True),
             route("/feedback", self.feedback, post=True),
+            route("/nearest", self.nearest, post=True),
             route("/info", self.info),
             route("/healthz", self.alive),
             route("/readyz", self.is_ready),
@@ -134,6 +137,23 @@ class _Routes:
             return _unreadable(request, kept)
         answer = {"kept": kept, "label": correction.label}
         return JSONResponse({**answer, "request_id": request.scope["request_id"]}, 201)
+
+    async def nearest(self, request: Request) -> Response:
+        """The training pictures that are nearest to one picture."""
+        training, settings = self._state.training, self._state.settings
+        if training is None:
+            raise HTTPException(404, "This server shows no training pictures, or not yet.")
+        text = _only(request, "count").get("count", "6")
+        if text not in map(str, range(1, _MOST_NEAREST + 1)):
+            raise HTTPException(400, f"count must be 1 to {_MOST_NEAREST}. Received: {text!r}.")
+        self._state.answering.require_room()
+        content = await receiving.picture(request, settings)
+        work = Finding(training, int(text), settings.most_pixels, self._state.metrics)
+        (found,) = await self._state.answering.each(work, [content])
+        if isinstance(found, Unreadable):
+            return _unreadable(request, found)
+        answer = {"nearest": [each.to_dict() for each in found]}
+        return JSONResponse({**answer, "request_id": request.scope["request_id"]})
 
     async def info(self, request: Request) -> Response:
         """What is served."""

@@ -19,7 +19,7 @@ from efftune.data.formats import FORMATS
 from efftune.data.relabelling import LABELS_FILE, Decision
 from efftune.errors import UsageError
 from efftune.model.classifier import Classifier
-from efftune.serving.answering import Unreadable, decoded
+from efftune.serving.answering import Unreadable, pixels_of
 from efftune.serving.metrics import Metrics
 from efftune.system import files
 
@@ -91,9 +91,7 @@ class Feedback:
             decisions = self._decisions()
             try:
                 name = self._kept(content, correction.name)
-                relabelling.write(
-                    self.folder / LABELS_FILE, {**decisions, name: decision}
-                )
+                relabelling.write(self.folder / LABELS_FILE, {**decisions, name: decision})
             except OSError as error:
                 full = files.disk_full(error, self.folder, len(content))
                 raise full or error from None
@@ -142,7 +140,7 @@ class Keeping:
 
     def __call__(self, picture: bytes) -> str | Unreadable:
         """Keep the picture in a file; returns its name in the folder."""
-        pixels = decoded(picture, self.classifier, self.most_pixels, self.metrics)
+        pixels = pixels_of(picture, self.classifier, self.most_pixels, self.metrics)
         if isinstance(pixels, Unreadable):
             return pixels
         return self.feedback.keep(picture, self.correction)

@@ -34,7 +34,7 @@ class _Record(NamedTuple):
 def read(table: Path, columns: Columns, splits: Mapping[str, Split]) -> tuple[list[Example], str]:
     """Examples for the rows of a table, in its order.
 
-    Of a labels file, as `efftune review` and `efftune serve --feedback` make it, the decisions count.
+    Of a labels file, as `efftune review` and `efftune serve` make it, the decisions count.
 
     Args:
         table: a `.csv`, `.tsv` or `.parquet` file.
@@ -132,13 +132,11 @@ def _reason(record: _Record, path: Path, label: str, listed: dict[str, tuple[int
     if line != record.line:
         conflict = "" if earlier_label == label else " with another label"
         return f"listed before{conflict}, on line {line}"
-    if record.is_dropped:
-        return relabelling.DROPPED
     try:
         images.sniff(path)
     except BadImage as error:
         return error.reason
-    return ""
+    return relabelling.DROPPED if record.is_dropped else ""
 
 
 def _split(record: _Record, table: Path, splits: Mapping[str, Split]) -> Split | Undecided:

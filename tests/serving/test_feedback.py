@@ -202,7 +202,7 @@ def test_what_the_owner_edits_meanwhile_stays(kept, folder):
     kept.keep(encoded(COLOURS["red"], 1), Correction("red", "blue"))
     relabelling.write(folder / "labels.csv", {"own.png": Decision("red", "drop")})
     kept.keep(encoded(COLOURS["red"], 2), Correction("red", "blue"))
-    assert list(rows(folder))[0] == "own.png" and len(rows(folder)) == 2
+    assert next(iter(rows(folder))) == "own.png" and len(rows(folder)) == 2
 
 
 def test_damaged_table_is_told_and_stays(server, folder):
@@ -248,11 +248,10 @@ def test_loop_closes(server, folder, source, tmp_path, finished_run, efftune_com
     assert {name: after[name]["split"] for name in before} == {
         name: row["split"] for name, row in before.items()
     }
-    assert {
-        row["sha256"]: (row["label"], row["split"], row["status"]) for row in added.values()
-    } == {
-        hashlib.sha256(corrected[0]).hexdigest(): ("blue", "train", "used"),
-        hashlib.sha256(corrected[1]).hexdigest(): ("green", "train", "used"),
+    columns = ("sha256", "label", "split", "status")
+    assert {tuple(row[each] for each in columns) for row in added.values()} == {
+        (hashlib.sha256(corrected[0]).hexdigest(), "blue", "train", "used"),
+        (hashlib.sha256(corrected[1]).hexdigest(), "green", "train", "used"),
     }
 
 

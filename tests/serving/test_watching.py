@@ -124,8 +124,9 @@ def test_half_written_file_waits(folder, into, state, monkeypatch):
     look = watcher.look
 
     def grows():
-        looks.append(len(looks))
-        (folder / "growing.png").write_bytes(whole[: 200 * len(looks)])
+        looks.append(200 * len(looks))
+        if looks[-1] < len(whole) + 200:
+            (folder / "growing.png").write_bytes(whole[: looks[-1]])
         return look()
 
     monkeypatch.setattr(watcher, "look", grows)

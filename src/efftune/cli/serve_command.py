@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from efftune.cli import options
 from efftune.cli.app import app
 from efftune.cli.setting_options import Output, command
+
+if TYPE_CHECKING:
+    from efftune.serving.settings import ServerSettings
 
 _SERVING = {
     "host": (
@@ -136,7 +139,6 @@ _SERVING = {
         None,
     ),
 }
-_FOLDERS = ("feedback", "watch", "sort_into")
 _TOLD = {
     "ready": "Ready: {}. Stop with Ctrl-C.",
     "reloaded": "Now serving {}.",
@@ -158,15 +160,30 @@ def serve(
 
     try:
         from efftune.serving import server
-        from efftune.serving.settings import ServerSettings
     except ModuleNotFoundError as error:
         raise UsageError(f"Serving needs {error.name}. Run: pip install 'efftune[serve]'") from None
 
     place = run if more["latest"] is None else more["latest"]
     if place is None or (run is not None and more["latest"] is not None):
         raise UsageError("Give a RUN to serve, or --latest FOLDER, and not both.")
+    server.serve(
+        files.user_path(place),
+        _settings(more),
+        max_error=choices.get("max_error"),
+        on_event=lambda event, value: _tell(event, value, str(place), output),
+    )
+
+
+def _settings(more: dict[str, Any]) -> "ServerSettings":
+    """The settings of the server, from the options."""
+    from efftune.serving.settings import ServerSettings
+    from efftune.system import files
+
+    folders: dict[str, Any] = {
+        key: more[key] and files.user_path(more[key]) for key in ("feedback", "watch", "sort_into")
+    }
     at_work = {} if more["at_work"] is None else {"at_work": more["at_work"]}
-    settings = ServerSettings(
+    return ServerSettings(
         **{key: more[key] for key in ("host", "port", "token", "receive_seconds", "drain_seconds")},
         hosts=tuple(more["allow_host"] or ()),
         origins=tuple(more["allow_origin"] or ()),
@@ -177,13 +194,7 @@ def serve(
         reloads=more["reload"],
         shows_training=more["show_training"],
         serves_latest=more["latest"] is not None,
-        **{key: more[key] and files.user_path(more[key]) for key in _FOLDERS},
-    )
-    server.serve(
-        files.user_path(place),
-        settings,
-        max_error=choices.get("max_error"),
-        on_event=lambda event, value: _tell(event, value, str(place), output),
+        **folders,
     )
 
 

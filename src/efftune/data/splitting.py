@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data import images, inspection, near_duplicates, relabelling
-from efftune.data.examples import LEFTOVERS, NO_TIME, SPLITS, Examples
+from efftune.data.examples import LEFTOVERS, NO_TIME, SPLITS, Example, Examples
 from efftune.data.inspection import Finding
 from efftune.data.near_duplicates import DuplicatePair
+from efftune.data.relabelling import Decision
 from efftune.errors import DataError, UsageError
 from efftune.recipe.recipe import Recipe
 from efftune.system import files
@@ -51,9 +52,7 @@ def split(
         DataError: the source is not suitable for training, or many files of a class are damaged.
     """
     allow_missing = recipe.data.missing_classes == "allow"
-    labels = files.user_path(recipe.data.labels)
-    decisions = relabelling.read(labels) if recipe.data.labels else {}
-    further = relabelling.further(examples, decisions, labels.parent)
+    decisions, further = _decided(examples, recipe)
     if recipe.data.val_from == "test":
         examples = examples.with_test_as_val()
     folds = _folds(examples, recipe)
@@ -80,11 +79,21 @@ def split(
         examples = examples.as_read({}, leaked)
     elif recipe.data.leaks == "report":
         examples = replace(examples, leaked=frozenset(leaked))
-    judged = [row.path for row in rows if row.path in others and row.split != "train"]
-    examples = examples.as_read({}, dict.fromkeys(judged, _JUDGED))
-    examples = relabelling.dropped(examples, decisions)
+    judged = {row.path: _JUDGED for row in rows if row.path in others and row.split != "train"}
+    examples = relabelling.dropped(examples.as_read({}, judged), decisions)
     examples.require_trainable(allow_missing=allow_missing)
     return examples, all_findings
+
+
+def _decided(
+    examples: Examples, recipe: Recipe
+) -> tuple[Mapping[str, Decision], Sequence[Example]]:
+    """The label decisions, and the pictures beside their file."""
+    if not recipe.data.labels:
+        return {}, []
+    labels = files.user_path(recipe.data.labels)
+    decisions = relabelling.read(labels)
+    return decisions, relabelling.further(examples, decisions, labels.parent)
 
 
 def _without(examples: Examples, others: Set[Path]) -> Examples:

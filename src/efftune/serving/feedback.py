@@ -66,8 +66,8 @@ class Feedback:
             reason = "another server keeps its corrections there"
             raise UsageError(f"--feedback {folder}: {reason}. Give each its own.") from None
         except (OSError, NotImplementedError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(f"--feedback {folder} cannot be written to: {reason}.") from None
+            text = getattr(error, "strerror", None) or error
+            raise UsageError(f"--feedback {folder} cannot be written to: {text}.") from None
         self._decisions()
 
     def keep(self, content: bytes, correction: Correction) -> str:

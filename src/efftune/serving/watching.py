@@ -120,6 +120,7 @@ class Watcher:
         try:
             placed = await asyncio.to_thread(self._placed, found, service)
         except EfftuneError as error:
+            self._sorter = None  # it would take the photo for placed
             if path.exists() and self._told is not type(error):
                 self._told = type(error)
                 self._on_event("problem", str(error))

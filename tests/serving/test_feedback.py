@@ -1,9 +1,11 @@
 import csv
 import errno
 import hashlib
+import http.client
 import io
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -20,7 +22,7 @@ from efftune.serving.service import Service
 from efftune.serving.settings import ServerSettings
 from efftune.serving.state import State
 from efftune.system import files
-from serving.processes import ask, in_thread
+from serving.processes import ask, in_thread, process
 
 
 def encoded(colour, seed, form="png", **options):
@@ -262,3 +264,34 @@ def test_folder_of_corrections_is_a_source_by_itself(kept, folder):
     for place in (folder, folder / "labels.csv"):
         found = discovery.find(place)
         assert {row.label: 1 for row in found.rows if row.usable} == wanted
+
+
+@pytest.mark.ci
+def test_server_that_is_killed_leaves_whole_rows(finished_run, folder):
+    pictures = [encoded(COLOURS["green"], seed) for seed in range(40)]
+    kept = []
+    with (
+        process(finished_run.folder, "--feedback", folder) as server,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        server.wait_for("ready")
+
+        def correct(picture):
+            with suppress(OSError, http.client.HTTPException):  # it is killed meanwhile
+                kept.append(ask(f"{server.url}/feedback", picture, label="red", predicted="green"))
+                if len(kept) == 15:
+                    server.process.kill()
+
+        list(pool.map(correct, pictures))
+    assert {status for status, _ in kept} == {201} and 15 <= len(kept) < 40
+    found = rows(folder)
+    assert {answer["kept"] for _, answer in kept} <= set(found)
+    assert set(found.values()) == {Decision("green", "relabel", "red")}
+    contents = {(folder / name).read_bytes() for name in found}
+    assert len(contents) == len(found) and contents <= set(pictures)
+    with process(finished_run.folder, "--feedback", folder) as server:
+        server.wait_for("ready")
+        for picture in pictures:
+            assert ask(f"{server.url}/feedback", picture, label="red", predicted="green")[0] == 201
+        assert server.stop() == (0, "")
+    assert len(rows(folder)) == 40

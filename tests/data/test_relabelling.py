@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import fill
+from conftest import COLOURS, fill, square
 from efftune.data import relabelling, splitting
 from efftune.data.relabelling import Decision
 from efftune.data.sources import discovery
@@ -143,3 +143,70 @@ def test_labels_file_in_another_encoding_is_reported(tmp_path):
     )
     with pytest.raises(DataError, match="UTF-8"):
         relabelling.read(tmp_path / "labels.csv")
+
+
+def kept_beside(tmp_path, number=0, colour="red"):
+    """A picture beside the labels file, as `efftune serve --feedback` keeps it."""
+    square(COLOURS[colour], seed=5000 + number).save(tmp_path / f"kept-{number}.png")
+    return f"kept-{number}.png"
+
+
+@pytest.mark.parametrize("choices", [{"test": 0.15}, {}])
+def test_pictures_beside_the_labels_file_are_for_training(choices, photos, tmp_path):
+    plain = splitting.split(discovery.find(photos), Recipe(**choices))[0]
+    decided = {
+        kept_beside(tmp_path, 0): Decision("red", "relabel", "blue"),
+        kept_beside(tmp_path, 1): Decision("red", "keep"),
+        kept_beside(tmp_path, 2): Decision("red", "drop"),
+    }
+    found = split(photos, tmp_path, decided, **choices)
+    added = {row.name: row for row in found.rows if row.name in decided}
+    assert [(row.label, row.split, row.reason) for row in added.values()] == [
+        ("blue", "train", ""),
+        ("red", "train", ""),
+        ("red", "", "dropped in review"),
+    ]
+    others = [row for row in found.rows if row.name not in decided]
+    assert others == list(plain.rows)
+    assert found.confirmed == {added["kept-0.png"].path, added["kept-1.png"].path}
+
+
+def test_copy_of_what_judges_is_not_trained_on(photos, tmp_path):
+    plain = splitting.split(discovery.find(photos), Recipe(test=0.15))[0]
+    judged = [plain.of(split)[0] for split in ("val", "test", "train")]
+    for number, row in enumerate(judged):
+        shutil.copy(row.path, tmp_path / f"copy-{number}.png")
+    decided = {f"copy-{i}.png": Decision("red", "relabel", "blue") for i in range(3)}
+    found = split(photos, tmp_path, decided, test=0.15)
+    reasons = {row.name: row.reason for row in found.rows if row.name in decided}
+    aside = "a copy of a picture for validation or testing"
+    assert reasons == {"copy-0.png": aside, "copy-1.png": aside, "copy-2.png": ""}
+    assert not found.leaked
+    assert found.of("test") == plain.of("test") and found.of("val") == plain.of("val")
+
+
+def test_unreadable_pictures_beside_the_labels_file_are_set_aside(photos, tmp_path):
+    (tmp_path / "kept.png").write_bytes(b"nothing")
+    found = split(photos, tmp_path, {"kept.png": Decision("red", "keep")})
+    assert [row.reason for row in found.rows if row.name == "kept.png"] == ["not an image"]
+
+
+@pytest.mark.parametrize("name", ["../outside.png", "gone.png", "a\0b", "photos", ""])
+def test_what_is_not_beside_the_labels_file_is_not_taken(photos, tmp_path, name):
+    (tmp_path / "inner").mkdir()
+    square(COLOURS["red"], seed=1).save(tmp_path / "outside.png")
+    examples = discovery.find(photos)
+    decided = {name: Decision("red", "keep")}
+    assert relabelling.further(examples, decided, tmp_path / "inner") == []
+
+
+def test_labels_file_is_a_table_in_which_decisions_count(tmp_path):
+    names = [kept_beside(tmp_path, i) for i in range(3)]
+    choices = [Decision("a", "relabel", "b"), Decision("a", "keep"), Decision("a", "drop")]
+    relabelling.write(tmp_path / "labels.csv", dict(zip(names, choices, strict=True)))
+    found = discovery.find(tmp_path / "labels.csv").rows
+    assert [(row.label, row.reason) for row in found] == [
+        ("b", ""),
+        ("a", ""),
+        ("a", "dropped in review"),
+    ]

@@ -28,6 +28,16 @@ RunOrExport = Annotated[
     ),
 ]
 
+ServedRun = Annotated[
+    Path | None,
+    typer.Argument(
+        help="A run folder created by train; or a file created by export, or its folder. Leave it "
+        "out with --latest.",
+        metavar="RUN",
+        show_default=False,
+    ),
+]
+
 UnfinishedRun = Annotated[
     Path, typer.Argument(help="The folder of an unfinished run.", metavar="RUN")
 ]

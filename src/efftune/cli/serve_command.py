@@ -1,13 +1,17 @@
 """`efftune serve`, with its options."""
 
 import json
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from efftune.cli import options
 from efftune.cli.app import app
 from efftune.cli.setting_options import Output, command
+
+if TYPE_CHECKING:
+    from efftune.serving.settings import ServerSettings
 
 _SERVING = {
     "host": (
@@ -70,26 +74,116 @@ _SERVING = {
         Annotated[float, typer.Option(help="Seconds to answer what was received, at the end.")],
         30.0,
     ),
+    "latest": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                help="Instead of RUN: serve the newest finished run in a folder of runs, and every "
+                "newer one from when it is finished.",
+                metavar="FOLDER",
+            ),
+        ],
+        None,
+    ),
+    "reload": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--reload", help="Read RUN again on SIGHUP. Requests under way are answered first."
+            ),
+        ],
+        False,
+    ),
+    "feedback": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                help="A folder where pictures that people correct are kept, for the next "
+                "`efftune train SOURCE --labels FOLDER/labels.csv`.",
+                metavar="FOLDER",
+            ),
+        ],
+        None,
+    ),
+    "show_training": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--show-training",
+                help="Show the training pictures nearest to a picture, as small ones, if they are "
+                "where RUN was trained from.",
+            ),
+        ],
+        False,
+    ),
+    "watch": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                help="A folder whose photos, and those that come, are sorted by class; they stay "
+                "as they are.",
+                metavar="FOLDER",
+            ),
+        ],
+        None,
+    ),
+    "sort_into": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                help="Where the photos of --watch are sorted into, as `efftune sort` does; "
+                "`efftune unsort` undoes it.",
+                metavar="FOLDER",
+            ),
+        ],
+        None,
+    ),
+}
+_TOLD = {
+    "ready": "Ready: {}. Stop with Ctrl-C.",
+    "reloaded": "Now serving {}.",
+    "sorted": "Sorted: {}",
+    "progress": "{}",
 }
 
 
 @command(app, settings=("max_error",), default="as in training", more=_SERVING)
 def serve(
-    run: options.RunOrExport, choices: dict[str, Any], output: Output, more: dict[str, Any]
+    choices: dict[str, Any],
+    output: Output,
+    more: dict[str, Any],
+    run: options.ServedRun = None,
 ) -> None:
     """Serve a classifier on this machine: a page for people, HTTP for programs."""
-    from efftune.cli import console
     from efftune.errors import UsageError
     from efftune.system import files
 
     try:
         from efftune.serving import server
-        from efftune.serving.settings import ServerSettings
     except ModuleNotFoundError as error:
         raise UsageError(f"Serving needs {error.name}. Run: pip install 'efftune[serve]'") from None
 
+    place = run if more["latest"] is None else more["latest"]
+    if place is None or (run is not None and more["latest"] is not None):
+        raise UsageError("Give a RUN to serve, or --latest FOLDER, and not both.")
+    server.serve(
+        files.user_path(place),
+        _settings(more),
+        max_error=choices.get("max_error"),
+        on_event=lambda event, value: _tell(event, value, str(place), output),
+    )
+
+
+def _settings(more: dict[str, Any]) -> "ServerSettings":
+    """The settings of the server, from the options."""
+    from efftune.serving.settings import ServerSettings
+    from efftune.system import files
+
+    folders: dict[str, Any] = {
+        key: more[key] and files.user_path(more[key]) for key in ("feedback", "watch", "sort_into")
+    }
     at_work = {} if more["at_work"] is None else {"at_work": more["at_work"]}
-    settings = ServerSettings(
+    return ServerSettings(
         **{key: more[key] for key in ("host", "port", "token", "receive_seconds", "drain_seconds")},
         hosts=tuple(more["allow_host"] or ()),
         origins=tuple(more["allow_origin"] or ()),
@@ -97,16 +191,22 @@ def serve(
         most_pixels=more["max_pixels"],
         most_waiting=more["max_waiting"],
         **at_work,
+        reloads=more["reload"],
+        shows_training=more["show_training"],
+        serves_latest=more["latest"] is not None,
+        **folders,
     )
 
-    def on_event(event: str, value: str) -> None:
-        if output.json:
-            typer.echo(json.dumps({"event": event, "value": value}))
-        elif event == "listening":
-            console.echo(f"Loading {run}, to serve it at {value}")
-        elif not output.quiet:
-            console.echo(f"Ready: {value}. Stop with Ctrl-C.")
 
-    server.serve(
-        files.user_path(run), settings, max_error=choices.get("max_error"), on_event=on_event
-    )
+def _tell(event: str, value: str, place: str, output: Output) -> None:
+    """Print what has happened; problems even if that is to be quiet."""
+    from efftune.cli import console
+
+    if output.json:
+        typer.echo(json.dumps({"event": event, "value": value}))
+    elif event == "problem":
+        console.warn(value)
+    elif event == "listening":
+        console.echo(f"Loading {place}, to serve it at {value}")
+    elif not output.quiet:
+        console.echo(_TOLD[event].format(value))

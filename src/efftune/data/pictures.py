@@ -100,17 +100,18 @@ def require_pixels(picture: bytes | Pixels, most: int) -> None:
                 raise BadImage(formats.TOO_LARGE)
 
 
-def thumbnail(path: Path, side: int) -> str:
+def thumbnail(picture: Path | bytes, side: int) -> str:
     """A picture in its own proportions, as WebP in base64.
 
     Args:
-        path: the file.
+        picture: the file, or its content.
         side: of the square that it fits in, in pixels.
 
     Raises:
         BadImage: the picture cannot be decoded.
     """
-    square = images.decoded(images.read(path), side, "pad")
+    content = picture if isinstance(picture, bytes) else images.read(picture)
+    square = images.decoded(content, side, "pad")
     scale = side / max(square.width, square.height)
     width, height = (max(1, round(scale * each)) for each in (square.width, square.height))
     left, top = (side - width) // 2, (side - height) // 2

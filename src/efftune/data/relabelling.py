@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from efftune.data import images
 from efftune.data.examples import Example, Examples
-from efftune.errors import DataError, UsageError
+from efftune.errors import BadImage, DataError, UsageError
 from efftune.system import files
 
 Choice = Literal["keep", "relabel", "drop"]
@@ -69,6 +70,39 @@ def write(path: Path, decisions: Mapping[str, Decision]) -> None:
             writer.writerow([name, each.label, each.choice, each.new_label])
 
 
+def further(examples: Examples, decisions: Mapping[str, Decision], folder: Path) -> list[Example]:
+    """Examples for decided pictures that are not in the source, but beside the labels file.
+
+    So a server keeps the pictures that people have corrected; see `efftune serve --feedback`.
+
+    Args:
+        examples: of the source.
+        decisions: by picture name.
+        folder: of the labels file; what lies outside of it is not looked for.
+    """
+    names = {_table_name(row.name) for row in examples.rows}
+    found = list[Example]()
+    for name, each in decisions.items():
+        if name in names or not _is_in(folder, name):
+            continue
+        reason = DROPPED if each.choice == "drop" else ""
+        try:
+            images.sniff(folder / name)
+        except BadImage as error:
+            reason = error.reason
+        found.append(Example(folder / name, name, each.new_label or each.label, reason=reason))
+    return found
+
+
+def _is_in(folder: Path, name: str) -> bool:
+    """Whether there is such a file in a folder."""
+    try:
+        path = (folder / name).resolve()
+        return path.is_relative_to(folder.resolve()) and path.is_file()
+    except (OSError, ValueError, RuntimeError):  # a name that cannot be, or a loop of links
+        return False
+
+
 def relabelled(examples: Examples, decisions: Mapping[str, Decision]) -> Examples:
     """Apply label decisions to examples.
 
@@ -82,8 +116,9 @@ def relabelled(examples: Examples, decisions: Mapping[str, Decision]) -> Example
     for name in decisions:
         if name not in names:
             raise DataError(
-                f"The labels file has a decision about {name}, which is not in {examples.source}. "
-                "Remove that line, or use the file with the source it was made for."
+                f"The labels file has a decision about {name}, which is not in {examples.source}, "
+                "nor beside that file. Remove that line, or use the file with the source it was "
+                "made for."
             )
     matched = [(row, decisions.get(_table_name(row.name))) for row in examples.rows]
     rows = tuple(

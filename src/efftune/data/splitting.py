@@ -1,21 +1,25 @@
 """Inspect the pictures of a source and split them without leaks between splits."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data import images, inspection, near_duplicates, relabelling
-from efftune.data.examples import LEFTOVERS, NO_TIME, Examples
+from efftune.data.examples import LEFTOVERS, NO_TIME, SPLITS, Example, Examples
 from efftune.data.inspection import Finding
 from efftune.data.near_duplicates import DuplicatePair
+from efftune.data.relabelling import Decision
 from efftune.errors import DataError, UsageError
 from efftune.recipe.recipe import Recipe
+from efftune.system import files
 
 _MOST_DAMAGED = 0.05  # of the files of a class
 _LEAKED = "an earlier split contains a copy"
+_JUDGED = "a copy of a picture for validation or testing"
 _FOLDS = 5
 _FEW_PICTURES = 1000  # up to here, cross-validation judges; beyond, it takes too long
 
@@ -31,7 +35,8 @@ def split(
     Copies of a picture, and pictures of one group in the source, are put into the same split.
     Splits defined by the source are not changed; a validation or test picture with a copy in an
     earlier split is a leak, and is dropped if the recipe says so. Label decisions are applied
-    after splitting, so that they do not move pictures between splits.
+    after splitting, so that they do not move pictures between splits. Pictures beside the labels
+    file are for training; those that are copies of what judges are set aside.
 
     Args:
         examples: from `sources.find`.
@@ -47,13 +52,15 @@ def split(
         DataError: the source is not suitable for training, or many files of a class are damaged.
     """
     allow_missing = recipe.data.missing_classes == "allow"
-    decisions = relabelling.read(recipe.data.labels) if recipe.data.labels else {}
+    decisions, further = _decided(examples, recipe)
     if recipe.data.val_from == "test":
         examples = examples.with_test_as_val()
     folds = _folds(examples, recipe)
     examples.require_splittable(allow_missing=allow_missing, in_folds=folds > 0)
+    examples = replace(examples, rows=(*examples.rows, *further))
     examples, measurements, thumbnails = inspection.inspect(examples, on_progress, is_enough)
-    examples.require_splittable(allow_missing=allow_missing, in_folds=folds > 0)
+    others = {row.path for row in further}
+    _without(examples, others).require_splittable(allow_missing=allow_missing, in_folds=folds > 0)
     if recipe.data.damaged_files == "refuse":
         _require_intact(examples)
     rows = [row for row in examples.rows if row.usable]
@@ -63,7 +70,7 @@ def split(
     if folds:
         examples = examples.in_folds(folds, recipe.seed, together)
     else:
-        examples = examples.split(*recipe.data.shares, recipe.seed, together)
+        examples = _in_splits(examples, recipe, together, others)
     examples = relabelling.relabelled(examples, decisions)
     all_findings = findings(examples, measurements, pairs)
     rows = [row for row in examples.rows if row.usable]  # now with splits and decided labels
@@ -72,9 +79,50 @@ def split(
         examples = examples.as_read({}, leaked)
     elif recipe.data.leaks == "report":
         examples = replace(examples, leaked=frozenset(leaked))
-    examples = relabelling.dropped(examples, decisions)
+    judged = {row.path: _JUDGED for row in rows if row.path in others and row.split != "train"}
+    examples = relabelling.dropped(examples.as_read({}, judged), decisions)
     examples.require_trainable(allow_missing=allow_missing)
     return examples, all_findings
+
+
+def _decided(
+    examples: Examples, recipe: Recipe
+) -> tuple[Mapping[str, Decision], Sequence[Example]]:
+    """The label decisions, and the pictures beside their file."""
+    if not recipe.data.labels:
+        return {}, []
+    labels = files.user_path(recipe.data.labels)
+    decisions = relabelling.read(labels)
+    return decisions, relabelling.further(examples, decisions, labels.parent)
+
+
+def _without(examples: Examples, others: Set[Path]) -> Examples:
+    """The examples of the source itself."""
+    return replace(examples, rows=tuple(row for row in examples.rows if row.path not in others))
+
+
+def _in_splits(
+    examples: Examples, recipe: Recipe, together: Mapping[Path, int], others: Set[Path]
+) -> Examples:
+    """The examples with splits, which are those that they would have without the others.
+
+    The others are for training, or in the split of the pictures that they are copies of.
+    """
+    found = _without(examples, others).split(*recipe.data.shares, recipe.seed, together)
+    if not others:
+        return found
+    split_of = {
+        together[row.path]: row.split
+        for split in reversed(SPLITS)  # so that the earliest counts
+        for row in found.rows
+        if row.usable and row.split == split
+    }
+    further = (
+        replace(row, split=split_of.get(together[row.path], "train")) if row.usable else row
+        for row in examples.rows
+        if row.path in others
+    )
+    return replace(found, rows=(*found.rows, *further))
 
 
 def _folds(examples: Examples, recipe: Recipe) -> int:

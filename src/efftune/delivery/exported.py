@@ -197,7 +197,8 @@ class ExportedClassifier(Classifier):
         return ExportedClassifier, (self.path,)
 
     @property
-    def _network(self) -> "_Answers":
+    def network(self) -> "_Answers":
+        """What answers, in a process of its own."""
         return self._answers
 
     @property

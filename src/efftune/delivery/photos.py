@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from efftune.data import images
+from efftune.data import images, relabelling
+from efftune.data.examples import Example, Examples
 from efftune.data.images import Pixels
 from efftune.data.sources import discovery, hf, tfds
 from efftune.data.sources.table_columns import Columns
@@ -21,6 +22,7 @@ from efftune.model.classifier import Classifier
 from efftune.recipe.recipe import Recipe
 from efftune.system import files
 from efftune.system.machine import usable_processors
+from efftune.system.progress import Progress, silent
 
 MOST = 1000  # of each split; more would tell little and take long
 CALIBRATION = 300  # training photos for the ranges of values in 8 bits
@@ -80,7 +82,7 @@ def of_run(
     recipe: Recipe,
     source: str,
     class_names: Sequence[str],
-    on_progress: Callable[[str, int, int], None],
+    on_progress: Progress,
 ) -> RunPhotos:
     """The photos of a run.
 
@@ -99,16 +101,7 @@ def of_run(
     judged, used = _judged(folder), _used(folder)
     if not _exists(source):
         raise UsageError(f"There is no {source} with the run's pictures. {_SAY_WHERE}")
-    held_out = {split: path for split, path in recipe.data.held_out.items() if _exists(path)}
-    examples = discovery.find(source, on_progress, Columns.of(recipe), held_out)
-    paths = {_as_written(row.name): row.path for row in examples.rows}
-    numbers = {_as_written(label): number for number, label in enumerate(class_names)}
-
-    def photo(name: str, split: str, label: str) -> Photo | None:
-        if name not in paths or label not in numbers:
-            return None
-        return Photo(paths[name], name, split, numbers[label], used.get(name, _UNKNOWN).sha256)
-
+    photo = _photos(used, recipe, source, class_names, on_progress)
     found, missing = list[Photo](), list[str]()
     for row in _drawn(judged, recipe.seed):
         each = photo(*row)
@@ -118,8 +111,62 @@ def of_run(
         raise DataError(
             f"None of the run's {len(judged):,} judged pictures is in {source}. {_SAY_WHERE}"
         )
-    training = [photo(*row) for row in _trained_on(used, recipe.seed)]
+    training = [photo(*row) for row in _trained_on(used, recipe.seed, CALIBRATION)]
     return RunPhotos(found, missing, [each for each in training if each is not None])
+
+
+def training(
+    folder: Path, recipe: Recipe, source: str, class_names: Sequence[str], most: int
+) -> list[Photo]:
+    """Photos that a run was trained on and that are there, drawn by its seed.
+
+    Args:
+        folder: the run folder.
+        recipe: of the run.
+        source: where its photos are.
+        class_names: in the order of the class numbers.
+        most: how many; of each class as many as there are, or as of the others.
+
+    Raises:
+        UsageError: there is no such source on this machine; nothing is downloaded.
+        DataError: a table of the run is damaged.
+    """
+    if source.startswith((tfds.PREFIX, hf.PREFIX)) or not _exists(source):
+        raise UsageError(f"There is no {source} with the run's pictures on this machine.")
+    used = _used(folder)
+    photo = _photos(used, recipe, source, class_names, silent)
+    found = [photo(*row) for row in _trained_on(used, recipe.seed, most)]
+    return [each for each in found if each is not None]
+
+
+def _photos(
+    used: "Mapping[str, _Used]",
+    recipe: Recipe,
+    source: str,
+    class_names: Sequence[str],
+    on_progress: Progress,
+) -> Callable[[str, str, str], Photo | None]:
+    """What finds a run's photo by its name, its split and its label."""
+    held_out = {split: path for split, path in recipe.data.held_out.items() if _exists(path)}
+    examples = discovery.find(source, on_progress, Columns.of(recipe), held_out)
+    rows = [*examples.rows, *_beside_labels(examples, recipe)]
+    paths = {_as_written(row.name): row.path for row in rows}
+    numbers = {_as_written(label): number for number, label in enumerate(class_names)}
+
+    def photo(name: str, split: str, label: str) -> Photo | None:
+        if name not in paths or label not in numbers:
+            return None
+        return Photo(paths[name], name, split, numbers[label], used.get(name, _UNKNOWN).sha256)
+
+    return photo
+
+
+def _beside_labels(examples: Examples, recipe: Recipe) -> list[Example]:
+    """The pictures beside the labels file that the run used, if they are there still."""
+    labels = files.user_path(recipe.data.labels)
+    if not recipe.data.labels or not labels.exists():
+        return []
+    return relabelling.further(examples, relabelling.read(labels), labels.parent)
 
 
 def read(
@@ -202,7 +249,7 @@ def _used(folder: Path) -> dict[str, _Used]:
     return {name: _Used(*values) for name, *values, status in rows if status == "used"}
 
 
-def _trained_on(used: Mapping[str, _Used], seed: int) -> Iterator[tuple[str, str, str]]:
+def _trained_on(used: Mapping[str, _Used], seed: int, most: int) -> Iterator[tuple[str, str, str]]:
     """Name, split and label of training pictures, drawn class by class in turn."""
     random = np.random.default_rng(seed)
     by_class = dict[str, list[tuple[str, str, str]]]()
@@ -211,7 +258,7 @@ def _trained_on(used: Mapping[str, _Used], seed: int) -> Iterator[tuple[str, str
             by_class.setdefault(each.label, []).append((name, each.split, each.label))
     shuffled = ([rows[i] for i in random.permutation(len(rows))] for rows in by_class.values())
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*shuffled))
-    yield from itertools.islice((row for row in in_turn if row is not None), CALIBRATION)
+    yield from itertools.islice((row for row in in_turn if row is not None), most)
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:

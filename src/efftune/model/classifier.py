@@ -166,7 +166,7 @@ class Classifier:
         return devices.engine(self.device)
 
     @property
-    def _network(self) -> Network:
+    def network(self) -> Network:
         """The network, made on first use."""
         with self._making:
             if self._made is None:
@@ -295,7 +295,7 @@ class Classifier:
             rows[item[0]] = values[0].copy(), distance
             on_progress(next(done), total)
 
-        self._network.run(enumerate(pictures), load, deliver)
+        self.network.run(enumerate(pictures), load, deliver)
         count = len(paths)
         nothing = np.zeros(len(self.class_names), np.float32), 0.0
         found = [rows.get(i, nothing) for i in range(count)]

@@ -80,7 +80,7 @@ class OutOfDistributionDetector:
         distances = np.empty(len(features), np.float32)
         for start in range(0, len(features), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
-            rows = self._embed(features[block])
+            rows = self.embed(features[block])
             if len(rows) == 1:  # BLAS would wait for threads, which costs more than it saves
                 products = np.einsum("ij,j->i", references, rows[0])[None]
             else:
@@ -95,7 +95,12 @@ class OutOfDistributionDetector:
         references = self.references.astype(np.float32)
         return references, (references**2).sum(axis=1)
 
-    def _embed(self, features: Array) -> Array:
+    def embed(self, features: Array) -> Array:
+        """Pictures where distances between them are measured, float32 (pictures, dimensions).
+
+        Args:
+            features: as for `distances`.
+        """
         if self.kind == "mahalanobis":
             return np.asarray(features[:, -len(self.whitening) :] @ self.whitening)
         return _normalized(features[:, -self.references.shape[1] :])

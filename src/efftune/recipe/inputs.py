@@ -236,7 +236,9 @@ class DataSettings:
     labels: Annotated[
         str,
         Setting(
-            "A labels.csv with decisions from `efftune review`. SOURCE itself is not changed.",
+            "A labels.csv with decisions from `efftune review`, or with the corrections that "
+            "`efftune serve --feedback` keeps, whose pictures are for training as well. SOURCE is "
+            "not changed.",
             "--labels",
             "none",
         ),

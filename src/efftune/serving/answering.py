@@ -14,6 +14,7 @@ from efftune.evaluation.explanation import Explainer, Explanation
 from efftune.model.classifier import Classifier, Prediction
 from efftune.serving.metrics import Metrics
 
+_LATER = 0.1  # seconds until room is asked for again
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -91,6 +92,15 @@ class Answering:
         futures = [loop.run_in_executor(self._pool, at_work, each) for each in items]
         return list(await asyncio.gather(*futures))
 
+    async def patiently(self, work: Callable[[Item], Result], item: Item) -> Result:
+        """Do something with a picture that no request waits for, when there is room."""
+        while True:
+            try:
+                (found,) = await self.each(work, [item])
+                return found
+            except Busy:
+                await asyncio.sleep(_LATER)
+
     def close(self) -> None:
         """End the threads when they are done."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -115,7 +125,7 @@ class Predicting:
     def __call__(self, picture: bytes | Pixels) -> Prediction | Unreadable:
         """Predict the class of a picture: a file, or pixels of any size."""
         began = time.perf_counter()
-        pixels = _decoded(picture, self.classifier, self.most_pixels, self.metrics)
+        pixels = pixels_of(picture, self.classifier, self.most_pixels, self.metrics)
         if isinstance(pixels, Unreadable):
             return pixels
         decoded = time.perf_counter()
@@ -142,15 +152,16 @@ class Explaining:
 
     def __call__(self, picture: bytes) -> Explanation | Unreadable:
         """Explain the prediction for the picture in a file."""
-        pixels = _decoded(picture, self.explainer.classifier, self.most_pixels, self.metrics)
+        pixels = pixels_of(picture, self.explainer.classifier, self.most_pixels, self.metrics)
         if isinstance(pixels, Unreadable):
             return pixels
         return self.explainer.explain_decoded(pixels, self.label)
 
 
-def _decoded(
+def pixels_of(
     picture: bytes | Pixels, classifier: Classifier, most_pixels: int, metrics: Metrics
 ) -> Pixels | Unreadable:
+    """The pixels that a classifier takes, if a picture can be decoded; else that is counted."""
     try:
         pictures.require_pixels(picture, most_pixels)
         return classifier.decode(picture)

@@ -18,12 +18,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from efftune import __version__
+from efftune.errors import DataError, DiskFull
 from efftune.evaluation.predictions import write_csv
 from efftune.model.classifier import Prediction
 from efftune.report import explanation_images
 from efftune.serving import inference_protocol, receiving
 from efftune.serving.answering import Busy, Explaining, Predicting, Unreadable
+from efftune.serving.feedback import Correction, Keeping
 from efftune.serving.guard import Application, Guard, route
+from efftune.serving.nearest import Finding
 from efftune.serving.receiving import Received
 from efftune.serving.state import State
 
@@ -35,6 +38,7 @@ _TYPES = {
     ".json": "application/json",
 }
 _SIDE = 448  # pixels of an explanation
+_MOST_NEAREST = 12  # training pictures that are shown
 
 
 def application(state: State) -> Application:
@@ -58,6 +62,8 @@ class _Routes:
         return [
             route("/predict", self.predict, post=True),
             route("/explain", self.explain, post=True),
+            route("/feedback", self.feedback, post=True),
+            route("/nearest", self.nearest, post=True),
             route("/info", self.info),
             route("/healthz", self.alive),
             route("/readyz", self.is_ready),
@@ -103,10 +109,56 @@ class _Routes:
         about = {"x-label": quote(found.label), "x-confidence": f"{found.confidence:.6f}"}
         return Response(png.tobytes(), media_type="image/png", headers=about)
 
+    async def feedback(self, request: Request) -> Response:
+        """Keep a picture that somebody has corrected."""
+        service, settings = self._state.ready, self._state.settings
+        if self._state.feedback is None:
+            raise HTTPException(404, "This server keeps no corrections; its owner can --feedback.")
+        given = _only(request, "label", "predicted", "name")
+        for key in ("label", "predicted"):
+            if given.get(key) not in service.classifier.class_names:
+                text = f"{key} must be a class; /info lists them. Received: {given.get(key)!r}."
+                raise HTTPException(400, text)
+        correction = Correction(given["label"], given["predicted"], given.get("name", ""))
+        self._state.answering.require_room()
+        content = await receiving.picture(request, settings)
+        about = (service.classifier, settings.most_pixels, self._state.metrics)
+        work = Keeping(self._state.feedback, correction, *about)
+        try:
+            (kept,) = await self._state.answering.each(work, [content])
+        except (DiskFull, OSError) as error:
+            is_full = isinstance(error, DiskFull)
+            reason = "There is no room" if is_full else "Its folder cannot be written to"
+            raise HTTPException(507, f"{reason}: the correction is not kept.") from None
+        except DataError:
+            text = "labels.csv is damaged, so the correction is not kept. Its owner can restore it."
+            raise HTTPException(409, text) from None
+        if isinstance(kept, Unreadable):
+            return _unreadable(request, kept)
+        answer = {"kept": kept, "label": correction.label}
+        return JSONResponse({**answer, "request_id": request.scope["request_id"]}, 201)
+
+    async def nearest(self, request: Request) -> Response:
+        """The training pictures that are nearest to one picture."""
+        training, settings = self._state.training, self._state.settings
+        if training is None:
+            raise HTTPException(404, "This server shows no training pictures, or not yet.")
+        text = _only(request, "count").get("count", "6")
+        if text not in map(str, range(1, _MOST_NEAREST + 1)):
+            raise HTTPException(400, f"count must be 1 to {_MOST_NEAREST}. Received: {text!r}.")
+        self._state.answering.require_room()
+        content = await receiving.picture(request, settings)
+        work = Finding(training, int(text), settings.most_pixels, self._state.metrics)
+        (found,) = await self._state.answering.each(work, [content])
+        if isinstance(found, Unreadable):
+            return _unreadable(request, found)
+        answer = {"nearest": [each.to_dict() for each in found]}
+        return JSONResponse({**answer, "request_id": request.scope["request_id"]})
+
     async def info(self, request: Request) -> Response:
         """What is served."""
         _only(request)
-        return JSONResponse(self._state.ready.info)
+        return JSONResponse({**self._state.ready.info, **self._state.offered})
 
     async def alive(self, _request: Request) -> Response:
         """That the server is alive."""

@@ -4,25 +4,33 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from efftune.errors import UsageError
+from efftune.serving import showing
 from efftune.serving.app import application
 from efftune.serving.connections import KEEP_ALIVE, Connection
+from efftune.serving.feedback import Feedback
+from efftune.serving.reloading import Served
 from efftune.serving.service import Service
-from efftune.serving.settings import ServerSettings
+from efftune.serving.settings import POLL, ServerSettings
 from efftune.serving.state import State
+from efftune.serving.watching import Watcher
 
+_log = logging.getLogger(__name__)
 _LEAVING = 0.5  # seconds that clients get to leave before nothing new is accepted
 _BACKLOG = 2048  # connections that wait to be accepted
 
 
 def serve(
-    run: Path,
+    place: Path,
     settings: ServerSettings,
     *,
     max_error: str | None = None,
@@ -33,17 +41,26 @@ def serve(
     What was received until then is answered first. A second signal ends it at once.
 
     Args:
-        run: the run folder, or an exported file.
+        place: the run folder, or an exported file; or the folder of runs whose newest is served.
         settings: of the server.
         max_error: see `load`.
-        on_event: called with `listening` and the address, and `ready` and the classifier's name.
+        on_event: called, perhaps from another thread, with `listening` and the address, `ready` or
+            `reloaded` and the name of the run, `sorted` and where a photo is, `progress` and how
+            far it is, or `problem` and what is wrong.
 
     Raises:
-        UsageError: the address cannot be used, or there is no such run.
+        UsageError: the address or a folder cannot be used, or there is no such run.
         DataError: the run is damaged.
     """
-    with _listening(settings) as listener:
-        server = _Server(run, settings, max_error, on_event)
+    with _listening(settings) as listener, ExitStack() as closed:
+        on_problem = partial(on_event, "problem")
+        served = Served(place, max_error, on_problem, is_latest=settings.serves_latest)
+        server = _Server(served, settings, on_event)
+        if settings.watch is not None and settings.sort_into is not None:
+            server.watcher = Watcher(settings.watch, settings.sort_into, on_event)
+        if settings.feedback is not None:
+            server.state.feedback = Feedback(settings.feedback)
+            closed.callback(server.state.feedback.close)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.serve_until_stopped(listener))
 
@@ -52,17 +69,15 @@ class _Server(uvicorn.Server):
     """uvicorn, which first loads the classifier, and stops without losing what it was sent."""
 
     def __init__(
-        self,
-        run: Path,
-        settings: ServerSettings,
-        max_error: str | None,
-        on_event: Callable[[str, str], None],
+        self, served: Served, settings: ServerSettings, on_event: Callable[[str, str], None]
     ):
-        self._run, self._max_error, self._on_event = run, max_error, on_event
-        self._state, self._settings = State(settings), settings
+        self._served, self._settings, self._on_event = served, settings, on_event
+        self.state = State(settings)
+        self.watcher: Watcher | None = None
+        self._gathering: asyncio.Future[None] | None = None
         super().__init__(
             uvicorn.Config(
-                application(self._state),
+                application(self.state),
                 http=partial(Connection, settings.receive_seconds),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
@@ -78,33 +93,72 @@ class _Server(uvicorn.Server):
 
     async def serve_until_stopped(self, listener: socket.socket) -> None:
         """Serve, load, and serve until a signal comes."""
-        loop = asyncio.get_running_loop()
+        loop, asked = asyncio.get_running_loop(), asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
+        if self._settings.reloads or self._settings.serves_latest:
+            loop.add_signal_handler(signal.SIGHUP, asked.set)
         self._on_event("listening", _address(listener, self._settings))
-        loading = asyncio.ensure_future(self._load())
-        loading.add_done_callback(self._stop_if_failed)
+        working = asyncio.ensure_future(self._work(asked))
+        working.add_done_callback(self._stop_if_failed)
         await self._serve([listener])
-        self._state.answering.close()
-        if loading.done() and not loading.cancelled():
-            loading.result()
+        self.state.answering.close()
+        if working.done() and not working.cancelled():
+            working.result()
+        working.cancel()
 
-    async def _load(self) -> None:
-        service = await asyncio.to_thread(Service.load, self._run, self._max_error)
-        self._state.serve(service)
-        self._on_event("ready", service.name)
+    async def _work(self, asked: asyncio.Event) -> None:
+        """Load the classifier; then do whatever else there is to do, until the server stops."""
+        service = await asyncio.to_thread(self._served.first)
+        self._begin(service, "ready")
+        others = [self._reload(asked)]
+        if self.watcher is not None:
+            others.append(self.watcher.watch(self.state))
+        await asyncio.gather(*map(_going_on, others))
 
-    def _stop_if_failed(self, loading: "asyncio.Future[None]") -> None:
-        if not loading.cancelled() and loading.exception() is not None:
+    def _begin(self, service: Service, event: str) -> None:
+        """Answer with a classifier from now on; get its training pictures ready meanwhile."""
+        self.state.serve(service)
+        self._on_event(event, service.run)
+        if self._settings.shows_training:
+            if self._gathering is not None:
+                self._gathering.cancel()
+            gathering = showing.gather(self.state, service, self._on_event)
+            self._gathering = asyncio.ensure_future(_going_on(gathering))
+
+    async def _reload(self, asked: asyncio.Event) -> None:
+        """Serve another classifier when that is asked for, or when there is a newer one.
+
+        It is loaded beside the old one, which answers until then whatever it was asked.
+        """
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asked.wait(), POLL if self._served.is_latest else None)
+            find = self._served.again if asked.is_set() else self._served.newer
+            asked.clear()
+            service = await asyncio.to_thread(find)
+            if service is not None:
+                self._begin(service, "reloaded")
+
+    def _stop_if_failed(self, working: "asyncio.Future[None]") -> None:
+        if not working.cancelled() and working.exception() is not None:
             self.should_exit = True
 
     def _stop(self) -> None:
         """Stop; clients are told to leave first, as what they send meanwhile would be lost."""
-        if self._state.is_draining:
+        if self.state.is_draining:
             self.force_exit = self.should_exit = True
             return
-        self._state.is_draining = True
+        self.state.is_draining = True
         asyncio.get_running_loop().call_later(_LEAVING, setattr, self, "should_exit", True)
+
+
+async def _going_on(work: Coroutine[Any, Any, None]) -> None:
+    """Do something without which the server can go on."""
+    try:
+        await work
+    except Exception:  # noqa: BLE001  (whatever it is)
+        _log.error(traceback.format_exc())
 
 
 def _listening(settings: ServerSettings) -> socket.socket:

@@ -27,7 +27,8 @@ class Service:
 
     Attributes:
         classifier: loaded, and compiled.
-        name: of the folder or file that it came from.
+        name: by which clients know it.
+        run: name of the folder or file that it came from.
         checksum: SHA-256 of its file.
         judged: how accurate it is, as `efftune train --json` says it; None for an exported file.
         expected: what the answers were for the pictures that it was judged by.
@@ -35,13 +36,19 @@ class Service:
 
     classifier: Classifier
     name: str
+    run: str
     checksum: str
     judged: dict[str, Any] | None
     expected: Expected
 
     @classmethod
-    def load(cls, path: Path, max_error: str | None = None) -> "Service":
+    def load(cls, path: Path, max_error: str | None = None, name: str = "") -> "Service":
         """Load a run or an exported file, and let it answer once.
+
+        Args:
+            path: of it.
+            max_error: see `load`.
+            name: by which clients know it; by default, its own.
 
         Raises:
             UsageError: there is none.
@@ -50,14 +57,16 @@ class Service:
         classifier = loading.load(path, max_error)
         size = classifier.image_size
         classifier.predict_decoded(np.zeros((size, size, 3), np.uint8))
-        name = path.resolve().name
+        own = path.resolve().name
         if isinstance(classifier, exported.ExportedClassifier):
-            return cls(classifier, name, files.sha256(classifier.path), None, Expected())
+            return cls(
+                classifier, name or own, own, files.sha256(classifier.path), None, Expected()
+            )
         run = Run.load(path)
         checksum = run.record["files"][KERAS_FILE]
         keys = ("val", "test", "judged_by")
         judged = {key: run.summary[key] for key in keys}
-        return cls(classifier, name, checksum, judged, _expected(path))
+        return cls(classifier, name or own, own, checksum, judged, _expected(path))
 
     @cached_property
     def explainer(self) -> Explainer | None:
@@ -72,6 +81,7 @@ class Service:
         known = self.classifier.uncertainty
         return {
             "name": self.name,
+            "run": self.run,
             "checksum": self.checksum,
             "classes": list(self.classifier.class_names),
             "image_size": self.classifier.image_size,

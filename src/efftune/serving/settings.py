@@ -2,10 +2,12 @@
 
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from efftune.errors import UsageError
 from efftune.system.machine import usable_processors
 
+POLL = 2.0  # seconds between two looks at a folder
 MOST_PICTURES = 64  # of a request
 
 
@@ -25,6 +27,13 @@ class ServerSettings:
         most_waiting: pictures that may wait; more are refused.
         at_work: pictures that are decoded or computed at the same time.
         drain_seconds: within which what was received is answered when the server is to stop.
+        reloads: whether SIGHUP makes it read its run again; else it ends it.
+        serves_latest: whether it serves the newest of the runs in a folder, and SIGHUP makes it
+            look for a newer one at once.
+        feedback: the folder where corrected pictures are kept.
+        shows_training: whether it shows the training pictures that are nearest to a picture.
+        watch: the folder whose new photos are sorted by class.
+        sort_into: the folder where they are sorted into.
 
     Raises:
         UsageError: a value is out of its range, or other machines could use it without a token.
@@ -41,6 +50,12 @@ class ServerSettings:
     most_waiting: int = 64
     at_work: int = field(default_factory=lambda: 2 * usable_processors())
     drain_seconds: float = 30.0
+    reloads: bool = False
+    serves_latest: bool = False
+    feedback: Path | None = None
+    shows_training: bool = False
+    watch: Path | None = None
+    sort_into: Path | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -63,6 +78,8 @@ class ServerSettings:
                 f"At {self.host}, other machines could use the server: give a secret --token, or "
                 "set EFFTUNE_TOKEN. Without --host, only this machine can."
             )
+        if (self.watch is None) != (self.sort_into is None):
+            raise UsageError("--watch FOLDER and --sort-into FOLDER go together: give both.")
         for origin in self.origins:
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
                 raise UsageError(

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from starlette.exceptions import HTTPException
 
 from efftune.serving.answering import Answering
+from efftune.serving.feedback import Feedback
 from efftune.serving.metrics import Metrics
+from efftune.serving.nearest import TrainingPictures
 from efftune.serving.service import Service
 from efftune.serving.settings import ServerSettings
 
@@ -18,11 +20,15 @@ class State:
         settings: of the server.
         service: what answers; None until it is ready.
         is_draining: whether the server is about to stop.
+        feedback: keeps corrections; None if that is not wanted.
+        training: pictures that `service` was trained on; None until they are ready to be shown.
     """
 
     settings: ServerSettings
     service: Service | None = None
     is_draining: bool = False
+    feedback: Feedback | None = None
+    training: TrainingPictures | None = None
     metrics: Metrics = field(init=False)
     answering: Answering = field(init=False)
 
@@ -34,7 +40,15 @@ class State:
     def serve(self, service: Service) -> None:
         """Answer with this from now on; what is at work is answered by what was before."""
         self.metrics.expected = service.expected
-        self.service = service
+        self.service, self.training = service, None
+
+    @property
+    def offered(self) -> dict[str, bool]:
+        """What the server offers beside answers, as values for JSON."""
+        return {
+            "feedback": self.feedback is not None,
+            "shows_training": self.training is not None,
+        }
 
     @property
     def ready(self) -> Service:

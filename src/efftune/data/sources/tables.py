@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from efftune.data import images
+from efftune.data import images, relabelling
 from efftune.data.examples import Example, Split, Undecided
 from efftune.data.sources import table_columns
 from efftune.data.sources.table_columns import Columns, Meaning, PictureFiles
@@ -17,6 +17,7 @@ from efftune.data.sources.table_files import CsvTable, ParquetTable, TableFile
 from efftune.errors import BadImage, DataError
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
+_DECIDED = ("decision", "new_label")  # columns of a labels file, whose decisions count
 
 
 class _Record(NamedTuple):
@@ -27,10 +28,13 @@ class _Record(NamedTuple):
     label: str
     split: str
     group: str
+    is_dropped: bool
 
 
 def read(table: Path, columns: Columns, splits: Mapping[str, Split]) -> tuple[list[Example], str]:
     """Examples for the rows of a table, in its order.
+
+    Of a labels file, as `efftune review` and `efftune serve` make it, the decisions count.
 
     Args:
         table: a `.csv`, `.tsv` or `.parquet` file.
@@ -61,14 +65,20 @@ def read(table: Path, columns: Columns, splits: Mapping[str, Split]) -> tuple[li
 
 def _records(file: TableFile, meaning: Meaning) -> Iterator[_Record]:
     optional = [name for name in (meaning.split, meaning.group) if name]
-    for line, values in file.rows([meaning.path, *meaning.labels, *optional]):
-        cells = {"": "", **values}
+    is_labels_file = set(relabelling.COLUMNS) <= set(file.names) and meaning.labels == ("label",)
+    decided = _DECIDED if is_labels_file else ()
+    for line, values in file.rows([meaning.path, *meaning.labels, *optional, *decided]):
+        cells = {"": "", "decision": "", **values}
         label = (
             cells[meaning.labels[0]]
             if len(meaning.labels) == 1
             else _marked(file.path, line, {name: cells[name] for name in meaning.labels})
         )
-        yield _Record(line, cells[meaning.path], label, cells[meaning.split], cells[meaning.group])
+        if is_labels_file and cells["decision"] == "relabel":
+            label = cells["new_label"]
+        is_dropped = is_labels_file and cells["decision"] == "drop"
+        others = cells[meaning.split], cells[meaning.group], is_dropped
+        yield _Record(line, cells[meaning.path], label, *others)
 
 
 def _marked(table: Path, line: int, cells: Mapping[str, str]) -> str:
@@ -126,7 +136,7 @@ def _reason(record: _Record, path: Path, label: str, listed: dict[str, tuple[int
         images.sniff(path)
     except BadImage as error:
         return error.reason
-    return ""
+    return relabelling.DROPPED if record.is_dropped else ""
 
 
 def _split(record: _Record, table: Path, splits: Mapping[str, Split]) -> Split | Undecided:

@@ -1,0 +1,161 @@
+"""A folder whose new photos are sorted by class as they come."""
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from efftune.data import images
+from efftune.delivery.sorted_files import recorded
+from efftune.delivery.sorting import Sorted, Sorter
+from efftune.errors import BadImage, DiskFull, EfftuneError, UsageError
+from efftune.model.classifier import Prediction
+from efftune.serving.answering import Predicting, Unreadable
+from efftune.serving.service import Service
+from efftune.serving.settings import POLL
+from efftune.serving.state import State
+
+_REST = 10  # of looking at a folder: so many times as long, it is not looked at
+_Known = Mapping[Path, tuple[int, int]]  # size and time of last change
+
+
+class Watcher:
+    """Sorts the photos in a folder, and those that come, into another one.
+
+    A photo is sorted once, whatever becomes of what was placed, and only when its file has not
+    changed between two looks. Hidden files and links are left alone. At most one photo is at work
+    at a time, beside those of requests.
+    """
+
+    def __init__(self, folder: Path, into: Path, on_event: Callable[[str, str], None]):
+        """Begin, or go on after the process has ended.
+
+        Args:
+            folder: with the photos, perhaps in folders.
+            into: the folder for a folder of each class; what is in it is not sorted again.
+            on_event: called with `sorted` and where a photo was placed, or `problem` and what is
+                wrong with one.
+
+        Raises:
+            UsageError: there is no such folder, or it lies in that of the sorted ones, which cannot
+                be written to.
+            DataError: the record of the sorted ones is damaged.
+        """
+        if not folder.is_dir():
+            raise UsageError(f"--watch {folder}: there is no such folder.")
+        self._folder, self._into = folder, into
+        self._root, self._place = folder.resolve(), into.resolve()
+        if self._root.is_relative_to(self._place):
+            raise UsageError(
+                f"--watch {folder} lies in --sort-into {into}: choose another place for the "
+                "sorted photos."
+            )
+        try:
+            into.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"--sort-into {into} cannot be written to: {error.strerror}."
+            ) from None
+        self._done = _done(into)
+        self._refused = dict[Path, tuple[int, int]]()
+        self._told: type[EfftuneError] | None = None
+        self._on_event = on_event
+        self._sorter: tuple[Service, Sorter] | None = None
+
+    async def watch(self, state: State) -> None:
+        """Sort what comes, until the task is cancelled."""
+        before: _Known = {}
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            now = await asyncio.to_thread(self.look)
+            took = loop.time() - began
+            for path in sorted(path for path, known in now.items() if before.get(path) == known):
+                if not await self._sort(path, now[path], state):
+                    break
+            before = now
+            await asyncio.sleep(max(POLL, _REST * took))
+
+    def look(self) -> _Known:
+        """Size and time of all files in the folder that are to be sorted."""
+        return dict(self._files())
+
+    def _files(self) -> Iterator[tuple[Path, tuple[int, int]]]:
+        for place, folders, names in os.walk(self._root):
+            here = Path(place)
+            folders[:] = [
+                each for each in folders if not each.startswith(".") and here / each != self._place
+            ]
+            for name in names:
+                path = here / name
+                if name.startswith(".") or str(path) in self._done:
+                    continue
+                try:
+                    status = path.lstat()
+                except OSError:  # it is gone
+                    continue
+                known = status.st_size, status.st_mtime_ns
+                if stat.S_ISREG(status.st_mode) and self._refused.get(path) != known:
+                    yield path, known
+
+    async def _sort(self, path: Path, known: tuple[int, int], state: State) -> bool:
+        """Sort a photo; what does not work out now is tried again at the next look.
+
+        Returns:
+            Whether there is room for others.
+        """
+        service = state.ready
+        limit, metrics = state.settings.most_pixels, state.metrics
+        work = partial(_predicted, Predicting(service.classifier, 1, limit, metrics))
+        found = await state.answering.patiently(work, path)
+        if found is None:  # it is gone
+            return True
+        if isinstance(found, Unreadable):
+            self._refused[path] = known
+            self._on_event("problem", f"{path} is not sorted: {found.reason}.")
+            return True
+        try:
+            placed = await asyncio.to_thread(self._placed, found, service)
+        except EfftuneError as error:
+            self._sorter = None  # it would take the photo for placed
+            if path.exists() and self._told is not type(error):
+                self._told = type(error)
+                self._on_event("problem", str(error))
+            return not isinstance(error, DiskFull)
+        self._done.add(str(path))
+        self._told = None
+        if placed.path is not None:
+            self._on_event("sorted", str(placed.path))
+        return True
+
+    def _placed(self, prediction: Prediction, service: Service) -> Sorted:
+        """Place a photo by what a classifier has said of it, whose classes are folders."""
+        if self._sorter is None or self._sorter[0] is not service:
+            self._sorter = service, Sorter(self._into, service.classifier.class_names)
+        (placed,) = self._sorter[1].place([prediction])
+        return placed
+
+
+def _done(into: Path) -> set[str]:
+    """The photos that were sorted; of the last one, which a crash may have cut off, if it is there.
+
+    Others that are not there any more were taken away by their owner.
+    """
+    records = [each for each in recorded(into) if each.way != "sidecar"]
+    found = {each.photo for each in records}
+    if records and not os.path.lexists(into / records[-1].path):
+        found.discard(records[-1].photo)
+    return found
+
+
+def _predicted(predicting: Predicting, path: Path) -> Prediction | Unreadable | None:
+    """What a classifier says of a photo; None if it is gone."""
+    try:
+        images.sniff(path)  # which reads little of what is no picture
+        found = predicting(images.read(path))
+    except BadImage as error:
+        return Unreadable(error.reason) if os.path.lexists(path) else None
+    return replace(found, path=path) if isinstance(found, Prediction) else found

@@ -46,17 +46,17 @@ function describe({ name, classes, judged, feedback }) {
   element("title").textContent = title;
   const rest = classes.length > MOST_NAMED ? ` and ${(classes.length - MOST_NAMED).toLocaleString("en")} more` : "";
   const named = classes.slice(0, MOST_NAMED).flatMap((each, i) => (i ? [", ", nameOf(each)] : [nameOf(each)]));
-  element("about").replaceChildren("Tells apart ", ...named, `${rest}. ${accuracy(judged)}`);
+  element("classes").replaceChildren("Tells apart ", ...named, `${rest}.`);
+  element("accuracy").textContent = judged ? accuracy(judged) : "";
   const keeps = feedback ? "which keeps those only that you correct" : "which does not keep them";
   element("keeps").textContent = `Pictures go to this server only, ${keeps}.`;
 }
 
 /** How often it is right, with the 95 % interval. */
-function accuracy(judged) {
-  if (!judged) return "";
-  const { accuracy: share, low, high } = judged.test;
+function accuracy({ test, judged_by }) {
+  const { accuracy: share, low, high } = test;
   const [right, least, most] = [share, low, high].map((each) => (100 * each).toFixed(1));
-  const by = judged.judged_by === "test pictures" ? "of test pictures" : "of pictures it was not trained with";
+  const by = judged_by === "test pictures" ? "of test pictures" : "of pictures it was not trained with";
   return `Right for ${right} % ${by} (95 % interval ${least} to ${most} %).`;
 }
 

@@ -14,7 +14,7 @@ export function cardOf(entry) {
   file.id = `file-${++number}`;
   file.title = line(entry.name);
   const said = made("div", "said", file, made("p", "quiet pending", "Waiting …"));
-  const card = made("li", "card busy", made("div", "picture"), said, made("div", "panels"));
+  const card = made("li", "card busy", made("div", "picture"), said, made("div", "more"), made("div", "panels"));
   card.setAttribute("aria-busy", "true");
   return card;
 }
@@ -35,7 +35,8 @@ export function fill(card, entry, onChange) {
     picture.replaceChildren(sign);
   }
   if (entry.problem) said.append(made("p", "wrong", entry.problem));
-  else said.append(...verdict(entry.answer), ...bars(entry.answer.top), toolsOf(card, entry, onChange));
+  else said.append(...verdict(entry.answer), ...bars(entry.answer.top));
+  if (entry.answer) card.querySelector(".more").append(...toolsOf(card, entry, onChange));
 }
 
 /** The address of a small copy of a picture, or undefined if this browser cannot read it. */
@@ -73,7 +74,7 @@ function toolsOf(card, entry, onChange) {
   const said = made("p", "corrected");
   said.setAttribute("role", "status");
   if (served.explains) tools.append(opener(card, "Heat map", () => heatMap(entry)));
-  if (served.shows_training) tools.append(opener(card, "Similar photos", () => nearest(entry)));
+  if (served.shows_training) tools.append(opener(card, "Similar", () => nearest(entry)));
   if (served.feedback) {
     const correct = opener(card, "Wrong? It is …", (close) =>
       correction(entry, close, () => {
@@ -82,9 +83,9 @@ function toolsOf(card, entry, onChange) {
         onChange();
       }),
     );
-    tools.append(correct, said);
+    tools.append(correct);
   }
-  return tools;
+  return tools.hasChildNodes() ? [tools, said] : [];
 }
 
 /** A button that opens a panel below the answer, and closes it. */
@@ -139,7 +140,7 @@ function heatMap(entry) {
       const image = imageOf(URL.createObjectURL(blob), `Heat map for ${line(name)}`);
       image.addEventListener("load", () => URL.revokeObjectURL(image.src));
       picture.replaceChildren(image);
-      note.replaceChildren("Red parts speak for it most, blue ones least. ", nameOf(name), `: ${percent(Number(headers.get("x-confidence")))}`);
+      note.replaceChildren("The brightest parts speak for it most. ", nameOf(name), `: ${percent(Number(headers.get("x-confidence")))}`);
     } catch (error) {
       if (mine !== asked) return;
       picture.replaceChildren();

@@ -25,6 +25,9 @@ export function ready() {
   return connecting;
 }
 
+/** The token that was entered in this tab, or null. */
+export const stored = () => sessionStorage.getItem(TOKEN);
+
 /** Use a token from now on. */
 export function enter(token) {
   sessionStorage.setItem(TOKEN, token);
@@ -69,7 +72,7 @@ export async function ask(path, picture, { isPatient = true } = {}) {
 async function sent(path, picture) {
   try {
     const options = picture && { method: "POST", body: picture, headers: { "content-type": "application/octet-stream" } };
-    const token = sessionStorage.getItem(TOKEN);
+    const token = stored();
     const headers = { ...options?.headers, ...(token && { authorization: `Bearer ${token}` }) };
     const response = await fetch(path, { ...options, headers, cache: "no-store" });
     const isPicture = response.headers.get("content-type")?.startsWith("image/");
@@ -90,7 +93,7 @@ async function connect() {
     }
     if (response?.status === 401) {
       const again = new Promise((resolve) => (entered = resolve));
-      listen("token", sessionStorage.getItem(TOKEN) !== null);
+      listen("token", stored() !== null);
       await again;
       continue;
     }

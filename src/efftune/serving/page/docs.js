@@ -18,6 +18,7 @@ async function show() {
     return;
   }
   element("about").replaceChildren(...text(described.info.description));
+  element("errors").append(fields(described.components.schemas.Error));
   element("token").hidden = !facts.isClosed;
   for (const tag of described.tags) {
     const own = operations().filter((each) => each.operation.tags[0] === tag.name);
@@ -68,7 +69,7 @@ function sectionOf(each) {
     const kinds = Object.entries(content).map(([type, { schema }]) => [made("code", "", type), fields(schema)]);
     section.append(table("Body", ["type", "content"], kinds), made("p", "quiet", ...text(description)));
   }
-  const answers = Object.entries(operation.responses).map(([status, given]) => [made("code", "", status), answerOf(found(given))]);
+  const answers = Object.entries(operation.responses).map(([status, given]) => [made("code", "", status), answerOf(given)]);
   section.append(table("Answers", ["status", "meaning"], answers));
   return section;
 }
@@ -83,7 +84,9 @@ function kindOf({ in: place, required, schema }) {
   return parts.join("; ");
 }
 
-function answerOf({ description, headers = {}, content = {} }) {
+function answerOf(given) {
+  if (given.$ref) return text(found(given).description); // an error, all of which are alike
+  const { description, headers = {}, content = {} } = given;
   const parts = [made("p", "", ...text(description))];
   for (const [name, header] of Object.entries(headers)) {
     parts.push(made("p", "quiet", "Header ", made("code", "", name), ...(header.description ? [": ", ...text(header.description)] : [])));
@@ -92,7 +95,7 @@ function answerOf({ description, headers = {}, content = {} }) {
   return parts;
 }
 
-/** The fields of an object, and of what is in it; those of errors are always the same, so they fold. */
+/** The fields of an object, and of what is in it. */
 function fields(schema) {
   const given = found(schema);
   if (given.oneOf) return made("div", "either", ...given.oneOf.flatMap((each, i) => (i ? [made("p", "quiet", "or"), fields(each)] : [fields(each)])));

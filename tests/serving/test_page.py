@@ -93,10 +93,24 @@ def playwright():
 
 
 @pytest.fixture(scope="module")
-def chromium(playwright):
-    launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+def chromium(playwright, tmp_path_factory):
+    """Chromium, whose camera sees red."""
+    video = tmp_path_factory.mktemp("video") / "red.y4m"
+    film(video, Image.new("RGB", (640, 480), COLOURS["red"]))
+    flags = (*FLAGS, f"--use-file-for-fake-video-capture={video}")
+    api.expect.set_options(timeout=15_000)  # on a machine that has more to do
+    launched = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
     yield launched
     launched.close()
+    api.expect.set_options(timeout=5_000)
+
+
+def film(path, picture):
+    """A video of one picture, as Chromium takes it for a camera."""
+    yuv = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2YUV_I420)
+    width, height = picture.size
+    header = f"YUV4MPEG2 W{width} H{height} F10:1\n".encode()
+    path.write_bytes(header + (b"FRAME\n" + yuv.tobytes()) * 3)
 
 
 @pytest.fixture
@@ -367,20 +381,8 @@ def test_similar_training_pictures_are_shown(opened, squares):
     assert page.locator(".nearest img").first.evaluate("(each) => each.naturalWidth") > 0
 
 
-def film(path, picture):
-    """A video of one picture, as Chromium takes it for a camera."""
-    yuv = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2YUV_I420)
-    width, height = picture.size
-    header = f"YUV4MPEG2 W{width} H{height} F10:1\n".encode()
-    path.write_bytes(header + (b"FRAME\n" + yuv.tobytes()) * 3)
-    return path
-
-
-def test_camera_is_answered_one_picture_after_the_other(opened, playwright, squares, tmp_path):
-    path = film(tmp_path / "red.y4m", Image.new("RGB", (640, 480), COLOURS["red"]))
-    flags = (*FLAGS, f"--use-file-for-fake-video-capture={path}")
-    launched = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-    page = opened(squares, launched=launched, expected="status of 503")
+def test_camera_is_answered_one_picture_after_the_other(opened, squares):
+    page = opened(squares, expected="status of 503")
     under_way, most, refused = set(), [0], []
 
     def begun(request):
@@ -397,7 +399,7 @@ def test_camera_is_answered_one_picture_after_the_other(opened, playwright, squa
     api.expect(page.locator("#seen .top strong")).to_have_text("red")
     before = len(most)
     page.wait_for_timeout(1000)
-    assert 3 <= len(most) - before <= 6  # five a second, whatever the server could
+    assert 2 <= len(most) - before <= 6  # five a second, whatever the server could
     assert max(most) == 1
 
     def refuse(route):
@@ -419,7 +421,6 @@ def test_camera_is_answered_one_picture_after_the_other(opened, playwright, squa
     count = len(most)
     page.wait_for_timeout(500)
     assert len(most) <= count + 1
-    launched.close()
 
 
 def test_camera_that_is_refused_is_explained(opened, playwright, squares):
@@ -445,6 +446,8 @@ def test_thousand_classes_of_any_name_fit_a_phone(opened, thousand):
     assert {" ".join(each.split()) or "(no name)" for each in ODD} <= set(names)
     card.get_by_role("button", name="Wrong?").click()
     assert page.get_by_role("option").count() == 1000
+    likely = card.locator(".bars .name").nth(1).text_content()
+    assert page.get_by_role("option", selected=True).text_content() == likely
     page.keyboard.type("a&b")
     page.keyboard.press("Enter")
     api.expect(card.locator(".corrected")).to_contain_text("You said a&b=c#d.")

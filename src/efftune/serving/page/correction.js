@@ -7,8 +7,7 @@ let number = 0;
 /**
  * A field with the list of classes below it.
  *
- * Args: the classes, those first that are likely; what to do with the chosen one, and when it is
- * given up.
+ * It is given the classes, the likely ones first, and what to do with the chosen one, or if none is.
  */
 export function classChooser(classes, onChoice, onEscape) {
   const id = `classes-${++number}`;
@@ -39,7 +38,8 @@ export function classChooser(classes, onChoice, onEscape) {
   function show() {
     const wanted = folded(field.value);
     const found = classes.filter((each) => folded(each).includes(wanted));
-    shown = [...found.filter((each) => folded(each) === wanted), ...found.filter((each) => folded(each) !== wanted)];
+    const isExact = (each) => wanted && folded(each) === wanted;
+    shown = [...found.filter(isExact), ...found.filter((each) => !isExact(each))];
     list.replaceChildren(...shown.map(optionOf));
     nothing.hidden = shown.length > 0;
     list.hidden = !shown.length;

@@ -37,12 +37,13 @@ export function enter(token) {
 /** The answer for a picture, with its most probable classes, and what is served. */
 export async function predict(picture, count, options) {
   if (!picture.size) throw new Refused(REASONS["empty file"]);
-  const send = async () => ask(`predict?top=${count ?? (await ready()).classes.length}`, picture, options);
-  const answer = await send();
-  if (!answer || answer.model === info?.checksum) return [answer, info];
-  info = undefined; // there is another classifier meanwhile
-  await ready();
-  return [await send(), await ready()];
+  const { classes } = await ready();
+  const answer = await ask(`predict?top=${count ?? classes.length}`, picture, options);
+  if (!answer) return [];
+  const served = await ready();
+  if (answer.model === served.checksum) return [answer, served];
+  info = undefined; // there is another classifier meanwhile, perhaps with other classes
+  return predict(picture, count, options);
 }
 
 /**

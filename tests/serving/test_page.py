@@ -23,9 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from conftest import COLOURS, square
-from efftune.serving.app import application
-from efftune.serving.settings import ServerSettings
-from efftune.serving.state import State
+from serving.test_openapi import described
 
 api = pytest.importorskip("playwright.sync_api", reason="Playwright's client is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -543,34 +541,6 @@ def test_what_is_sent_again_and_again_in_vain_is_given_up(opened, squares, tmp_p
     page.route("**/predict?*", lambda route: (path.unlink(), route.abort()))
     page.set_input_files("#files", path)
     api.expect(answered(page, 1).locator(".wrong")).to_contain_text("is gone since it was chosen")
-
-
-def described():
-    place = Path(__file__).parents[2] / "src/efftune/serving/page/openapi.json"
-    return json.loads(place.read_text(encoding="utf-8"))
-
-
-def test_every_route_is_described():
-    routes = application(State(ServerSettings()))._application.routes
-    known = described()["paths"]
-    for route in routes:
-        methods = {each.lower() for each in route.methods - {"HEAD"}}
-        assert methods == set(known[route.path]), route.path
-
-
-def test_every_reference_of_the_description_leads_somewhere():
-    whole = described()
-
-    def follow(part):
-        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
-            if key == "$ref":
-                target = whole
-                for name in value.removeprefix("#/").split("/"):
-                    target = target[name]
-            elif isinstance(value, dict | list):
-                follow(value)
-
-    follow(whole)
 
 
 def test_docs_show_every_path_and_examples_that_work(opened, squares, finished_run, tmp_path):

@@ -100,7 +100,7 @@ function fields(schema) {
   const given = found(schema);
   if (given.oneOf) return made("div", "either", ...given.oneOf.flatMap((each, i) => (i ? [made("p", "quiet", "or"), fields(each)] : [fields(each)])));
   const parts = rows(given);
-  if (!parts.length) return made("span", "quiet", simple(given));
+  if (!parts.length) return made("span", "quiet", given.description ?? simple(given));
   return made("details", "", made("summary", "", Object.keys(given.properties).join(", ")), made("ul", "fields", ...parts));
 }
 

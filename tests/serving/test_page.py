@@ -370,10 +370,13 @@ def test_correction_by_keyboard_alone_is_sent_shown_and_saved(opened, squares, f
     assert second["path"] == "bad.png" and second["problem"] == "This is not a picture."
 
 
-def test_similar_training_pictures_are_shown(opened, squares):
-    page = opened(squares, offered=[])
+def test_similar_training_pictures_are_shown_once_they_are_offered(opened, squares):
+    page = opened(squares)
     choose(page, photo("red"))
-    answered(page, 1).get_by_role("button", name="Similar").click()
+    assert answered(page, 1).get_by_role("button", name="Similar").count() == 0
+    offer(page, [])
+    choose(page, photo("red"))
+    answered(page, 2).first.get_by_role("button", name="Similar").click()
     names = page.locator(".nearest .name")
     api.expect(names).to_have_text(["red", "green", "<b>blue</b>"])
     assert page.locator(".nearest img").first.evaluate("(each) => each.naturalWidth") > 0

@@ -2,7 +2,7 @@
 
 import { cardOf, fill, previewOf } from "./card.js";
 import { counted, element, sentence } from "./parts.js";
-import { predict, Refused } from "./server.js";
+import { predict, refresh, Refused } from "./server.js";
 
 const AT_ONCE = 3; // pictures on their way to the server
 
@@ -20,6 +20,7 @@ export function add(pictures) {
   element("cards").prepend(...added.map((entry) => entry.card));
   document.body.classList.add("used"); // the place for more pictures becomes smaller
   summarise();
+  refresh();
   while (atWork < AT_ONCE && waiting.length) work();
 }
 

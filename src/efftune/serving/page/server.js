@@ -34,6 +34,11 @@ export function enter(token) {
   entered();
 }
 
+/** Ask anew what is served: the server may offer more than before. */
+export function refresh() {
+  info = undefined;
+}
+
 /** The answer for a picture, with its most probable classes, and what is served. */
 export async function predict(picture, count, options) {
   if (!picture.size) throw new Refused(REASONS["empty file"]);

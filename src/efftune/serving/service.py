@@ -50,7 +50,7 @@ class Service:
         classifier = loading.load(path, max_error)
         size = classifier.image_size
         classifier.predict_decoded(np.zeros((size, size, 3), np.uint8))
-        name = path.resolve().name
+        name = path.resolve().name.encode("utf-8", "replace").decode()  # of any bytes, on Linux
         if isinstance(classifier, exported.ExportedClassifier):
             return cls(classifier, name, files.sha256(classifier.path), None, Expected())
         run = Run.load(path)

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,10 @@ class Client:
                 link.sendall(part)
                 time.sleep(pause)
             return read(link, answers)
+
+    def holds(self, link: socket.socket) -> bool:
+        """Whether the server still has a connection."""
+        return link.getsockname() in {each.client for each in list(self.connections)}
 
     def counted(self) -> dict[str, float]:
         """The requests that the server has counted, by status."""
@@ -140,3 +145,11 @@ def is_ended(link: socket.socket, seconds: float) -> bool:
     except OSError:
         pass
     return True
+
+
+def eventually(holds: Callable[[], object], seconds: float = 10) -> bool:
+    """Whether something becomes true in time."""
+    end = time.monotonic() + seconds
+    while not (found := holds()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(found)

@@ -48,7 +48,11 @@ def serving(run: Path, **choices: object) -> Iterator[Client]:
         try:
             assert ready.wait(READY)
             client = Client(port)
-            client.state = served._state
+            client.state, client.run, client.connections = (
+                served._state,
+                run,
+                served.server_state.connections,
+            )
             yield client
         finally:
             loops[0].call_soon_threadsafe(served.stop)

@@ -19,6 +19,7 @@ from efftune.data import images
 from efftune.errors import BadImage
 
 from .client import MULTIPART, multipart
+from .conftest import serving
 
 SAID_ABOUT = {"request_id", "ms", "model"}
 
@@ -310,15 +311,16 @@ def test_planted_pictures_have_the_reasons_of_check(client, finished_run, tmp_pa
 
 
 @pytest.mark.long
-def test_odd_pictures_have_the_reasons_of_check(client, finished_run, tmp_path):
+def test_odd_pictures_have_the_reasons_of_check(finished_run, tmp_path):
     classifier = finished_run.classifier
-    for each in odd_files.make(tmp_path / "odd", every=5):
-        path = tmp_path / "odd" / each.name
-        if path.is_file() and (content := path.read_bytes()):
-            answer = client.send("/predict", content)
-            reason = reason_of(content, classifier.image_size, classifier.fit)
-            assert answer.status == (422 if reason else 200), each.name
-            assert answer.json.get("reason", "") == reason, each.name
+    with serving(finished_run.folder, most_pixels=10**9) as client:
+        for each in odd_files.make(tmp_path / "odd", every=5):
+            path = tmp_path / "odd" / each.name
+            if path.is_file() and (content := path.read_bytes()):
+                answer = client.send("/predict", content)
+                reason = reason_of(content, classifier.image_size, classifier.fit)
+                assert answer.status == (422 if reason else 200), each.name
+                assert answer.json.get("reason", "") == reason, each.name
 
 
 def test_pixels_are_limited_by_the_header(client):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 _MOST_BYTES = 65536  # of a request's headers; and of what comes after its body, in chunked ones
@@ -61,7 +62,8 @@ class Connection(HttpToolsProtocol):
         if self._is_refused:
             return
         self._goes_on = self._is_complete
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if not (self._goes_on or self._is_complete):
             self._received += len(data)
             if self._received > _MOST_BYTES:
@@ -87,6 +89,8 @@ class Connection(HttpToolsProtocol):
         self._is_in_headers = False
         self._wait_no_more()
         self._require_modest()
+        if self.parser.should_upgrade():
+            return  # and begin again, in `_feed`
         super().on_headers_complete()
         self.scope["is_gone"] = self.transport.is_closing  # type: ignore[typeddict-unknown-key]
         self._received, self._goes_on = 0, True
@@ -104,7 +108,8 @@ class Connection(HttpToolsProtocol):
         """The request is complete."""
         self._is_complete = True
         self._wait_no_more()
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """The answer is sent, perhaps before the request is complete."""
@@ -135,8 +140,10 @@ class Connection(HttpToolsProtocol):
         is_awaited = self._is_idle or not (
             self._is_complete or self._is_in_headers or self.cycle.response_started or self.pipeline
         )
-        if not is_awaited or self.transport.is_closing():
-            self._give_up()
+        if not is_awaited:
+            self.cycle.keep_alive = False  # what came before is answered
+            return
+        if self.transport.is_closing():
             return
         status, text = self._refusal
         body = json.dumps({"error": text}).encode()
@@ -145,6 +152,22 @@ class Connection(HttpToolsProtocol):
         self._on_refused(status)
         self.transport.write_eof()
         self._wait(_LINGERING)  # else the answer could be lost on its way
+
+    def _feed(self, data: bytes) -> None:
+        """Parse what has come.
+
+        A client may offer another protocol with any request, as Java's does. It is answered in this
+        one: the parser, which would stop there, is given the request without the offer.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            parts = [b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)]
+            parts += [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(b"".join([*parts, b"\r\n", data[upgrade.args[0] :]]))
+        except httptools.HttpParserError:
+            self.send_400_response("")
 
     @property
     def _is_idle(self) -> bool:

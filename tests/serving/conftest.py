@@ -48,14 +48,13 @@ def serving(run: Path, **choices: object) -> Iterator[Client]:
         try:
             assert ready.wait(READY)
             client = Client(port)
-            client.state, client.run, client.connections = (
-                served._state,
-                run,
-                served.server_state.connections,
-            )
+            client.state, client.run = served._state, run
+            client.connections = served.server_state.connections
+            client.stop = lambda: loops[0].call_soon_threadsafe(served.stop)
             yield client
         finally:
-            loops[0].call_soon_threadsafe(served.stop)
+            if not served._state.is_draining:
+                client.stop()
             thread.join(40)
             assert not thread.is_alive()
 

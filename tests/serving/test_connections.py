@@ -93,7 +93,8 @@ def test_six_bytes_at_a_time(client, squares):
     [
         *(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
         *(b"GET / HTTP/3.0\r\n\r\n", b"nonsense\r\n\r\n", b"GET\r\n\r\n"),
-        *(b"GET / HTTP/1.1\r\n Host: a\r\n\r\n", b"\0\0\0\0", b"GET /\0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"get / HTTP/1.1\r\n\r\n"),
+        *(b"GET / HTTP/1.1\r\n Host: a\r\n\r\n", b"\0\0\0\0"),
+        *(b"GET /\0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"get / HTTP/1.1\r\n\r\n"),
         b"GET /\xff HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: a\0b\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX\0: a\r\n\r\n",
@@ -122,7 +123,8 @@ def test_what_is_no_request(client, request_bytes):
         *("Content-Length: 5\r\nContent-Length: 6", "Content-Length: 5\r\nContent-Length: 5"),
         "Content-Length: 5\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding: chunked\r\nContent-Length: 5",
-        *("Transfer-Encoding: chunked, identity", "Transfer-Encoding: xchunked", "Content-Length: +5"),
+        *("Transfer-Encoding: chunked, identity", "Transfer-Encoding: xchunked"),
+        "Content-Length: +5",
         *("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", "Content-Length: 5,5"),
     ],
 )  # fmt: skip

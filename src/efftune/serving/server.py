@@ -21,6 +21,7 @@ from efftune.serving.settings import ServerSettings
 from efftune.serving.state import State
 
 _LEAVING = 0.5  # seconds that clients get to leave before nothing new is accepted
+_ROUNDS = 100  # of the event loop
 _BACKLOG = 2048  # connections that wait to be accepted
 _MOST_CONNECTIONS = 10_000  # at the same time
 _OTHER_FILES = 100  # that the process may have open beside its connections
@@ -110,7 +111,13 @@ class _Server(uvicorn.Server):
     def stop(self) -> None:
         """Stop; clients are told to leave first, as what they send meanwhile would be lost."""
         self._state.is_draining = True
-        asyncio.get_running_loop().call_later(_LEAVING, setattr, self, "should_exit", True)
+        self._leaving = asyncio.ensure_future(self._leave())
+
+    async def _leave(self) -> None:
+        await asyncio.sleep(_LEAVING)
+        for _ in range(_ROUNDS):  # the machine may not have had the time to read what had come
+            await asyncio.sleep(0)
+        self.should_exit = True
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -236,6 +236,26 @@ def efftune_command(
 
 
 @pytest.fixture
+def python_with(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, list[str]], Path]:
+    """Makes an environment with some packages alone, once: its Python."""
+
+    def make(name: str, packages: list[str]) -> Path:
+        base = os.environ.get("EFFTUNE_APPLICATIONS")
+        folder = Path(base) if base else tmp_path_factory.getbasetemp().parent / "applications"
+        python = folder / name / "bin" / "python"
+        if not (folder / name / "done").exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", folder / name], check=True)
+            quiet = ("--quiet", "--disable-pip-version-check")
+            subprocess.run([python, "-m", "pip", "install", *quiet, *packages], check=True)
+            (folder / name / "done").touch()
+        return python
+
+    return make
+
+
+@pytest.fixture
 def efftune_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in a process of its own, in an empty folder."""
 

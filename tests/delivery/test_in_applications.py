@@ -5,9 +5,7 @@ in EFFTUNE_APPLICATIONS or beside the tests' other temporary files.
 """
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,28 +46,6 @@ def expected(run, photos):
     return np.array([[dict(each.top)[name] for name in names] for each in found])
 
 
-@pytest.fixture
-def python_with(tmp_path_factory):
-    """Makes an environment with the packages of an application alone."""
-
-    def make(application):
-        base = os.environ.get("EFFTUNE_APPLICATIONS")
-        folder = Path(base) if base else tmp_path_factory.getbasetemp().parent / "applications"
-        python = folder / application / "bin" / "python"
-        if not (folder / application / "done").exists():
-            subprocess.run(
-                [sys.executable, "-m", "venv", "--clear", folder / application], check=True
-            )
-            quiet = ("--quiet", "--disable-pip-version-check")
-            subprocess.run(
-                [python, "-m", "pip", "install", *quiet, *PACKAGES[application]], check=True
-            )
-            (folder / application / "done").touch()
-        return python
-
-    return make
-
-
 def answers(python, program, model, photos, names):
     """What an application answers, (photos, classes)."""
     done = subprocess.run(
@@ -87,7 +63,9 @@ def agreement(first, second):
 def test_mediapipe(run, photos, expected, tmp_path, python_with):
     (made,) = run.export("mediapipe", tmp_path)
     names = run.classifier.class_names
-    found = answers(python_with("mediapipe"), "in_mediapipe.py", made.path, photos, names)
+    found = answers(
+        python_with("mediapipe", PACKAGES["mediapipe"]), "in_mediapipe.py", made.path, photos, names
+    )
     loaded, size = runtimes.litert(made.path), run.classifier.image_size
     replayed = np.concatenate(
         [
@@ -104,7 +82,9 @@ def test_mediapipe(run, photos, expected, tmp_path, python_with):
 def test_model_api(run, photos, expected, tmp_path, python_with):
     (made,) = run.export("openvino", tmp_path)
     names = run.classifier.class_names
-    found = answers(python_with("model-api"), "in_model_api.py", made.path, photos, names)
+    found = answers(
+        python_with("model-api", PACKAGES["model-api"]), "in_model_api.py", made.path, photos, names
+    )
     assert agreement(found, expected) >= 0.97  # it does not average before it interpolates
 
 
@@ -113,7 +93,7 @@ def test_script_in_an_environment_of_its_packages(
     run, photos, expected, tmp_path, python_with, target
 ):
     (made,) = run.export(target, tmp_path)
-    python = python_with(target)
+    python = python_with(target, PACKAGES[target])
     for package in ("efftune", "openvino", "tensorflow"):
         missing = subprocess.run([python, "-c", f"import {package}"], capture_output=True)
         assert missing.returncode != 0

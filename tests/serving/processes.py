@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -29,7 +30,7 @@ def in_thread(state, *, also=None):
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         application(state),
-        http=partial(Connection, state.settings.receive_seconds),
+        http=partial(Connection, state.settings.receive_seconds, 1000, lambda _: None),
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -57,14 +58,16 @@ def in_thread(state, *, also=None):
 class Process:
     """`efftune serve` as a process."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, **environment):
         self.events = []
+        port = () if "--port" in arguments else ("--port", "0")
         command = [sys.executable, "-m", "efftune", "serve", *map(str, arguments)]
         self.process = subprocess.Popen(
-            [*command, "--port", "0", "--json"],
+            [*command, *port, "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **environment},
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -96,9 +99,9 @@ class Process:
 
 
 @contextmanager
-def process(*arguments):
+def process(*arguments, **environment):
     """A server as a process, which ends with the block."""
-    started = Process(*arguments)
+    started = Process(*arguments, **environment)
     try:
         yield started
     finally:

@@ -14,6 +14,7 @@ EMPTY = "empty file"
 UNSUPPORTED = "unsupported format"
 TOO_LARGE = "too large"
 MOST_PIXELS = 89_000_000  # larger pictures would need more than 350 MB to decode
+_MOST_SCANNED = 2_000_000_000  # pixels of all scans of a JPEG together; more would take seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +161,19 @@ def _is_avif(head: bytes) -> bool:
     """Whether a file of a common brand, such as `mif1`, names AVIF among its other brands."""
     brands = head[8 : max(16, int.from_bytes(head[:4], "big"))]
     return head[8:12] in (b"mif1", b"msf1") and b"avif" in brands and b"heic" not in brands
+
+
+def require_few_scans(jpeg: bytes, pixels: int) -> None:
+    """Check that a progressive JPEG is decoded in time: each scan takes as long as a picture.
+
+    Real ones have about 10; a small file may have 100,000.
+
+    Args:
+        jpeg: the file.
+        pixels: of the picture.
+
+    Raises:
+        BadImage: it has too many.
+    """
+    if jpeg.count(b"\xff\xda") * pixels > _MOST_SCANNED:
+        raise BadImage(TOO_LARGE)

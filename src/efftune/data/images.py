@@ -246,6 +246,8 @@ def opened(content: bytes, form: str) -> Image.Image:
         _DNG_VERSION in image.tag_v2 or image.tag_v2.get(_SUBFILE_TYPE) == _REDUCED
     ):
         raise BadImage(formats.CAMERA_RAW)  # such as NEF and DNG: the first picture is a thumbnail
+    if form == "JPEG":
+        formats.require_few_scans(content, image.width * image.height)
     return image
 
 

@@ -1,26 +1,35 @@
 """Pictures answered in threads, and not more at a time than the machine can do."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import cv2
+
 from efftune.data import pictures
 from efftune.data.images import Pixels
 from efftune.errors import BadImage
-from efftune.evaluation.explanation import Explainer, Explanation
+from efftune.evaluation.explanation import Explainer
 from efftune.model.classifier import Classifier, Prediction
+from efftune.report import explanation_images
 from efftune.serving.metrics import Metrics
 
 _LATER = 0.1  # seconds until room is asked for again
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_SIDE = 448  # pixels of an explanation
 
 
 class Busy(Exception):
-    """As many pictures as may wait do so."""
+    """As many pictures as may wait do so, or as many bytes."""
+
+
+class Gone(Exception):
+    """The client has left before its pictures were at work."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +43,23 @@ class Unreadable:
     reason: str
 
 
-class Answering:
-    """Decodes pictures and runs the network, in threads.
+@dataclass(frozen=True)
+class Explained:
+    """An answer that is shown.
 
     Attributes:
-        waiting: number of pictures that were accepted and are not at work.
-        at_work: number of those that are.
+        label: the class.
+        confidence: its probability, 0 to 1.
+        png: the picture with the heat map over it.
     """
+
+    label: str
+    confidence: float
+    png: bytes
+
+
+class Answering:
+    """Decodes pictures and runs the network, in threads."""
 
     def __init__(self, at_work: int, most_waiting: int, metrics: Metrics):
         """Begin without pictures.
@@ -50,10 +69,19 @@ class Answering:
             most_waiting: how many more may wait.
             metrics: count what is done.
         """
-        self.waiting = self.at_work = 0
-        self._most, self._threads = at_work + most_waiting, at_work
+        self._most, self._accepted, self._at_work = at_work + most_waiting, 0, 0
         self._pool = ThreadPoolExecutor(at_work, thread_name_prefix="answer")
-        self._metrics = metrics
+        self._metrics, self._lock = metrics, threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """Number of pictures that were accepted and are not at work."""
+        return max(0, self._accepted - self._at_work)
+
+    @property
+    def at_work(self) -> int:
+        """Number of those that are."""
+        return self._at_work
 
     def require_room(self, count: int = 1) -> None:
         """Check that some more pictures may wait.
@@ -61,36 +89,49 @@ class Answering:
         Raises:
             Busy: they may not.
         """
-        if self.waiting + self.at_work + count > self._most:
+        if self._accepted + count > self._most:
             raise Busy
 
-    async def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    async def each(
+        self,
+        work: Callable[[Item], Result],
+        items: Sequence[Item],
+        is_gone: Callable[[], bool] = lambda: False,
+    ) -> list[Result]:
         """Do something with each picture, in threads.
+
+        Args:
+            work: to do.
+            items: the pictures.
+            is_gone: whether nobody waits for the answer any more; called from the threads.
 
         Raises:
             Busy: not all of them may wait.
+            Gone: the client has left, so the rest was not done.
         """
         self.require_room(len(items))
-        self.waiting += len(items)
-        loop, accepted = asyncio.get_running_loop(), time.perf_counter()
-
-        def begun() -> None:
-            self.waiting -= 1
-            self.at_work += 1
-
-        def ended() -> None:
-            self.at_work -= 1
+        accepted = time.perf_counter()
 
         def at_work(item: Item) -> Result:
             self._metrics.waited(time.perf_counter() - accepted)
-            loop.call_soon_threadsafe(begun)
+            if is_gone():
+                raise Gone
+            self._count(at_work=1)
             try:
                 return work(item)
             finally:
-                loop.call_soon_threadsafe(ended)
+                self._count(at_work=-1)
 
-        futures = [loop.run_in_executor(self._pool, at_work, each) for each in items]
-        return list(await asyncio.gather(*futures))
+        self._count(accepted=len(items))
+        futures = [self._pool.submit(at_work, each) for each in items]
+        for future in futures:  # also if it is cancelled before it has begun
+            future.add_done_callback(lambda _: self._count(accepted=-1))
+        return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+
+    def _count(self, accepted: int = 0, at_work: int = 0) -> None:
+        with self._lock:
+            self._accepted += accepted
+            self._at_work += at_work
 
     async def patiently(self, work: Callable[[Item], Result], item: Item) -> Result:
         """Do something with a picture that no request waits for, when there is room."""
@@ -150,12 +191,15 @@ class Explaining:
     most_pixels: int
     metrics: Metrics
 
-    def __call__(self, picture: bytes) -> Explanation | Unreadable:
+    def __call__(self, picture: bytes) -> Explained | Unreadable:
         """Explain the prediction for the picture in a file."""
         pixels = pixels_of(picture, self.explainer.classifier, self.most_pixels, self.metrics)
         if isinstance(pixels, Unreadable):
             return pixels
-        return self.explainer.explain_decoded(pixels, self.label)
+        found = self.explainer.explain_decoded(pixels, self.label)
+        drawn = explanation_images.overlay(found, _SIDE)
+        _, png = cv2.imencode(".png", drawn[..., ::-1])
+        return Explained(found.label, found.confidence, png.tobytes())
 
 
 def pixels_of(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import cv2
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,9 +20,8 @@ from efftune import __version__
 from efftune.errors import DataError, DiskFull
 from efftune.evaluation.predictions import write_csv
 from efftune.model.classifier import Prediction
-from efftune.report import explanation_images
 from efftune.serving import inference_protocol, receiving
-from efftune.serving.answering import Busy, Explaining, Predicting, Unreadable
+from efftune.serving.answering import Busy, Explaining, Gone, Predicting, Unreadable
 from efftune.serving.feedback import Correction, Keeping
 from efftune.serving.guard import Application, Guard, route
 from efftune.serving.nearest import Finding
@@ -37,8 +35,8 @@ _TYPES = {
     ".js": "text/javascript",
     ".json": "application/json",
 }
-_SIDE = 448  # pixels of an explanation
 _MOST_NEAREST = 12  # training pictures that are shown
+_GONE = 499  # as other servers count clients that have left; nobody reads this answer
 
 
 def application(state: State) -> Application:
@@ -46,8 +44,14 @@ def application(state: State) -> Application:
     routes = _Routes(state)
     found = Starlette(
         routes=routes.all(),
-        exception_handlers={HTTPException: _refused, Busy: _busy},
+        exception_handlers={
+            HTTPException: _refused,
+            Busy: _busy,
+            Gone: _gone,
+            Exception: _failed,
+        },
     )
+    found.router.redirect_slashes = False
     return Guard(found, state.settings, state.metrics, lambda: state.is_draining)
 
 
@@ -82,7 +86,8 @@ class _Routes:
         self._state.answering.require_room()
         received = await receiving.pictures(request, settings)
         work = Predicting(service.classifier, top, settings.most_pixels, self._state.metrics)
-        found = await self._state.answering.each(work, [each.content for each in received])
+        contents = [each.content for each in received]
+        found = await self._state.answering.each(work, contents, receiving.is_gone(request))
         about = {
             "request_id": request.scope["request_id"],
             "ms": round(1000 * (time.perf_counter() - began), 3),
@@ -101,13 +106,12 @@ class _Routes:
         self._state.answering.require_room()
         content = await receiving.picture(request, settings)
         work = Explaining(service.explainer, label, settings.most_pixels, self._state.metrics)
-        (found,) = await self._state.answering.each(work, [content])
+        gone = receiving.is_gone(request)
+        (found,) = await self._state.answering.each(work, [content], gone)
         if isinstance(found, Unreadable):
             return _unreadable(request, found)
-        drawn = explanation_images.overlay(found, _SIDE)
-        _, png = cv2.imencode(".png", drawn[..., ::-1])
         about = {"x-label": quote(found.label), "x-confidence": f"{found.confidence:.6f}"}
-        return Response(png.tobytes(), media_type="image/png", headers=about)
+        return Response(found.png, media_type="image/png", headers=about)
 
     async def feedback(self, request: Request) -> Response:
         """Keep a picture that somebody has corrected."""
@@ -235,23 +239,28 @@ def _answers(
     is_several = receiving.is_multipart(request)
     if not is_several and isinstance(found[0], Unreadable):
         return _unreadable(request, found[0])
-    named = [
-        replace(each, path=Path(given.name))
-        if isinstance(each, Prediction) and given.name
-        else each
-        for given, each in zip(received, found, strict=True)
-    ]
     if _wants_csv(request):
-        table = io.StringIO()
-        write_csv(table, [each for each in named if isinstance(each, Prediction)])
-        return Response(table.getvalue(), media_type="text/csv")
+        return _table(received, found)
     answers = [
-        each.to_dict()
+        {**each.to_dict(), "path": given.name}
         if isinstance(each, Prediction)
         else {"path": given.name, "error": each.reason}
-        for given, each in zip(received, named, strict=True)
+        for given, each in zip(received, found, strict=True)
     ]
     return JSONResponse({**({"predictions": answers} if is_several else answers[0]), **about})
+
+
+def _table(received: Sequence[Received], found: Sequence[Prediction | Unreadable]) -> Response:
+    """The answers as CSV, which has no place for pictures without one: a header counts them."""
+    named = [
+        replace(each, path=Path(given.name) if given.name else None)
+        for given, each in zip(received, found, strict=True)
+        if isinstance(each, Prediction)
+    ]
+    table = io.StringIO()
+    write_csv(table, named)
+    headers = {"x-unreadable": str(len(found) - len(named))}
+    return Response(table.getvalue(), media_type="text/csv", headers=headers)
 
 
 def _wants_csv(request: Request) -> bool:
@@ -279,3 +288,13 @@ async def _busy(request: Request, _: Exception) -> Response:
     response = _error(request, 503, "As many pictures are waiting as may. Try again.")
     response.headers["retry-after"] = "1"
     return response
+
+
+async def _gone(request: Request, _: Exception) -> Response:
+    return _error(request, _GONE, "The client has left.")
+
+
+async def _failed(request: Request, _: Exception) -> Response:
+    """An error that the guard logs."""
+    request_id = request.scope["request_id"]
+    return _error(request, 500, f"The server has failed; its log has more under {request_id}.")

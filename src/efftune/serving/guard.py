@@ -1,5 +1,6 @@
 """What is checked of every request before it reaches the application, and added to each answer."""
 
+import asyncio
 import hmac
 import json
 import logging
@@ -12,8 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from efftune.serving.answering import Busy
 from efftune.serving.metrics import Metrics
 from efftune.serving.settings import ServerSettings
+from efftune.system.text import escape_control
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -37,7 +40,12 @@ _SECURITY = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-_METHODS = "GET, POST"
+_METHODS = "GET, HEAD, POST"
+_BY_STATUS = {
+    401: [(b"www-authenticate", b"Bearer")],
+    405: [(b"allow", _METHODS.encode())],
+    503: [(b"retry-after", b"1")],
+}
 
 
 class Guard:
@@ -60,45 +68,64 @@ class Guard:
         """
         self._application, self._settings, self._metrics = application, settings, metrics
         self._is_draining = is_draining
+        self._held = 0  # bytes of the bodies of all requests that are not answered
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request, as ASGI asks."""
         if scope["type"] != "http":
             return
-        request_id = uuid.uuid4().hex
-        scope["request_id"] = request_id
+        request_id = scope["request_id"] = uuid.uuid4().hex
         headers = _headers(scope)
-        added = [*_SECURITY.items(), ("x-request-id", request_id)]
-        origin = headers.get("origin", "")
-        if origin in self._settings.origins:
-            added += [("access-control-allow-origin", origin), ("vary", "Origin")]
-        if self._is_draining():
-            added.append(("connection", "close"))
-        encoded, status = [(key.encode(), value.encode()) for key, value in added], 0
-
-        async def sent(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                given = {key.lower() for key, _ in message["headers"]}
-                extra = [each for each in encoded if each[0] not in given]
-                message = {**message, "headers": [*message["headers"], *extra]}
-            await send(message)
-
+        exchange = _Exchange(receive, send, self._added(request_id, headers), "expect" in headers)
         try:
             refusal = self._refusal(scope, headers)
             if refusal is not None:
-                await respond(sent, request_id, *refusal)
+                await respond(exchange.send, request_id, *refusal)
             elif scope["method"] == "OPTIONS":
-                await _allow(sent)
+                await _allow(exchange.send)
             else:
-                await self._application(scope, receive, sent)
-        except Exception:  # noqa: BLE001  (whatever it is, the server goes on)
-            _log.error("%s\n%s", request_id, traceback.format_exc())
-            if not status:
+                await self._application(scope, self._holding(exchange), exchange.send)
+        except asyncio.CancelledError:
+            if not exchange.status:
+                await respond(exchange.send, request_id, 503, "The server had to stop first.")
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever it is, the server goes on)
+            _log_failure(request_id, error)
+            if not exchange.status:
                 text = f"The server has failed; its log has more under {request_id}."
-                await respond(sent, request_id, 500, text)
-        self._metrics.responded(scope.get("counted as", "(other)"), status)
+                await respond(exchange.send, request_id, 500, text)
+        finally:
+            self._held -= exchange.held
+            self._metrics.responded(scope.get("counted as", "(other)"), exchange.status)
+
+    def _holding(self, exchange: "_Exchange") -> Receive:
+        """Receives the body of a request while all of them together are not too large."""
+
+        async def receive() -> Message:
+            message = await exchange.receive()
+            size = len(message.get("body", b""))
+            exchange.held += size
+            self._held += size
+            if self._held > self._settings.most_held:
+                raise Busy
+            return message
+
+        return receive
+
+    def _added(self, request_id: str, headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+        """The headers that every answer has."""
+        added = [*_SECURITY.items(), ("x-request-id", request_id)]
+        origin = headers.get("origin", "")
+        if origin in self._settings.origins:
+            shown = "X-Request-Id, X-Label, X-Confidence, Retry-After"
+            added += [
+                ("access-control-allow-origin", origin),
+                ("access-control-expose-headers", shown),
+                ("vary", "Origin"),
+            ]
+        if self._is_draining():
+            added.append(("connection", "close"))
+        return [(key.encode(), value.encode()) for key, value in added]
 
     def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
         """Status and reason, if a request may not pass."""
@@ -121,16 +148,59 @@ class Guard:
 
     def _has_token(self, authorization: str) -> bool:
         token = self._settings.token
-        given = authorization.removeprefix("Bearer ").encode()
-        return token is None or hmac.compare_digest(given, token.encode())
+        scheme, _, given = authorization.partition(" ")
+        return token is None or (
+            hmac.compare_digest(given.strip().encode(), token.encode())
+            and scheme.lower() == "bearer"
+        )
 
     def _refusal_of_body(self, headers: dict[str, str]) -> tuple[int, str] | None:
         if "content-encoding" in headers:
             return 415, "Send the picture as it is, without Content-Encoding."
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self._settings.most_bytes:
+        if length.isdigit() and (len(length) > 20 or int(length) > self._settings.most_bytes):
             return 413, f"More than {self._settings.most_bytes:,} bytes."
         return None
+
+
+class _Exchange:
+    """A request and its answer.
+
+    Attributes:
+        status: of the answer; 0 before there is one.
+        held: bytes of the body that were received.
+    """
+
+    def __init__(
+        self, receive: Receive, send: Send, added: list[tuple[bytes, bytes]], is_asking: bool
+    ):
+        """Begin.
+
+        Args:
+            receive: as ASGI gives it.
+            send: likewise.
+            added: headers of the answer, if it has not got them.
+            is_asking: whether the client asks before it sends the body (`Expect: 100-continue`).
+        """
+        self.status = self.held = 0
+        self._receive, self._send, self._added = receive, send, added
+        self._is_asking = is_asking
+
+    async def receive(self) -> Message:
+        """Receive a part of the body; the client is told to send it."""
+        self._is_asking = False
+        return await self._receive()
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            given = {key.lower() for key, _ in message["headers"]}
+            extra = [each for each in self._added if each[0] not in given]
+            if self._is_asking:  # whether it sends the body now nobody knows
+                extra.append((b"connection", b"close"))
+            message = {**message, "headers": [*message["headers"], *extra]}
+        await self._send(message)
 
 
 def route(path: str, function: Any, *, post: bool = False) -> Route:
@@ -151,8 +221,7 @@ async def respond(send: Send, request_id: str, status: int, error: str) -> None:
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
     ]
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
+    headers += _BY_STATUS.get(status, [])
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -179,9 +248,16 @@ def _headers(scope: Message) -> dict[str, str]:
 
 def _without_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
-    return name if colon and (port.isdigit() or not port) and not host.endswith("]") else host
+    is_port = port.isascii() and port.isdigit()
+    return name if colon and (is_port or not port) and not host.endswith("]") else host
 
 
 def _is_same(origin: str, host: str) -> bool:
     """Whether a page is of the server that was asked."""
     return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+
+
+def _log_failure(request_id: str, error: Exception) -> None:
+    """Log an error; what it quotes of a request has no control characters."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("%s\n%s%s", request_id, where, escape_control(repr(error)))

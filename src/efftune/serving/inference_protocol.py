@@ -8,8 +8,10 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,6 @@ from efftune.serving import receiving
 from efftune.serving.answering import Predicting, Unreadable
 from efftune.serving.guard import route
 from efftune.serving.service import Service
-from efftune.serving.settings import MOST_PICTURES
 from efftune.serving.state import State
 
 _HEADER = "inference-header-content-length"  # bytes of JSON before the binary tensors
@@ -113,12 +114,16 @@ class _Answers:
     async def infer(self, request: Request) -> Response:
         """Predictions for the tensors of a request."""
         service, settings = self._named(request), self._state.settings
+        self._state.answering.require_room()
         content = await receiving.body(request, settings)
+        gone, header = receiving.is_gone(request), request.headers.get(_HEADER)
+        read = partial(_asked, header=header, most=settings.most_pictures)
         try:
-            asked, items = _asked(content, request.headers.get(_HEADER))
+            # Large ones take as long to read as pictures to predict.
+            ((asked, items),) = await self._state.answering.each(read, [content], gone)
             top, metrics = len(service.classifier.class_names), self._state.metrics
             work = Predicting(service.classifier, top, settings.most_pixels, metrics)
-            found = await self._state.answering.each(work, items)
+            found = await self._state.answering.each(work, items, gone)
             for number, each in enumerate(found):
                 if isinstance(each, Unreadable):
                     raise _Invalid(f"picture {number} cannot be used: {each.reason}")
@@ -148,7 +153,7 @@ class _Asked:
     outputs: tuple[tuple[str, bool], ...]
 
 
-def _asked(content: bytes, header: str | None) -> tuple[_Asked, list[bytes | Pixels]]:
+def _asked(content: bytes, *, header: str | None, most: int) -> tuple[_Asked, list[bytes | Pixels]]:
     """What a request wants, and its pictures: files, or pixels.
 
     Raises:
@@ -156,7 +161,7 @@ def _asked(content: bytes, header: str | None) -> tuple[_Asked, list[bytes | Pix
     """
     end = len(content)
     if header is not None:
-        if not (header.isascii() and header.isdigit() and int(header) <= end):
+        if not (re.fullmatch("[0-9]{1,10}", header) and int(header) <= end):
             raise _Invalid(f"{_HEADER} is no number of bytes of the body")
         end = int(header)
     try:
@@ -173,7 +178,7 @@ def _asked(content: bytes, header: str | None) -> tuple[_Asked, list[bytes | Pix
         _a_text(message.get("id", ""), "id"),
         tuple(_outputs(message.get("outputs"), binary=bool(parameters.get("binary_data_output")))),
     )
-    return asked, _pictures(tensor, content[end:])
+    return asked, _pictures(tensor, content[end:], most)
 
 
 def _outputs(given: Any, *, binary: bool) -> Iterator[tuple[str, bool]]:
@@ -181,7 +186,9 @@ def _outputs(given: Any, *, binary: bool) -> Iterator[tuple[str, bool]]:
     if not given:
         yield from ((name, binary) for name in _OUTPUTS)
         return
-    for each in _a_list(given, "outputs"):
+    if len(_a_list(given, "outputs")) > len(_OUTPUTS):
+        raise _Invalid(f"outputs are some of {', '.join(_OUTPUTS)}, each once")
+    for each in given:
         output = _an_object(each, "a tensor of outputs")
         name = _a_text(output.get("name"), "the name of an output")
         if name not in _OUTPUTS:
@@ -190,9 +197,9 @@ def _outputs(given: Any, *, binary: bool) -> Iterator[tuple[str, bool]]:
         yield name, bool(parameters.get("binary_data", binary))
 
 
-def _pictures(tensor: dict[str, Any], binary: bytes) -> list[bytes | Pixels]:
-    """The pictures of an input tensor."""
-    kind, shape = tensor.get("datatype"), _shape(tensor)
+def _pictures(tensor: dict[str, Any], binary: bytes, most: int) -> list[bytes | Pixels]:
+    """The pictures of an input tensor, of which there may be as many."""
+    kind, shape = tensor.get("datatype"), _shape(tensor, most)
     parameters = _an_object(tensor.get("parameters", {}), "parameters of an input")
     size = parameters.get("binary_data_size")
     if size is not None and (type(size) is not int or size != len(binary)):
@@ -200,22 +207,22 @@ def _pictures(tensor: dict[str, Any], binary: bytes) -> list[bytes | Pixels]:
     if size is None and binary:
         raise _Invalid("there are bytes after the JSON that no input has as binary_data_size")
     if kind == "BYTES":
-        if math.prod(shape) != shape[0]:
+        if any(side != 1 for side in shape[1:]):
             raise _Invalid("image has shape [N], a file for each picture")
         given = None if size is not None else _a_list(tensor.get("data"), "data")
         return list(_files(given, binary, shape[0]))
-    if kind not in _TYPES or len(shape) != 4 or shape[3] != 3:
+    if not isinstance(kind, str) or kind not in _TYPES or len(shape) != 4 or shape[3] != 3:
         raise _Invalid("pixels are UINT8 or FP32 of shape [N, height, width, 3]")
     given = None if size is not None else _a_list(tensor.get("data"), "data")
     return list(_pixels(given, binary, _TYPES[kind], shape))
 
 
-def _shape(tensor: dict[str, Any]) -> list[int]:
+def _shape(tensor: dict[str, Any], most: int) -> list[int]:
     shape = _a_list(tensor.get("shape"), "shape")
     if not all(type(side) is int and 0 < side < 2**31 for side in shape):
         raise _Invalid("shape must be whole numbers above 0")
-    if not shape or shape[0] > MOST_PICTURES:
-        raise _Invalid(f"a request has 1 to {MOST_PICTURES} pictures")
+    if not shape or shape[0] > most:
+        raise _Invalid(f"a request has 1 to {most} pictures")
     return shape
 
 
@@ -226,7 +233,7 @@ def _pixels(
     count = math.prod(shape)
     try:
         values: Any = np.array(given, np.float64).ravel() if given is not None else None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise _Invalid("data of pixels must be numbers") from None
     if values is None and len(binary) == count * dtype.itemsize:
         values = np.frombuffer(binary, dtype)
@@ -321,4 +328,8 @@ def _a_list(value: Any, what: str) -> list[Any]:
 def _a_text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise _Invalid(f"{what} must be a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _Invalid(f"{what} is no text in Unicode") from None
     return value

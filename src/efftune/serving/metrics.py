@@ -127,7 +127,7 @@ class Metrics(Collector):
         for of, counts in (("recent", now), ("judged", self.expected)):
             for bound, share in _bounds(counts.unlike, counts.count):
                 unlike.add_metric([of, bound], share)
-            for label, count in counts.classes:
+            for label, count in Counter(dict(counts.classes)).most_common(_MOST_LABELLED):
                 for bound, share in _bounds(count, counts.count):
                     mix.add_metric([of, label, bound], share)
         yield unlike

@@ -1,17 +1,20 @@
 """The pictures that a request brings."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from efftune.serving.settings import MOST_PICTURES, ServerSettings
+from efftune.serving.answering import Gone
+from efftune.serving.settings import ServerSettings
 
+_BOUNDARY = re.compile(r"""boundary=(?:"([^"]+)"|([^\s;"]+))""", re.IGNORECASE)
 _HOW = "for example: curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' URL/predict"
 
 
@@ -64,15 +67,20 @@ async def pictures(request: Request, settings: ServerSettings) -> list[Received]
     if not is_multipart(request):
         return [Received(None, await picture(request, settings))]
     parser = MultiPartParser(
-        request.headers, _limited(request, settings), max_files=MOST_PICTURES, max_fields=1
+        _with_boundary(request),
+        _limited(request, settings),
+        max_files=settings.most_pictures,
+        max_fields=1,
     )
     parser.spool_max_size = settings.most_bytes  # in memory: nothing of a request is written
+    ends = list[bool]()
+    parser.on_end = lambda: ends.append(True)  # type: ignore[method-assign]
     try:
         async with _in_time(settings):
             form = await parser.parse()
-    except (MultiPartException, KeyError) as error:  # KeyError: no boundary
-        reason = getattr(error, "message", "It has no boundary.")
-        raise HTTPException(400, f"The multipart body cannot be read: {reason}") from None
+    except MultiPartException as error:
+        reason = f"The multipart body cannot be read: {error.message}"
+        raise HTTPException(400, reason) from None
     try:
         found = [
             Received(each.filename, await each.read())
@@ -81,14 +89,35 @@ async def pictures(request: Request, settings: ServerSettings) -> list[Received]
         ]
     finally:
         await form.close()
+    if not ends:  # else a picture that is cut would be left out without a word
+        raise HTTPException(400, "The multipart body cannot be read: its end is missing.")
     if not found:
         raise HTTPException(422, "There is no picture in the request: send files, not fields.")
+    return found
+
+
+def is_gone(request: Request) -> Callable[[], bool]:
+    """Tells whether the client has left, from any thread."""
+    found: Callable[[], bool] = request.scope.get("is_gone", lambda: False)
     return found
 
 
 def is_multipart(request: Request) -> bool:
     """Whether several pictures may be in a request."""
     return _kind(request) == "multipart/form-data"
+
+
+def _with_boundary(request: Request) -> Headers:
+    """The content type without what else is in it, such as a character set of the client's choice.
+
+    Raises:
+        HTTPException: it has no boundary.
+    """
+    found = _BOUNDARY.search(request.headers["content-type"])
+    boundary = (found[1] or found[2]) if found else ""
+    if not 1 <= len(boundary) <= 70:
+        raise HTTPException(400, "The multipart body cannot be read: it has no boundary.")
+    return Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
 
 
 def _kind(request: Request) -> str:
@@ -100,16 +129,17 @@ async def _in_time(settings: ServerSettings) -> AsyncIterator[None]:
     """A block that receives a request, and has to end in time.
 
     Raises:
-        HTTPException: it does not, or the client is gone.
+        HTTPException: it does not.
+        Gone: the client has left.
     """
     try:
         async with asyncio.timeout(settings.receive_seconds):
             yield
     except TimeoutError:
         text = f"The request did not come within {settings.receive_seconds:g} s."
-        raise _ending(408, text) from None
+        raise HTTPException(408, text, {"connection": "close"}) from None
     except ClientDisconnect:
-        raise HTTPException(400, "The connection ended before the request did.") from None
+        raise Gone from None
 
 
 async def _limited(request: Request, settings: ServerSettings) -> AsyncGenerator[bytes, None]:
@@ -117,10 +147,5 @@ async def _limited(request: Request, settings: ServerSettings) -> AsyncGenerator
     async for chunk in request.stream():
         received += len(chunk)
         if received > settings.most_bytes:
-            raise _ending(413, f"More than {settings.most_bytes:,} bytes.")
+            raise HTTPException(413, f"More than {settings.most_bytes:,} bytes.")
         yield chunk
-
-
-def _ending(status: int, text: str) -> HTTPException:
-    """An error after which the connection ends, as the rest of the request is not read."""
-    return HTTPException(status, text, {"connection": "close"})

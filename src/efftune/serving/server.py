@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
+import sys
+import threading
 import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
@@ -26,7 +29,10 @@ from efftune.serving.watching import Watcher
 
 _log = logging.getLogger(__name__)
 _LEAVING = 0.5  # seconds that clients get to leave before nothing new is accepted
+_ROUNDS = 100  # of the event loop
 _BACKLOG = 2048  # connections that wait to be accepted
+_MOST_CONNECTIONS = 10_000  # at the same time
+_OTHER_FILES = 100  # that the process may have open beside its connections
 
 
 def serve(
@@ -38,7 +44,7 @@ def serve(
 ) -> None:
     """Serve a classifier until the process is told to stop by Ctrl-C or SIGTERM.
 
-    What was received until then is answered first. A second signal ends it at once.
+    What was received until then is answered first. A second signal ends the process at once.
 
     Args:
         place: the run folder, or an exported file; or the folder of runs whose newest is served.
@@ -78,7 +84,12 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application(self.state),
-                http=partial(Connection, settings.receive_seconds),  # type: ignore[arg-type]
+                http=partial(  # type: ignore[arg-type]
+                    Connection,
+                    settings.receive_seconds,
+                    _most_connections(),
+                    partial(self.state.metrics.responded, "(no request)"),
+                ),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -93,11 +104,9 @@ class _Server(uvicorn.Server):
 
     async def serve_until_stopped(self, listener: socket.socket) -> None:
         """Serve, load, and serve until a signal comes."""
-        loop, asked = asyncio.get_running_loop(), asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
-        if self._settings.reloads or self._settings.serves_latest:
-            loop.add_signal_handler(signal.SIGHUP, asked.set)
+        asked = asyncio.Event()
+        if threading.current_thread() is threading.main_thread():  # elsewhere, it is not allowed
+            self._watch_signals(asked)
         self._on_event("listening", _address(listener, self._settings))
         working = asyncio.ensure_future(self._work(asked))
         working.add_done_callback(self._stop_if_failed)
@@ -144,13 +153,38 @@ class _Server(uvicorn.Server):
         if not working.cancelled() and working.exception() is not None:
             self.should_exit = True
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         """Stop; clients are told to leave first, as what they send meanwhile would be lost."""
-        if self.state.is_draining:
-            self.force_exit = self.should_exit = True
-            return
         self.state.is_draining = True
-        asyncio.get_running_loop().call_later(_LEAVING, setattr, self, "should_exit", True)
+        self._leaving = asyncio.ensure_future(self._leave())
+
+    async def _leave(self) -> None:
+        await asyncio.sleep(_LEAVING)
+        for _ in range(_ROUNDS):  # the machine may not have had the time to read what had come
+            await asyncio.sleep(0)
+        self.should_exit = True
+
+    def _watch_signals(self, asked: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                loop.add_signal_handler(number, self._on_signal, number)
+            except NotImplementedError:  # on Windows
+                signal.signal(
+                    number,
+                    lambda number, _: loop.call_soon_threadsafe(self._on_signal, number),
+                )
+        if self._settings.reloads or self._settings.serves_latest:
+            with suppress(NotImplementedError, AttributeError):  # there is no such signal
+                loop.add_signal_handler(signal.SIGHUP, asked.set)
+
+    def _on_signal(self, number: int) -> None:
+        if not self.state.is_draining:
+            self.stop()
+            return
+        # Else the process would wait for its threads.
+        print("efftune: Ended at once.", file=sys.stderr, flush=True)
+        os._exit(128 + number)
 
 
 async def _going_on(work: Coroutine[Any, Any, None]) -> None:
@@ -173,16 +207,18 @@ def _listening(settings: ServerSettings) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if os.name == "posix":  # on Windows, two processes could have the same port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.set_inheritable(True)
+            listener.listen(_BACKLOG)
         except OSError:
             listener.close()
             raise
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"Cannot listen at {settings.host}:{settings.port}: {reason}. Choose another --port."
+            f"Cannot listen at {settings.host}:{settings.port}: {reason}. Choose another --host or "
+            "--port."
         ) from None
     return listener
 
@@ -191,3 +227,21 @@ def _address(listener: socket.socket, settings: ServerSettings) -> str:
     """What a browser opens."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{listener.getsockname()[1]}"
+
+
+def _most_connections() -> int:
+    """How many connections the system lets the process have; it is let have as many as may be."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # on Windows, which has no such limit
+        return _MOST_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_CONNECTIONS + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return (
+        _MOST_CONNECTIONS
+        if soft == resource.RLIM_INFINITY
+        else max(1, min(soft, wanted) - _OTHER_FILES)
+    )

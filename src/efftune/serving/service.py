@@ -57,7 +57,7 @@ class Service:
         classifier = loading.load(path, max_error)
         size = classifier.image_size
         classifier.predict_decoded(np.zeros((size, size, 3), np.uint8))
-        own = path.resolve().name
+        own = path.resolve().name.encode("utf-8", "replace").decode()  # of any bytes, on Linux
         if isinstance(classifier, exported.ExportedClassifier):
             return cls(
                 classifier, name or own, own, files.sha256(classifier.path), None, Expected()

@@ -1,6 +1,7 @@
 """What a server is allowed to take and to do."""
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from efftune.system.machine import usable_processors
 
 POLL = 2.0  # seconds between two looks at a folder
 MOST_PICTURES = 64  # of a request
+_MOST_HELD = 256_000_000  # bytes
+_DAY = 86_400  # seconds
+_NAME = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")
 
 
 @dataclass(frozen=True)
@@ -61,18 +65,21 @@ class ServerSettings:
         """Check the values."""
         if not 0 <= self.port <= 65535:
             raise UsageError(f"--port must be 0 to 65535. Received: {self.port}.")
-        for flag, value, least in (
-            ("--max-body", self.most_bytes, 1),
-            ("--max-pixels", self.most_pixels, 1),
-            ("--receive-seconds", self.receive_seconds, 0.1),
-            ("--max-waiting", self.most_waiting, 1),
-            ("--at-work", self.at_work, 1),
-            ("--drain-seconds", self.drain_seconds, 0),
+        for flag, value, least, most in (
+            ("--max-body", self.most_bytes, 1, 10**9),
+            ("--max-pixels", self.most_pixels, 1, 10**9),
+            ("--receive-seconds", self.receive_seconds, 0.1, _DAY),
+            ("--max-waiting", self.most_waiting, 1, 10**6),
+            ("--at-work", self.at_work, 1, 1000),
+            ("--drain-seconds", self.drain_seconds, 0, _DAY),
         ):
-            if not value >= least:
-                raise UsageError(f"{flag} must be {least:g} or more. Received: {value:g}.")
-        if self.token is not None and (len(self.token) < 16 or not self.token.isascii()):
-            raise UsageError("--token must be 16 or more ASCII characters, hard to guess.")
+            if not least <= value <= most:
+                raise UsageError(f"{flag} must be {least:g} to {most:g}. Received: {value:g}.")
+        if self.token is not None and not re.fullmatch(r"[!-~]{16,}", self.token):
+            raise UsageError(
+                "--token must be 16 or more letters, digits and signs, without blanks, and hard to "
+                "guess."
+            )
         if not self.is_loopback and self.token is None:
             raise UsageError(
                 f"At {self.host}, other machines could use the server: give a secret --token, or "
@@ -80,11 +87,26 @@ class ServerSettings:
             )
         if (self.watch is None) != (self.sort_into is None):
             raise UsageError("--watch FOLDER and --sort-into FOLDER go together: give both.")
+        for host in self.hosts:
+            if not _NAME.fullmatch(host):
+                raise UsageError(
+                    f"--allow-host is a name without port, like photos.example. Received: {host!r}."
+                )
         for origin in self.origins:
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
                 raise UsageError(
                     f"--allow-origin is like https://photos.example. Received: {origin!r}."
                 )
+
+    @property
+    def most_held(self) -> int:
+        """Most bytes of all requests together that are not answered yet."""
+        return max(_MOST_HELD, 2 * self.most_bytes)
+
+    @property
+    def most_pictures(self) -> int:
+        """Most pictures of one request: no more than may wait or be at work at once."""
+        return min(MOST_PICTURES, self.most_waiting + self.at_work)
 
     @property
     def is_loopback(self) -> bool:
@@ -102,7 +124,7 @@ class ServerSettings:
         A page of another site may have its own name point to this machine (DNS rebinding), but not
         an address.
         """
-        host = host.rstrip(".").lower()
+        host = host.removesuffix(".").lower()
         if host in {
             "localhost",
             "127.0.0.1",

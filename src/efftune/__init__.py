@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from efftune.runs.hub import load_from_hub
     from efftune.runs.loading import load
     from efftune.runs.run import Run
+    from efftune.serving.entry import serve
     from efftune.training.planning import Plan
 
 __version__ = "0.1.0"
@@ -54,6 +55,7 @@ _HOMES = {
     "plan": "run",
     "resume": "run",
     "search": "run",
+    "serve": "serving.entry",
     "train": "run",
 }
 
@@ -84,6 +86,7 @@ __all__ = [
     "plan",
     "resume",
     "search",
+    "serve",
     "train",
 ]
 

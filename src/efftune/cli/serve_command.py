@@ -2,16 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+import efftune
 from efftune.cli import options
 from efftune.cli.app import app
 from efftune.cli.setting_options import Output, command
-
-if TYPE_CHECKING:
-    from efftune.serving.settings import ServerSettings
 
 _SERVING = {
     "host": (
@@ -156,46 +154,40 @@ def serve(
 ) -> None:
     """Serve a classifier on this machine: a page for people, HTTP for programs."""
     from efftune.errors import UsageError
-    from efftune.system import files
-
-    try:
-        from efftune.serving import server
-    except ModuleNotFoundError as error:
-        raise UsageError(f"Serving needs {error.name}. Run: pip install 'efftune[serve]'") from None
 
     place = run if more["latest"] is None else more["latest"]
     if place is None or (run is not None and more["latest"] is not None):
         raise UsageError("Give a RUN to serve, or --latest FOLDER, and not both.")
-    server.serve(
-        files.user_path(place),
-        _settings(more),
+    efftune.serve(
+        place,
         max_error=choices.get("max_error"),
         on_event=lambda event, value: _tell(event, value, str(place), output),
+        **_settings(more),
     )
 
 
-def _settings(more: dict[str, Any]) -> "ServerSettings":
+def _settings(more: dict[str, Any]) -> dict[str, Any]:
     """The settings of the server, from the options."""
-    from efftune.serving.settings import ServerSettings
     from efftune.system import files
 
     folders: dict[str, Any] = {
         key: more[key] and files.user_path(more[key]) for key in ("feedback", "watch", "sort_into")
     }
     at_work = {} if more["at_work"] is None else {"at_work": more["at_work"]}
-    return ServerSettings(
-        **{key: more[key] for key in ("host", "port", "token", "receive_seconds", "drain_seconds")},
-        hosts=tuple(more["allow_host"] or ()),
-        origins=tuple(more["allow_origin"] or ()),
-        most_bytes=more["max_body"],
-        most_pixels=more["max_pixels"],
-        most_waiting=more["max_waiting"],
+    same = ("host", "port", "token", "receive_seconds", "drain_seconds")
+    return {
+        **{key: more[key] for key in same},
+        "hosts": tuple(more["allow_host"] or ()),
+        "origins": tuple(more["allow_origin"] or ()),
+        "most_bytes": more["max_body"],
+        "most_pixels": more["max_pixels"],
+        "most_waiting": more["max_waiting"],
+        "reloads": more["reload"],
+        "shows_training": more["show_training"],
+        "serves_latest": more["latest"] is not None,
         **at_work,
-        reloads=more["reload"],
-        shows_training=more["show_training"],
-        serves_latest=more["latest"] is not None,
         **folders,
-    )
+    }
 
 
 def _tell(event: str, value: str, place: str, output: Output) -> None:

@@ -36,7 +36,7 @@ class Served:
     def __init__(
         self,
         place: Path,
-        max_error: str | None,
+        max_error: float | str | None,
         on_problem: Callable[[str], None],
         *,
         is_latest: bool,

@@ -38,26 +38,10 @@ _OTHER_FILES = 100  # that the process may have open beside its connections
 def serve(
     place: Path,
     settings: ServerSettings,
-    *,
-    max_error: str | None = None,
+    max_error: float | str | None,
     on_event: Callable[[str, str], None],
 ) -> None:
-    """Serve a classifier until the process is told to stop by Ctrl-C or SIGTERM.
-
-    What was received until then is answered first. A second signal ends the process at once.
-
-    Args:
-        place: the run folder, or an exported file; or the folder of runs whose newest is served.
-        settings: of the server.
-        max_error: see `load`.
-        on_event: called, perhaps from another thread, with `listening` and the address, `ready` or
-            `reloaded` and the name of the run, `sorted` and where a photo is, `progress` and how
-            far it is, or `problem` and what is wrong.
-
-    Raises:
-        UsageError: the address or a folder cannot be used, or there is no such run.
-        DataError: the run is damaged.
-    """
+    """See `entry.serve`."""
     with _listening(settings) as listener, ExitStack() as closed:
         on_problem = partial(on_event, "problem")
         served = Served(place, max_error, on_problem, is_latest=settings.serves_latest)

@@ -42,7 +42,7 @@ class Service:
     expected: Expected
 
     @classmethod
-    def load(cls, path: Path, max_error: str | None = None, name: str = "") -> "Service":
+    def load(cls, path: Path, max_error: float | str | None = None, name: str = "") -> "Service":
         """Load a run or an exported file, and let it answer once.
 
         Args:

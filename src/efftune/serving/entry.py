@@ -1,0 +1,50 @@
+"""`efftune.serve`, which needs none of the server's packages until it is called."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from efftune.errors import UsageError
+from efftune.system import files
+
+
+def _print(event: str, value: str) -> None:
+    print(f"{event}: {value}", flush=True)
+
+
+def serve(
+    run: str | Path,
+    *,
+    max_error: float | str | None = None,
+    on_event: Callable[[str, str], None] = _print,
+    **settings: Any,
+) -> None:
+    """Serve a classifier until the process is told to stop by Ctrl-C or SIGTERM.
+
+    What was received until then is answered first. A second signal ends the process at once.
+
+    Args:
+        run: the run folder, or an exported file; or with `serves_latest` the folder of runs whose
+            newest is served.
+        max_error: see `load`.
+        on_event: called, perhaps from another thread, with `listening` and the address, `ready` or
+            `reloaded` and the name of the run, `sorted` and where a photo is, `progress` and how
+            far it is, or `problem` and what is wrong. By default, they are printed.
+        settings: of the server; see `ServerSettings`.
+
+    Raises:
+        UsageError: a package or a folder is missing, a setting is invalid, the address cannot be
+            used, or there is no such run.
+        DataError: the run is damaged.
+    """
+    try:
+        from efftune.serving import server
+    except ModuleNotFoundError as error:
+        raise UsageError(f"Serving needs {error.name}. Run: pip install 'efftune[serve]'") from None
+    from efftune.serving.settings import ServerSettings
+
+    try:
+        chosen = ServerSettings(**settings)
+    except TypeError as error:
+        raise UsageError(f"{error}".replace("ServerSettings.__init__()", "serve()") + ".") from None
+    server.serve(files.user_path(run), chosen, max_error, on_event)

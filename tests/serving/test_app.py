@@ -5,6 +5,7 @@ import io
 import json
 import socket
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -54,6 +55,7 @@ def test_one_picture_has_the_answer_of_predict(
         assert without_path(json.loads(line)) == without_path(answer.json)
 
 
+@pytest.mark.ci
 def test_several_pictures_have_an_answer_each(
     client, finished_run, squares, efftune_command, tmp_path
 ):
@@ -66,6 +68,7 @@ def test_several_pictures_have_an_answer_each(
     assert bad == {"path": "text.jpg", "error": "not an image"}
 
 
+@pytest.mark.ci
 def test_csv_is_that_of_predict(client, finished_run, squares, efftune_command, tmp_path):
     told = predicted(efftune_command, finished_run, tmp_path / "a", squares, "--csv", "--top", 2)
     answer = client.send_several("/predict?top=2", squares, accept="text/csv")
@@ -97,6 +100,26 @@ def test_explanations_are_pictures(client, squares):
     assert own.headers["x-label"] == "red"
     assert own.body != answer.body
     assert client.send("/explain?label=violet", squares["red.png"]).status == 400
+
+
+@pytest.mark.ci
+def test_explanations_at_the_same_time_share_a_network(finished_run, squares, monkeypatch):
+    made = []
+    with serving(finished_run.folder) as client:
+        engine = client.state.service.classifier.engine
+        explainer = engine.explainer
+
+        def noted(*arguments, **choices):
+            made.append(arguments)
+            return explainer(*arguments, **choices)
+
+        monkeypatch.setattr(engine, "explainer", noted)
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(
+                pool.map(lambda each: client.send("/explain", each), [*squares.values()][:4])
+            )
+    assert [each.status for each in answers] == [200] * 4
+    assert len(made) == 1
 
 
 def test_info_knows_the_run_and_no_place(client, finished_run):
@@ -257,6 +280,7 @@ def test_too_many_parts(client, squares):
     assert client.send("/predict", fields, **MULTIPART).status == 400
 
 
+@pytest.mark.ci
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_multipart_body_has_an_answer(client, squares, data):
@@ -330,6 +354,7 @@ def test_pixels_are_limited_by_the_header(client):
     assert answer.json["reason"] == "too large"
 
 
+@pytest.mark.ci
 def test_a_jpeg_of_many_scans_takes_no_time(client):
     stream = io.BytesIO()
     Image.new("RGB", (4000, 4000), "teal").save(stream, "JPEG", progressive=True)

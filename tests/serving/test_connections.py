@@ -24,6 +24,7 @@ def is_well(client, picture) -> bool:
     return client.send("/predict", picture).status == 200 and time.monotonic() - began < 1
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "start",
     [
@@ -37,6 +38,7 @@ def test_headers_that_never_end(client, start):
         assert is_ended(link, 5)
 
 
+@pytest.mark.ci
 def test_headers_a_byte_at_a_time(client):
     with client.connect() as link, contextlib.suppress(OSError):
         link.sendall(b"GET /")
@@ -46,6 +48,7 @@ def test_headers_a_byte_at_a_time(client):
         pytest.fail("the connection outlived the time for its headers")
 
 
+@pytest.mark.ci
 def test_blank_lines_keep_no_connection(client):
     with client.connect() as link:
         link.sendall(head("GET /healthz"))
@@ -54,6 +57,7 @@ def test_blank_lines_keep_no_connection(client):
         assert is_ended(link, 5)
 
 
+@pytest.mark.ci
 def test_a_body_that_never_ends_is_told_so(client, picture):
     for length in (len(picture) + 1, 19_000_000):  # false
         with client.connect() as link:
@@ -244,6 +248,7 @@ def test_what_comes_after_a_refusal_is_thrown_away(client):
     assert [each.status for each in found] == [404, 200]
 
 
+@pytest.mark.ci
 def test_what_comes_after_a_refusal_comes_in_time(client):
     with client.connect() as link:
         link.sendall(head("POST /nothing", **POST, content_length=5_000_000) + b"a")
@@ -251,6 +256,7 @@ def test_what_comes_after_a_refusal_comes_in_time(client):
         assert is_ended(link, 5)
 
 
+@pytest.mark.ci
 def test_a_client_that_has_left_costs_no_work(finished_run, picture):
     with serving(finished_run.folder, at_work=1) as client:
         answers = client.state.answering
@@ -327,6 +333,7 @@ def test_bodies_that_wait_are_bounded(client, picture):
         assert is_well(own, picture)
 
 
+@pytest.mark.ci
 def test_clients_that_do_not_read(client, monkeypatch, picture):
     monkeypatch.setattr(connections, "KEEP_ALIVE", 0.5)
     with client.connect() as link:
@@ -339,6 +346,7 @@ def test_clients_that_do_not_read(client, monkeypatch, picture):
     assert is_well(client, picture)
 
 
+@pytest.mark.ci
 def test_more_connections_than_there_may_be(finished_run, picture, monkeypatch):
     monkeypatch.setattr(server, "_MOST_CONNECTIONS", 20)
     with serving(finished_run.folder, receive_seconds=1.0) as client:

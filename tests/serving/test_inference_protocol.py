@@ -206,22 +206,8 @@ def test_much_json_is_read_and_not_multiplied(client, path):
 
 words = st.sampled_from(
     [
-        "inputs",
-        "outputs",
-        "name",
-        "shape",
-        "datatype",
-        "data",
-        "parameters",
-        "id",
-        "image",
-        "pixels",
-        "BYTES",
-        "UINT8",
-        "FP32",
-        "label",
-        "binary_data_size",
-        "binary_data",
+        *("inputs", "outputs", "name", "shape", "datatype", "data", "parameters", "id", "image"),
+        *("pixels", "BYTES", "UINT8", "FP32", "label", "binary_data_size", "binary_data"),
         "binary_data_output",
     ]
 )
@@ -267,6 +253,7 @@ def test_any_bytes_are_refused(content, header):
         inference_protocol._asked(content, header=header, most=64)
 
 
+@pytest.mark.ci
 @settings(max_examples=40, deadline=None)
 @given(message=messages, rest=st.binary(max_size=20))
 def test_no_json_fails_the_server(client, path, message, rest):

@@ -28,6 +28,7 @@ def counts(client, name: str) -> dict[tuple, float]:
     return values(client.ask("/metrics").body.decode(), name)
 
 
+@pytest.mark.ci
 def test_pictures_are_counted(finished_run, squares):
     with serving(finished_run.folder) as client:
         labels = Counter()
@@ -101,6 +102,7 @@ def test_a_full_queue_refuses_soon_and_counts(finished_run, picture):
         assert client.gauge("efftune_waiting") == client.gauge("efftune_at_work") == 0
 
 
+@pytest.mark.ci
 def test_what_is_no_request_is_counted(finished_run):
     with serving(finished_run.folder) as client:
         client.raw(b"nonsense\r\n\r\n")
@@ -109,6 +111,7 @@ def test_what_is_no_request_is_counted(finished_run):
         assert counted["400", "(no request)"] == counted["431", "(no request)"] == 1
 
 
+@pytest.mark.ci
 def test_many_classes_stay_few_labels():
     classes = tuple((f"class {number}", number + 1) for number in range(5000))
     metrics = Metrics(lambda: (0, 0))

@@ -45,6 +45,7 @@ def test_100_in_flight_are_answered(process, finished_run, squares):
     assert started.ended(30) == (0, "")
 
 
+@pytest.mark.ci
 def test_what_happens_while_it_drains(finished_run, picture):
     """Clients are told to leave, and new ones not to come."""
     start = head("POST /predict", **POST, content_length=len(picture))
@@ -69,6 +70,7 @@ def test_what_happens_while_it_drains(finished_run, picture):
         assert read(slow)[0].json["label"] == "red"
 
 
+@pytest.mark.ci
 def test_what_takes_longer_than_it_drains_is_told_so(finished_run, picture):
     start = head("POST /predict", **POST, content_length=len(picture))
     with serving(finished_run.folder, drain_seconds=1.0) as client, client.connect() as slow:
@@ -143,6 +145,7 @@ def test_killed_while_busy_and_started_again(process, finished_run, slow_picture
     assert client.send("/predict", picture).json["label"] == "red"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("what", ["run.json", "model.keras", "classes.json", "predictions.csv"])
 def test_a_damaged_run_is_refused_as_by_predict(
     efftune_command, finished_run, tmp_path, what, picture
@@ -187,6 +190,7 @@ def test_all_addresses_need_a_token(efftune_command, finished_run):
         assert "--token" in done.stderr
 
 
+@pytest.mark.ci
 def test_all_addresses_with_a_token(finished_run, picture):
     token = "a-secret-of-24-characters"
     bearer = {"authorization": f"Bearer {token}", "content-type": "image/jpeg"}

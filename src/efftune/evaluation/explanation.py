@@ -16,8 +16,8 @@ difference between a class's logit and the mean of all logits.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -65,6 +65,8 @@ class Explainer:
 
     def __init__(self, classifier: Classifier):
         self.classifier = classifier
+        self._made: tuple[Network, Array] | None = None
+        self._making = Lock()
 
     def explain(self, path: str | Path, label: str | None = None) -> Explanation:
         """Explain one picture.
@@ -124,12 +126,15 @@ class Explainer:
         if label is not None and label not in names:
             raise unknown_name("class", label, names)
 
-    @cached_property
+    @property
     def _network(self) -> tuple[Network, Array]:
         """The network with the activations that its features come from, and the head's kernel."""
-        return self.classifier.engine.explainer(
-            self.classifier.folder, size=self.classifier.image_size
-        )
+        with self._making:  # several threads may explain their first picture at the same time
+            if self._made is None:
+                self._made = self.classifier.engine.explainer(
+                    self.classifier.folder, size=self.classifier.image_size
+                )
+            return self._made
 
 
 def _evidence(activations: Sequence[Array], weights: Array) -> Array:

@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from efftune import __version__
 from efftune.errors import DataError, DiskFull
 from efftune.evaluation.predictions import write_csv
 from efftune.model.classifier import Prediction
@@ -27,6 +26,7 @@ from efftune.serving.guard import Application, Guard, route
 from efftune.serving.nearest import Finding
 from efftune.serving.receiving import Received
 from efftune.serving.state import State
+from efftune.system import machine
 
 _PAGE = package_files("efftune.serving") / "page"
 _TYPES = {
@@ -153,7 +153,8 @@ class _Routes:
         self._state.answering.require_room()
         content = await receiving.picture(request, settings)
         work = Finding(training, int(text), settings.most_pixels, self._state.metrics)
-        (found,) = await self._state.answering.each(work, [content])
+        gone = receiving.is_gone(request)
+        (found,) = await self._state.answering.each(work, [content], gone)
         if isinstance(found, Unreadable):
             return _unreadable(request, found)
         answer = {"nearest": [each.to_dict() for each in found]}
@@ -181,7 +182,7 @@ class _Routes:
     async def openapi(self, _request: Request) -> Response:
         """The description of this interface."""
         described = json.loads((_PAGE / "openapi.json").read_text(encoding="utf-8"))
-        described["info"]["version"] = __version__
+        described["info"]["version"] = machine.versions()["efftune"]
         return JSONResponse(described)
 
 

@@ -20,7 +20,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from efftune import __version__
 from efftune.data.images import Pixels
 from efftune.model.classifier import Prediction
 from efftune.serving import receiving
@@ -28,6 +27,7 @@ from efftune.serving.answering import Predicting, Unreadable
 from efftune.serving.guard import route
 from efftune.serving.service import Service
 from efftune.serving.state import State
+from efftune.system import machine
 
 _HEADER = "inference-header-content-length"  # bytes of JSON before the binary tensors
 _OUTPUTS = {
@@ -72,7 +72,11 @@ class _Answers:
     async def server(self, _request: Request) -> Response:
         """What the server is."""
         return JSONResponse(
-            {"name": "efftune", "version": __version__, "extensions": ["binary_tensor_data"]}
+            {
+                "name": "efftune",
+                "version": machine.versions()["efftune"],
+                "extensions": ["binary_tensor_data"],
+            }
         )
 
     async def live(self, _request: Request) -> Response:

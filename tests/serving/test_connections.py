@@ -307,7 +307,7 @@ def test_500_slow_clients_beside_good_ones(client, picture):
             link.close()
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_bodies_that_wait_are_bounded(client, picture):
     """40 clients that do not end a body of 19 MB each."""
     memory = psutil.Process().memory_info

@@ -266,7 +266,7 @@ def test_folder_of_corrections_is_a_source_by_itself(kept, folder):
         assert {row.label: 1 for row in found.rows if row.usable} == wanted
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_server_that_is_killed_leaves_whole_rows(finished_run, folder):
     pictures = [encoded(COLOURS["green"], seed) for seed in range(40)]
     kept = []

@@ -182,7 +182,7 @@ def test_picture_that_cannot_be_read_is_left_out(service, tmp_path):
     assert Learning(service.classifier)(photo) is None
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_process_shows_them_after_it_is_ready(finished_run):
     with process(finished_run.folder, "--show-training") as server:
         server.wait_for("progress")

@@ -434,6 +434,7 @@ def test_camera_that_is_refused_is_explained(opened, playwright, squares):
     launched.close()
 
 
+@pytest.mark.long
 def test_thousand_classes_of_any_name_fit_a_phone(opened, thousand):
     sent = []
     page = opened(thousand, offered=sent, viewport=PHONE, is_mobile=True)
@@ -461,7 +462,7 @@ def test_thousand_classes_of_any_name_fit_a_phone(opened, thousand):
 LUMINANCE = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_everything_open_is_legible_and_axe_finds_nothing_serious(opened, squares, scheme):
     page = opened(
         squares, offered=[], expected="status of 422", color_scheme=scheme, viewport=PHONE
@@ -523,6 +524,7 @@ def test_token_is_asked_for_and_kept_in_the_tab(opened, server, finished_run):
         assert TOKEN not in page.content()
 
 
+@pytest.mark.long
 def test_pictures_wait_while_the_server_is_gone(opened, server, finished_run):
     with server(finished_run.folder) as address:
         page = opened(address, expected="ERR_(CONNECTION|EMPTY)|status of 503")

@@ -152,7 +152,7 @@ def ask_all_the_while(url, picture, swap, count=200, beside=4):
         return [each.result() for each in answers]
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_swap_by_watching_and_by_signal_loses_nothing(runs, tmp_path, picture):
     second = tmp_path / "others" / "second"
     known = known_answers(picture, runs / "first", second)

@@ -94,7 +94,7 @@ def test_it_drains_for_longer_than_other_commands_may(process, finished_run, pic
     assert started.ended() == (0, "")
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_a_second_signal_ends_it_at_once(process, finished_run, slow_picture):
     started = process(finished_run.folder, "--at-work", 2)
     started.wait_until_ready()

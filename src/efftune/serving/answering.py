@@ -24,6 +24,9 @@ Result = TypeVar("Result")
 _SIDE = 448  # pixels of an explanation
 
 
+BUSY = "As many pictures are waiting as may. Try again."
+
+
 class Busy(Exception):
     """As many pictures as may wait do so, or as many bytes."""
 
@@ -82,6 +85,11 @@ class Answering:
     def at_work(self) -> int:
         """Number of those that are."""
         return self._at_work
+
+    @property
+    def is_full(self) -> bool:
+        """Whether not one more picture may wait."""
+        return self._accepted >= self._most
 
     def require_room(self, count: int = 1) -> None:
         """Check that some more pictures may wait.

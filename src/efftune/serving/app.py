@@ -20,7 +20,7 @@ from efftune.errors import DataError, DiskFull
 from efftune.evaluation.predictions import write_csv
 from efftune.model.classifier import Prediction
 from efftune.serving import inference_protocol, receiving
-from efftune.serving.answering import Busy, Explaining, Gone, Predicting, Unreadable
+from efftune.serving.answering import BUSY, Busy, Explaining, Gone, Predicting, Unreadable
 from efftune.serving.feedback import Correction, Keeping
 from efftune.serving.guard import Application, Guard, route
 from efftune.serving.nearest import Finding
@@ -52,7 +52,7 @@ def application(state: State) -> Application:
         },
     )
     found.router.redirect_slashes = False
-    return Guard(found, state.settings, state.metrics, lambda: state.is_draining)
+    return Guard(found, state)
 
 
 class _Routes:
@@ -286,7 +286,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _busy(request: Request, _: Exception) -> Response:
-    response = _error(request, 503, "As many pictures are waiting as may. Try again.")
+    response = _error(request, 503, BUSY)
     response.headers["retry-after"] = "1"
     return response
 

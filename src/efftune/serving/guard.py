@@ -13,9 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from efftune.serving.answering import Busy
-from efftune.serving.metrics import Metrics
-from efftune.serving.settings import ServerSettings
+from efftune.serving.answering import BUSY, Busy
+from efftune.serving.state import State
 from efftune.system.text import escape_control
 
 Message = MutableMapping[str, Any]
@@ -40,7 +39,9 @@ _SECURITY = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+_SECURITY_HEADERS = [(key.encode(), value.encode()) for key, value in _SECURITY.items()]
 _METHODS = "GET, HEAD, POST"
+_AT_WORK = frozenset({"/predict", "/explain"})  # what most requests want, refused first of all
 _BY_STATUS = {
     401: [(b"www-authenticate", b"Bearer")],
     405: [(b"allow", _METHODS.encode())],
@@ -51,23 +52,15 @@ _BY_STATUS = {
 class Guard:
     """Lets through what may use the server; the outermost part of the application."""
 
-    def __init__(
-        self,
-        application: Application,
-        settings: ServerSettings,
-        metrics: Metrics,
-        is_draining: Callable[[], bool],
-    ):
+    def __init__(self, application: Application, state: State):
         """Put a guard before an application.
 
         Args:
             application: what answers.
-            settings: who may use it.
-            metrics: count the answers.
-            is_draining: whether the server is about to stop, so connections are not kept.
+            state: of the server.
         """
-        self._application, self._settings, self._metrics = application, settings, metrics
-        self._is_draining = is_draining
+        self._application, self._state = application, state
+        self._settings, self._metrics = state.settings, state.metrics
         self._held = 0  # bytes of the bodies of all requests that are not answered
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -114,18 +107,18 @@ class Guard:
 
     def _added(self, request_id: str, headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
         """The headers that every answer has."""
-        added = [*_SECURITY.items(), ("x-request-id", request_id)]
+        added = [*_SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
         origin = headers.get("origin", "")
         if origin in self._settings.origins:
             shown = "X-Request-Id, X-Label, X-Confidence, Retry-After"
             added += [
-                ("access-control-allow-origin", origin),
-                ("access-control-expose-headers", shown),
-                ("vary", "Origin"),
+                (b"access-control-allow-origin", origin.encode()),
+                (b"access-control-expose-headers", shown.encode()),
+                (b"vary", b"Origin"),
             ]
-        if self._is_draining():
-            added.append(("connection", "close"))
-        return [(key.encode(), value.encode()) for key, value in added]
+        if self._state.is_draining:
+            added.append((b"connection", b"close"))
+        return added
 
     def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
         """Status and reason, if a request may not pass."""
@@ -144,6 +137,9 @@ class Guard:
         is_open = path in OPEN or path.startswith(OPEN_FOLDER) or scope["method"] == "OPTIONS"
         if not (is_open or self._has_token(headers.get("authorization", ""))):
             return 401, "Send the server's token: Authorization: Bearer TOKEN."
+        if path in _AT_WORK and self._state.answering.is_full:
+            scope["counted as"] = path
+            return 503, BUSY
         return self._refusal_of_body(headers)
 
     def _has_token(self, authorization: str) -> bool:

@@ -546,7 +546,7 @@ def test_fine_tuning_ends_with_the_same_line_and_no_noise(efftune_process, sourc
     assert (output["recipe"], output["test"]["accuracy"]) == ("balanced", 1)
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_fine_tuning_prints_its_phases(efftune_command, source, tmp_path):
     done = efftune_command("train", source, *FINE_TUNED, "--run", "run")
     phases = ["find", "inspect", "start", "features", "head", "upper", "evaluate", "save"]

@@ -132,7 +132,7 @@ def test_fine_tuning_that_does_harm_is_given_up(source, tmp_path, monkeypatch):
     assert "so only the head was trained" in (run.folder / "report.html").read_text()
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_fine_tuning_that_diverges_leaves_the_head(tmp_path):
     choices = CHOICES | {"learning_rate": 5.0, "epochs": 2, "optimizer": "adam"}
     source = fill(tmp_path / "photos", count=25)
@@ -146,7 +146,7 @@ def test_fine_tuning_that_diverges_leaves_the_head(tmp_path):
     assert "because fine-tuning failed: Training diverged in stage upper" in page
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_training_on_all_that_fails_leaves_the_head(source, tmp_path, monkeypatch):
     run_stages = fine_tuning.run_stages
 

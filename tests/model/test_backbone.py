@@ -135,7 +135,7 @@ print(len(openvino_engine.converted(lambda: backbone.keras_model, cached=folder)
 """
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_full_disk_does_not_end_a_conversion(own_cache):
     done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -215,7 +215,7 @@ def test_published_model_is_made_once(palace, own_cache):
     assert (folder / "model.keras").stat().st_mtime_ns == made
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_damaged_published_model_is_made_again(palace, own_cache):
     first = efftune.classify([palace])
     (weights,) = (own_cache / "classifiers").glob("*/openvino/model.bin")

@@ -50,7 +50,7 @@ def test_features_of_an_ensemble_are_those_of_its_members(name):
     assert distance(together, np.concatenate(features, axis=1)) <= 1e-6
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_folded_ensemble_gives_the_outputs_of_the_plain_one():
     backbone, pixels, _ = with_members("efficientnet-lite0", "block6")
     plain = backbone.to_features(MEMBER_FEATURES)
@@ -70,7 +70,7 @@ def test_only_the_blocks_of_their_own_are_copied():
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("mirrored", [pytest.param(False, marks=pytest.mark.long), True])
 def test_saved_ensemble_averages_the_logits_of_its_members(tmp_path, mirrored):
     backbone, pixels, features = with_members("efficientnet-lite0", "block6", size=32)
     random = np.random.default_rng(1)

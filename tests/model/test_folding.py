@@ -71,7 +71,14 @@ def test_bfloat16_products_stay_close(backbone, pixels):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-b0", "efficientnet-v2-b0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientnet-lite0",
+        "efficientnet-b0",
+        pytest.param("efficientnet-v2-b0", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("fold", [True, False])
 def test_short_activations_stay_close(name, fold, pixels):
     backbone = Backbone(name, 64, weights="none")
@@ -112,7 +119,7 @@ def test_shifted_products_are_a_depthwise_convolution(padding, stride, size, hei
     assert found == pytest.approx(ops.convert_to_numpy(expected), abs=1e-5)
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_shifts_give_the_outputs_of_the_backends_kernels(backbone, pixels):
     expected = ops.convert_to_numpy(backbone.keras_model(pixels))
     found = backbone.upper("pixels", Arithmetic(shifts=True))(pixels)

@@ -74,7 +74,7 @@ def test_as_many_pictures_are_looked_at_as_there_is_time_for(many, slow):
     assert notes == [note]
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_enough_time_changes_nothing(many, tmp_path):
     plain = efftune.train(many, run=tmp_path / "plain", **FROZEN)
     limited = efftune.train(many, run=tmp_path / "limited", budget="1h", **FROZEN)
@@ -84,7 +84,7 @@ def test_enough_time_changes_nothing(many, tmp_path):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("folds", [False, True])
+@pytest.mark.parametrize("folds", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_head_alone_is_trained_if_fine_tuning_does_not_fit(many, tmp_path, monkeypatch, folds):
     expensive = estimation.Prices(tracing={"upper": 1e5}, epoch={"upper": 1e5}, judging=1.0)
     monkeypatch.setattr(estimation, "prices", lambda *_: expensive)
@@ -97,7 +97,7 @@ def test_head_alone_is_trained_if_fine_tuning_does_not_fit(many, tmp_path, monke
     Recipe().changed(**run.recipe.settings).require_effect()
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_fewer_blocks_are_trained_if_the_others_do_not_fit(many, tmp_path, monkeypatch):
     measured = []
 
@@ -116,7 +116,7 @@ def test_fewer_blocks_are_trained_if_the_others_do_not_fit(many, tmp_path, monke
     assert told in run.record["plan"]["notes"]
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_fine_tuning_in_folds_is_given_up_if_time_runs_out(many, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "_WORTHWHILE", 1e9)
     run = efftune.train(many, run=tmp_path / "run", budget="10m", **FOLDED)

@@ -124,7 +124,7 @@ def test_model_that_was_chosen_for_the_goal_is_not_refused(source, backbone, lat
         within_goal.planned(asked, backbone, examples, Timer(), is_within=False)
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_model_is_chosen_among_those_that_keep_the_goal(source, tmp_path):
     auto = QUICK | {"model": "auto", "goal": "14 MB"}
     run = efftune.train(source, run=tmp_path / "run", **auto)

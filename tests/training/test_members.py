@@ -128,7 +128,7 @@ def test_only_network_taken_is_as_if_trained_alone(
     assert np.abs(val_logits(network, data) - alone).max() <= 1e-3
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_head_stays_if_no_network_is_taken(squares_with_head, backbone, eager, outcome):
     outcome |= {0: "rolled back", 1000: "diverged"}
     network, result, data = trained(squares_with_head, backbone, members=2)
@@ -147,7 +147,7 @@ def test_ensemble_of_which_all_diverge_diverges(squares_with_head, backbone, eag
     assert all(np.array_equal(now, before) for now, before in pairs)
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_ensemble_without_validation_takes_all(squares_with_head, backbone, eager):
     plan, data, head = squares_with_head
     unseen = replace(data, paths=data.paths | {"val": []})

@@ -18,11 +18,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         number = "THREADS" if name.startswith("TF") else "NUM_THREADS"
         os.environ.setdefault(f"{name}_{number}", "1")
 
+import hypothesis
 import numpy as np
 import psutil
 import pytest
 from filelock import FileLock
 from PIL import Image
+
+# A busy machine takes longer for an example now and then, which is no fault.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 # These squares are easy: only a head under a strong penalty leaves something to be learnt.

@@ -19,12 +19,10 @@ from efftune.report import explanation_images
 from efftune.serving.metrics import Metrics
 
 _LATER = 0.1  # seconds until room is asked for again
+_SIDE = 448  # pixels of an explanation
+BUSY = "As many pictures are waiting as may. Try again."
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_SIDE = 448  # pixels of an explanation
-
-
-BUSY = "As many pictures are waiting as may. Try again."
 
 
 class Busy(Exception):

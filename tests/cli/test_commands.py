@@ -361,7 +361,7 @@ def table(source, tmp_path):
     return tmp_path / "squares.csv"
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_table_with_other_columns_is_trained_on_and_evaluated(efftune_command, table, tmp_path):
     named = {"path": "file", "label": "colour", "split": "fold", "group": "who"}
     columns = [part for role, name in named.items() for part in (f"--{role}-column", name)]

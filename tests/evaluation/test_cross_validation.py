@@ -119,7 +119,7 @@ def test_class_missing_from_a_fold_is_never_predicted_there(trained):
     assert probabilities[data.folds == 0, 2].max() < 1e-3
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_fine_tuning_that_does_harm_is_given_up(source, tmp_path, monkeypatch):
     monkeypatch.setattr(cross_validation.out_of_fold, "is_hopeless", lambda *_: True)
     run = efftune.train(source, run=tmp_path / "run", folds=3, **CHOICES | {"epochs": 1})

@@ -207,7 +207,7 @@ def test_run_at_work_is_left_alone(unfinished_run, tmp_path, efftune_process):
     journal.close()
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_what_never_began_is_begun(noise, tmp_path):
     (tmp_path / "run" / "unfinished").mkdir(parents=True)  # stopped before it was written down
     choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
@@ -225,7 +225,7 @@ def test_run_stopped_while_it_was_tidied_up_is_finished(finished_run, tmp_path):
         efftune.resume(run)
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_error_after_the_run_is_finished_leaves_it(noise, tmp_path):
     choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
     with pytest.raises(KeyboardInterrupt):

@@ -126,7 +126,7 @@ def test_fine_tuning_in_folds_is_given_up_if_time_runs_out(many, tmp_path, monke
     assert "there is no time for it" in (run.folder / "report.html").read_text()
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_plan_is_told(many, caplog):
     plan = efftune.plan(many, budget="10m", **TUNED)
     assert {"inspect", "features", "head", "views", "upper", "evaluate"} <= plan.seconds.keys()

@@ -79,7 +79,7 @@ def logits_alone(given, backbone, *seeds):
     return [val_logits(*trained(given, backbone, seed=seed)[::2]) for seed in seeds]
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_ensemble_averages_networks_trained_with_other_seeds(
     squares_with_head, backbone, eager, taken
 ):
@@ -138,7 +138,7 @@ def test_head_stays_if_no_network_is_taken(squares_with_head, backbone, eager, o
     assert np.abs(val_logits(network, data) - network.head.logits(frozen)).max() <= 1e-3
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_ensemble_of_which_all_diverge_diverges(squares_with_head, backbone, eager, outcome):
     outcome |= {0: "diverged", 1000: "diverged"}
     with pytest.raises(TrainingDiverged):

@@ -181,7 +181,7 @@ def as_kind(kind, given):
     return replace(given, train=LabelledInputs(inputs, given.train.labels))
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_batch_that_does_not_fit_is_halved_and_gradients_gathered(given):
     _, outcome = fit(as_kind(Greedy, blank(given)))
     assert outcome.batch_size == 2

@@ -85,7 +85,7 @@ def test_set_is_unpacked_once(written, own_cache):
     assert {row.path: row.path.stat().st_mtime_ns for row in again.rows} == stamps
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_set_can_be_trained_on(written, tmp_path):
     run = efftune.train("tfds:squares", recipe="quick", image_size=32, run=tmp_path / "run")
     assert run.record["source"] == "tfds:squares"

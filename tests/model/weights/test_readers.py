@@ -109,7 +109,7 @@ def test_arrays_with_code_in_them_are_refused(tmp_path):
         readers.load(fresh("efficientnet-lite0"), path)
 
 
-@pytest.mark.ci
+@pytest.mark.long
 def test_published_statistics_are_standard_deviations(tmp_path):
     """As `keras.applications` mends it: divided by the deviation, not by its root."""
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -72,7 +72,7 @@ def test_damaged_configuration_is_an_error_that_names_it(content, tmp_path):
         recognise(B0, tmp_path / "model.safetensors", UNKNOWN)
 
 
-@pytest.mark.ci
+@pytest.mark.long
 @pytest.mark.parametrize("graph", [SYMMETRIC_INCEPTION])
 @pytest.mark.parametrize(
     "name", each(["efficientnet-lite0", "efficientnet-b0", "efficientnet-v2-b0"], "lite0")

@@ -1,5 +1,6 @@
 """What the server answers: pictures, explanations, and what it is."""
 
+import asyncio
 import io
 import json
 import time
@@ -177,7 +178,8 @@ class _Routes:
     async def metrics(self, _request: Request) -> Response:
         """What was counted."""
         kind = "text/plain; version=0.0.4; charset=utf-8"
-        return Response(self._state.metrics.page(), headers={"content-type": kind})
+        page = await asyncio.to_thread(self._state.metrics.page)  # of many classes, it takes long
+        return Response(page, headers={"content-type": kind})
 
     async def openapi(self, _request: Request) -> Response:
         """The description of this interface."""

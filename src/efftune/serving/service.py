@@ -75,7 +75,7 @@ class Service:
             return None
         return Explainer(self.classifier)
 
-    @property
+    @cached_property
     def info(self) -> dict[str, Any]:
         """What the server says of it, as values for JSON."""
         known = self.classifier.uncertainty

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import socket
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -423,3 +424,15 @@ def test_any_bytes_have_an_answer(client):
         answer = client.send("/predict", content)
         assert answer.status == 422
         assert answer.json["reason"]
+
+
+def test_run_that_is_taken_away_is_answered_still_but_not_explained(
+    finished_run, tmp_path, picture
+):
+    run = shutil.copytree(finished_run.folder, tmp_path / "run")
+    with serving(run) as client:
+        shutil.rmtree(run)
+        assert client.send("/predict", picture).status == 200
+        answer = client.send("/explain", picture)
+        assert answer.status == 503
+        assert "restore" in answer.json["error"] and str(tmp_path) not in answer.json["error"]

@@ -108,7 +108,11 @@ class _Routes:
         content = await receiving.picture(request, settings)
         work = Explaining(service.explainer, label, settings.most_pixels, self._state.metrics)
         gone = receiving.is_gone(request)
-        (found,) = await self._state.answering.each(work, [content], gone)
+        try:
+            (found,) = await self._state.answering.each(work, [content], gone)
+        except DataError:  # it is read when it is first needed
+            text = "The run is not as it was, so it cannot explain. Its owner can restore it."
+            raise HTTPException(503, text) from None
         if isinstance(found, Unreadable):
             return _unreadable(request, found)
         about = {"x-label": quote(found.label), "x-confidence": f"{found.confidence:.6f}"}

@@ -1,7 +1,7 @@
 """What efftune does on one GPU, beside PyTorch and Keras' own `fit`.
 
     python benchmarks/gpu.py [--rows job forward ...] [--photos FOLDER] [--seconds 470] [--small]
-        [--out CSV] [--torch-python OTHER/bin/python]
+        [--out CSV] [--profile FOLDER] [--torch-python OTHER/bin/python]
 
 Needs JAX and what efftune needs but for TensorFlow, OpenVINO and pi-heif; for the peers, PyTorch
 and timm. Rows, in the order in which they are measured:
@@ -49,6 +49,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs
 
 RESULT = Path(__file__).parent / "results" / "gpu.csv"
 REPEATS = 5
+WAYS = ("shifts", "cuDNN")
 TORCH_SECONDS = 100  # for one row in PyTorch, most of it spent compiling
 # Input side, channels, kernel and stride of B0's depthwise convolutions at 224 pixels.
 DEPTHWISE = (
@@ -118,12 +119,18 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS])
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--photos", type=Path, help="real photos to make more of")
+    parser.add_argument("--batches", nargs="+", type=int, help="sizes of batches")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], help="for depthwise")
+    parser.add_argument("--alone", action="store_true", help="without the peers")
     parser.add_argument("--seconds", type=float, default=470, help="after which no row begins")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--profile", type=Path, help="where to write the kernels of each stage")
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--in-torch", choices=("whole", "scratch", "forward"))
     options = parser.parse_args()
     sizes = SMALL if options.small else Sizes()
+    if options.batches:
+        sizes = replace(sizes, batches=tuple(options.batches))
     if options.in_torch:
         for result in in_torch(options.in_torch, sizes):
             print(json.dumps(astuple(result)), flush=True)
@@ -340,13 +347,16 @@ def training(stage: str) -> Callable[[Context], Iterator[Result]]:
         sizes = context.sizes
         trainer_of = trainers(context, stage)
         for number, batch in enumerate(sizes.batches):
-            for way in ("shifts", "cuDNN") if number == 0 else ("shifts",):
+            for way in context.options.ways if number == 0 else context.options.ways[:1]:
                 if not context.has_time(f"{stage}, {way}, batch of {batch}"):
                     continue
                 try:
                     with depthwise_by(way):
                         trainer, bounds = trainer_of(batch)
                         rate = steps_per_second(trainer, sizes.pictures, batch) * batch
+                        if context.options.profile and number == 0:
+                            name = context.options.profile / f"{stage}-{way}.csv"
+                            profile(trainer, name, sizes.pictures, batch)
                 except Exception as error:  # noqa: BLE001  (the others go on)
                     print(f"{stage}, {way}, batch of {batch} failed: {error}"[:1000], flush=True)
                     continue
@@ -361,6 +371,8 @@ def training(stage: str) -> Callable[[Context], Iterator[Result]]:
 
 def others(context: Context, stage: str) -> Iterator[Result]:
     """The same by others."""
+    if context.options.alone:
+        return
     if stage == "whole" and context.has_time("Keras' fit"):
         yield keras_fit(context.sizes)
     if stage != "upper" and context.has_time(f"{stage} in PyTorch"):
@@ -449,6 +461,34 @@ def steps_per_second(trainer: Any, pictures: int, batch: int) -> float:
     return steps / statistics.median(taken[2:])
 
 
+def profile(trainer: Any, path: Path, pictures: int, batch: int) -> None:
+    """Write the kernels of an epoch, with the microseconds and the calls of each in a step."""
+    import jax
+    import numpy as np
+
+    steps = pictures // batch
+    folder = Path(tempfile.mkdtemp())
+    order = np.arange(steps * batch).reshape(steps, batch)
+    with jax.profiler.trace(folder):
+        list(trainer.train(1, order))
+    found: dict[tuple[str, str, str], list[float]] = {}
+    data = jax.profiler.ProfileData.from_file(str(next(folder.rglob("*.xplane.pb"))))
+    planes = list(data.planes)
+    on_device = [plane for plane in planes if plane.name.startswith("/device:GPU")]
+    for plane in on_device or planes:
+        for row in plane.lines:
+            for event in row.events:
+                kernel = dict(event.stats).get("hlo_op", "")
+                names = (row.name, event.name, str(kernel))
+                found.setdefault(names, []).append(event.duration_ns / 1e3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["line", "kernel", "operation", "microseconds", "calls"])
+        for names, taken in sorted(found.items(), key=lambda each: -sum(each[1])):
+            writer.writerow([*names, f"{sum(taken) / steps:.1f}", f"{len(taken) / steps:.2f}"])
+
+
 @contextmanager
 def depthwise_by(way: str) -> Iterator[None]:
     """Let networks built inside compute depthwise convolutions in one of both ways."""
@@ -509,7 +549,7 @@ def forward(context: Context) -> Iterator[Result]:
     bounds = step_bounds(backbone.keras_model, context.device, trained=False)
     shape = (sizes.pictures, sizes.side, sizes.side, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    for way in ("shifts", "cuDNN"):
+    for way in context.options.ways:
         for precision in ("bf16", "f32"):
             what = f"{precision}, depthwise by {way}"
             if not context.has_time(f"forward, {what}"):
@@ -523,12 +563,12 @@ def forward(context: Context) -> Iterator[Result]:
             call = partial(program, weights, pictures)
             rate = 10 * batch / seconds(lambda call=call: [call() for _ in range(10)])
             yield Result("forward", f"program, {what}", batch, rate, "images/s", *bounds)
-            if way == "shifts":
+            if way == context.options.ways[0]:
                 start = time.perf_counter()
                 network.run(range(len(pixels)), lambda i: pixels[i][None], lambda *_: None)
                 rate = len(pixels) / (time.perf_counter() - start)
                 yield Result("forward", f"from host memory, {what}", batch, rate, "images/s")
-    if context.has_time("forward in PyTorch"):
+    if not context.options.alone and context.has_time("forward in PyTorch"):
         yield from peers("forward", context.options)
 
 

@@ -27,7 +27,8 @@ class Arithmetic:
         activations: type of the activations between layers; weights, preprocessing, spatial means
             and features are float32 in any case.
         shifts: compute depthwise convolutions as sums of shifted products, which XLA fuses into one
-            pass, instead of by the backend's own kernels.
+            pass, and those over one place (squeeze and excitation) as matrix products, instead of
+            by the backend's own kernels.
     """
 
     products: str = "float32"
@@ -50,7 +51,10 @@ def arithmetic(device: Literal["cpu", "gpu"], precision: Literal["f32", "bf16"])
 
 
 class FoldedConvolution(layers.Layer):  # type: ignore[misc]
-    """A convolution and the frozen BatchNorm that follows it, as one convolution with a bias."""
+    """A convolution and the frozen BatchNorm that follows it, as one convolution with a bias.
+
+    Without a BatchNorm, it is the convolution itself.
+    """
 
     def __init__(
         self, convolution: layers.Layer, norm: layers.Layer | None, arithmetic: Arithmetic = FLOAT32
@@ -58,7 +62,7 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
         """Fold two layers, sharing their weights.
 
         Args:
-            convolution: a Conv2D or DepthwiseConv2D without bias or activation.
+            convolution: a Conv2D or DepthwiseConv2D; without bias or activation if there is a norm.
             norm: the BatchNormalization that follows it; None to leave that as it is.
             arithmetic: how to compute.
         """
@@ -77,14 +81,15 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
         kernel, bias = self._weights
         dtype = self.arithmetic.activations
         x = self._convolved(ops.cast(x, dtype), kernel)
-        return x if bias is None else x + ops.cast(bias, dtype)
+        x = x if bias is None else x + ops.cast(bias, dtype)
+        return self.convolution.activation(x)
 
     @property
     def _weights(self) -> tuple[Any, Any]:
         """Kernel and bias, float32."""
         kernel, norm = self.convolution.kernel, self.norm
         if norm is None:
-            return kernel, None
+            return kernel, self.convolution.bias if self.convolution.use_bias else None
         scale = norm.gamma * ops.rsqrt(norm.moving_variance + norm.epsilon)
         return (
             kernel * (scale[:, None] if self._depthwise else scale),
@@ -96,7 +101,8 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
             return self._product(x, kernel[0, 0])
         strides, padding = self.convolution.strides, self.convolution.padding
         if self._depthwise and self.arithmetic.shifts:
-            return shifted(x, kernel[..., 0], strides[0], padding)
+            # Otherwise XLA moves activations about in memory, to sum over places next to each other.
+            return _channels_last(shifted(_channels_last(x), kernel[..., 0], strides[0], padding))
         kernel = ops.cast(kernel, x.dtype)
         if self._depthwise:
             return ops.depthwise_conv(x, kernel, strides, padding=padding)
@@ -108,6 +114,16 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
         product = ops.matmul(rows, ops.cast(kernel, self.arithmetic.products))
         shape = (-1, height, width, kernel.shape[1])
         return ops.reshape(ops.cast(product, self.arithmetic.activations), shape)
+
+
+def _channels_last(x: Any) -> Any:
+    """The same array of JAX, channels next to each other in memory; so is its gradient."""
+    import jax
+    from jax.experimental.layout import Layout, with_layout_constraint
+
+    if not isinstance(x, jax.core.Tracer):
+        return x
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def shifted(x: Any, kernel: Any, stride: int, padding: str) -> Any:
@@ -197,6 +213,8 @@ def folded(
         if isinstance(layer, layers.BatchNormalization):
             convolution = convolutions.pop(id(layer.input))
             return FoldedConvolution(convolution, layer, arithmetic)(inputs[0])
+        if arithmetic.shifts and _is_gate(layer):
+            return FoldedConvolution(layer, None)(inputs[0])
         return _in(layer, arithmetic)(inputs if len(inputs) > 1 else inputs[0])
 
     entry = keras.Input(start.shape[1:], name=input_name)
@@ -221,6 +239,8 @@ def trainable_norms(model: keras.Model, arithmetic: Arithmetic = FLOAT32) -> ker
     def apply(layer: layers.Layer, inputs: list[Any]) -> Any:
         if _can_be_folded(layer) and arithmetic != FLOAT32:
             layer = FoldedConvolution(layer, None, arithmetic)
+        elif arithmetic.shifts and _is_gate(layer):
+            layer = FoldedConvolution(layer, None)
         elif isinstance(layer, layers.BatchNormalization) and fuses:
             layer = FusedNorm(layer)
         else:
@@ -234,6 +254,11 @@ def trainable_norms(model: keras.Model, arithmetic: Arithmetic = FLOAT32) -> ker
 
 def _can_be_folded(layer: layers.Layer) -> bool:
     return type(layer) in (layers.Conv2D, layers.DepthwiseConv2D) and not layer.use_bias
+
+
+def _is_gate(layer: layers.Layer) -> bool:
+    """Whether it is one of the two convolutions of squeeze and excitation."""
+    return type(layer) is layers.Conv2D and layer.use_bias and layer.input.shape[1:3] == (1, 1)
 
 
 def _in(layer: layers.Layer, arithmetic: Arithmetic) -> layers.Layer:

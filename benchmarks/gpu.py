@@ -49,7 +49,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs
 
 RESULT = Path(__file__).parent / "results" / "gpu.csv"
 REPEATS = 5
-WAYS = ("shifts", "cuDNN")
+WAYS = {"kernels": "kernels", "shifts": "shifts", "cuDNN": "backend"}
 TORCH_SECONDS = 100  # for one row in PyTorch, most of it spent compiling
 # Input side, channels, kernel and stride of B0's depthwise convolutions at 224 pixels.
 DEPTHWISE = (
@@ -495,7 +495,7 @@ def depthwise_by(way: str) -> Iterator[None]:
     from efftune.model import folding
 
     original = folding.arithmetic
-    folding.arithmetic = lambda *choices: replace(original(*choices), shifts=way == "shifts")
+    folding.arithmetic = lambda *choices: replace(original(*choices), depthwise=WAYS[way])
     try:
         yield
     finally:

@@ -39,8 +39,8 @@ def main() -> None:
     for layer in backbone.keras_model.layers:
         frozen = keras.layers.BatchNormalization | keras.layers.DepthwiseConv2D
         layer.trainable = not isinstance(layer, frozen)
-    for name, shifts in (("JAX's own", False), ("shifted products", True)):
-        model = backbone.upper("pixels", Arithmetic(shifts=shifts))
+    for name, way in (("JAX's own", "backend"), ("shifted products", "shifts")):
+        model = backbone.upper("pixels", Arithmetic(depthwise=way))
         trained, others = (
             [variable.value for variable in part]
             for part in (model.trainable_variables, model.non_trainable_variables)

@@ -122,7 +122,7 @@ def test_shifted_products_are_a_depthwise_convolution(padding, stride, size, hei
 @pytest.mark.long
 def test_shifts_give_the_outputs_of_the_backends_kernels(backbone, pixels):
     expected = ops.convert_to_numpy(backbone.keras_model(pixels))
-    found = backbone.upper("pixels", Arithmetic(shifts=True))(pixels)
+    found = backbone.upper("pixels", Arithmetic(depthwise="shifts"))(pixels)
     assert np.abs(ops.convert_to_numpy(found) - expected).max() <= 1e-4
 
 

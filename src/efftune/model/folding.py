@@ -11,7 +11,7 @@ it of many operations, each of which passes over the activations; TensorFlow has
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import keras
@@ -26,28 +26,37 @@ class Arithmetic:
         products: type in which matrix products are computed.
         activations: type of the activations between layers; weights, preprocessing, spatial means
             and features are float32 in any case.
-        shifts: compute depthwise convolutions as sums of shifted products, which XLA fuses into one
-            pass, and those over one place (squeeze and excitation) as matrix products, instead of
-            by the backend's own kernels.
+        depthwise: how depthwise convolutions are computed: by the backend's own kernels; as sums of
+            shifted products, which XLA fuses into one pass; or by our kernels for GPUs, which also
+            take matrix products for the convolutions of squeeze and excitation and of pixels.
     """
 
     products: str = "float32"
     activations: str = "float32"
-    shifts: bool = False
+    depthwise: Literal["backend", "shifts", "kernels"] = "backend"
 
 
 FLOAT32 = Arithmetic()
+Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros before and after, on both axes
+NO_PADDING: Padding = ((0, 0), (0, 0))
+_FEW_CHANNELS = 4  # of pixels: cuDNN has no fast kernels for them
 
 
 def arithmetic(device: Literal["cpu", "gpu"], precision: Literal["f32", "bf16"]) -> Arithmetic:
     """The fastest way to compute on a device in a precision.
 
     JAX on CPUs takes five times as long for its own depthwise convolutions as for shifted products,
-    in both directions.
+    in both directions. Our kernels cannot be divided among several GPUs.
     """
     dtype = "bfloat16" if precision == "bf16" else "float32"
-    activations = dtype if device == "gpu" else "float32"
-    return Arithmetic(dtype, activations, shifts=keras.backend.backend() == "jax")
+    if keras.backend.backend() != "jax":
+        return Arithmetic(dtype)
+    if device == "cpu":
+        return Arithmetic(dtype, depthwise="shifts")
+    import jax
+
+    alone = jax.local_device_count() == 1
+    return Arithmetic(dtype, dtype, depthwise="kernels" if alone else "shifts")
 
 
 class FoldedConvolution(layers.Layer):  # type: ignore[misc]
@@ -57,7 +66,11 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(
-        self, convolution: layers.Layer, norm: layers.Layer | None, arithmetic: Arithmetic = FLOAT32
+        self,
+        convolution: layers.Layer,
+        norm: layers.Layer | None,
+        arithmetic: Arithmetic = FLOAT32,
+        padding: Padding = NO_PADDING,
     ):
         """Fold two layers, sharing their weights.
 
@@ -65,12 +78,14 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
             convolution: a Conv2D or DepthwiseConv2D; without bias or activation if there is a norm.
             norm: the BatchNormalization that follows it; None to leave that as it is.
             arithmetic: how to compute.
+            padding: rows and columns of zeros before and after, if the convolution itself adds none.
         """
         # Without casts by Keras: it would fold in the type of the activations.
         super().__init__(name=f"folded_{convolution.name}", dtype="float32", autocast=False)
         self.convolution = convolution
         self.norm = norm
         self.arithmetic = arithmetic
+        self._padding = padding
         self._depthwise = isinstance(convolution, layers.DepthwiseConv2D)
         pointwise = (*convolution.kernel_size, *convolution.strides) == (1, 1, 1, 1)
         self._is_product = pointwise and not self._depthwise
@@ -83,6 +98,12 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
         x = self._convolved(ops.cast(x, dtype), kernel)
         x = x if bias is None else x + ops.cast(bias, dtype)
         return self.convolution.activation(x)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        """Shape and type of the result, which Keras would otherwise find by tracing `call`."""
+        sides = (side + sum(ends) for side, ends in zip(x.shape[1:3], self._padding, strict=True))
+        shape = self.convolution.compute_output_shape((x.shape[0], *sides, x.shape[3]))
+        return keras.KerasTensor(shape, self.arithmetic.activations)
 
     @property
     def _weights(self) -> tuple[Any, Any]:
@@ -97,16 +118,36 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
         )
 
     def _convolved(self, x: Any, kernel: Any) -> Any:
+        if self.arithmetic.depthwise == "kernels":
+            return self._by_kernels(x, kernel)
         if self._is_product:
             return self._product(x, kernel[0, 0])
         strides, padding = self.convolution.strides, self.convolution.padding
-        if self._depthwise and self.arithmetic.shifts:
+        if self._depthwise and self.arithmetic.depthwise == "shifts":
             # Otherwise XLA moves activations about in memory, to sum over places next to each other.
             return _channels_last(shifted(_channels_last(x), kernel[..., 0], strides[0], padding))
         kernel = ops.cast(kernel, x.dtype)
         if self._depthwise:
             return ops.depthwise_conv(x, kernel, strides, padding=padding)
         return ops.conv(x, kernel, strides, padding=padding)
+
+    def _by_kernels(self, x: Any, kernel: Any) -> Any:
+        from efftune.model import jax_convolution
+
+        stride = self.convolution.strides[0]
+        padding = "same" if self.convolution.padding == "same" else self._padding
+        if self._depthwise:
+            return jax_convolution.depthwise(x, kernel[..., 0], stride, padding)
+        if not self._is_product and x.shape[-1] > _FEW_CHANNELS:
+            x = x if padding == "same" else ops.pad(x, [(0, 0), *padding, (0, 0)])
+            kernel = ops.cast(kernel, x.dtype)
+            return ops.conv(x, kernel, stride, padding=self.convolution.padding)
+        if not self._is_product:
+            x = jax_convolution.patches(x, kernel.shape[0], stride, padding)
+        channels = kernel.shape[-1]
+        rows = ops.cast(ops.reshape(x, (-1, x.shape[-1])), self.arithmetic.products)
+        product = jax_convolution.product(rows, ops.reshape(kernel, (-1, channels)))
+        return ops.reshape(ops.cast(product, self.arithmetic.activations), (*x.shape[:3], channels))
 
     def _product(self, x: Any, kernel: Any) -> Any:
         height, width, channels = x.shape[1:]
@@ -205,16 +246,21 @@ def folded(
         float32, activations in their own type.
     """
     convolutions: dict[int, layers.Layer] = {}  # by id of their output, until their norm follows
+    padding: dict[int, Padding] = {}  # by the same of the layer before
 
     def apply(layer: layers.Layer, inputs: list[Any]) -> Any:
+        if isinstance(layer, layers.ZeroPadding2D) and arithmetic.depthwise == "kernels":
+            padding[id(layer.output)] = layer.padding
+            return inputs[0]
         if _can_be_folded(layer):
             convolutions[id(layer.output)] = layer
             return inputs[0]
         if isinstance(layer, layers.BatchNormalization):
             convolution = convolutions.pop(id(layer.input))
-            return FoldedConvolution(convolution, layer, arithmetic)(inputs[0])
-        if arithmetic.shifts and _is_gate(layer):
-            return FoldedConvolution(layer, None)(inputs[0])
+            padded = padding.get(id(convolution.input), NO_PADDING)
+            return FoldedConvolution(convolution, layer, arithmetic, padded)(inputs[0])
+        if arithmetic.depthwise == "kernels" and _is_gate(layer):
+            return _gate(layer, arithmetic)(inputs[0])
         return _in(layer, arithmetic)(inputs if len(inputs) > 1 else inputs[0])
 
     entry = keras.Input(start.shape[1:], name=input_name)
@@ -239,8 +285,8 @@ def trainable_norms(model: keras.Model, arithmetic: Arithmetic = FLOAT32) -> ker
     def apply(layer: layers.Layer, inputs: list[Any]) -> Any:
         if _can_be_folded(layer) and arithmetic != FLOAT32:
             layer = FoldedConvolution(layer, None, arithmetic)
-        elif arithmetic.shifts and _is_gate(layer):
-            layer = FoldedConvolution(layer, None)
+        elif arithmetic.depthwise == "kernels" and _is_gate(layer):
+            layer = _gate(layer, arithmetic)
         elif isinstance(layer, layers.BatchNormalization) and fuses:
             layer = FusedNorm(layer)
         else:
@@ -259,6 +305,10 @@ def _can_be_folded(layer: layers.Layer) -> bool:
 def _is_gate(layer: layers.Layer) -> bool:
     """Whether it is one of the two convolutions of squeeze and excitation."""
     return type(layer) is layers.Conv2D and layer.use_bias and layer.input.shape[1:3] == (1, 1)
+
+
+def _gate(layer: layers.Layer, arithmetic: Arithmetic) -> FoldedConvolution:
+    return FoldedConvolution(layer, None, replace(arithmetic, activations="float32"))
 
 
 def _in(layer: layers.Layer, arithmetic: Arithmetic) -> layers.Layer:

@@ -1,7 +1,7 @@
 """The steps of a stage as one program, compiled by JAX, that runs many of them at a time."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from efftune.model.engines.jax_engine import compiler_options
 from efftune.training import jax_feed
 from efftune.training.batches import Array, Mix, StageData
 from efftune.training.jax_feed import Arrays, Feed, ahead, devices_for, everywhere
@@ -196,7 +197,7 @@ def _training_program(model: Any, mesh: Mesh, block_steps: int) -> Any:
         outcomes = jnp.zeros((block_steps, 2), jnp.float32)
         return jax.lax.fori_loop(first, first + count, body, (state, outcomes))
 
-    return jax.jit(run, out_shardings=everywhere(mesh))
+    return _compiled(run, mesh)
 
 
 def _inference_program(model: Any, mesh: Mesh, shape: tuple[int, int]) -> Any:
@@ -215,4 +216,8 @@ def _inference_program(model: Any, mesh: Mesh, shape: tuple[int, int]) -> Any:
         logits = jnp.zeros((*shape, model.output.shape[-1]), jnp.float32)
         return jax.lax.fori_loop(0, count, body, logits)
 
-    return jax.jit(run, out_shardings=everywhere(mesh))
+    return _compiled(run, mesh)
+
+
+def _compiled(run: Callable[..., Any], mesh: Mesh) -> Any:
+    return jax.jit(run, out_shardings=everywhere(mesh), compiler_options=compiler_options())

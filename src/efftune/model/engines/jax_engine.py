@@ -30,6 +30,7 @@ from efftune.model.engines.saved import SavedClassifier
 NAME = "jax"
 # Per device. Smaller ones are for the last batch, or for few pictures.
 _BATCH_SIZES = {"gpu": (1, 16, 256), "cpu": (1, 8)}
+_AUTOTUNING = 0  # of XLA for GPUs, from 0 to 5
 _building = Lock()  # of Keras' graphs, which share layers
 _RUNNING = 2  # batches that are computed while others are decoded
 
@@ -45,6 +46,17 @@ def version() -> str:
 def fastest_precision() -> Precision:
     """The fastest precision of the device: bf16 on GPUs."""
     return "bf16" if jax.default_backend() == "gpu" else "f32"
+
+
+def compiler_options() -> dict[str, bool | int]:
+    """How XLA is to compile programs.
+
+    On GPUs, it would write and time dozens of kernels for each matrix product, which takes minutes
+    for a network; NVIDIA's library chooses one at once.
+    """
+    if jax.default_backend() != "gpu":
+        return {}
+    return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": _AUTOTUNING}
 
 
 def network(
@@ -229,7 +241,8 @@ class Network:
             if batch_size not in self._compiled:
                 shape = (batch_size, self.size, self.size, 3)
                 pixels = jax.ShapeDtypeStruct(shape, np.uint8, sharding=self._batch)
-                self._compiled[batch_size] = program.lower(weights, pixels).compile()
+                lowered = program.lower(weights, pixels)
+                self._compiled[batch_size] = lowered.compile(compiler_options())
             return self._compiled[batch_size], weights
 
     def compute(self, pixels: Pixels) -> list[NDArray[Any]]:

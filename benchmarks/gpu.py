@@ -1,7 +1,8 @@
 """What efftune does on one GPU, beside PyTorch and Keras' own `fit`.
 
     python benchmarks/gpu.py [--rows job forward ...] [--photos FOLDER] [--seconds 470] [--small]
-        [--out CSV] [--profile FOLDER] [--torch-python OTHER/bin/python]
+        [--ways kernels ...] [--batches 256 ...] [--peers torch ...] [--out CSV]
+        [--profile FOLDER] [--torch-python OTHER/bin/python]
 
 Needs JAX and what efftune needs but for TensorFlow, OpenVINO and pi-heif; for the peers, PyTorch
 and timm. Rows, in the order in which they are measured:
@@ -14,8 +15,8 @@ and timm. Rows, in the order in which they are measured:
   frozen.
 - upper: the same from block 5 on kept activations, which are read from disk.
 - scratch: steps from random weights, BatchNorm trained; beside PyTorch.
-- depthwise: every depthwise shape of B0, as cuDNN's grouped convolution and as shifted
-  multiply-adds: forward, input gradient, filter gradient.
+- depthwise: every depthwise shape of B0, as cuDNN's grouped convolution, by our own kernels and as
+  shifted multiply-adds: forward, input gradient, filter gradient.
 - jobs: the job with `--recipe thorough`, and with the head and tune phases of `keras-example`.
 
 The steps are those of efftune: a stage's trainer, on the data that a stage is given. A row that
@@ -50,6 +51,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs
 RESULT = Path(__file__).parent / "results" / "gpu.csv"
 REPEATS = 5
 WAYS = {"kernels": "kernels", "shifts": "shifts", "cuDNN": "backend"}
+PEERS = ("keras", "torch")
 TORCH_SECONDS = 100  # for one row in PyTorch, most of it spent compiling
 # Input side, channels, kernel and stride of B0's depthwise convolutions at 224 pixels.
 DEPTHWISE = (
@@ -121,7 +123,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="real photos to make more of")
     parser.add_argument("--batches", nargs="+", type=int, help="sizes of batches")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], help="for depthwise")
-    parser.add_argument("--alone", action="store_true", help="without the peers")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     parser.add_argument("--seconds", type=float, default=470, help="after which no row begins")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--profile", type=Path, help="where to write the kernels of each stage")
@@ -225,9 +227,15 @@ def random(shape: tuple[int, ...], dtype: str = "bfloat16", seed: int = 0) -> An
 
 
 def depthwise(context: Context) -> Iterator[Result]:
+    from efftune.model import jax_convolution
     from efftune.model.folding import shifted
 
     sizes, device = context.sizes, context.device
+    ways = {
+        "cuDNN": grouped,
+        "kernels": partial(jax_convolution.depthwise, padding="same"),
+        "shifts": partial(shifted, padding="same"),
+    }
     for shape in sizes.depthwise:
         side, channels, kernel, stride = shape
         if not context.has_time(f"depthwise {shape}"):
@@ -238,13 +246,14 @@ def depthwise(context: Context) -> Iterator[Result]:
         gradient = random((sizes.depthwise_batch, down, down, channels), seed=2)
         bound = 1e6 * (x.nbytes + gradient.nbytes) / device.bytes_per_second
         outputs = {}
-        for name, way in (("cuDNN", grouped), ("shifts", partial(shifted, padding="same"))):
+        for name, way in ways.items():
             for part, call in passes(way, stride, (x, weights, gradient)).items():
                 outputs[part, name] = call()
                 what = f"{side}², {channels} channels, {kernel}×{kernel}/{stride}, {part}, {name}"
                 taken = 1e6 * seconds(call)
                 yield Result("depthwise", what, sizes.depthwise_batch, taken, "µs", bound)
-        require_same(outputs["forward", "cuDNN"], outputs["forward", "shifts"], shape)
+        for name in ("kernels", "shifts"):
+            require_same(outputs["forward", "cuDNN"], outputs["forward", name], shape)
 
 
 def passes(way: Callable[..., Any], stride: int, arrays: Any) -> dict[str, Callable[[], Any]]:
@@ -371,11 +380,10 @@ def training(stage: str) -> Callable[[Context], Iterator[Result]]:
 
 def others(context: Context, stage: str) -> Iterator[Result]:
     """The same by others."""
-    if context.options.alone:
-        return
-    if stage == "whole" and context.has_time("Keras' fit"):
+    wanted = context.options.peers
+    if "keras" in wanted and stage == "whole" and context.has_time("Keras' fit"):
         yield keras_fit(context.sizes)
-    if stage != "upper" and context.has_time(f"{stage} in PyTorch"):
+    if "torch" in wanted and stage != "upper" and context.has_time(f"{stage} in PyTorch"):
         yield from peers(stage, context.options)
 
 
@@ -568,7 +576,7 @@ def forward(context: Context) -> Iterator[Result]:
                 network.run(range(len(pixels)), lambda i: pixels[i][None], lambda *_: None)
                 rate = len(pixels) / (time.perf_counter() - start)
                 yield Result("forward", f"from host memory, {what}", batch, rate, "images/s")
-    if not context.options.alone and context.has_time("forward in PyTorch"):
+    if "torch" in context.options.peers and context.has_time("forward in PyTorch"):
         yield from peers("forward", context.options)
 
 

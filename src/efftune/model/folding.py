@@ -26,9 +26,8 @@ class Arithmetic:
         products: type in which matrix products are computed.
         activations: type of the activations between layers; weights, preprocessing, spatial means
             and features are float32 in any case.
-        depthwise: how depthwise convolutions are computed: by the backend's own kernels; as sums of
-            shifted products, which XLA fuses into one pass; or by our kernels for GPUs, which also
-            take matrix products for the convolutions of squeeze and excitation and of pixels.
+        depthwise: how depthwise convolutions are computed: by the backend's own kernels; as shifted
+            products, which XLA fuses into one pass; or by `jax_convolution`, for one GPU.
     """
 
     products: str = "float32"
@@ -46,7 +45,7 @@ def arithmetic(device: Literal["cpu", "gpu"], precision: Literal["f32", "bf16"])
     """The fastest way to compute on a device in a precision.
 
     JAX on CPUs takes five times as long for its own depthwise convolutions as for shifted products,
-    in both directions. Our kernels cannot be divided among several GPUs.
+    in both directions. Kernels of our own cannot be divided among several GPUs.
     """
     dtype = "bfloat16" if precision == "bf16" else "float32"
     if keras.backend.backend() != "jax":
@@ -78,7 +77,7 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
             convolution: a Conv2D or DepthwiseConv2D; without bias or activation if there is a norm.
             norm: the BatchNormalization that follows it; None to leave that as it is.
             arithmetic: how to compute.
-            padding: rows and columns of zeros before and after, if the convolution itself adds none.
+            padding: rows and columns of zeros before and after, if the layer itself adds none.
         """
         # Without casts by Keras: it would fold in the type of the activations.
         super().__init__(name=f"folded_{convolution.name}", dtype="float32", autocast=False)
@@ -124,8 +123,7 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
             return self._product(x, kernel[0, 0])
         strides, padding = self.convolution.strides, self.convolution.padding
         if self._depthwise and self.arithmetic.depthwise == "shifts":
-            # Otherwise XLA moves activations about in memory, to sum over places next to each other.
-            return _channels_last(shifted(_channels_last(x), kernel[..., 0], strides[0], padding))
+            return shifted(x, kernel[..., 0], strides[0], padding)
         kernel = ops.cast(kernel, x.dtype)
         if self._depthwise:
             return ops.depthwise_conv(x, kernel, strides, padding=padding)
@@ -135,7 +133,9 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
         from efftune.model import jax_convolution
 
         stride = self.convolution.strides[0]
-        padding = "same" if self.convolution.padding == "same" else self._padding
+        padding: Literal["same"] | Padding = self._padding
+        if self.convolution.padding == "same":
+            padding = "same"
         if self._depthwise:
             return jax_convolution.depthwise(x, kernel[..., 0], stride, padding)
         if not self._is_product and x.shape[-1] > _FEW_CHANNELS:
@@ -144,27 +144,18 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
             return ops.conv(x, kernel, stride, padding=self.convolution.padding)
         if not self._is_product:
             x = jax_convolution.patches(x, kernel.shape[0], stride, padding)
-        channels = kernel.shape[-1]
-        rows = ops.cast(ops.reshape(x, (-1, x.shape[-1])), self.arithmetic.products)
-        product = jax_convolution.product(rows, ops.reshape(kernel, (-1, channels)))
-        return ops.reshape(ops.cast(product, self.arithmetic.activations), (*x.shape[:3], channels))
+        return self._product(x, ops.reshape(kernel, (-1, kernel.shape[-1])))
 
     def _product(self, x: Any, kernel: Any) -> Any:
-        height, width, channels = x.shape[1:]
-        rows = ops.cast(ops.reshape(x, (-1, channels)), self.arithmetic.products)
-        product = ops.matmul(rows, ops.cast(kernel, self.arithmetic.products))
-        shape = (-1, height, width, kernel.shape[1])
+        rows = ops.cast(ops.reshape(x, (-1, x.shape[-1])), self.arithmetic.products)
+        if self.arithmetic.depthwise == "kernels":
+            from efftune.model import jax_convolution
+
+            product = jax_convolution.product(rows, kernel)
+        else:
+            product = ops.matmul(rows, ops.cast(kernel, self.arithmetic.products))
+        shape = (-1, *x.shape[1:3], kernel.shape[1])
         return ops.reshape(ops.cast(product, self.arithmetic.activations), shape)
-
-
-def _channels_last(x: Any) -> Any:
-    """The same array of JAX, channels next to each other in memory; so is its gradient."""
-    import jax
-    from jax.experimental.layout import Layout, with_layout_constraint
-
-    if not isinstance(x, jax.core.Tracer):
-        return x
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def shifted(x: Any, kernel: Any, stride: int, padding: str) -> Any:
@@ -180,6 +171,7 @@ def shifted(x: Any, kernel: Any, stride: int, padding: str) -> Any:
         Activations of the type of `x`.
     """
     size = kernel.shape[0]
+    x = _channels_last(x)
     if padding == "same":
         missing = [max(0, (-(-side // stride) - 1) * stride + size - side) for side in x.shape[1:3]]
         ends = [(each // 2, each - each // 2) for each in missing]
@@ -191,7 +183,16 @@ def shifted(x: Any, kernel: Any, stride: int, padding: str) -> Any:
         for j in range(size):
             part = x[:, i : i + bottom : stride, j : j + right : stride]
             total += ops.cast(part, "float32") * kernel[i, j]
-    return ops.cast(total, x.dtype)
+    return _channels_last(ops.cast(total, x.dtype))
+
+
+def _channels_last(x: Any) -> Any:
+    """Otherwise XLA moves activations about in memory, to sum over places side by side."""
+    if keras.backend.backend() != "jax":
+        return x
+    from efftune.model import jax_convolution
+
+    return jax_convolution.channels_last(x)
 
 
 class FusedNorm(layers.Layer):  # type: ignore[misc]
@@ -260,7 +261,8 @@ def folded(
             padded = padding.get(id(convolution.input), NO_PADDING)
             return FoldedConvolution(convolution, layer, arithmetic, padded)(inputs[0])
         if arithmetic.depthwise == "kernels" and _is_gate(layer):
-            return _gate(layer, arithmetic)(inputs[0])
+            exact = replace(arithmetic, activations="float32")
+            return FoldedConvolution(layer, None, exact)(inputs[0])
         return _in(layer, arithmetic)(inputs if len(inputs) > 1 else inputs[0])
 
     entry = keras.Input(start.shape[1:], name=input_name)
@@ -286,7 +288,7 @@ def trainable_norms(model: keras.Model, arithmetic: Arithmetic = FLOAT32) -> ker
         if _can_be_folded(layer) and arithmetic != FLOAT32:
             layer = FoldedConvolution(layer, None, arithmetic)
         elif arithmetic.depthwise == "kernels" and _is_gate(layer):
-            layer = _gate(layer, arithmetic)
+            layer = FoldedConvolution(layer, None, replace(arithmetic, activations="float32"))
         elif isinstance(layer, layers.BatchNormalization) and fuses:
             layer = FusedNorm(layer)
         else:
@@ -305,10 +307,6 @@ def _can_be_folded(layer: layers.Layer) -> bool:
 def _is_gate(layer: layers.Layer) -> bool:
     """Whether it is one of the two convolutions of squeeze and excitation."""
     return type(layer) is layers.Conv2D and layer.use_bias and layer.input.shape[1:3] == (1, 1)
-
-
-def _gate(layer: layers.Layer, arithmetic: Arithmetic) -> FoldedConvolution:
-    return FoldedConvolution(layer, None, replace(arithmetic, activations="float32"))
 
 
 def _in(layer: layers.Layer, arithmetic: Arithmetic) -> layers.Layer:

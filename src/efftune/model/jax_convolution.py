@@ -1,8 +1,8 @@
 """Convolutions under JAX on NVIDIA GPUs.
 
-Depthwise ones are kernels of Pallas (Triton): cuDNN's general kernels, and what XLA makes of shifted
-products, take ten and more times as long as their memory traffic. Each program computes some places
-of some channels, and reads the neighbours of its places from the GPU's caches.
+Depthwise ones are kernels of Pallas (Triton): cuDNN's general kernels, and what XLA makes of
+shifted products, take ten and more times as long as their memory traffic. Each program computes
+some places of some channels, and reads the neighbours of its places from the GPU's caches.
 
 Pointwise ones, and those of few channels, are matrix products. Their kernels' gradients are sums
 over millions of rows with few results, which are split so that the whole GPU has work.
@@ -14,8 +14,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.experimental import pallas
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.experimental.pallas import triton
+
+from efftune.model.folding import Padding
 
 _PLACES = 64  # that a program computes at a time
 _CHANNELS = 32
@@ -24,9 +28,6 @@ _PARTS = 512  # that sums over all places are made of
 _SPLIT_VALUES = 2**21  # in the parts of a matrix product, at most
 _SPLIT_ROWS = 512  # in each part, at least
 _MOST_VALUES = 2**31  # of an array, whose places are counted in int32
-
-Array = jax.Array
-Padding = Literal["same"] | tuple[tuple[int, int], tuple[int, int]]
 
 
 class _Shapes(NamedTuple):
@@ -39,7 +40,7 @@ class _Shapes(NamedTuple):
     before: tuple[int, int]
 
 
-def depthwise(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+def depthwise(x: Array, kernel: Array, stride: int, padding: Literal["same"] | Padding) -> Array:
     """Depthwise convolution, computed in float32.
 
     Args:
@@ -70,7 +71,15 @@ def product(rows: Array, kernel: Array) -> Array:
     return _product(rows, kernel)
 
 
-def patches(x: Array, size: int, stride: int, padding: Padding) -> Array:
+def channels_last(x: Array) -> Array:
+    """The same array with its channels next to each other in memory; so is its gradient."""
+    if not isinstance(x, jax.core.Tracer):
+        return x
+    constrained: Array = with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    return constrained
+
+
+def patches(x: Array, size: int, stride: int, padding: Literal["same"] | Padding) -> Array:
     """What each place of a convolution reads, next to each other, as rows of a matrix product.
 
     Args:
@@ -91,21 +100,20 @@ def patches(x: Array, size: int, stride: int, padding: Padding) -> Array:
 
 
 def _padded(
-    sides: tuple[int, int], size: int, stride: int, padding: Padding
-) -> tuple[tuple[int, int], tuple[tuple[int, int], tuple[int, int]]]:
+    sides: tuple[int, int], size: int, stride: int, padding: Literal["same"] | Padding
+) -> tuple[tuple[int, int], Padding]:
     """Height and width of a convolution's result; and zeros before and after, on both axes."""
     if padding == "same":
         missing = [max(0, (-(-side // stride) - 1) * stride + size - side) for side in sides]
         top, left = (each // 2 for each in missing)
         padding = ((top, missing[0] - top), (left, missing[1] - left))
-    assert not isinstance(padding, str)
     height, width = (
         (side + sum(ends) - size) // stride + 1 for side, ends in zip(sides, padding, strict=True)
     )
     return (height, width), padding
 
 
-@jax.custom_vjp
+@jax.custom_vjp  # type: ignore[untyped-decorator]
 def _product(rows: Array, kernel: Array) -> Array:
     return _dot(rows, kernel.astype(rows.dtype), "rows inputs, inputs outputs -> rows outputs")
 
@@ -123,8 +131,8 @@ def _product_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array
         and 2 * parts * kernel.size <= _SPLIT_VALUES
     ):
         parts *= 2
-    split = [each.reshape(parts, count // parts, -1) for each in (rows, gradient)]
-    sums = _dot(*split, "parts rows inputs, parts rows outputs -> parts inputs outputs", "float32")
+    a, b = (each.reshape(parts, count // parts, -1) for each in (rows, gradient))
+    sums = _dot(a, b, "parts rows inputs, parts rows outputs -> parts inputs outputs", "float32")
     cast = kernel.astype(rows.dtype)
     given = _dot(gradient, cast, "rows outputs, inputs outputs -> rows inputs")
     return given, sums.sum(axis=0).astype(kernel.dtype)
@@ -291,4 +299,5 @@ def _anywhere() -> pallas.BlockSpec:
 
 def _interprets() -> bool:
     """Whether to interpret the kernels, which only tests do: elsewhere they run on GPUs."""
-    return jax.default_backend() == "cpu"
+    backend: str = jax.default_backend()
+    return backend == "cpu"

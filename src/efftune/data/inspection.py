@@ -25,7 +25,7 @@ from efftune.data.formats import FORMATS, SUFFIXES
 from efftune.data.measurements import MEASUREMENTS, SIDE, Thumbnails, measure
 from efftune.data.stratified_split import OF_EACH_CLASS, stratified_order
 from efftune.errors import BadImage
-from efftune.system import files
+from efftune.system import files, helpers
 from efftune.system.machine import usable_processors
 
 _CODES = {  # kinds of findings, by the reason why a file is set aside
@@ -102,18 +102,16 @@ def inspect(
         for the remaining usable ones in order, records of type `MEASUREMENTS` and thumbnails.
     """
     rows = [row for row in examples.rows if row.usable]
-    measurements, thumbnails = np.zeros(len(rows), MEASUREMENTS), Thumbnails()
+    measurements, thumbnails = np.zeros(len(rows), MEASUREMENTS), Thumbnails(len(rows))
     failures: dict[Path, str] = {}
     done, total = itertools.count(1), len(rows)  # counting is thread-safe
-    depth = bit_depth.UNKNOWN
+    depth, call = bit_depth.UNKNOWN, helpers.caller(len(rows))
 
     def measure_one(i: int) -> None:
         try:
-            record = measure(images.read(rows[i].path), depth)
-            for name in MEASUREMENTS.names or ():
-                if depth == bit_depth.UNKNOWN or name not in _DEPTH_FIELDS:
-                    measurements[name][i] = record[name]
-            thumbnails.put(i, record["small"])
+            content = call(_measured, str(rows[i].path), depth)
+            measurements[i] = _record(content, measurements[i], depth)
+            thumbnails.put(i, content[MEASUREMENTS.itemsize :])
         except BadImage as error:
             failures[rows[i].path] = error.reason
         except Exception as error:  # noqa: BLE001  (one picture must not end a run)
@@ -135,6 +133,19 @@ def inspect(
     thumbnails.choose(usable)
     found = replace(examples.as_read(hashes, failures), depth=depth)
     return found, measurements[usable] if failures else measurements, thumbnails
+
+
+def _measured(path: str, depth: BitDepth) -> bytes:
+    """What is measured on a picture, as bytes: few to send, from a process to another."""
+    return measure(images.read(Path(path)), depth).tobytes()
+
+
+def _record(content: bytes, before: NDArray[np.void], depth: BitDepth) -> NDArray[np.void]:
+    """What was measured; the range of a picture's values is known only without that of the set."""
+    found: NDArray[np.void] = np.frombuffer(content, MEASUREMENTS, 1).copy()[0]
+    for name in () if depth == bit_depth.UNKNOWN else _DEPTH_FIELDS:
+        found[name] = before[name]
+    return found
 
 
 def _batches(

@@ -223,8 +223,7 @@ class _Extraction:
         for start in range(0, len(self.paths), step):
             self._part = range(start, min(start + step, len(self.paths)))
             self._waiting = {
-                place: np.empty((len(self._part), *cache.shape), cache.dtype)
-                for place, cache in self.caches.items()
+                place: cache.room(len(self._part)) for place, cache in self.caches.items()
             }
             yield self._part
 
@@ -249,7 +248,8 @@ class _Extraction:
         """Collect the network's outputs for a view."""
         row = i - self._part.start
         for output, values in zip(self.outputs, outputs, strict=True):
-            waiting = self._waiting[output, self.views[number]]
+            place = output, self.views[number]
+            waiting = self.caches[place].values_in(self._waiting[place])
             waiting[row] = values.view(waiting.dtype)
         with self._lock:
             self._delivered[i] += 1
@@ -268,7 +268,7 @@ class _Extraction:
         for place, cache in self.caches.items():
             waiting = self._waiting.pop(place)
             rows = waiting if len(new) == len(waiting) else waiting[new]
-            cache.add([self.digests[i] for i in complete], rows)
+            cache.add_filled([self.digests[i] for i in complete], rows)
 
     def result(self) -> Features:
         sha256s = {self.paths[i]: digest.hex() for i, digest in sorted(self.digests.items())}

@@ -10,6 +10,7 @@ from efftune.data import inspection
 from efftune.data.examples import Example, Examples
 from efftune.data.inspection import Finding
 from efftune.data.sources import discovery
+from efftune.system import helpers
 
 from .scenes import scene
 
@@ -85,6 +86,19 @@ def test_unusable_files_are_listed_by_reason(broken_source):
         "empty-folder": 1,
         "other-file": 2,
     }
+
+
+def test_helpers_measure_the_same(source, broken_source, monkeypatch):
+    here = [inspection.inspect(discovery.find(each)) for each in (source, broken_source)]
+    monkeypatch.setattr(helpers, "usable_processors", lambda: 4)
+    monkeypatch.setattr(helpers, "_FEWEST_CALLS", 0)
+    for each, (examples, measurements, thumbnails) in zip(
+        (source, broken_source), here, strict=True
+    ):
+        found = inspection.inspect(discovery.find(each))
+        assert found[0] == examples
+        assert (found[1] == measurements).all()
+        assert all((found[2][i] == thumbnails[i]).all() for i in range(len(measurements)))
 
 
 def test_pictures_are_counted_and_known_by_their_hash(source):

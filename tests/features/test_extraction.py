@@ -7,9 +7,10 @@ from PIL import Image, ImageOps
 
 from conftest import fill
 from efftune.features import extraction
-from efftune.features.extraction import MIRRORED, ExtractionSettings
+from efftune.features.extraction import ExtractionSettings
+from efftune.features.views import MIRRORED
 from efftune.model.backbone import STAGE_FEATURES, Backbone
-from efftune.system import files
+from efftune.system import files, helpers
 
 DTYPES = ["float16", "bfloat16"]
 
@@ -182,6 +183,18 @@ def test_views_are_the_same_every_time(backbone, paths, own_cache):
     assert again.computed == 12
     for view in (1, 2):
         assert again.pooled(view)[::-1] == pytest.approx(first.pooled(view), abs=1e-4)
+
+
+def test_helpers_make_the_same_views(backbone, paths, own_cache, monkeypatch):
+    paths[3].write_bytes(paths[3].read_bytes()[:100])
+    here = extraction.extract(paths, backbone, settings(), views=[0, 1, MIRRORED])
+    shutil.rmtree(own_cache / "features")
+    monkeypatch.setattr(helpers, "usable_processors", lambda: 4)
+    monkeypatch.setattr(helpers, "_FEWEST_CALLS", 0)
+    helped = extraction.extract(paths, backbone, settings(), views=[0, 1, MIRRORED])
+    assert helped.failures == here.failures
+    for view in (0, 1, MIRRORED):
+        assert helped.pooled(view) == pytest.approx(here.pooled(view), abs=1e-4)
 
 
 def test_more_views_compute_only_the_new_ones(backbone, paths, own_cache):

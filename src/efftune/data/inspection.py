@@ -25,7 +25,7 @@ from efftune.data.formats import FORMATS, SUFFIXES
 from efftune.data.measurements import MEASUREMENTS, SIDE, Thumbnails, measure
 from efftune.data.stratified_split import OF_EACH_CLASS, stratified_order
 from efftune.errors import BadImage
-from efftune.system import files
+from efftune.system import files, helpers
 from efftune.system.machine import usable_processors
 
 _CODES = {  # kinds of findings, by the reason why a file is set aside
@@ -47,6 +47,7 @@ _FORMATS = tuple(FORMATS)
 
 _DEPTH_FIELDS = ("kind", "low", "high")
 _BATCH = 4096  # pictures queued for the threads at once: each needs a kilobyte of memory
+_TOGETHER = 8  # pictures measured by one call
 _SMALL_BATCH = 64  # between two looks at the clock
 _TINY = 32  # pixels: pictures with a shorter side contain little information
 _LONG = 8  # aspect ratio: cropping to a square removes most of the picture
@@ -102,39 +103,65 @@ def inspect(
         for the remaining usable ones in order, records of type `MEASUREMENTS` and thumbnails.
     """
     rows = [row for row in examples.rows if row.usable]
-    measurements, thumbnails = np.zeros(len(rows), MEASUREMENTS), Thumbnails()
+    measurements, thumbnails = np.zeros(len(rows), MEASUREMENTS), Thumbnails(len(rows))
     failures: dict[Path, str] = {}
     done, total = itertools.count(1), len(rows)  # counting is thread-safe
-    depth = bit_depth.UNKNOWN
+    depth, call = bit_depth.UNKNOWN, helpers.caller(len(rows))
 
-    def measure_one(i: int) -> None:
-        try:
-            record = measure(images.read(rows[i].path), depth)
-            for name in MEASUREMENTS.names or ():
-                if depth == bit_depth.UNKNOWN or name not in _DEPTH_FIELDS:
-                    measurements[name][i] = record[name]
-            thumbnails.put(i, record["small"])
-        except BadImage as error:
-            failures[rows[i].path] = error.reason
-        except Exception as error:  # noqa: BLE001  (one picture must not end a run)
-            failures[rows[i].path] = images.damage(error)
-        on_progress(next(done), total)
+    def measure_some(numbers: Sequence[int]) -> None:
+        paths = [str(rows[i].path) for i in numbers]
+        for i, (content, reason) in zip(numbers, call(_measured, paths, depth), strict=True):
+            if reason:
+                failures[rows[i].path] = reason
+            else:
+                measurements[i] = _record(content, measurements[i], depth)
+                thumbnails.put(i, content[MEASUREMENTS.itemsize :])
+            on_progress(next(done), total)
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="look") as pool:
         looked_at = set[int]()
         for batch in _batches(rows, is_enough):
             looked_at.update(batch)
-            list(pool.map(measure_one, batch))
+            list(pool.map(measure_some, _shares(batch)))
         failures |= {row.path: NO_TIME for i, row in enumerate(rows) if i not in looked_at}
         deep = np.flatnonzero(measurements["kind"])
         depth = _depth(measurements[deep])
         total += len(deep)
-        list(pool.map(measure_one, deep.tolist()))  # again, as bright as the set tells
+        list(pool.map(measure_some, _shares(deep.tolist())))  # again, as bright as the set tells
     usable = [i for i, row in enumerate(rows) if row.path not in failures]
     hashes = {rows[i].path: measurements["sha256"][i].tobytes().hex() for i in usable}
     thumbnails.choose(usable)
     found = replace(examples.as_read(hashes, failures), depth=depth)
     return found, measurements[usable] if failures else measurements, thumbnails
+
+
+def _shares(numbers: Sequence[int]) -> list[Sequence[int]]:
+    """Numbers of pictures that are measured by one call each: a helper's answer costs a wait."""
+    size = max(1, min(_TOGETHER, len(numbers) // (4 * usable_processors())))
+    return [numbers[i : i + size] for i in range(0, len(numbers), size)]
+
+
+def _measured(paths: Sequence[str], depth: BitDepth) -> list[tuple[bytes, str]]:
+    """What is measured on pictures, as bytes: few to send. Or the reason why nothing is."""
+    found = []
+    for path in paths:
+        content, reason = b"", ""
+        try:
+            content = measure(images.read(Path(path)), depth).tobytes()
+        except BadImage as error:
+            reason = error.reason
+        except Exception as error:  # noqa: BLE001  (one picture must not end a run)
+            reason = images.damage(error)
+        found.append((content, reason))
+    return found
+
+
+def _record(content: bytes, before: NDArray[np.void], depth: BitDepth) -> NDArray[np.void]:
+    """What was measured; the range of a picture's values is known only without that of the set."""
+    found: NDArray[np.void] = np.frombuffer(content, MEASUREMENTS, 1).copy()[0]
+    for name in () if depth == bit_depth.UNKNOWN else _DEPTH_FIELDS:
+        found[name] = before[name]
+    return found
 
 
 def _batches(

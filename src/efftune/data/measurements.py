@@ -5,9 +5,6 @@ on the picture decoded to a square of SIDE pixels instead of the original pictur
 """
 
 import hashlib
-import tempfile
-import threading
-import weakref
 from collections.abc import Sequence
 
 import cv2
@@ -40,20 +37,16 @@ _MEASUREMENTS_AND_THUMBNAIL = np.dtype([*MEASUREMENTS.descr, ("small", np.uint8,
 
 
 class Thumbnails:
-    """Greyscale thumbnails of many pictures, stored in an unnamed file to save memory."""
+    """Greyscale thumbnails of many pictures, in an unnamed file to save memory."""
 
-    def __init__(self) -> None:
-        """Create an empty store."""
-        self._file = tempfile.TemporaryFile(dir=files.cache_folder())  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
-        self._lock = threading.Lock()
+    def __init__(self, count: int) -> None:
+        """Room for the thumbnails of `count` pictures."""
+        self._all: Pixels = files.temporary_array((count, SMALL, SMALL), np.uint8)
         self._indices: Sequence[int] | None = None
 
-    def put(self, index: int, thumbnail: Pixels) -> None:
-        """Store a thumbnail, uint8 (SMALL, SMALL), at an index."""
-        with self._lock:
-            self._file.seek(index * SMALL**2)
-            self._file.write(thumbnail.tobytes())
+    def put(self, index: int, thumbnail: bytes) -> None:
+        """Store a thumbnail, of SMALL × SMALL bytes, at an index; from any thread."""
+        self._all[index] = np.frombuffer(thumbnail, np.uint8).reshape(SMALL, SMALL)
 
     def choose(self, indices: Sequence[int]) -> None:
         """Keep only the thumbnails at `indices`, numbered in that order."""
@@ -62,10 +55,8 @@ class Thumbnails:
     def __getitem__(self, number: int) -> Pixels:
         """A thumbnail, uint8 (SMALL, SMALL)."""
         index = number if self._indices is None else self._indices[number]
-        with self._lock:
-            self._file.seek(index * SMALL**2)
-            content = self._file.read(SMALL**2)
-        return np.frombuffer(content, np.uint8).reshape(SMALL, SMALL)
+        thumbnail: Pixels = self._all[index]
+        return thumbnail
 
 
 def measure(content: bytes, depth: BitDepth = bit_depth.UNKNOWN) -> NDArray[np.void]:
@@ -91,15 +82,17 @@ def measure(content: bytes, depth: BitDepth = bit_depth.UNKNOWN) -> NDArray[np.v
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     record = np.zeros((), _MEASUREMENTS_AND_THUMBNAIL)
     record["sha256"] = np.void(hashlib.sha256(content).digest())
-    size = np.array([decoded.width, decoded.height], np.int64).tobytes()
-    record["pixels"] = np.void(hashlib.blake2b(pixels.tobytes() + size, digest_size=16).digest())
+    pixels_and_size = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16)
+    pixels_and_size.update(np.array([decoded.width, decoded.height], np.int64).data)
+    record["pixels"] = np.void(pixels_and_size.digest())
     record["small"] = cv2.resize(grey, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
     record["width"], record["height"] = decoded.width, decoded.height
     record["format"] = _FORMATS.index(decoded.format)
     record["orientation"], record["several"] = decoded.orientation, decoded.several
     red, green, blue = cv2.split(pixels)
-    record["grey"] = max(cv2.absdiff(red, green).max(), cv2.absdiff(green, blue).max()) <= 2
-    record["dark"], record["bright"] = np.percentile(grey, (5, 99))
+    largest = cv2.NORM_INF  # difference
+    record["grey"] = max(cv2.norm(red, green, largest), cv2.norm(green, blue, largest)) <= 2
+    record["dark"], record["bright"] = _percentiles(grey, (0.05, 0.99))
     variance = float(grey.var(dtype=np.float64))
     record["spread"] = variance**0.5
     if decoded.kind and decoded.inner_range:
@@ -107,3 +100,13 @@ def measure(content: bytes, depth: BitDepth = bit_depth.UNKNOWN) -> NDArray[np.v
         record["low"], record["high"] = decoded.inner_range
     record["detail"] = cv2.Laplacian(grey, cv2.CV_32F).var() / max(20 * variance, 1e-6)
     return record
+
+
+def _percentiles(values: Pixels, shares: tuple[float, ...]) -> list[float]:
+    """As `np.percentile`, by counting, which takes a tenth of the time."""
+    counts = cv2.calcHist([values], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+    ends = counts.cumsum()
+    places = np.array(shares) * (values.size - 1)
+    whole = places.astype(np.int64)
+    below, above = ends.searchsorted([whole, whole + 1], "right")
+    return list(below + (above - below) * (places - whole))

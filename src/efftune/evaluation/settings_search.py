@@ -23,6 +23,7 @@ from efftune.evaluation import cross_validation, out_of_fold
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import Backbone
+from efftune.model.tensors import set_weights
 from efftune.recipe.recipe import Recipe
 from efftune.system.progress import Timer
 from efftune.training import fine_tuning, history, planning
@@ -321,7 +322,7 @@ class _Search:
             self.trials.append(replace(each.trial, outcome=outcome))
         network, result = chosen.network, chosen.result
         if fine_tuning.gains(result, self.head, self.data):
-            self.backbone.keras_model.set_weights(chosen.weights)
+            set_weights(self.backbone.keras_model, chosen.weights)
             self.backbone.weights_changed |= result.best > 0
         else:
             network, result = frozen, fine_tuning.not_taken(result)

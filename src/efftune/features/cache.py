@@ -19,6 +19,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 from numpy.typing import NDArray
 
 from efftune.errors import EfftuneWarning
@@ -81,28 +82,53 @@ class FeatureCache:
         row: NDArray[Any] = self._shard(path)["values"][number].view(self.dtype)
         return row
 
+    def room(self, count: int) -> NDArray[np.void]:
+        """Room for so many rows, to be filled (see `values_in`) and added."""
+        return np.empty(count, self._record)
+
+    def values_in(self, room: NDArray[np.void]) -> NDArray[Any]:
+        """The values of rows, as `dtype`, where they can be set."""
+        values: NDArray[Any] = room["values"].view(self.dtype)
+        return values
+
     def add(self, digests: Sequence[Digest], values: NDArray[Any]) -> None:
+        """Add the rows of some pictures; see `add_filled`."""
+        room = self.room(len(digests))
+        self.values_in(room)[:] = values
+        self.add_filled(digests, room)
+
+    def add_filled(self, digests: Sequence[Digest], records: NDArray[np.void]) -> None:
         """Add the rows of some pictures as one shard.
 
         If the shard cannot be written, or would take the room that a run needs to be saved, its
         rows stay in memory and a warning is issued.
+
+        Args:
+            digests: of the pictures.
+            records: from `room`, as many, with their values.
         """
         if not digests:
             return
-        shard = np.empty(len(digests), self._record)
-        shard["sha256"] = np.frombuffer(b"".join(digests), "V32")
-        shard["values"] = values.view(self._raw)
-        content = io.BytesIO()
-        np.save(content, shard, allow_pickle=False)
-        path = self._folder / f"{hashlib.sha256(content.getbuffer()).hexdigest()}.npy"
+        records["sha256"] = np.frombuffer(b"".join(digests), "V32")
+        # In two parts, as the .npy format has them: a copy would take longer than writing does.
+        header, content = io.BytesIO(), records.view(np.uint8)
+        write_array_header_1_0(header, header_data_from_array_1_0(records))
+        name = hashlib.sha256(header.getbuffer())
+        name.update(content.data)
+        path = self._folder / f"{name.hexdigest()}.npy"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            if not files.has_room(self._folder, shard.nbytes):
+            if not files.has_room(self._folder, records.nbytes):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             # A shard damaged by a power cut is computed again, so there is no need to sync.
-            files.write(path, content.getvalue(), flush=False)
+            with (
+                files.written_whole(path, flush=False) as partial,
+                partial.open("wb") as stream,
+            ):
+                stream.write(header.getbuffer())
+                stream.write(content.data)
         except OSError as error:
-            self._unwritten[path] = shard
+            self._unwritten[path] = records
             warnings.warn(
                 f"Features could not be cached in {self._folder}: {error.strerror}. They are kept "
                 "in memory; the next run computes them again.",

@@ -6,6 +6,7 @@ affect them. Adding ten pictures to ten thousand computes ten.
 
 import hashlib
 import json
+import pickle
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,16 +23,16 @@ from efftune.data.examples import NO_TIME
 from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError
 from efftune.features.cache import MAPPED_BYTES, SHARD_ROWS, CachedRows, Digest, FeatureCache
+from efftune.features.views import MIRRORED, views_of
 from efftune.model.backbone import FEATURES, POOLED, Backbone
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
 from efftune.model.engines.engine import Precision
 from efftune.recipe.inputs import Fit
 from efftune.recipe.training import Flip, Strength
-from efftune.system import files
+from efftune.system import files, helpers
 
 WAITING_BYTES = 256 * 2**20  # limit of the rows computed and not yet written
 _SMALLEST_PART = 32  # pictures; each part is a file for each view
-MIRRORED = -1  # number of the view that is flipped horizontally and otherwise unchanged
 OnDone = Callable[[], bool | None]
 Place = tuple[str, int]  # an output of the backbone, and the number of a view
 
@@ -189,6 +190,7 @@ class _Extraction:
         self.settings = settings
         self.size = backbone.image_size
         self.on_done = on_done
+        self._call = helpers.caller(len(paths))
         self.outputs, self.views = outputs_and_views
         root = files.cache_folder() / "features"
         place_count = max(1, len(self.outputs) * len(self.views))
@@ -221,8 +223,7 @@ class _Extraction:
         for start in range(0, len(self.paths), step):
             self._part = range(start, min(start + step, len(self.paths)))
             self._waiting = {
-                place: np.empty((len(self._part), *cache.shape), cache.dtype)
-                for place, cache in self.caches.items()
+                place: cache.room(len(self._part)) for place, cache in self.caches.items()
             }
             yield self._part
 
@@ -234,9 +235,9 @@ class _Extraction:
             content = images.read(self.paths[i])
             digest = self.digests[i] = hashlib.sha256(content).digest()
             if not self.caches:
-                images.decode(content, self.size, self.settings.fit, self.settings.depth)
+                self._views(content, digest, (0,))
             if not all(digest in cache for cache in self.caches.values()):
-                return self._views(content, digest)
+                return self._views(content, digest, self.views)
         except BadImage as error:
             self.failures[self.paths[i]] = error.reason
         for _ in self.views:
@@ -247,7 +248,8 @@ class _Extraction:
         """Collect the network's outputs for a view."""
         row = i - self._part.start
         for output, values in zip(self.outputs, outputs, strict=True):
-            waiting = self._waiting[output, self.views[number]]
+            place = output, self.views[number]
+            waiting = self.caches[place].values_in(self._waiting[place])
             waiting[row] = values.view(waiting.dtype)
         with self._lock:
             self._delivered[i] += 1
@@ -266,7 +268,7 @@ class _Extraction:
         for place, cache in self.caches.items():
             waiting = self._waiting.pop(place)
             rows = waiting if len(new) == len(waiting) else waiting[new]
-            cache.add([self.digests[i] for i in complete], rows)
+            cache.add_filled([self.digests[i] for i in complete], rows)
 
     def result(self) -> Features:
         sha256s = {self.paths[i]: digest.hex() for i, digest in sorted(self.digests.items())}
@@ -275,18 +277,10 @@ class _Extraction:
         rows = {place: CachedRows(cache, digests) for place, cache in self.caches.items()}
         return Features(rows, sha256s, self.failures, self.computed)
 
-    def _views(self, content: bytes, digest: Digest) -> Pixels:
-        """The requested views of a picture, uint8 (views, size, size, 3)."""
-        pixels = images.decode(content, self.size, self.settings.fit, self.settings.depth)
-        return np.stack([self._view(pixels, digest, view) for view in self.views])
-
-    def _view(self, pixels: Pixels, digest: Digest, view: int) -> Pixels:
-        if view in (0, MIRRORED):
-            return pixels[:, ::-1] if view else pixels
-        plan = augmentation.plan(
-            self.settings.seed, digest, view, self.settings.augment, self.settings.flip
-        )
-        return augmentation.apply(pixels, plan)
+    def _views(self, content: bytes, digest: Digest, views: Sequence[int]) -> Pixels:
+        sent = pickle.PickleBuffer(content)  # not copied to be sent
+        found: Pixels = self._call(views_of, sent, digest, self.size, self.settings, views)
+        return found
 
 
 def extract_pooled(
@@ -318,14 +312,17 @@ def extract_pooled(
         (len(paths), *backbone.shape(output)), np.float32
     )
 
+    call = helpers.caller(len(paths))
+
     def load(i: int) -> Pixels:
         try:
-            content = images.read(paths[i])
-            return images.decode(content, backbone.image_size, settings.fit, settings.depth)[None]
+            content = pickle.PickleBuffer(images.read(paths[i]))
+            views: Pixels = call(views_of, content, b"", backbone.image_size, settings, (0,))
         except BadImage as error:
             raise DataError(
                 f"{paths[i]} changed during the run: {error.reason}. Start again."
             ) from None
+        return views
 
     def deliver(i: int, _view: int, outputs: list[NDArray[np.float32]]) -> None:
         features[i] = outputs[0]

@@ -15,6 +15,7 @@ from keras import layers
 from efftune.errors import UsageError, unknown_name
 from efftune.model import catalogue, graphs, lite
 from efftune.model.initial_weights import drawn_by_numpy
+from efftune.model.tensors import set_weights
 from efftune.model.weights import download, readers
 from efftune.model.weights_table import OWN, Graph
 from efftune.system.progress import Progress, silent
@@ -157,7 +158,7 @@ def build(name: str, num_classes: int = 1000, **options: Unpack[BuildOptions]) -
     predictions = layers.Dense(num_classes, activation="softmax", name="predictions")
     classifier = keras.Model(model.input, predictions(x), name=model.name)
     if head is not None and len(head[1]) == num_classes:
-        predictions.set_weights(list(head))
+        set_weights(predictions, list(head))
     return classifier
 
 

@@ -18,6 +18,7 @@ from efftune.model import catalogue
 from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
 from efftune.model.engines.engine import Engine, Network, Precision
+from efftune.model.tensors import set_weights
 from efftune.model.weights import download
 from efftune.system import files
 from efftune.system.progress import Progress, silent
@@ -296,7 +297,7 @@ class Backbone:
 
     def restore(self, weights: list[NDArray[np.float32]]) -> None:
         """Set the weights to the pretrained ones, which training changed; forget all members."""
-        self.keras_model.set_weights(weights)
+        set_weights(self.keras_model, weights)
         self.weights_changed = False
         self._members.clear()
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from efftune.model import folding
 from efftune.model.initial_weights import drawn_by_numpy
+from efftune.model.tensors import set_weights
 
 Weights = dict[str, list[NDArray[np.float32]]]  # by the layer's name
 
@@ -58,7 +59,7 @@ def combined(
     ) -> Any:
         copy = type(layer).from_config(layer.get_config() | {"name": layer.name + suffix})
         output = copy(inputs if len(inputs) > 1 else inputs[0])
-        copy.set_weights(layer.get_weights() if own is None else own[layer.name])
+        set_weights(copy, layer.get_weights() if own is None else own[layer.name])
         if isinstance(copy, layers.Normalization):
             copy.finalize_state()  # it computes with what it derives from its weights
         return output

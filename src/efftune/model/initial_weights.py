@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras import initializers, layers
-from numpy.typing import NDArray
+
+from efftune.model.tensors import set_weights, tensor
 
 _LIMIT = 2.0  # of truncated normal distributions, in standard deviations
 _TRUNCATED = 0.87962566103423978  # the standard deviation that is left
@@ -57,25 +58,25 @@ def initialize(model: keras.Model, seed: int) -> None:
     for i, layer in enumerate(model.layers):
         if isinstance(layer, layers.BatchNormalization):
             shape = layer.gamma.shape
-            layer.set_weights([np.ones(shape), *np.zeros((2, *shape)), np.ones(shape)])
+            set_weights(layer, [np.ones(shape), *np.zeros((2, *shape)), np.ones(shape)])
         elif isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
             initializer = initializers.VarianceScaling(
                 2.0, "fan_out", "truncated_normal", seed=np.uint32(seed + 7919 * i).item()
             )
             kernel, *biases = layer.weights
             zeros = [np.zeros(bias.shape) for bias in biases]
-            layer.set_weights([initializer(kernel.shape), *zeros])
+            set_weights(layer, [initializer(kernel.shape), *zeros])
 
 
-def _zeros(_self: Any, shape: Any, dtype: str | None = None) -> NDArray[Any]:
-    return np.zeros(shape, dtype or keras.config.floatx())
+def _zeros(_self: Any, shape: Any, dtype: str | None = None) -> Any:
+    return tensor(np.zeros(shape, dtype or keras.config.floatx()))
 
 
-def _ones(_self: Any, shape: Any, dtype: str | None = None) -> NDArray[Any]:
-    return np.ones(shape, dtype or keras.config.floatx())
+def _ones(_self: Any, shape: Any, dtype: str | None = None) -> Any:
+    return tensor(np.ones(shape, dtype or keras.config.floatx()))
 
 
-def _variance_scaling(self: Any, shape: Any, dtype: str | None = None) -> NDArray[Any]:
+def _variance_scaling(self: Any, shape: Any, dtype: str | None = None) -> Any:
     """As `keras.initializers.VarianceScaling`."""
     from scipy.special import ndtr, ndtri
 
@@ -93,4 +94,4 @@ def _variance_scaling(self: Any, shape: Any, dtype: str | None = None) -> NDArra
     else:
         limit = np.sqrt(3 * scale)
         values = random.uniform(-limit, limit, shape)
-    return np.asarray(values, dtype or keras.config.floatx())
+    return tensor(np.asarray(values, dtype or keras.config.floatx()))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from efftune.model.backbone import Backbone
 from efftune.model.engines import devices
 from efftune.model.engines.engine import KERAS_FILE, OPENVINO_FILE
+from efftune.model.tensors import set_weights
 from efftune.model.uncertainty import Uncertainty
 from efftune.system import files
 
@@ -95,7 +96,7 @@ def keras_classifier(
     logits = layers.Dense(len(bias), name="logits")
     with drawn_by_numpy():  # and replaced at once
         probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits(x))
-    logits.set_weights([kernel, bias])
+    set_weights(logits, [kernel, bias])
     return keras.Model(pixels, probabilities, name=f"{backbone.entry.short_name}-classifier")
 
 

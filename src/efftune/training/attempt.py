@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from efftune.model.tensors import set_weights
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.system import stopping
 from efftune.system.journal import Checkpoints
@@ -125,7 +126,7 @@ class Attempt:
 
     def undo(self) -> None:
         """Give the network its initial weights back."""
-        self.network.inference_model.set_weights(self.initial_weights)
+        set_weights(self.network.inference_model, self.initial_weights)
 
     def restore(self, arrays: dict[str, list[NDArray[Any]]]) -> None:
         """Take over the arrays of a checkpoint of the same state; none before the first step."""
@@ -179,7 +180,7 @@ class Attempt:
                 if patience and epoch.number - best.number >= patience and self.data.val:
                     break
                 self._keep(checkpoints, stop, ends_epoch=True)
-        self.network.inference_model.set_weights(self.best_weights)
+        set_weights(self.network.inference_model, self.best_weights)
         self.initial.backbone.weights_changed |= best.number > 0
         kernel, bias = self.network.head
         epochs, failures = tuple(state.epochs), tuple(state.failures)

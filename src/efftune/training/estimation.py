@@ -13,6 +13,7 @@ from efftune.errors import BadImage
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import FEATURES, Backbone
+from efftune.model.tensors import set_weights
 from efftune.model.uncertainty import REFERENCES
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.training import planning
@@ -283,6 +284,6 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> tuple[float,
     traced = time.perf_counter()
     list(trainer.train(1, order))
     step = (time.perf_counter() - traced) / _MEASURED_STEPS
-    network.inference_model.set_weights(initial_weights)
+    set_weights(network.inference_model, initial_weights)
     steps = max(1, plan.pictures["train"] // size) * stage.epochs
     return traced - start, step * steps

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from efftune.errors import DataError
+from efftune.model.tensors import set_weights
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.training import attempt, stages, validation
 from efftune.training.batches import ArrayViews, LabelledInputs, StageData
@@ -101,7 +102,7 @@ def _attempt(
         top = max(top, accuracy)
         if validation.is_better(epochs[-1], best, top, len(val[1])):
             best, best_weights = epochs[-1], model.get_weights()
-    model.set_weights(best_weights)
+    set_weights(model, best_weights)
     return _folded(model), StageResult(stage, initial, tuple(epochs), best.number, size)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
+from efftune.model.tensors import set_weights
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.system.progress import Timer
 from efftune.training import stages
@@ -109,7 +110,7 @@ def _train_each(
             notes.append(f"{name} is left out: {error}")
             continue
         finally:
-            backbone.keras_model.set_weights(weights)
+            set_weights(backbone.keras_model, weights)
         results.append(result)
         notes += [f"{name}: {failure}" for failure in result.failures]
         if result.best:
@@ -125,7 +126,7 @@ def _train_each(
 
 def _alone(member: _Member, result: StageResult) -> tuple[NetworkState, StageResult]:
     """The only network that is taken."""
-    member.network.backbone.keras_model.set_weights(member.weights)
+    set_weights(member.network.backbone.keras_model, member.weights)
     return member.network, replace(result, best=member.passed + member.result.best)
 
 
@@ -136,9 +137,9 @@ def _together(
     started, backbone = time.perf_counter(), members[0].network.backbone
     before = backbone.keras_model.get_weights()
     for member in members:
-        backbone.keras_model.set_weights(member.weights)
+        set_weights(backbone.keras_model, member.weights)
         backbone.add_member(backbone.block(result.stage.block))
-    backbone.keras_model.set_weights(before)
+    set_weights(backbone.keras_model, before)
     kernels = [each.network.kernel / np.float32(len(members)) for each in members]
     bias = np.asarray(np.mean([each.network.bias for each in members], axis=0), np.float32)
     network = NetworkState(backbone, np.concatenate(kernels), bias)

@@ -16,6 +16,7 @@ from efftune.model import folding
 from efftune.model.backbone import Backbone
 from efftune.model.engines.engine import chosen_precision
 from efftune.model.initial_weights import drawn_by_numpy
+from efftune.model.tensors import set_weights, tensor
 from efftune.recipe.recipe import Recipe, Stage
 
 _SPAN = 0.1  # of a stage's steps, which moving averages span at most
@@ -62,7 +63,7 @@ class Network:
         )
         logits = layers.Dense(len(bias), name="logits")
         self.inference_model = keras.Model(part.input, logits(x))
-        logits.set_weights([kernel, bias])
+        set_weights(logits, [kernel, bias])
         self._logits = logits
         model, mixes = self.inference_model, recipe.augmentation.mix != "none"
         self.training_model = _mixing(model) if mixes else model
@@ -89,7 +90,7 @@ class Network:
 
     @head.setter
     def head(self, head: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
-        self._logits.set_weights(head)
+        set_weights(self._logits, head)
 
     @property
     def variables(self) -> list[NDArray[Any]]:
@@ -99,7 +100,7 @@ class Network:
     @variables.setter
     def variables(self, values: list[NDArray[Any]]) -> None:
         for variable, value in zip(self._variables, values, strict=True):
-            variable.assign(value)
+            variable.assign(tensor(value))
 
     @property
     def _variables(self) -> list[Any]:

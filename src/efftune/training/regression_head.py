@@ -6,13 +6,18 @@ the head afterwards, so the result is an ordinary dense layer.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efftune.recipe.recipe import Recipe
+from efftune.system.linear_algebra import single_threaded
+from efftune.system.machine import usable_processors
 
 COMPONENTS = 512  # more did not improve accuracy
 _SMALLEST_VARIANCE = 0.01  # times the mean one, added so that values that hardly vary count less
@@ -25,6 +30,7 @@ FINAL_TOLERANCE = 1e-3
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,20 @@ class Head:
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
+@contextmanager
+def _solving() -> Iterator[None]:
+    """Solvers use one thread each, and complain of nothing. Not for several threads at once."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with single_threaded(), warnings.catch_warnings():
+        # Not a problem for the user: a head that has not fully converged is evaluated all the same.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # Nor are few pictures: the user is told in other words.
+        warnings.filterwarnings("ignore", "The number of unique classes")
+        yield
+
+
+@_solving()
 def fit(
     features: Matrix, labels: Labels, groups: Labels, recipe: Recipe, last_stage: int = 0
 ) -> Head:
@@ -89,9 +109,7 @@ def fit(
         tried.append((losses.min(), strengths[int(losses.argmin())], pca, components))
     _, strength, pca, components = min(tried, key=lambda each: each[0])
     weights = class_weights(labels, recipe)[labels]
-    coefficients, intercepts = regression(
-        components, labels, weights, strength, None, FINAL_TOLERANCE
-    )
+    coefficients, intercepts = _solved(components, labels, weights, strength, None, FINAL_TOLERANCE)
     kernel = pca.rotation @ coefficients.T
     return Head(kernel, intercepts - pca.centre @ kernel, strength, pca)
 
@@ -117,9 +135,12 @@ class PrincipalComponents:
     def rotated(self, features: Matrix) -> Matrix:
         """Project features block by block, since `features` may be larger than memory."""
         result = np.empty((len(features), self.rotation.shape[1]), np.float32)
-        for start in range(0, len(features), _BLOCK_ROWS):
-            block = slice(start, start + _BLOCK_ROWS)
+
+        def rotate(block: slice) -> None:
             result[block] = (features[block] - self.centre) @ self.rotation
+
+        for _ in _in_threads(rotate, _blocks(features)):
+            pass
         return result
 
 
@@ -160,9 +181,13 @@ def _approximated(features: Matrix) -> PrincipalComponents:
 
     centre = features.mean(axis=0, dtype=np.float64).astype(np.float32)
     covariance = np.zeros((len(centre), len(centre)), np.float32)
-    for start in range(0, len(features), _BLOCK_ROWS):
-        centred = features[start : start + _BLOCK_ROWS] - centre
-        covariance += centred.T @ centred / np.float32(len(features))
+
+    def part(block: slice) -> Matrix:
+        centred = features[block] - centre
+        return np.asarray(centred.T @ centred / np.float32(len(features)))
+
+    for each in _in_threads(part, _blocks(features)):
+        covariance += each
     scales = _scales(np.diagonal(covariance))
     covariance *= np.outer(scales, scales)
     count = min(COMPONENTS, len(centre))
@@ -172,6 +197,18 @@ def _approximated(features: Matrix) -> PrincipalComponents:
     scale = 1 / np.sqrt(max(float(variances[-count:].sum()) / len(centre), 1e-12))
     rotation = scales[:, None] * (basis @ axes)[:, : -count - 1 : -1] * np.float32(scale)
     return PrincipalComponents(centre, rotation)
+
+
+def _blocks(features: Matrix) -> list[slice]:
+    return [slice(i, i + _BLOCK_ROWS) for i in range(0, len(features), _BLOCK_ROWS)]
+
+
+def _in_threads(function: Callable[[Any], Result], items: Sequence[Any]) -> Iterator[Result]:
+    """Results in order; those of as many items as there are processors are kept at once."""
+    count = usable_processors()
+    with single_threaded(), ThreadPoolExecutor(count) as pool:
+        for i in range(0, len(items), count):
+            yield from pool.map(function, items[i : i + count])
 
 
 def _scales(variances: Matrix) -> Matrix:
@@ -204,14 +241,16 @@ def _losses(
     features, labels = features[sample], labels[sample]
     fold_of = assign_folds(labels, groups[sample], folds)
     weights = class_weights(labels, recipe)[labels]
-    losses = np.zeros(len(strengths))
-    for fold in range(folds):
+
+    def losses_of(fold: int) -> NDArray[np.float64]:
         train = fold_of != fold
         # A class without training pictures in this fold cannot be predicted.
         held_out = ~train & np.isin(labels, labels[train])
         if held_out.any() and len(np.unique(labels[train])) > 1:
-            losses += _fold_losses(features, labels, weights, (train, held_out), strengths)
-    return losses
+            return _fold_losses(features, labels, weights, (train, held_out), strengths)
+        return np.zeros(len(strengths))
+
+    return np.asarray(np.sum(list(_in_threads(losses_of, range(folds))), axis=0))
 
 
 def assign_folds(labels: Labels, groups: Labels, folds: int) -> Labels:
@@ -248,7 +287,7 @@ def _fold_losses(
     losses = np.zeros(len(strengths))
     start = None
     for i in np.argsort(strengths):  # from strong to weak penalty: warm starts converge quickly
-        start = regression(
+        start = _solved(
             features[train], train_labels, weights[train], strengths[i], start, SEARCH_TOLERANCE
         )
         head = Head(start[0].T, start[1], strengths[i])
@@ -258,6 +297,7 @@ def _fold_losses(
     return losses
 
 
+@_solving()
 def regression(
     features: Matrix,
     labels: Labels,
@@ -279,19 +319,25 @@ def regression(
     Returns:
         Coefficients (classes, features) and intercepts (classes,).
     """
-    from sklearn.exceptions import ConvergenceWarning
+    return _solved(features, labels, weights, strength, start, tolerance)
+
+
+def _solved(
+    features: Matrix,
+    labels: Labels,
+    weights: Matrix,
+    strength: float,
+    start: tuple[Matrix, Matrix] | None,
+    tolerance: float,
+) -> tuple[Matrix, Matrix]:
+    """See `regression`; for any thread."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=strength, tol=tolerance, max_iter=500, warm_start=True)
     binary = labels.max() == 1
     if start is not None:
         model.coef_, model.intercept_ = (part[1:] if binary else part for part in start)
-    with warnings.catch_warnings():
-        # Not a problem for the user: a head that has not fully converged is evaluated all the same.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        # Nor are few pictures: the user is told in other words.
-        warnings.filterwarnings("ignore", "The number of unique classes")
-        model.fit(features, labels, weights)
+    model.fit(features, labels, weights)
     coefficients = model.coef_.astype(np.float32)
     intercepts = model.intercept_.astype(np.float32)
     if binary:  # scikit-learn returns the second class only; softmax needs a row for each

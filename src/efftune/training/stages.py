@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from efftune.errors import DataError
+from efftune.model.tensors import set_weights
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.system.journal import Checkpoints
 from efftune.system.progress import Timer
@@ -121,7 +122,7 @@ def _finished(
 ) -> tuple[NetworkState, StageResult]:
     """What a stage had come to before the run was stopped."""
     if result.best:
-        network.backbone.keras_model.set_weights(arrays["weights"])
+        set_weights(network.backbone.keras_model, arrays["weights"])
         network.backbone.weights_changed = True
     kernel, bias = arrays["head"]
     return NetworkState(network.backbone, kernel, bias), result

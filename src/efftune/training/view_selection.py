@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.features import extraction
-from efftune.features.extraction import MIRRORED
+from efftune.features.views import MIRRORED
 from efftune.model.backbone import Backbone
 from efftune.recipe.training import Augment, Strength
 from efftune.training import planning

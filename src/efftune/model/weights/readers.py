@@ -13,6 +13,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from efftune.errors import DataError
+from efftune.model.tensors import set_weights
 from efftune.model.weights import safetensors_file, torch_tensors
 
 Array = NDArray[Any]
@@ -75,7 +76,7 @@ def normalize(
     """
     if np.allclose(variance, _STANDARD_DEVIATION, atol=1e-4):
         variance = np.square(variance)
-    layer.set_weights([mean, variance, np.zeros(())])
+    set_weights(layer, [mean, variance, np.zeros(())])
     layer.finalize_state()
 
 
@@ -98,7 +99,7 @@ def _set_weights(layer: layers.Layer, values: list[Array]) -> None:
     if isinstance(layer, layers.Normalization):
         normalize(layer, *values[:2])
     else:
-        layer.set_weights(values)
+        set_weights(layer, values)
 
 
 def _as_head(kernel: Array, bias: Array) -> Head:

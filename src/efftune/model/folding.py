@@ -98,6 +98,12 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
         x = x if bias is None else x + ops.cast(bias, dtype)
         return self.convolution.activation(x)
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is neither depthwise nor of pixels nor a matrix product."""
+        few = self.convolution.kernel.shape[-2] <= _FEW_CHANNELS
+        return not (self._depthwise or self._is_product or few)
+
     def compute_output_spec(self, x: Any) -> keras.KerasTensor:
         """Shape and type of the result, which Keras would otherwise find by tracing `call`."""
         sides = (side + sum(ends) for side, ends in zip(x.shape[1:3], self._padding, strict=True))
@@ -138,7 +144,7 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
             padding = "same"
         if self._depthwise:
             return jax_convolution.depthwise(x, kernel[..., 0], stride, padding)
-        if not self._is_product and x.shape[-1] > _FEW_CHANNELS:
+        if self.is_dense:
             x = x if padding == "same" else ops.pad(x, [(0, 0), *padding, (0, 0)])
             kernel = ops.cast(kernel, x.dtype)
             return ops.conv(x, kernel, stride, padding=self.convolution.padding)
@@ -298,6 +304,12 @@ def trainable_norms(model: keras.Model, arithmetic: Arithmetic = FLOAT32) -> ker
     entry = keras.Input(model.input.shape[1:], name="pixels")
     (features,) = rebuilt(model, entry, (model.input, [model.output]), apply)
     return keras.Model(entry, features, name="part")
+
+
+def has_dense_convolutions(model: keras.Model) -> bool:
+    """Whether a graph has convolutions that are neither depthwise nor of pixels nor products."""
+    every = model._flatten_layers()  # of networks in it, too
+    return any(isinstance(layer, FoldedConvolution) and layer.is_dense for layer in every)
 
 
 def _can_be_folded(layer: layers.Layer) -> bool:

@@ -197,7 +197,7 @@ def _training_program(model: Any, mesh: Mesh, block_steps: int) -> Any:
         outcomes = jnp.zeros((block_steps, 2), jnp.float32)
         return jax.lax.fori_loop(first, first + count, body, (state, outcomes))
 
-    return _compiled(run, mesh)
+    return _compiled(run, model, mesh)
 
 
 def _inference_program(model: Any, mesh: Mesh, shape: tuple[int, int]) -> Any:
@@ -216,8 +216,8 @@ def _inference_program(model: Any, mesh: Mesh, shape: tuple[int, int]) -> Any:
         logits = jnp.zeros((*shape, model.output.shape[-1]), jnp.float32)
         return jax.lax.fori_loop(0, count, body, logits)
 
-    return _compiled(run, mesh)
+    return _compiled(run, model, mesh)
 
 
-def _compiled(run: Callable[..., Any], mesh: Mesh) -> Any:
-    return jax.jit(run, out_shardings=everywhere(mesh), compiler_options=compiler_options())
+def _compiled(run: Callable[..., Any], model: Any, mesh: Mesh) -> Any:
+    return jax.jit(run, out_shardings=everywhere(mesh), compiler_options=compiler_options(model))

@@ -32,7 +32,7 @@ def mean_network():
     def program(weights, pixels):
         return [pixels.astype("float32").mean(axis=(1, 2)) * weights]
 
-    return Network(lambda: (program, np.float32(1)), size=8)
+    return Network(lambda: (jax.jit(program), np.float32(1)), size=8)
 
 
 def grey(value, views=1):

@@ -30,7 +30,6 @@ from efftune.model.engines.saved import SavedClassifier
 NAME = "jax"
 # Per device. Smaller ones are for the last batch, or for few pictures.
 _BATCH_SIZES = {"gpu": (1, 16, 256), "cpu": (1, 8)}
-_AUTOTUNING = 0  # of XLA for GPUs, from 0 to 5
 _building = Lock()  # of Keras' graphs, which share layers
 _RUNNING = 2  # batches that are computed while others are decoded
 
@@ -48,15 +47,16 @@ def fastest_precision() -> Precision:
     return "bf16" if jax.default_backend() == "gpu" else "f32"
 
 
-def compiler_options() -> dict[str, bool | int]:
-    """How XLA is to compile programs.
+def compiler_options(model: keras.Model) -> dict[str, bool | int]:
+    """How XLA is to compile the programs of a network from `folding`.
 
     On GPUs, it would write and time dozens of kernels for each matrix product, which takes minutes
-    for a network; NVIDIA's library chooses one at once.
+    for a network; NVIDIA's library chooses one at once. For convolutions, it has to be timed.
     """
     if jax.default_backend() != "gpu":
         return {}
-    return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": _AUTOTUNING}
+    level = 1 if folding.has_dense_convolutions(model) else 0
+    return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": level}
 
 
 def network(
@@ -70,7 +70,7 @@ def network(
 ) -> "Network":
     """See `Engine`."""
 
-    def load() -> tuple[Program, Any]:
+    def load() -> tuple[Any, Any]:
         model = build()
         part = folding.folded(model, model.input, model.outputs, _arithmetic(precision))
 
@@ -81,7 +81,7 @@ def network(
                 outputs = [(a + b) * 0.5 for a, b in zip(outputs, others, strict=True)]
             return [each.astype(dtype) for each, dtype in zip(outputs, dtypes, strict=True)]
 
-        return program, _weights(part)
+        return _compiled(program, part), _weights(part)
 
     return Network(load, size=size)
 
@@ -89,22 +89,22 @@ def network(
 def classifier(folder: Path, *, size: int, has_features: bool) -> "Network":
     """See `Engine`."""
 
-    def load() -> tuple[Program, Any]:
-        saved, run, weights = _saved(folder)
+    def load() -> tuple[Any, Any]:
+        (saved, part), run = _saved(folder)
 
         def program(weights: Any, pixels: Any) -> Outputs:
             features, _activations = run(weights, pixels)
             probabilities = _probabilities(saved, features)
             return [probabilities, features] if has_features else [probabilities]
 
-        return program, weights
+        return _compiled(program, part), _weights(part)
 
     return Network(load, size=size)
 
 
 def explainer(folder: Path, *, size: int) -> tuple["Network", NDArray[np.float32]]:
     """See `Engine`."""
-    saved, run, weights = _saved(folder)
+    (saved, part), run = _saved(folder)
 
     def program(weights: Any, pixels: Any) -> Outputs:
         features, activations = run(weights, pixels)
@@ -112,11 +112,21 @@ def explainer(folder: Path, *, size: int) -> tuple["Network", NDArray[np.float32
         return [_probabilities(saved, features), *channels_first]
 
     kernel = saved.kernel - saved.kernel.mean(axis=1, keepdims=True)
-    return Network(lambda: (program, weights), size=size), kernel
+    loaded = _compiled(program, part), _weights(part)
+    return Network(lambda: loaded, size=size), kernel
 
 
-def _saved(folder: Path) -> tuple[SavedClassifier, Callable[[Any, Any], tuple[Any, Outputs]], Any]:
-    """A saved classifier; a function from weights and pixels to features and activations."""
+def _compiled(program: Program, part: keras.Model) -> Any:
+    return jax.jit(program, compiler_options=compiler_options(part))
+
+
+def _saved(
+    folder: Path,
+) -> tuple[tuple[SavedClassifier, keras.Model], Callable[[Any, Any], tuple[Any, Outputs]]]:
+    """A saved classifier and its network; a function from weights and pixels to its outputs.
+
+    These are features and activations.
+    """
     saved = SavedClassifier.load(folder)
     backbone = saved.backbone
     ends = [backbone.output, *_pooled(backbone)]
@@ -131,7 +141,7 @@ def _saved(folder: Path) -> tuple[SavedClassifier, Callable[[Any, Any], tuple[An
             activations = [(one + each[:, :, ::-1]) * 0.5 for one, each in pairs]
         return features, activations
 
-    return saved, run, _weights(part)
+    return (saved, part), run
 
 
 def _probabilities(saved: SavedClassifier, features: Any) -> Any:
@@ -173,12 +183,12 @@ class Network:
             memory are given up.
     """
 
-    def __init__(self, load: Callable[[], tuple[Program, Any]], *, size: int):
+    def __init__(self, load: Callable[[], tuple[Any, Any]], *, size: int):
         """Describe a network.
 
         Args:
-            load: returns a function of weights and uint8 pixels (batch, size, size, 3), and the
-                weights.
+            load: returns a function of weights and uint8 pixels (batch, size, size, 3), as
+                `jax.jit` makes it, and the weights.
             size: side of the input square, in pixels.
         """
         self.size = size
@@ -236,13 +246,12 @@ class Network:
             if self._loaded is None:
                 with _building:
                     program, weights = self._load()
-                self._loaded = jax.jit(program), jax.device_put(weights, self._everywhere)
+                self._loaded = program, jax.device_put(weights, self._everywhere)
             program, weights = self._loaded
             if batch_size not in self._compiled:
                 shape = (batch_size, self.size, self.size, 3)
                 pixels = jax.ShapeDtypeStruct(shape, np.uint8, sharding=self._batch)
-                lowered = program.lower(weights, pixels)
-                self._compiled[batch_size] = lowered.compile(compiler_options())
+                self._compiled[batch_size] = program.lower(weights, pixels).compile()
             return self._compiled[batch_size], weights
 
     def compute(self, pixels: Pixels) -> list[NDArray[Any]]:

@@ -228,7 +228,7 @@ def random(shape: tuple[int, ...], dtype: str = "bfloat16", seed: int = 0) -> An
 
 def depthwise(context: Context) -> Iterator[Result]:
     from efftune.model import jax_convolution
-    from efftune.model.folding import shifted
+    from efftune.model.folded_layers import shifted
 
     sizes, device = context.sizes, context.device
     ways = {

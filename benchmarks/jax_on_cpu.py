@@ -21,7 +21,7 @@ import numpy as np
 
 from efftune.model import architectures
 from efftune.model.backbone import Backbone
-from efftune.model.folding import Arithmetic
+from efftune.model.folded_layers import Arithmetic
 
 SIDE, BATCH, REPEATS = 224, 8, 5
 

@@ -4,14 +4,14 @@ import pytest
 from keras import layers, ops
 
 from efftune.model.backbone import Backbone
-from efftune.model.folding import (
+from efftune.model.folded_layers import (
     FLOAT32,
     Arithmetic,
     FoldedConvolution,
     FusedNorm,
     shifted,
-    trainable_norms,
 )
+from efftune.model.folding import trainable_norms
 from model.conftest import distance, shaken
 
 

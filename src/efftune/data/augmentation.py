@@ -4,6 +4,7 @@ The parameters of a view depend only on the seed, the picture's content and the 
 views are identical whatever the order of processing or the number of threads.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -77,19 +78,26 @@ def plan(seed: int, picture: bytes, number: int, strength: Strength, flip: Flip)
     """
     ranges = _RANGES[strength]
     random = np.random.default_rng([seed, number, int.from_bytes(picture[:8], "big")])
-    scale = random.uniform(ranges.min_scale, ranges.max_scale)
+    # One call for all: each would take longer than what is done with its number.
+    u = iter(random.random(11).tolist())
+    scale = ranges.min_scale + (ranges.max_scale - ranges.min_scale) * next(u)
     max_shift = abs(1 - scale) / 2 + ranges.overhang
-    brightness = 1 + ranges.brightness * random.uniform(-1, 1)
-    red, green, blue = brightness * (1 + ranges.tint * random.uniform(-1, 1, 3))
+    brightness = 1 + ranges.brightness * _signed(u)
+    red, green, blue = (brightness * (1 + ranges.tint * _signed(u)) for _ in range(3))
     return View(
-        rotation=ranges.rotation * random.uniform(-1, 1),
+        rotation=ranges.rotation * _signed(u),
         scale=scale,
-        shift=(random.uniform(-max_shift, max_shift), random.uniform(-max_shift, max_shift)),
-        flip=bool(random.random() < 0.5) and flip != "no",
+        shift=(_signed(u, max_shift), _signed(u, max_shift)),
+        flip=next(u) < 0.5 and flip != "no",
         gain=(red, green, blue),
-        contrast=1 + ranges.contrast * random.uniform(-1, 1),
-        upside_down=bool(random.random() < 0.5) and flip == "both",
+        contrast=1 + ranges.contrast * _signed(u),
+        upside_down=next(u) < 0.5 and flip == "both",
     )
+
+
+def _signed(random: Iterator[float], limit: float = 1) -> float:
+    """A number from -limit to limit, of one from 0 to 1; as NumPy's `uniform` computes it."""
+    return -limit + (limit - -limit) * next(random)
 
 
 def apply(pixels: Pixels, view: View) -> Pixels:

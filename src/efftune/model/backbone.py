@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import keras
 
     from efftune.model.ensemble import Weights
-    from efftune.model.folding import Arithmetic
+    from efftune.model.folded_layers import Arithmetic
     from efftune.model.weights.readers import Head
     from efftune.recipe.recipe import Recipe
 

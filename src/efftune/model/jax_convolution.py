@@ -19,7 +19,7 @@ from jax.experimental import pallas
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.experimental.pallas import triton
 
-from efftune.model.folding import Padding
+from efftune.model.folded_layers import Padding
 
 _PLACES = 64  # that a program computes at a time
 _CHANNELS = 32
@@ -40,11 +40,16 @@ class _Shapes(NamedTuple):
     before: tuple[int, int]
 
 
+def fits(x: Array) -> bool:
+    """Whether `depthwise` can take an array."""
+    return bool(math.prod(x.shape) < _MOST_VALUES)
+
+
 def depthwise(x: Array, kernel: Array, stride: int, padding: Literal["same"] | Padding) -> Array:
     """Depthwise convolution, computed in float32.
 
     Args:
-        x: activations (batch, height, width, channels), fewer than 2**31 values.
+        x: activations (batch, height, width, channels); see `fits`.
         kernel: float32 (size, size, channels).
         stride: the same in both directions.
         padding: `same`, as TensorFlow pads, or zeros before and after on both axes.

@@ -1,7 +1,7 @@
 """The steps of a stage as one program, compiled by JAX, that runs many of them at a time."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ _FASTER = 8  # times as many steps as in the call before, at most
 
 exactly = partial(jax.default_matmul_precision, "highest")  # where in float32
 
+Options = dict[str, bool | int]  # of XLA
 State = tuple[list[jax.Array], list[jax.Array], list[jax.Array]]
 
 
@@ -48,7 +49,10 @@ class JaxTrainer:
             (data.steps, data.batch_size),
             len(data.train.labels) * data.epochs,
         )
-        self._program = _training_program(training_model, self._mesh, self._feed.block_steps)
+        options = compiler_options(inference_model)
+        self._program = _training_program(
+            training_model, self._mesh, self._feed.block_steps, options
+        )
         self._state: State = ([], [], [])
         self._unreported = 0  # steps that were run
         self._call_steps = 0  # before the first call, which compiles and so is no measure
@@ -64,7 +68,7 @@ class JaxTrainer:
             data.val.inputs, self._mesh, (steps, val_size), val_count * (data.epochs + 1)
         )
         self._val_program = _inference_program(
-            inference_model, self._mesh, (self._val_feed.block_steps, val_size)
+            inference_model, self._mesh, (self._val_feed.block_steps, val_size), options
         )
 
     def train(
@@ -152,7 +156,7 @@ class JaxTrainer:
         self._call_steps = max(1, min(wanted, _FASTER * self._call_steps))
 
 
-def _training_program(model: Any, mesh: Mesh, block_steps: int) -> Any:
+def _training_program(model: Any, mesh: Mesh, block_steps: int, options: Options) -> Any:
     """The program that runs some steps of a block.
 
     Its arguments are the state; a block's data and arrays (see `Feed.block`); and the first step
@@ -197,10 +201,10 @@ def _training_program(model: Any, mesh: Mesh, block_steps: int) -> Any:
         outcomes = jnp.zeros((block_steps, 2), jnp.float32)
         return jax.lax.fori_loop(first, first + count, body, (state, outcomes))
 
-    return _compiled(run, model, mesh)
+    return jax.jit(run, out_shardings=everywhere(mesh), compiler_options=options)
 
 
-def _inference_program(model: Any, mesh: Mesh, shape: tuple[int, int]) -> Any:
+def _inference_program(model: Any, mesh: Mesh, shape: tuple[int, int], options: Options) -> Any:
     """The program that gives the logits of a block's first steps, float32 (*shape, classes).
 
     Its arguments are the state, a block's data and arrays, and the number of steps to run.
@@ -216,8 +220,4 @@ def _inference_program(model: Any, mesh: Mesh, shape: tuple[int, int]) -> Any:
         logits = jnp.zeros((*shape, model.output.shape[-1]), jnp.float32)
         return jax.lax.fori_loop(0, count, body, logits)
 
-    return _compiled(run, model, mesh)
-
-
-def _compiled(run: Callable[..., Any], model: Any, mesh: Mesh) -> Any:
-    return jax.jit(run, out_shardings=everywhere(mesh), compiler_options=compiler_options(model))
+    return jax.jit(run, out_shardings=everywhere(mesh), compiler_options=options)

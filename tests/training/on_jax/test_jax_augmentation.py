@@ -60,3 +60,14 @@ def test_views_of_photos_are_those_of_the_cpu(clothing):
     for strength, flip in STRENGTHS:
         means, _ = differences(pixels, views_of(len(pixels), strength, flip))
         assert means.max() < 0.5
+
+
+def test_matrices_are_those_of_the_cpu():
+    views = [
+        augmentation.plan(0, bytes([i]) * 32, 1, "strong", flip)
+        for i in range(20)
+        for flip in ("no", "yes", "both")
+    ]
+    expected = np.array([augmentation.affine(view, 17) for view in views])
+    found = jax_augmentation.parameters(views, 17)["affine"]
+    assert found == pytest.approx(expected, abs=1e-5)

@@ -26,6 +26,7 @@ from efftune.model import folding
 from efftune.model.engines import engine
 from efftune.model.engines.engine import Item, Precision
 from efftune.model.engines.saved import SavedClassifier
+from efftune.model.folded_layers import Arithmetic
 
 NAME = "jax"
 # Per device. Smaller ones are for the last batch, or for few pictures.
@@ -51,11 +52,11 @@ def compiler_options(model: keras.Model) -> dict[str, bool | int]:
     """How XLA is to compile the programs of a network from `folding`.
 
     On GPUs, it would write and time dozens of kernels for each matrix product, which takes minutes
-    for a network; NVIDIA's library chooses one at once. For convolutions, it has to be timed.
+    for a network; NVIDIA's library chooses one at once, though not for convolutions.
     """
     if jax.default_backend() != "gpu":
         return {}
-    level = 1 if folding.has_dense_convolutions(model) else 0
+    level = 1 if folding.has_backend_convolutions(model) else 0
     return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": level}
 
 
@@ -149,7 +150,7 @@ def _probabilities(saved: SavedClassifier, features: Any) -> Any:
     return jax.nn.softmax(logits)
 
 
-def _arithmetic(precision: Precision) -> folding.Arithmetic:
+def _arithmetic(precision: Precision) -> Arithmetic:
     return folding.arithmetic("gpu" if jax.default_backend() == "gpu" else "cpu", precision)
 
 

@@ -83,7 +83,10 @@ def test_distances_are_those_of_the_features(server, service, finished_run, sour
     places = np.stack([each.place for each in state.training._found])
     references = detector.references.astype(np.float32)
     nearest = np.linalg.norm(places[:, None] - references[None], axis=2).min(1)
-    assert nearest.max() < 0.02  # which were stored in 16 bits
+    precision = json.loads((finished_run.folder / "run.json").read_text())["machine"]["precision"]
+    # Of vectors of length 1, stored in 16 bits. Where the machine has bfloat16, those of training
+    # pictures were computed in it, and the server computes in float32.
+    assert nearest.max() < {"f32": 0.02, "bf16": 0.1}[precision]
 
 
 @pytest.mark.parametrize(

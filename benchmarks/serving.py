@@ -1,7 +1,7 @@
 """The server under load: `efftune serve RUN` on this machine, which is the clients' as well.
 
-    python benchmarks/serving.py RUN PHOTOS [--only throughput one crowd overload soak hostile stop]
-        [--peers PYTHON] [--minutes 30]
+    python benchmarks/serving.py RUN PHOTOS [--peers PYTHON] [--minutes 30]
+        [--only throughput one crowd overload leak soak hostile stop]
 
 `--peers` names a Python with efftune, litserve and fastapi, which then serve the same Keras model
 to the same clients. Each line says what was measured; what must hold is in brackets, and the exit
@@ -326,36 +326,58 @@ def soak(bench: Bench) -> None:
     """Long at 70 % load: memory and open files."""
     minutes = bench.arguments.minutes
     with bench.server() as server:
-        peak = http_load.run(server.address, iter(bench.asks), clients=CLIENTS).rate(200)
-        process = psutil.Process(server.process.pid)
-        noted = list[tuple[float, int, int]]()
-        is_over = threading.Event()
-
-        def note() -> None:
-            began = time.monotonic()
-            while not is_over.wait(10):
-                held = process.memory_full_info().uss
-                noted.append((time.monotonic() - began, held, process.num_fds()))
-
-        noter = threading.Thread(target=note)
-        noter.start()
-        load = http_load.run(
-            server.address,
-            bench.forever(),
-            clients=CLIENTS,
-            rate=0.7 * peak,
-            until=lambda seconds: seconds > 60 * minutes,
-        )
-        is_over.set()
-        noter.join()
+        load, slope, files = _soaked(bench, server, minutes, settling=min(300, 20 * minutes))
         _show(f"{minutes:g} min at 70 %", load)
-        settled = [each for each in noted if each[0] > 300] or noted
-        times, held, files = (np.array(each, float) for each in zip(*settled, strict=True))
-        slope = np.polyfit(times / 3600, held / 1e6, 1)[0]
-        print(f"memory {held[0] / 1e6:.1f} to {held[-1] / 1e6:.1f} MB: {slope:+.2f} MB/h", end=" ")
+        print(f"memory {slope:+.2f} MB/h", end=" ")
         print(holds("1 MB/h at most", slope <= 1), end=" ")
-        print(f"files {files.min():.0f} to {files.max():.0f}", end=" ")
+        print(f"open files {files[0]} to {files[1]}", end=" ")
         print(holds("none wrong", not bench.wrong(load) and load.statuses.keys() == {200}))
+
+
+def leak(bench: Bench) -> None:
+    """The same for two minutes with a leak of 10 kB a request."""
+    script = Path(__file__).with_name("serving_leaking.py")
+    server = Server([sys.executable, str(script)], bench.arguments.run)
+    try:
+        load, slope, _ = _soaked(bench, server, 2, settling=30)
+    finally:
+        server.stop()
+    planted = 10_000 * load.rate(200) * 3600 / 1e6
+    print(f"10 kB a request: memory {slope:+.0f} MB/h of {planted:.0f} planted", end=" ")
+    print(holds("a leak is noticed", slope > max(1, planted / 2)))
+
+
+def _soaked(
+    bench: Bench, server: "Server", minutes: float, settling: float
+) -> tuple[Load, float, tuple[int, int]]:
+    """The load; MB an hour of memory, after some seconds; fewest and most open files."""
+    peak = http_load.run(server.address, iter(bench.asks), clients=CLIENTS).rate(200)
+    process = psutil.Process(server.process.pid)
+    noted = list[tuple[float, int, int]]()
+    is_over = threading.Event()
+
+    def note() -> None:
+        began = time.monotonic()
+        while not is_over.wait(min(10, 5 * minutes)):
+            held = process.memory_full_info().uss
+            noted.append((time.monotonic() - began, held, process.num_fds()))
+
+    noter = threading.Thread(target=note)
+    noter.start()
+    load = http_load.run(
+        server.address,
+        bench.forever(),
+        clients=CLIENTS,
+        rate=0.7 * peak,
+        until=lambda seconds: seconds > 60 * minutes,
+    )
+    is_over.set()
+    noter.join()
+    settled = [each for each in noted if each[0] > settling]
+    times, held, files = (np.array(each, float) for each in zip(*settled, strict=True))
+    print(f"memory {held[0] / 1e6:.1f} to {held[-1] / 1e6:.1f} MB after {settling:g} s;", end=" ")
+    slope = np.polyfit(times / 3600, held / 1e6, 1)[0]
+    return load, float(slope), (int(files.min()), int(files.max()))
 
 
 def stop(bench: Bench) -> None:
@@ -447,6 +469,7 @@ SCENARIOS = {
     "overload": overload,
     "hostile": hostile,
     "stop": stop,
+    "leak": leak,
     "soak": soak,
 }
 

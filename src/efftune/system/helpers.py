@@ -19,6 +19,7 @@ from efftune.system.machine import own_program, usable_processors
 
 _FEWEST_CALLS = 1000  # fewer take no longer than helpers to start
 _FEWEST_PROCESSORS = 4  # on fewer, threads do not wait for long
+_MOST = 32  # which one process can just about supply with work
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 _PIPE_BYTES = 2**18  # where this can be set: a few pictures that the network takes
@@ -38,7 +39,8 @@ def caller(calls: int) -> Call:
     """
     processors = usable_processors()
     many = calls >= _FEWEST_CALLS and processors >= _FEWEST_PROCESSORS
-    return _helpers(os.getpid(), processors).helped if many and sys.executable else called
+    count = min(processors, _MOST)
+    return _helpers(os.getpid(), count).helped if many and sys.executable else called
 
 
 def called(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -163,6 +163,7 @@ def test_pictures_of_more_bits_are_as_dark_as_for_the_run(tmp_path, source):
     [
         (["predict", "EXPORT", "x.png", "--max-error", "1%"], "keeps the threshold"),
         (["predict", "EXPORT", "x.png", "--device", "auto"], "on the CPU"),
+        (["predict", "EXPORT", "x.png", "--precision", "auto"], "as it was exported"),
         (["evaluate", "EXPORT", "x", "--device", "gpu"], "on the CPU"),
         (["report", "EXPORT"], "Give its run folder"),
         (["explain", "EXPORT", "x.png"], "Give its run folder"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import COLOURS, square
+from efftune.runs import loading
 from efftune.serving.reloading import Served
 from efftune.serving.server import _listening, _Server
 from efftune.serving.settings import ServerSettings
@@ -44,7 +45,7 @@ def serving(run: Path, **choices: object) -> Iterator[Client]:
 
     with _listening(settings) as listener:
         port = listener.getsockname()[1]
-        served = _Server(Served(run, None, print, is_latest=False), settings, on_event)
+        served = _Server(Served(run, loading.load, print, is_latest=False), settings, on_event)
         thread = threading.Thread(target=whole, daemon=True)
         thread.start()
         try:

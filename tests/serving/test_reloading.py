@@ -11,6 +11,7 @@ import pytest
 import efftune
 from conftest import COLOURS, square
 from efftune.errors import UsageError
+from efftune.runs import loading
 from efftune.serving.reloading import Served
 from serving.processes import ask, process, until
 
@@ -40,7 +41,7 @@ def put(run, runs, when):
 
 
 def served(place, problems, *, is_latest=True):
-    return Served(place, None, problems.append, is_latest=is_latest)
+    return Served(place, loading.load, problems.append, is_latest=is_latest)
 
 
 def known_answers(picture, *folders):

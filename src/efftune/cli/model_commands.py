@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -10,6 +10,9 @@ import efftune
 from efftune.cli import options
 from efftune.cli.app import app
 from efftune.cli.setting_options import COLUMNS, Output, command
+
+if TYPE_CHECKING:
+    from efftune.model.classifier import Classifier
 
 
 @command(app, settings=(*COLUMNS, "device"), default="as in training")
@@ -43,31 +46,39 @@ def evaluate(
         tables.show_evaluation(score, examples)
 
 
-@command(app, settings=("max_error", "device"), default="as in training", lines="csv")
+@command(
+    app,
+    settings=("max_error", "device"),
+    default="as in training",
+    lines="csv",
+    more=options.PREDICTING,
+)
 def predict(
     run: options.RunOrExport,
     images: options.Images,
     choices: dict[str, Any],
     output: Output,
-    top: options.Top = 1,
-    raw: options.Raw = False,
+    more: dict[str, Any],
 ) -> None:
     """Predict the classes of pictures. Exits with 1 if any of them cannot be decoded."""
     from efftune.cli import progress_bars
     from efftune.data.sources import image_paths
 
-    device = choices.get("device", "cpu")
-    classifier = efftune.load(run, choices.get("max_error"), device=device)
+    classifier = _loaded(run, choices, more.pop("precision"))
     paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         predictions = classifier.predict(
             paths,
-            top,
-            raw=raw,
+            **more,
             on_unreadable=failures.__setitem__,
             on_progress=lambda done, total: on_progress("predict", done, total),
         )
     _show_predictions(predictions, failures, output)
+
+
+def _loaded(run: Path, choices: dict[str, Any], precision: Any) -> "Classifier":
+    device = choices.get("device", "cpu")
+    return efftune.load(run, choices.get("max_error"), device=device, precision=precision)
 
 
 @command(
@@ -75,7 +86,7 @@ def predict(
     settings=("max_error", "device"),
     default="as in training",
     lines=True,
-    more=options.SORTING,
+    more=options.SORTING | options.PRECISION,
 )
 def sort(
     run: options.RunOrExport,
@@ -91,7 +102,7 @@ def sort(
     from efftune.delivery import sorting
     from efftune.system import files
 
-    classifier = efftune.load(run, choices.get("max_error"), device=choices.get("device", "cpu"))
+    classifier = _loaded(run, choices, more.pop("precision"))
     sorter = sorting.Sorter(files.user_path(into), classifier.class_names, **more)
     paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:

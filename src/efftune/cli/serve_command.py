@@ -11,7 +11,7 @@ from efftune.cli import options
 from efftune.cli.app import app
 from efftune.cli.setting_options import Output, command
 
-_SERVING = {
+_SERVING = options.PRECISION | {
     "host": (
         Annotated[
             str,
@@ -161,6 +161,7 @@ def serve(
     efftune.serve(
         place,
         max_error=choices.get("max_error"),
+        precision=more["precision"],
         on_event=lambda event, value: _tell(event, value, str(place), output),
         **_settings(more),
     )

@@ -21,7 +21,7 @@ from efftune.data.resizing import Framing
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
-from efftune.model.engines.engine import Engine, Network
+from efftune.model.engines.engine import Engine, Network, Precision
 from efftune.model.uncertainty import Uncertainty
 from efftune.system import text
 
@@ -122,9 +122,8 @@ class ModelOutputs:
 class Classifier:
     """A trained classifier, loaded from a run folder.
 
-    Predictions are computed in float32: on the CPU by the OpenVINO model, without importing a
-    training framework, or where OpenVINO is not installed, and on GPUs, by JAX. `model` is the same
-    classifier in Keras.
+    Predictions are computed on the CPU by the OpenVINO model, without importing a training
+    framework; where OpenVINO is not installed, and on GPUs, by JAX. `model` is the same in Keras.
 
     Attributes:
         folder: the run that it was loaded from.
@@ -133,7 +132,8 @@ class Classifier:
         fit: how pictures are resized to squares; of a published model, as it was evaluated.
         uncertainty: temperature and thresholds; None for a published model.
         depth: which values of pictures of more than 8 bits become black and white.
-        device: where it is computed; may be set before the first prediction.
+        device: where it is computed; may be set before the first prediction, as the next may.
+        precision: of the computation.
     """
 
     def __init__(
@@ -152,13 +152,15 @@ class Classifier:
         self.uncertainty = uncertainty
         self.depth = depth
         self.device: Device = "cpu"
+        self.precision: Precision = "f32"
         self._made: Network | None = None
         self._making = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings: the network is read from `folder` again when it is needed."""
         settings = (self.class_names, self.image_size, self.fit, self.uncertainty, self.depth)
-        return Classifier, (self.folder, *settings), {"device": self.device}
+        chosen = {"device": self.device, "precision": self.precision}
+        return Classifier, (self.folder, *settings), chosen
 
     @property
     def engine(self) -> Engine:
@@ -170,8 +172,9 @@ class Classifier:
         """The network, made on first use."""
         with self._making:
             if self._made is None:
+                size, has_features = self.image_size, self.uncertainty is not None
                 self._made = self.engine.classifier(
-                    self.folder, size=self.image_size, has_features=self.uncertainty is not None
+                    self.folder, size=size, has_features=has_features, precision=self.precision
                 )
             return self._made
 

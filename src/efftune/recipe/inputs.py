@@ -130,7 +130,7 @@ class BackboneSettings:
             "Type of matrix products in training and of the frozen network over training pictures: "
             "float32, or bfloat16, which is faster on GPUs and on processors that have it; auto "
             "uses it there. "
-            "Validation, test and predictions are always computed in float32.",
+            "Validation and test are always computed in float32, and predictions if not told else.",
             "--precision",
         ),
     ] = "auto"

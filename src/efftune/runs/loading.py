@@ -6,22 +6,24 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from efftune.data.bit_depth import BitDepth
 from efftune.delivery import exported
-from efftune.errors import DataError, UsageError
+from efftune.errors import DataError, UsageError, unknown_name
 from efftune.evaluation import predictions
 from efftune.model import saving
 from efftune.model import uncertainty as uncertainties
 from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
+from efftune.model.engines.engine import chosen_precision
 from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.recipe import Recipe
 from efftune.runs import soundness
 from efftune.system import files
 from efftune.system.journal import RECORD
 
+PrecisionChoice = Literal["f32", "bf16", "auto"]
 # What reading a damaged file may raise: the last two for values nested too deeply, or too large.
 READ_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
@@ -34,6 +36,7 @@ def load(
     max_error: float | str | None = None,
     *,
     device: str = "cpu",
+    precision: PrecisionChoice = "f32",
 ) -> Classifier:
     """Load the classifier of a finished run and verify its checksums, or that of an export.
 
@@ -46,16 +49,20 @@ def load(
             0.01 or `1%`; by default as the run was trained.
         device: where to compute: `cpu`, which starts fastest; `gpu`, for many pictures, through
             JAX; or `auto`, a GPU if JAX sees one.
+        precision: of the computation: `f32`, as it was judged; `bf16`, which is faster where the
+            processor has it and changes probabilities a little; or `auto`, bf16 if it has it.
 
     Raises:
         UsageError: the folder does not exist, `max_error` is not a valid share, there is no usable
-            GPU, or an exported file cannot do what is asked.
+            GPU or no bfloat16, or an exported file cannot do what is asked.
         DataError: it is not a finished run, its model was modified after the run finished, or a
             file is damaged or unsafe to read.
     """
+    if precision not in get_args(PrecisionChoice):
+        raise unknown_name("precision", str(precision), get_args(PrecisionChoice))
     folder = files.user_path(folder)
     if exported.is_export(folder):
-        return _of_export(folder, max_error, device)
+        return _of_export(folder, max_error, device, precision)
     record = record_of(folder)
     for name, expected in record["files"].items():
         if files.sha256(soundness.checked(folder, name)) != expected:
@@ -78,6 +85,8 @@ def load(
     depth = BitDepth.from_dict(model.get("depth", {}))
     classifier = Classifier(folder, names, model["image_size"], model["fit"], uncertainty, depth)
     classifier.device = devices.for_prediction(device)
+    if precision != "f32":
+        classifier.precision = chosen_precision(classifier.engine, precision)
     return classifier
 
 
@@ -94,7 +103,9 @@ def require_pictures(folder: Path, record: Mapping[str, Any]) -> None:
         )
 
 
-def _of_export(path: Path, max_error: float | str | None, device: str) -> Classifier:
+def _of_export(
+    path: Path, max_error: float | str | None, device: str, precision: str
+) -> Classifier:
     """Load an exported file.
 
     Raises:
@@ -110,6 +121,11 @@ def _of_export(path: Path, max_error: float | str | None, device: str) -> Classi
         raise UsageError(
             f"{path} is an export, which its own runtime answers on the CPU. Leave out the device, "
             "or give the run."
+        )
+    if precision != "f32":
+        raise UsageError(
+            f"{path} is an export, and computes as it was exported. Leave out the precision, or "
+            "give the run."
         )
     return exported.load(path)
 

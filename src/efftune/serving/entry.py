@@ -1,10 +1,13 @@
 """`efftune.serve`, which needs none of the server's packages until it is called."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from efftune.errors import UsageError
+from efftune.runs import loading
+from efftune.runs.loading import PrecisionChoice
 from efftune.system import files
 
 
@@ -16,6 +19,7 @@ def serve(
     run: str | Path,
     *,
     max_error: float | str | None = None,
+    precision: PrecisionChoice = "f32",
     on_event: Callable[[str, str], None] = _print,
     **settings: Any,
 ) -> None:
@@ -27,6 +31,7 @@ def serve(
         run: the run folder, or an exported file; or with `serves_latest` the folder of runs whose
             newest is served.
         max_error: see `load`.
+        precision: see `load`.
         on_event: called, perhaps from another thread, with `listening` and the address, `ready` or
             `reloaded` and the name of the run, `sorted` and where a photo is, `progress` and how
             far it is, or `problem` and what is wrong. By default, they are printed.
@@ -47,4 +52,5 @@ def serve(
         chosen = ServerSettings(**settings)
     except TypeError as error:
         raise UsageError(f"{error}".replace("ServerSettings.__init__()", "serve()") + ".") from None
-    server.serve(files.user_path(run), chosen, max_error, on_event)
+    load = partial(loading.load, max_error=max_error, precision=precision)
+    server.serve(files.user_path(run), chosen, load, on_event)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from efftune.errors import EfftuneError, UsageError
+from efftune.model.classifier import Classifier
 from efftune.serving.service import Service
 from efftune.system.journal import RECORD
 
@@ -36,7 +37,7 @@ class Served:
     def __init__(
         self,
         place: Path,
-        max_error: float | str | None,
+        load: Callable[[Path], Classifier],
         on_problem: Callable[[str], None],
         *,
         is_latest: bool,
@@ -45,12 +46,12 @@ class Served:
 
         Args:
             place: the run folder or exported file; or the folder of runs.
-            max_error: see `load`.
+            load: loads a classifier.
             on_problem: called with what is wrong with a run that cannot be served.
             is_latest: whether it is a folder of runs.
         """
         self.is_latest = is_latest
-        self._place, self._max_error, self._on_problem = place, max_error, on_problem
+        self._place, self._load_classifier, self._on_problem = place, load, on_problem
         self._current: _Finished | None = None
         self._refused = set[_Finished]()
         self._listed: dict[Path, tuple[int, bool]] = {}
@@ -103,7 +104,7 @@ class Served:
     def _load(self, path: Path) -> Service:
         """Load a run; all of it from one folder, even if `path` becomes a link to another."""
         name = self._place.resolve().name if self.is_latest else path.absolute().name
-        return Service.load(path.resolve(), self._max_error, name)
+        return Service.load(path.resolve(), self._load_classifier, name)
 
     def _finished(self) -> list[_Finished]:
         """The finished runs in the folder, the newest first; only records that are new are read."""

@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 
 from efftune.errors import UsageError
+from efftune.model.classifier import Classifier
 from efftune.serving import showing
 from efftune.serving.app import application
 from efftune.serving.connections import KEEP_ALIVE, Connection
@@ -38,13 +39,13 @@ _OTHER_FILES = 100  # that the process may have open beside its connections
 def serve(
     place: Path,
     settings: ServerSettings,
-    max_error: float | str | None,
+    load: Callable[[Path], Classifier],
     on_event: Callable[[str, str], None],
 ) -> None:
     """See `entry.serve`."""
     with _listening(settings) as listener, ExitStack() as closed:
         on_problem = partial(on_event, "problem")
-        served = Served(place, max_error, on_problem, is_latest=settings.serves_latest)
+        served = Served(place, load, on_problem, is_latest=settings.serves_latest)
         server = _Server(served, settings, on_event)
         if settings.watch is not None and settings.sort_into is not None:
             server.watcher = Watcher(settings.watch, settings.sort_into, on_event)

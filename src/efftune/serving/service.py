@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,19 +43,24 @@ class Service:
     expected: Expected
 
     @classmethod
-    def load(cls, path: Path, max_error: float | str | None = None, name: str = "") -> "Service":
+    def load(
+        cls,
+        path: Path,
+        load: Callable[[Path], Classifier] = loading.load,
+        name: str = "",
+    ) -> "Service":
         """Load a run or an exported file, and let it answer once.
 
         Args:
             path: of it.
-            max_error: see `load`.
+            load: loads its classifier.
             name: by which clients know it; by default, its own.
 
         Raises:
             UsageError: there is none.
             DataError: it is damaged.
         """
-        classifier = loading.load(path, max_error)
+        classifier = load(path)
         size = classifier.image_size
         classifier.predict_decoded(np.zeros((size, size, 3), np.uint8))
         own = path.resolve().name.encode("utf-8", "replace").decode()  # of any bytes, on Linux

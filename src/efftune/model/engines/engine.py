@@ -93,8 +93,10 @@ class Engine(Protocol):
                 identifies the model.
         """
 
-    def classifier(self, folder: Path, *, size: int, has_features: bool) -> Network:
-        """The classifier saved in a folder, in float32: probabilities, then features if wanted."""
+    def classifier(
+        self, folder: Path, *, size: int, has_features: bool, precision: Precision = "f32"
+    ) -> Network:
+        """The classifier saved in a folder: probabilities, then features if wanted, as float32."""
 
     def explainer(self, folder: Path, *, size: int) -> tuple[Network, NDArray[np.float32]]:
         """A saved classifier with the activations whose means are its features.

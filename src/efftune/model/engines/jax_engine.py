@@ -87,11 +87,13 @@ def network(
     return Network(load, size=size)
 
 
-def classifier(folder: Path, *, size: int, has_features: bool) -> "Network":
+def classifier(
+    folder: Path, *, size: int, has_features: bool, precision: Precision = "f32"
+) -> "Network":
     """See `Engine`."""
 
     def load() -> tuple[Any, Any]:
-        (saved, part), run = _saved(folder)
+        (saved, part), run = _saved(folder, precision)
 
         def program(weights: Any, pixels: Any) -> Outputs:
             features, _activations = run(weights, pixels)
@@ -122,7 +124,7 @@ def _compiled(program: Program, part: keras.Model) -> Any:
 
 
 def _saved(
-    folder: Path,
+    folder: Path, precision: Precision = "f32"
 ) -> tuple[tuple[SavedClassifier, keras.Model], Callable[[Any, Any], tuple[Any, Outputs]]]:
     """A saved classifier and its network; a function from weights and pixels to its outputs.
 
@@ -131,7 +133,7 @@ def _saved(
     saved = SavedClassifier.load(folder)
     backbone = saved.backbone
     ends = [backbone.output, *_pooled(backbone)]
-    part = folding.folded(backbone, backbone.input, ends, _arithmetic("f32"))
+    part = folding.folded(backbone, backbone.input, ends, _arithmetic(precision))
 
     def run(weights: Any, pixels: Any) -> tuple[Any, Outputs]:
         features, *activations = _outputs(part, weights, pixels)

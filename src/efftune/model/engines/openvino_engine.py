@@ -70,10 +70,14 @@ def network(
     return Network(load, size=size, precision=precision, dtypes=dtypes)
 
 
-def classifier(folder: Path, *, size: int, has_features: bool) -> "Network":
+def classifier(
+    folder: Path, *, size: int, has_features: bool, precision: Precision = "f32"
+) -> "Network":
     """See `Engine`."""
     dtypes = ["float32"] * (2 if has_features else 1)
-    return _SavedNetwork(lambda: read_classifier(folder), size=size, dtypes=dtypes)
+    return _SavedNetwork(
+        lambda: read_classifier(folder), size=size, precision=precision, dtypes=dtypes
+    )
 
 
 def explainer(folder: Path, *, size: int) -> tuple["Network", NDArray[np.float32]]:
@@ -300,7 +304,16 @@ class Network:
 
 
 class _SavedNetwork(Network):
-    """The network of a run, which may be damaged, or come from others."""
+    """The network of a run, which may be damaged, or come from others.
+
+    It takes one picture at a time in any precision: a server has no more of them at once, and those
+    of a folder wait for decoding rather than for the network.
+    """
+
+    def __init__(self, load_model: Callable[[], ov.Model], **choices: Any):
+        """See `Network`."""
+        super().__init__(load_model, **choices)
+        self.batch_size = 1
 
     def _compile(self) -> ov.CompiledModel:
         with openvino_check.using(Path(OPENVINO_FILE)):

@@ -318,3 +318,16 @@ Sorter(into, ("cat",)).place([Prediction(each, "cat", 1.0, ()) for each in photo
     assert len(contents(into)) == 2
     assert [each.path is None for each in place(photos, into)] == [True, False, False]
     assert sorted_files.undo(into) == Undone(3, {})
+
+
+def test_one_process_at_a_time_sorts_into_a_folder(finished_run, photos, tmp_path):
+    into = tmp_path / "sorted"
+    sorter = Sorter(into, finished_run.classifier.class_names)
+    place(photos, into)
+    with sorted_files.held(tmp_path / "other" / ".." / "sorted"):
+        with pytest.raises(UsageError, match="Another efftune sorts into"):
+            sorting.sort(finished_run.classifier, photos, sorter, lambda *_: None)
+        with pytest.raises(UsageError, match="Another efftune sorts into"):
+            sorted_files.undo(into)
+    assert sorted_files.undo(into).removed == len(photos)
+    assert photos[0].is_file()

@@ -90,6 +90,7 @@ def test_photos_are_sorted_by_class_and_stay(folder, into, state):
     wanted = "unsure" if said.unsure or said.unlike else said.label
     assert by_inode[new.stat().st_ino] == f"{wanted}/new.png"
     assert [kind for kind, _ in events] == ["sorted"] * 7
+    watcher.close()
     assert sorted_files.undo(into).removed == 7
 
 
@@ -233,3 +234,11 @@ def test_process_watches_and_answers(finished_run, folder, into):
         assert ask(f"{server.url}/predict", picture)[0] == 200
         assert server.stop() == (0, "")
     assert len(placed(into)) == 6
+
+
+def test_one_server_at_a_time_sorts_into_a_folder(folder, into):
+    first = Watcher(folder, into, print)
+    with pytest.raises(UsageError, match="Another efftune sorts into"):
+        Watcher(folder, into, print)
+    first.close()
+    Watcher(folder, into, print).close()

@@ -1,5 +1,6 @@
 """The record of what was sorted into a folder, by which all of it can be taken away again."""
 
+import hashlib
 import json
 import os
 import stat
@@ -8,6 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from efftune.errors import DataError, UsageError
 from efftune.system import files
@@ -48,6 +51,26 @@ class Undone:
     kept: Mapping[str, str]
 
 
+def held(into: Path) -> BaseFileLock:
+    """A lock, which is held: one process of this machine sorts into a folder, or unsorts it.
+
+    Raises:
+        UsageError: another does.
+    """
+    folder = files.cache_folder() / "sorting"  # nothing is left among people's photos
+    folder.mkdir(exist_ok=True)
+    name = hashlib.sha256(os.fsencode(into.resolve())).hexdigest()
+    lock = FileLock(folder / f"{name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"Another efftune sorts into {into}, or unsorts it. Wait until it has ended, or choose "
+            "another folder."
+        ) from None
+    return lock
+
+
 @contextmanager
 def record_of(into: Path) -> Iterator[TextIO]:
     """The record of a folder, to be gone on with, without a last line that was cut off."""
@@ -72,9 +95,14 @@ def undo(into: Path) -> Undone:
         into: the folder.
 
     Raises:
-        UsageError: nothing was sorted into it, or it cannot be written to.
+        UsageError: nothing was sorted into it, it cannot be written to, or another process sorts.
         DataError: its record is damaged.
     """
+    with held(into):
+        return _undone(into)
+
+
+def _undone(into: Path) -> Undone:
     if not (into / UNDO).is_file():
         raise UsageError(f"{into} has no {UNDO}: nothing was sorted into it.")
     placed = {each.path: each for each in recorded(into)}

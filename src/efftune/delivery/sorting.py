@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 from xml.sax.saxutils import escape
 
-from efftune.delivery.sorted_files import UNDO, Placed, note, record_of, recorded
+from efftune.delivery.sorted_files import UNDO, Placed, held, note, record_of, recorded
 from efftune.errors import DataError, UsageError
 from efftune.model.classifier import Classifier, Prediction
 from efftune.system import files
@@ -69,18 +69,19 @@ def sort(
 
     Raises:
         DiskFull: there is no room for a copy.
-        UsageError: the folder cannot be written to.
+        UsageError: the folder cannot be written to, or another process sorts into it.
     """
     place = sorter.into.resolve()
     photos = [photo for photo in photos if not photo.resolve().is_relative_to(place)]
     found, total = list[Sorted](), len(photos)
-    for start in range(0, total, _AT_ONCE):
-        predictions = classifier.predict(
-            photos[start : start + _AT_ONCE],
-            on_unreadable=on_unreadable,
-            on_progress=partial(_told, on_progress, start, total),
-        )
-        found += sorter.place(predictions) if predictions else []
+    with held(sorter.into):
+        for start in range(0, total, _AT_ONCE):
+            predictions = classifier.predict(
+                photos[start : start + _AT_ONCE],
+                on_unreadable=on_unreadable,
+                on_progress=partial(_told, on_progress, start, total),
+            )
+            found += sorter.place(predictions) if predictions else []
     return found
 
 

@@ -49,6 +49,7 @@ def serve(
         server = _Server(served, settings, on_event)
         if settings.watch is not None and settings.sort_into is not None:
             server.watcher = Watcher(settings.watch, settings.sort_into, on_event)
+            closed.callback(server.watcher.close)
         if settings.feedback is not None:
             server.state.feedback = Feedback(settings.feedback)
             closed.callback(server.state.feedback.close)

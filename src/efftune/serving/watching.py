@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from efftune.data import images
-from efftune.delivery.sorted_files import recorded
+from efftune.delivery.sorted_files import held, recorded
 from efftune.delivery.sorting import Sorted, Sorter
 from efftune.errors import BadImage, DiskFull, EfftuneError, UsageError
 from efftune.model.classifier import Prediction
@@ -41,7 +41,7 @@ class Watcher:
 
         Raises:
             UsageError: there is no such folder, or it lies in that of the sorted ones, which cannot
-                be written to.
+                be written to, or into which another process sorts.
             DataError: the record of the sorted ones is damaged.
         """
         if not folder.is_dir():
@@ -59,11 +59,16 @@ class Watcher:
             raise UsageError(
                 f"--sort-into {into} cannot be written to: {error.strerror}."
             ) from None
+        self._lock = held(into)
         self._done = _done(into)
         self._refused = dict[Path, tuple[int, int]]()
         self._told: type[EfftuneError] | None = None
         self._on_event = on_event
         self._sorter: tuple[Service, Sorter] | None = None
+
+    def close(self) -> None:
+        """Let others sort into the folder."""
+        self._lock.release()
 
     async def watch(self, state: State) -> None:
         """Sort what comes, until the task is cancelled."""

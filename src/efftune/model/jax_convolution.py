@@ -120,7 +120,7 @@ def _padded(
 
 @jax.custom_vjp  # type: ignore[untyped-decorator]
 def _product(rows: Array, kernel: Array) -> Array:
-    return _dot(rows, kernel.astype(rows.dtype), "rows inputs, inputs outputs -> rows outputs")
+    return _dot(rows, kernel.astype(rows.dtype), "ri,io->ro")
 
 
 def _product_forward(rows: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -136,24 +136,22 @@ def _product_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array
         and 2 * parts * kernel.size <= _SPLIT_VALUES
     ):
         parts *= 2
+    # Indices: part, row, input, output.
     a, b = (each.reshape(parts, count // parts, -1) for each in (rows, gradient))
-    sums = _dot(a, b, "parts rows inputs, parts rows outputs -> parts inputs outputs", "float32")
+    sums = _dot(a, b, "pri,pro->pio", "float32")
     cast = kernel.astype(rows.dtype)
-    given = _dot(gradient, cast, "rows outputs, inputs outputs -> rows inputs")
+    given = _dot(gradient, cast, "ro,io->ri")
     return given, sums.sum(axis=0).astype(kernel.dtype)
 
 
 _product.defvjp(_product_forward, _product_backward)
 
 
-def _dot(a: Array, b: Array, names: str, dtype: str | None = None) -> Array:
-    """The sum of products that is spelt out; float32 is computed exactly."""
-    letters = {name: name[0] for name in ("rows", "inputs", "outputs", "parts")}
-    for name, letter in letters.items():
-        names = names.replace(name, letter)
+def _dot(a: Array, b: Array, indices: str, dtype: str | None = None) -> Array:
+    """A sum of products, as `einsum` writes them; float32 is computed exactly."""
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     found: Array = jnp.einsum(
-        names.replace(" ", ""), a, b, precision=precision, preferred_element_type=dtype or a.dtype
+        indices, a, b, precision=precision, preferred_element_type=dtype or a.dtype
     )
     return found
 

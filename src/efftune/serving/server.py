@@ -27,10 +27,12 @@ from efftune.serving.service import Service
 from efftune.serving.settings import POLL, ServerSettings
 from efftune.serving.state import State
 from efftune.serving.watching import Watcher
+from efftune.system import machine
 
 _log = logging.getLogger(__name__)
 _LEAVING = 0.5  # seconds that clients get to leave before nothing new is accepted
 _ROUNDS = 100  # of the event loop
+_TIDYING = 10.0  # seconds between two of the times that freed memory is given back
 _BACKLOG = 2048  # connections that wait to be accepted
 _MOST_CONNECTIONS = 10_000  # at the same time
 _OTHER_FILES = 100  # that the process may have open beside its connections
@@ -55,6 +57,13 @@ def serve(
             closed.callback(server.state.feedback.close)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.serve_until_stopped(listener))
+
+
+async def _give_back_memory() -> None:
+    """Give the system what answers have left of freed memory, which would grow for hours."""
+    while True:
+        await asyncio.sleep(_TIDYING)
+        await asyncio.to_thread(machine.give_back_memory)
 
 
 class _Server(uvicorn.Server):
@@ -106,7 +115,7 @@ class _Server(uvicorn.Server):
         """Load the classifier; then do whatever else there is to do, until the server stops."""
         service = await asyncio.to_thread(self._served.first)
         self._begin(service, "ready")
-        others = [self._reload(asked)]
+        others = [self._reload(asked), _give_back_memory()]
         if self.watcher is not None:
             others.append(self.watcher.watch(self.state))
         await asyncio.gather(*map(_going_on, others))

@@ -1,5 +1,6 @@
 """The environment of a run: package versions, machine and command line."""
 
+import ctypes
 import os
 import platform
 import sys
@@ -73,3 +74,10 @@ def _processor() -> str:
         return platform.processor()
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())
+
+
+def give_back_memory() -> None:
+    """Give the system the memory that this process has freed, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -45,12 +45,16 @@ def arithmetic(device: Literal["cpu", "gpu"], precision: Literal["f32", "bf16"])
 
 
 def _can_use_kernels() -> bool:
-    """Whether there is one GPU, which Triton knows, and JAX (still) comes with Triton."""
+    """Whether there is one GPU, which Triton knows; JAX (still) comes with it; and all works."""
     import jax
 
     devices = jax.local_devices()
     known = float(getattr(devices[0], "compute_capability", _OLDEST_GPU)) >= _OLDEST_GPU
-    return len(devices) == 1 and known and find_spec("jax.experimental.pallas.triton") is not None
+    if len(devices) > 1 or not known or find_spec("jax.experimental.pallas.triton") is None:
+        return False
+    from efftune.model import jax_convolution
+
+    return jax_convolution.works()
 
 
 def folded(

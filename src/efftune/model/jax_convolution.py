@@ -9,7 +9,8 @@ over millions of rows with few results, which are split so that the whole GPU ha
 """
 
 import math
-from functools import partial
+import warnings
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jax.experimental import pallas
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.experimental.pallas import triton
 
+from efftune.errors import EfftuneWarning
 from efftune.model.folded_layers import Padding
 
 _PLACES = 64  # that a program computes at a time
@@ -38,6 +40,23 @@ class _Shapes(NamedTuple):
     size: int
     stride: int
     before: tuple[int, int]
+
+
+@cache
+def works() -> bool:
+    """Whether the kernels compile and compute here; warns if not, as all else is slower."""
+    x, kernel = jnp.ones((1, 4, 4, 8), jnp.bfloat16), jnp.ones((3, 3, 8))
+    try:
+        total = jax.jit(jax.value_and_grad(lambda x: depthwise(x, kernel, 1, "same").sum()))
+        found, gradient = total(x)
+        is_right = float(found) == 100 * 8 and float(gradient[0, 1, 1, 0]) == 9
+        problem = "" if is_right else "they compute something else"
+    except Exception as error:  # noqa: BLE001  (whatever it is, there is another way)
+        problem = str(error) or type(error).__name__
+    if problem:
+        text = f"The kernels for this GPU do not work, so slower ones are used: {problem[:300]}"
+        warnings.warn(text, EfftuneWarning, stacklevel=2)
+    return not problem
 
 
 def fits(x: Array) -> bool:

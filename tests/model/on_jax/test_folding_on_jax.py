@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from efftune.errors import EfftuneWarning
+from efftune.model import jax_convolution
 from efftune.model.backbone import Backbone
 from efftune.model.folded_layers import Arithmetic
 from efftune.model.folding import arithmetic, has_backend_convolutions
@@ -21,6 +23,21 @@ def gpus(*capabilities):
 def test_kernels_are_for_one_gpu_that_triton_knows(monkeypatch, devices, expected):
     monkeypatch.setattr(jax, "local_devices", gpus(*devices))
     assert arithmetic("gpu", "bf16") == Arithmetic("bfloat16", "bfloat16", expected)
+
+
+@pytest.mark.parametrize("broken", ["raises", "is wrong"])
+def test_kernels_that_do_not_work_are_not_used(monkeypatch, broken):
+    def gathered(shapes, x, kernel, *, backward):
+        if broken == "raises":
+            raise NotImplementedError("no such target")
+        return x * 2
+
+    monkeypatch.setattr(jax, "local_devices", gpus("9.0"))
+    monkeypatch.setattr(jax_convolution, "_gathered", gathered)
+    jax_convolution.works.cache_clear()
+    with pytest.warns(EfftuneWarning, match="do not work, so slower ones are used"):
+        assert arithmetic("gpu", "bf16").depthwise == "shifts"
+    jax_convolution.works.cache_clear()
 
 
 def test_on_a_cpu_depthwise_convolutions_are_shifted_products():

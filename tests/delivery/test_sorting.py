@@ -271,6 +271,15 @@ def test_sorted_photos_are_not_sorted_again(finished_run, photos, tmp_path):
     assert len(list(into.rglob("*.jpg"))) == 3
 
 
+def test_what_another_process_sorts_before_the_lock_is_taken_is_not_sorted_again(
+    finished_run, photos, tmp_path
+):
+    sorters = [Sorter(tmp_path / "sorted", finished_run.classifier.class_names) for _ in range(2)]
+    for sorter, wanted in zip(sorters, (3, 0), strict=True):
+        found = sorting.sort(finished_run.classifier, photos, sorter, lambda *_: None)
+        assert len([each for each in found if each.path]) == wanted
+
+
 def test_commands(finished_run, source, tmp_path, efftune_command):
     pictures = tmp_path / "new photos"
     shutil.copytree(source, pictures)

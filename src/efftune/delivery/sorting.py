@@ -68,6 +68,7 @@ def sort(
         on_progress: called with the number of photos done and their total.
 
     Raises:
+        DataError: the record of the folder is damaged.
         DiskFull: there is no room for a copy.
         UsageError: the folder cannot be written to, or another process sorts into it.
     """
@@ -75,6 +76,7 @@ def sort(
     photos = [photo for photo in photos if not photo.resolve().is_relative_to(place)]
     found, total = list[Sorted](), len(photos)
     with held(sorter.into):
+        sorter.read_record()
         for start in range(0, total, _AT_ONCE):
             predictions = classifier.predict(
                 photos[start : start + _AT_ONCE],
@@ -116,10 +118,19 @@ class Sorter:
         self.into = into
         self._copy, self._xmp = copy, xmp
         self._folders = folder_names(class_names)
+        self._there = set[str]()
+        self.read_record()
+
+    def read_record(self) -> None:
+        """Find what is there already, again if another process may have sorted meanwhile.
+
+        Raises:
+            DataError: the record of the folder is damaged.
+        """
         self._there = {
             each.photo
-            for each in recorded(into)
-            if each.way != "sidecar" and os.path.lexists(into / each.path)
+            for each in recorded(self.into)
+            if each.way != "sidecar" and os.path.lexists(self.into / each.path)
         }
 
     def place(self, predictions: Iterable[Prediction]) -> list[Sorted]:

@@ -112,14 +112,11 @@ class CrossFitting:
         if len(present) < 2:  # none, if every class has a single picture
             probabilities[:, present] = 1
             return probabilities
-        coefficients, intercepts = heads.regression(
-            self._rotated[inside],
-            numbers,
-            self._weights[inside],
-            self._strength,
-            None,
-            heads.SEARCH_TOLERANCE,
-        )
+        rows_inside, weights = self._rotated[inside], self._weights[inside]
+        with heads.solving():
+            coefficients, intercepts = heads.regression(
+                rows_inside, numbers, weights, self._strength, None, heads.SEARCH_TOLERANCE
+            )
         probabilities[:, present] = Head(coefficients.T, intercepts).probabilities(rows)
         return probabilities
 

@@ -1,5 +1,6 @@
 """Layers of folded graphs; they share the weights of the layers that they stand for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,37 +98,26 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
         )
 
     def _convolved(self, x: Any, kernel: Any) -> Any:
-        if self.arithmetic.depthwise == "kernels":
-            return self._by_kernels(x, kernel)
+        strides, padding = self.convolution.strides, self.convolution.padding
         if self._is_product:
             return self._product(x, kernel[0, 0])
-        strides, padding = self.convolution.strides, self.convolution.padding
-        if self._depthwise and self.arithmetic.depthwise == "shifts":
-            return shifted(x, kernel[..., 0], strides[0], padding)
-        kernel = ops.cast(kernel, x.dtype)
-        if self._depthwise:
-            return ops.depthwise_conv(x, kernel, strides, padding=padding)
-        return ops.conv(x, kernel, strides, padding=padding)
-
-    def _by_kernels(self, x: Any, kernel: Any) -> Any:
+        if self.is_left_to_backend:
+            if self._padding != NO_PADDING:
+                x = ops.pad(x, [(0, 0), *self._padding, (0, 0)])
+            convolve = ops.depthwise_conv if self._depthwise else ops.conv
+            return convolve(x, ops.cast(kernel, x.dtype), strides, padding=padding)
+        size, stride, ends = kernel.shape[0], strides[0], self._padding
+        if padding == "same":
+            ends = same_padding(x.shape[1:3], size, stride)
+        if self.arithmetic.depthwise == "shifts":
+            return shifted(x, kernel[..., 0], stride, ends)
         from efftune.model import jax_convolution
 
-        stride = self.convolution.strides[0]
-        padding: Literal["same"] | Padding = self._padding
-        if self.convolution.padding == "same":
-            padding = "same"
-        if self._depthwise and jax_convolution.fits(x):
-            return jax_convolution.depthwise(x, kernel[..., 0], stride, padding)
-        if self._depthwise or self.is_left_to_backend:
-            x = x if padding == "same" else ops.pad(x, [(0, 0), *padding, (0, 0)])
-        if self._depthwise:
-            return shifted(x, kernel[..., 0], stride, self.convolution.padding)
-        if self.is_left_to_backend:
-            kernel = ops.cast(kernel, x.dtype)
-            return ops.conv(x, kernel, stride, padding=self.convolution.padding)
-        if not self._is_product:
-            x = jax_convolution.patches(x, kernel.shape[0], stride, padding)
-        return self._product(x, ops.reshape(kernel, (-1, kernel.shape[-1])))
+        if not self._depthwise:
+            x = jax_convolution.patches(x, size, stride, ends)
+            return self._product(x, ops.reshape(kernel, (-1, kernel.shape[-1])))
+        depthwise = jax_convolution.depthwise if jax_convolution.fits(x) else shifted
+        return depthwise(x, kernel[..., 0], stride, ends)
 
     def _product(self, x: Any, kernel: Any) -> Any:
         rows = ops.cast(ops.reshape(x, (-1, x.shape[-1])), self.arithmetic.products)
@@ -141,24 +131,35 @@ class FoldedConvolution(layers.Layer):  # type: ignore[misc]
         return ops.reshape(ops.cast(product, self.arithmetic.activations), shape)
 
 
-def shifted(x: Any, kernel: Any, stride: int, padding: str) -> Any:
+def same_padding(sides: Sequence[int], size: int, stride: int) -> Padding:
+    """Zeros before and after, on both axes, as TensorFlow pads for `same`.
+
+    Args:
+        sides: height and width.
+        size: of the kernel, on both axes.
+        stride: on both axes.
+    """
+    missing = [max(0, (-(-side // stride) - 1) * stride + size - side) for side in sides]
+    top, left = (each // 2 for each in missing)
+    return (top, missing[0] - top), (left, missing[1] - left)
+
+
+def shifted(x: Any, kernel: Any, stride: int, padding: Padding) -> Any:
     """Depthwise convolution as a sum of shifted products in float32.
 
     Args:
         x: activations (batch, height, width, channels).
         kernel: float32 (size, size, channels).
-        stride: the same in both directions.
-        padding: `same`, as TensorFlow pads, or `valid`.
+        stride: on both axes.
+        padding: zeros before and after, on both axes.
 
     Returns:
         Activations of the type of `x`.
     """
     size = kernel.shape[0]
     x = _channels_last(x)
-    if padding == "same":
-        missing = [max(0, (-(-side // stride) - 1) * stride + size - side) for side in x.shape[1:3]]
-        ends = [(each // 2, each - each // 2) for each in missing]
-        x = ops.pad(x, [(0, 0), *ends, (0, 0)])
+    if padding != NO_PADDING:
+        x = ops.pad(x, [(0, 0), *padding, (0, 0)])
     # The last row and column that the kernel's first value meets, and one more.
     bottom, right = ((side - size) // stride * stride + 1 for side in x.shape[1:3])
     total = 0.0

@@ -93,8 +93,7 @@ def folded(
             padded = padding.get(id(convolution.input), NO_PADDING)
             return FoldedConvolution(convolution, layer, arithmetic, padded)(inputs[0])
         if arithmetic.depthwise == "kernels" and _is_gate(layer):
-            exact = replace(arithmetic, activations="float32")
-            return FoldedConvolution(layer, None, exact)(inputs[0])
+            return _gate(layer, arithmetic)(inputs[0])
         return _in(layer, arithmetic)(inputs if len(inputs) > 1 else inputs[0])
 
     entry = keras.Input(start.shape[1:], name=input_name)
@@ -120,7 +119,7 @@ def trainable_norms(model: keras.Model, arithmetic: Arithmetic = FLOAT32) -> ker
         if _can_be_folded(layer) and arithmetic != FLOAT32:
             layer = FoldedConvolution(layer, None, arithmetic)
         elif arithmetic.depthwise == "kernels" and _is_gate(layer):
-            layer = FoldedConvolution(layer, None, replace(arithmetic, activations="float32"))
+            layer = _gate(layer, arithmetic)
         elif isinstance(layer, layers.BatchNormalization) and fuses:
             layer = FusedNorm(layer)
         else:
@@ -133,13 +132,16 @@ def trainable_norms(model: keras.Model, arithmetic: Arithmetic = FLOAT32) -> ker
 
 
 def has_backend_convolutions(model: keras.Model) -> bool:
-    """Whether a graph has convolutions that are left to the backend."""
-    return any(
-        layer.is_left_to_backend
-        if isinstance(layer, FoldedConvolution)
-        else isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D)
-        for layer in model.layers
-    )
+    """Whether a network has convolutions that are left to the backend."""
+
+    def is_left(layer: layers.Layer) -> bool:
+        if isinstance(layer, keras.Model):
+            return has_backend_convolutions(layer)
+        if isinstance(layer, FoldedConvolution):
+            return layer.is_left_to_backend
+        return isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D)
+
+    return any(map(is_left, model.layers))
 
 
 def _can_be_folded(layer: layers.Layer) -> bool:
@@ -149,6 +151,11 @@ def _can_be_folded(layer: layers.Layer) -> bool:
 def _is_gate(layer: layers.Layer) -> bool:
     """Whether it is one of the two convolutions of squeeze and excitation."""
     return type(layer) is layers.Conv2D and layer.use_bias and layer.input.shape[1:3] == (1, 1)
+
+
+def _gate(layer: layers.Layer, arithmetic: Arithmetic) -> FoldedConvolution:
+    """The same, as a matrix product; its few activations stay float32."""
+    return FoldedConvolution(layer, None, replace(arithmetic, activations="float32"))
 
 
 def _in(layer: layers.Layer, arithmetic: Arithmetic) -> layers.Layer:

@@ -11,7 +11,7 @@ over millions of rows with few results, which are split so that the whole GPU ha
 import math
 import warnings
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ _PARTS = 512  # that sums over all places are made of
 _SPLIT_VALUES = 2**21  # in the parts of a matrix product, at most
 _SPLIT_ROWS = 512  # in each part, at least
 _MOST_VALUES = 2**31  # of an array, whose places are counted in int32
+_ONE_EACH: Padding = ((1, 1), (1, 1))
 
 
 class _Shapes(NamedTuple):
@@ -47,7 +48,7 @@ def works() -> bool:
     """Whether the kernels compile and compute here; warns if not, as all else is slower."""
     x, kernel = jnp.ones((1, 4, 4, 8), jnp.bfloat16), jnp.ones((3, 3, 8))
     try:
-        total = jax.jit(jax.value_and_grad(lambda x: depthwise(x, kernel, 1, "same").sum()))
+        total = jax.jit(jax.value_and_grad(lambda x: depthwise(x, kernel, 1, _ONE_EACH).sum()))
         found, gradient = total(x)
         is_right = float(found) == 100 * 8 and float(gradient[0, 1, 1, 0]) == 9
         problem = "" if is_right else "they compute something else"
@@ -64,21 +65,21 @@ def fits(x: Array) -> bool:
     return bool(math.prod(x.shape) < _MOST_VALUES)
 
 
-def depthwise(x: Array, kernel: Array, stride: int, padding: Literal["same"] | Padding) -> Array:
+def depthwise(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     """Depthwise convolution, computed in float32.
 
     Args:
         x: activations (batch, height, width, channels); see `fits`.
         kernel: float32 (size, size, channels).
-        stride: the same in both directions.
-        padding: `same`, as TensorFlow pads, or zeros before and after on both axes.
+        stride: on both axes.
+        padding: zeros before and after, on both axes.
 
     Returns:
         Activations of the type of `x`.
     """
     size, sides = kernel.shape[0], (x.shape[1], x.shape[2])
-    outputs, padded = _padded(sides, size, stride, padding)
-    before = (padded[0][0], padded[1][0])
+    outputs = _outputs(sides, size, stride, padding)
+    before = (padding[0][0], padding[1][0])
     return _convolved(_Shapes(sides, outputs, size, stride, before), x, kernel)
 
 
@@ -103,38 +104,32 @@ def channels_last(x: Array) -> Array:
     return constrained
 
 
-def patches(x: Array, size: int, stride: int, padding: Literal["same"] | Padding) -> Array:
+def patches(x: Array, size: int, stride: int, padding: Padding) -> Array:
     """What each place of a convolution reads, next to each other, as rows of a matrix product.
 
     Args:
         x: activations (batch, height, width, channels).
         size: rows and columns of the kernel.
-        stride: the same in both directions.
-        padding: `same`, as TensorFlow pads, or zeros before and after on both axes.
+        stride: on both axes.
+        padding: zeros before and after, on both axes.
 
     Returns:
         (batch, height, width, size * size * channels).
     """
-    (height, width), ends = _padded((x.shape[1], x.shape[2]), size, stride, padding)
-    x = jnp.pad(x, [(0, 0), *ends, (0, 0)])
-    bottom, right = ((each - 1) * stride + 1 for each in (height, width))
+    outputs = _outputs((x.shape[1], x.shape[2]), size, stride, padding)
+    x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+    bottom, right = ((each - 1) * stride + 1 for each in outputs)
     taps = [(i, j) for i in range(size) for j in range(size)]
     parts = [x[:, i : i + bottom : stride, j : j + right : stride] for i, j in taps]
     return jnp.concatenate(parts, axis=-1)
 
 
-def _padded(
-    sides: tuple[int, int], size: int, stride: int, padding: Literal["same"] | Padding
-) -> tuple[tuple[int, int], Padding]:
-    """Height and width of a convolution's result; and zeros before and after, on both axes."""
-    if padding == "same":
-        missing = [max(0, (-(-side // stride) - 1) * stride + size - side) for side in sides]
-        top, left = (each // 2 for each in missing)
-        padding = ((top, missing[0] - top), (left, missing[1] - left))
+def _outputs(sides: tuple[int, int], size: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Height and width of a convolution's result."""
     height, width = (
         (side + sum(ends) - size) // stride + 1 for side, ends in zip(sides, padding, strict=True)
     )
-    return (height, width), padding
+    return height, width
 
 
 @jax.custom_vjp  # type: ignore[untyped-decorator]

@@ -22,7 +22,6 @@ _FASTER = 8  # times as many steps as in the call before, at most
 
 exactly = partial(jax.default_matmul_precision, "highest")  # where in float32
 
-Options = dict[str, bool | int]  # of XLA
 State = tuple[list[jax.Array], list[jax.Array], list[jax.Array]]
 
 
@@ -49,10 +48,7 @@ class JaxTrainer:
             (data.steps, data.batch_size),
             len(data.train.labels) * data.epochs,
         )
-        options = compiler_options(inference_model)
-        self._program = _training_program(
-            training_model, self._mesh, self._feed.block_steps, options
-        )
+        self._program = _training_program(training_model, self._mesh, self._feed.block_steps)
         self._state: State = ([], [], [])
         self._unreported = 0  # steps that were run
         self._call_steps = 0  # before the first call, which compiles and so is no measure
@@ -68,7 +64,7 @@ class JaxTrainer:
             data.val.inputs, self._mesh, (steps, val_size), val_count * (data.epochs + 1)
         )
         self._val_program = _inference_program(
-            inference_model, self._mesh, (self._val_feed.block_steps, val_size), options
+            inference_model, self._mesh, (self._val_feed.block_steps, val_size)
         )
 
     def train(
@@ -156,7 +152,7 @@ class JaxTrainer:
         self._call_steps = max(1, min(wanted, _FASTER * self._call_steps))
 
 
-def _training_program(model: Any, mesh: Mesh, block_steps: int, options: Options) -> Any:
+def _training_program(model: Any, mesh: Mesh, block_steps: int) -> Any:
     """The program that runs some steps of a block.
 
     Its arguments are the state; a block's data and arrays (see `Feed.block`); and the first step
@@ -201,10 +197,10 @@ def _training_program(model: Any, mesh: Mesh, block_steps: int, options: Options
         outcomes = jnp.zeros((block_steps, 2), jnp.float32)
         return jax.lax.fori_loop(first, first + count, body, (state, outcomes))
 
-    return jax.jit(run, out_shardings=everywhere(mesh), compiler_options=options)
+    return jax.jit(run, out_shardings=everywhere(mesh), compiler_options=compiler_options(model))
 
 
-def _inference_program(model: Any, mesh: Mesh, shape: tuple[int, int], options: Options) -> Any:
+def _inference_program(model: Any, mesh: Mesh, shape: tuple[int, int]) -> Any:
     """The program that gives the logits of a block's first steps, float32 (*shape, classes).
 
     Its arguments are the state, a block's data and arrays, and the number of steps to run.
@@ -220,4 +216,4 @@ def _inference_program(model: Any, mesh: Mesh, shape: tuple[int, int], options: 
         logits = jnp.zeros((*shape, model.output.shape[-1]), jnp.float32)
         return jax.lax.fori_loop(0, count, body, logits)
 
-    return jax.jit(run, out_shardings=everywhere(mesh), compiler_options=options)
+    return jax.jit(run, out_shardings=everywhere(mesh), compiler_options=compiler_options(model))

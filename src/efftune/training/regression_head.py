@@ -64,8 +64,11 @@ class Head:
 
 
 @contextmanager
-def _solving() -> Iterator[None]:
-    """Solvers use one thread each, and complain of nothing. Not for several threads at once."""
+def solving() -> Iterator[None]:
+    """Around calls of `regression`: each uses one thread, and none complains.
+
+    To be entered by one thread at a time; those that it starts may call `regression`.
+    """
     from sklearn.exceptions import ConvergenceWarning
 
     with single_threaded(), warnings.catch_warnings():
@@ -76,7 +79,7 @@ def _solving() -> Iterator[None]:
         yield
 
 
-@_solving()
+@solving()
 def fit(
     features: Matrix, labels: Labels, groups: Labels, recipe: Recipe, last_stage: int = 0
 ) -> Head:
@@ -109,7 +112,9 @@ def fit(
         tried.append((losses.min(), strengths[int(losses.argmin())], pca, components))
     _, strength, pca, components = min(tried, key=lambda each: each[0])
     weights = class_weights(labels, recipe)[labels]
-    coefficients, intercepts = _solved(components, labels, weights, strength, None, FINAL_TOLERANCE)
+    coefficients, intercepts = regression(
+        components, labels, weights, strength, None, FINAL_TOLERANCE
+    )
     kernel = pca.rotation @ coefficients.T
     return Head(kernel, intercepts - pca.centre @ kernel, strength, pca)
 
@@ -287,7 +292,7 @@ def _fold_losses(
     losses = np.zeros(len(strengths))
     start = None
     for i in np.argsort(strengths):  # from strong to weak penalty: warm starts converge quickly
-        start = _solved(
+        start = regression(
             features[train], train_labels, weights[train], strengths[i], start, SEARCH_TOLERANCE
         )
         head = Head(start[0].T, start[1], strengths[i])
@@ -297,7 +302,6 @@ def _fold_losses(
     return losses
 
 
-@_solving()
 def regression(
     features: Matrix,
     labels: Labels,
@@ -306,7 +310,7 @@ def regression(
     start: tuple[Matrix, Matrix] | None,
     tolerance: float,
 ) -> tuple[Matrix, Matrix]:
-    """Fit scikit-learn's multinomial logistic regression.
+    """Fit scikit-learn's multinomial logistic regression; see `solving`.
 
     Args:
         features: shape (pictures, features).
@@ -319,18 +323,6 @@ def regression(
     Returns:
         Coefficients (classes, features) and intercepts (classes,).
     """
-    return _solved(features, labels, weights, strength, start, tolerance)
-
-
-def _solved(
-    features: Matrix,
-    labels: Labels,
-    weights: Matrix,
-    strength: float,
-    start: tuple[Matrix, Matrix] | None,
-    tolerance: float,
-) -> tuple[Matrix, Matrix]:
-    """See `regression`; for any thread."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=strength, tol=tolerance, max_iter=500, warm_start=True)

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import jax
+import keras
 import pytest
 
 from efftune.errors import EfftuneWarning
@@ -58,3 +59,5 @@ def test_convolutions_that_are_left_to_the_backend_are_noticed(model, way, expec
     backbone = Backbone(model, 32, weights="none")
     part = backbone.upper("pixels", Arithmetic(depthwise=way))
     assert has_backend_convolutions(part) == expected
+    nested = keras.Model(part.input, part(part.input))
+    assert has_backend_convolutions(nested) == expected

@@ -9,7 +9,7 @@ import pytest
 
 from efftune.model import jax_convolution
 from efftune.model.backbone import Backbone
-from efftune.model.folded_layers import Arithmetic, shifted
+from efftune.model.folded_layers import Arithmetic, same_padding, shifted
 
 SHAPES = [  # batch, height, width, channels, kernel, stride, padding
     (2, 9, 8, 33, 3, 2, "same"),
@@ -19,23 +19,21 @@ SHAPES = [  # batch, height, width, channels, kernel, stride, padding
     pytest.param((1, 9, 7, 8, 3, 2, ((0, 1), (1, 0))), marks=pytest.mark.long),
 ]
 
+ONE_EACH = ((1, 1), (1, 1))
+
 
 def arrays(*shapes, dtype=np.float32):
     random = np.random.default_rng(0)
     return [jnp.asarray(random.normal(size=shape), dtype) for shape in shapes]
 
 
-def plain(x, kernel, stride, padding):
-    if padding != "same":
-        x, padding = jnp.pad(x, [(0, 0), *padding, (0, 0)]), "valid"
-    return shifted(x, kernel, stride, padding)
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_depthwise_convolution_and_its_gradients(shape):
     *sides, channels, size, stride, padding = shape
     x, kernel = arrays((*sides, channels), (size, size, channels))
-    ways = jax_convolution.depthwise, plain
+    if padding == "same":
+        padding = same_padding(sides[1:], size, stride)
+    ways = jax_convolution.depthwise, shifted
     (found, back), (expected, expected_back) = (
         jax.vjp(lambda *both, way=way: way(*both, stride, padding), x, kernel) for way in ways
     )
@@ -48,9 +46,9 @@ def test_a_depthwise_convolution_and_its_gradients(shape):
 def test_bfloat16_is_summed_in_float32():
     x, kernel = arrays((2, 8, 8, 32), (5, 5, 32))
     low = x.astype(jnp.bfloat16)
-    found = jax_convolution.depthwise(low, kernel, 1, "same")
+    found = jax_convolution.depthwise(low, kernel, 1, ONE_EACH)
     assert found.dtype == jnp.bfloat16
-    exact = plain(low.astype(jnp.float32), kernel, 1, "same")
+    exact = shifted(low.astype(jnp.float32), kernel, 1, ONE_EACH)
     assert found.astype(jnp.float32) == pytest.approx(np.asarray(exact), rel=2**-8, abs=1e-4)
 
 
@@ -74,7 +72,7 @@ def test_a_products_kernel_has_a_gradient_in_float32():
 
 
 @pytest.mark.parametrize(
-    ("stride", "padding"), [*itertools.product([1, 2], ["same", ((0, 1), (2, 0))])]
+    ("stride", "padding"), [*itertools.product([1, 2], [ONE_EACH, ((0, 1), (2, 0))])]
 )
 def test_patches_are_what_a_convolution_reads(stride, padding):
     x, kernel = arrays((2, 9, 8, 3), (3, 3, 3, 5))
@@ -83,7 +81,7 @@ def test_patches_are_what_a_convolution_reads(stride, padding):
         x,
         kernel,
         (stride, stride),
-        "SAME" if padding == "same" else padding,
+        padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     assert found == pytest.approx(np.asarray(expected), abs=1e-4)

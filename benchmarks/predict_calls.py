@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 import efftune
-from efftune.data import images
+from efftune.data import images, picture_bytes
 from efftune.system import machine
 
 ROUNDS, TIMED = 5, 200
@@ -32,7 +32,7 @@ def main() -> None:
     print(machine.machine(), machine.versions(), sep="\n")
 
     def decode() -> images.Pixels:
-        return images.decode(images.read(photo), classifier.image_size, classifier.fit)
+        return images.decode(picture_bytes.read(photo), classifier.image_size, classifier.fit)
 
     pixels = decode()[None]
     compiled = classifier._network.compiled

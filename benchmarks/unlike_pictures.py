@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 import efftune
-from efftune.data import images
+from efftune.data import images, picture_bytes
 from efftune.model import uncertainty
 from efftune.model.classifier import Classifier
 from efftune.model.engines import openvino_engine
@@ -115,7 +115,8 @@ def network_outputs(classifier: Classifier, paths: Sequence[Path]) -> Outputs:
     confidences = np.zeros(len(paths), np.float32)
 
     def load(i: int) -> images.Pixels:
-        return images.decode(images.read(paths[i]), classifier.image_size, classifier.fit)[None]
+        content = picture_bytes.read(paths[i])
+        return images.decode(content, classifier.image_size, classifier.fit)[None]
 
     def deliver(i: int, _view: int, outputs: list[Array]) -> None:
         confidences[i], features[i] = outputs[0].max(), outputs[1].copy()

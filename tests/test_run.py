@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 import efftune
 from conftest import TUNED, fill
 from data import other_pictures
-from efftune.data import images
+from efftune.data import images, picture_bytes
 from efftune.data.examples import SPLITS
 from efftune.evaluation.explanation import Explainer
 from efftune.model.backbone import Backbone
@@ -138,7 +138,7 @@ def test_plain_keras_predicts_the_stored_probabilities(finished_run, source, tmp
     rows = table(finished_run.folder / "predictions.csv")
     names = json.loads((finished_run.folder / "classes.json").read_text())
     paths = [source / row["path"] for row in rows]
-    pixels = np.stack([images.decode(images.read(path), 32, "crop") for path in paths])
+    pixels = np.stack([images.decode(picture_bytes.read(path), 32, "crop") for path in paths])
     by_keras = keras_alone(tmp_path, finished_run.folder / "model.keras", pixels)
     stored = [[float(row[f"p_{name}"]) for name in names] for row in rows]
     assert np.abs(by_keras - stored).max() <= 1e-4
@@ -175,7 +175,7 @@ def assert_same_predictions(run, source, by_keras):
     paths = [source / row["path"] for row in rows]
     stored = np.array([[float(row[f"p_{name}"]) for name in names] for row in rows])
     pixels = np.stack(
-        [images.decode(images.read(path), 32, run.recipe.backbone.fit) for path in paths]
+        [images.decode(picture_bytes.read(path), 32, run.recipe.backbone.fit) for path in paths]
     )
     assert np.abs(by_keras(run.folder / "model.keras", pixels) - stored).max() <= 1e-4
     by_openvino, _ = efftune.load(run.folder).probabilities(paths)
@@ -241,7 +241,7 @@ def test_averaging_over_mirror_images_is_the_same_everywhere(source, tmp_path):
     (tmp_path / "mirrored").mkdir()
     mirrored = [tmp_path / "mirrored" / f"{i}.png" for i in range(len(paths))]
     for path, mirror in zip(paths, mirrored, strict=True):
-        Image.fromarray(images.decode(images.read(path), 32, "crop")[:, ::-1]).save(mirror)
+        Image.fromarray(images.decode(picture_bytes.read(path), 32, "crop")[:, ::-1]).save(mirror)
     again, _ = run.classifier.probabilities(mirrored)
     assert np.abs(again - stored).max() <= 1e-4
 
@@ -471,7 +471,7 @@ def test_quick_reaches_its_documented_accuracy_on_real_photos(clothing, tmp_path
     names = run.classifier.class_names
     paths = [clothing / row["path"] for row in rows]
     pixels = np.stack(
-        [images.decode(images.read(path), 224, run.recipe.backbone.fit) for path in paths]
+        [images.decode(picture_bytes.read(path), 224, run.recipe.backbone.fit) for path in paths]
     )
     by_keras = keras_alone(tmp_path, run.folder / "model.keras", pixels)
     stored = [[float(row[f"p_{name}"]) for name in names] for row in rows]

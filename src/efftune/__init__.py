@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from efftune.data.inspection import Finding
+    from efftune.data.packing import Shards, pack
     from efftune.errors import DataError, EfftuneError, EfftuneWarning, UsageError
     from efftune.evaluation.comparison import Comparison
     from efftune.evaluation.metrics import Evaluation, SplitEvaluation
@@ -41,6 +42,7 @@ _HOMES = {
     "Prediction": "model.classifier",
     "Recipe": "recipe.recipe",
     "Run": "runs.run",
+    "Shards": "data.packing",
     "SplitEvaluation": "evaluation.metrics",
     "UsageError": "errors",
     "build": "model.architectures",
@@ -52,6 +54,7 @@ _HOMES = {
     "load": "runs.loading",
     "load_from_hub": "runs.hub",
     "models": "model.catalogue",
+    "pack": "data.packing",
     "plan": "run",
     "resume": "run",
     "search": "run",
@@ -72,6 +75,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Run",
+    "Shards",
     "SplitEvaluation",
     "UsageError",
     "build",
@@ -83,6 +87,7 @@ __all__ = [
     "load",
     "load_from_hub",
     "models",
+    "pack",
     "plan",
     "resume",
     "search",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from efftune.data import images
+from efftune.data import images, picture_bytes
 from efftune.errors import BadImage
 
 from .profiles import DISPLAY_P3, SRGB, profile
@@ -52,8 +52,8 @@ def test_each_format_is_decoded(form):
 def test_content_decides_the_format_not_the_suffix(form, tmp_path):
     path = tmp_path / "picture.txt"
     path.write_bytes(encoded(halves(), form))
-    assert images.sniff(path) == form
-    assert is_red(images.decode(images.read(path), 32, "crop")[4, 16])
+    assert picture_bytes.sniff(path) == form
+    assert is_red(images.decode(picture_bytes.read(path), 32, "crop")[4, 16])
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -80,7 +80,7 @@ def test_photo_with_further_views_is_decoded_as_its_first():
 def test_heic_is_decoded_upright(name, red_at):
     path = SAMPLES / f"{name}.heic"
     decoded = images.decoded(path.read_bytes(), 32, "stretch")
-    assert (images.sniff(path), decoded.format, decoded.several) == ("HEIC", "HEIC", False)
+    assert (picture_bytes.sniff(path), decoded.format, decoded.several) == ("HEIC", "HEIC", False)
     assert is_red(decoded.pixels[red_at])
     assert not is_red(decoded.pixels[28, 4])
 
@@ -373,7 +373,7 @@ def test_bomb_is_refused():
 def test_sniff_gives_the_reason_why_a_file_is_no_picture(tmp_path, make, reason):
     make(tmp_path / "x")
     with pytest.raises(BadImage) as caught:
-        images.sniff(tmp_path / "x")
+        picture_bytes.sniff(tmp_path / "x")
     assert caught.value.reason == reason
 
 
@@ -381,7 +381,7 @@ def test_decoding_leaves_the_file_alone(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(encoded(halves(), "JPEG"))
     before = (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_mode)
-    images.decode(images.read(path), 32, "crop")
+    images.decode(picture_bytes.read(path), 32, "crop")
     assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_mode) == before
 
 

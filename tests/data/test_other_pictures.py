@@ -1,6 +1,6 @@
 from collections import Counter
 
-from efftune.data import images
+from efftune.data import images, picture_bytes
 
 from . import other_pictures
 
@@ -9,7 +9,7 @@ def test_kinds_have_equal_shares_and_all_can_be_decoded(tmp_path):
     made = other_pictures.make(tmp_path, 16, 0)
     assert set(Counter(kind for kind, _ in made).values()) == {2}
     for _, path in made:
-        assert images.decode(images.read(path), 64, "crop").std() > 1
+        assert images.decode(picture_bytes.read(path), 64, "crop").std() > 1
 
 
 def test_same_seed_gives_the_same_pictures(tmp_path):

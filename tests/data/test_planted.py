@@ -21,7 +21,7 @@ BOMB_MEMORY = 100_000  # kB
 # Decodes one file after the other, and ends itself, saying where it was, if one takes 5 seconds.
 ALONE = """
 import faulthandler, json, resource, sys
-from efftune.data import images, inspection
+from efftune.data import inspection, picture_bytes
 from efftune.errors import BadImage
 from pathlib import Path
 def peak():
@@ -30,8 +30,8 @@ for name in json.load(sys.stdin):
     faulthandler.dump_traceback_later(5, exit=True)
     before, reason = peak(), ""
     try:
-        images.sniff(Path(name))
-        inspection.measure(images.read(Path(name)))
+        picture_bytes.sniff(Path(name))
+        inspection.measure(picture_bytes.read(Path(name)))
     except BadImage as error:
         reason = error.reason
     print(json.dumps([name, peak() - before, reason]), flush=True)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from conftest import made_once, trained_once
-from efftune.data import images
+from efftune.data import images, picture_bytes
 from efftune.errors import DataError, UsageError
 from efftune.evaluation import explanation
 from efftune.evaluation.explanation import Explainer, Explanation
@@ -197,7 +197,7 @@ def test_explained_class_is_that_of_predict(disc_run, picture):
     assert found.confidence == pytest.approx(prediction.confidence, abs=1e-5)
     other = Explainer(disc_run.classifier).explain(picture, "blue")
     assert other.confidence == pytest.approx(dict(prediction.top)["blue"], abs=1e-5)
-    expected = images.decode(images.read(picture), SIDE, disc_run.classifier.fit)
+    expected = images.decode(picture_bytes.read(picture), SIDE, disc_run.classifier.fit)
     assert (found.pixels == expected).all()
     assert (found.heat.shape, found.heat.dtype) == ((SIDE, SIDE), np.float32)
     assert found.heat.min() >= 0

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 import time
 from collections import namedtuple
 
@@ -24,7 +25,7 @@ def values(count, dtype="float32", start=0):
 def has_free(monkeypatch, size):
     """Pretend that a disk has so many bytes free."""
     free = namedtuple("free", "free")
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _path: free(size))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: free(size))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

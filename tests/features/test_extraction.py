@@ -35,9 +35,9 @@ def shards(own_cache):
 
 @pytest.mark.ci
 def test_features_are_those_of_the_keras_model(backbone, paths):
-    from efftune.data import images
+    from efftune.data import images, picture_bytes
 
-    pixels = np.stack([images.decode(images.read(path), 32, "crop") for path in paths])
+    pixels = np.stack([images.decode(picture_bytes.read(path), 32, "crop") for path in paths])
     expected = backbone.keras_model.predict(pixels.astype(np.float32), verbose=0)
     found = extraction.extract(paths, backbone, settings())
     assert found.pooled().shape == (12, 1280)

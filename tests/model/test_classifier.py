@@ -14,13 +14,13 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import efftune
-from efftune.data import images
+from efftune.data import images, picture_bytes
 from efftune.errors import DataError, UsageError
 from efftune.model.engines import engine
 
 
 def pixels_of(paths, size):
-    return np.stack([images.decode(images.read(path), size, "crop") for path in paths])
+    return np.stack([images.decode(picture_bytes.read(path), size, "crop") for path in paths])
 
 
 def test_prediction_is_the_likeliest_class(finished_run, source):

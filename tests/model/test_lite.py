@@ -86,11 +86,11 @@ def test_pretrained_statistics_fit_real_pictures(clothing):
 
     This fails for another scaling of the pixels or another order of the channels' weights.
     """
-    from efftune.data import images
+    from efftune.data import images, picture_bytes
 
     model = Backbone("efficientnet-lite0").keras_model
     paths = sorted(clothing.glob("train/*/*.jpg"))[::100]
-    pixels = np.stack([images.decode(images.read(path), 224, "crop") for path in paths])
+    pixels = np.stack([images.decode(picture_bytes.read(path), 224, "crop") for path in paths])
     stem = keras.Model(model.input, model.get_layer("stem_conv").output)
     spread = stem.predict(pixels.astype(np.float32), verbose=0).std(axis=(0, 1, 2))
     trained = np.sqrt(model.get_layer("stem_bn").moving_variance.numpy())

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from efftune.data import images
+from efftune.data import picture_bytes
 from efftune.errors import BadImage
 from efftune.system import helpers
 
@@ -46,8 +46,8 @@ def test_what_a_call_raises_is_raised_here(helped, tmp_path):
     with pytest.raises(ZeroDivisionError):
         helped(divmod, 1, 0)
     with pytest.raises(BadImage) as caught:
-        helped(images.read, tmp_path / "none.jpg")
-    assert caught.value.reason == images.NO_SUCH_FILE
+        helped(picture_bytes.read, tmp_path / "none.jpg")
+    assert caught.value.reason == picture_bytes.NO_SUCH_FILE
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")

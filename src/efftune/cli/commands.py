@@ -32,6 +32,35 @@ def check(
         raise typer.Exit(1)
 
 
+@command(app, settings=COLUMNS)
+def pack(
+    source: options.Source,
+    choices: dict[str, Any],
+    output: Output,
+    into: options.ShardsFolder,
+    form: options.ShardsForm = "tar",
+    megabytes: options.ShardMegabytes = 256,
+) -> None:
+    """Write the pictures in SOURCE into shards: large files that are read in order."""
+    from efftune.cli import progress_bars, tables
+    from efftune.data.sources.table_columns import Columns
+
+    columns = Columns.of(efftune.Recipe(**choices))
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
+        result = efftune.pack(
+            source,
+            into,
+            form=form,
+            megabytes=megabytes,
+            columns=columns,
+            on_progress=on_progress,
+        )
+    if output.json:
+        typer.echo(json.dumps(result.to_dict()))
+    else:
+        tables.show_shards(result)
+
+
 @command(app, settings=ALL, target=True)
 def train(
     source: options.Source,

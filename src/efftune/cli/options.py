@@ -12,10 +12,26 @@ Source = Annotated[
     typer.Argument(
         help="A folder with one folder per class; a folder with train, val and test folders that "
         "contain class folders; a .zip, .tar, .tar.gz or .tgz archive of either; a .csv, .tsv or "
-        ".parquet table of paths and labels; sample:digits; tfds:NAME, such as "
-        "tfds:stanford_dogs; hf:NAME, such as hf:beans; or hf:FOLDER.",
+        ".parquet table of paths and labels; the address of any of these, such as "
+        "s3://bucket/photos; sample:digits; tfds:NAME, such as tfds:stanford_dogs; hf:NAME, such "
+        "as hf:beans; or hf:FOLDER.",
         metavar="SOURCE",
     ),
+]
+
+ShardsFolder = Annotated[
+    Path, typer.Option("--into", help="A new folder for the shards.", show_default=False)
+]
+
+ShardsForm = Annotated[
+    Literal["tar", "parquet"],
+    typer.Option(
+        "--format", help="The layout: tar is that of WebDataset, parquet that of Hugging Face."
+    ),
+]
+
+ShardMegabytes = Annotated[
+    int, typer.Option("--megabytes", help="The most that a shard may have.", min=1)
 ]
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder created by train.", metavar="RUN")]

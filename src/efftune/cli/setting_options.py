@@ -64,7 +64,7 @@ _Target = Annotated[
 
 COLUMNS = (
     *("path_column", "label_column", "split_column", "group_column", "root", "label_columns"),
-    "splits",
+    *("splits", "copies"),
 )
 # Defaults of commands that do not train; the processor starts fastest.
 _WITHOUT_TRAINING = {"device": "cpu"}

@@ -1,6 +1,7 @@
 """Printing of results to the terminal."""
 
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from efftune.cli.console import echo, percent, show_table
 from efftune.data.examples import SPLITS, Examples, Split
 from efftune.data.inspection import Finding
+from efftune.data.packing import Shards
 from efftune.evaluation.comparison import Comparison, RunScore
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.evaluation.predictions import write_csv
@@ -191,6 +193,17 @@ def show_check(check: Check, out: Path | None) -> None:
         echo("\nFor the complete list use --json, or --out FOLDER for a table and plots.")
     if out is not None:
         echo(f"\nTable and plots: {out}")
+
+
+def show_shards(result: Shards) -> None:
+    """Print what was packed, and how to use it."""
+    megabytes = sum(each["bytes"] for each in result.shards) / 1e6
+    count = len(result.shards)
+    shards = f"{count:,} shard{'s' * (count > 1)} of {megabytes:,.3g} MB"
+    echo(f"Packed {result.pictures:,} pictures into {result.folder}: {shards}")
+    if result.examples.set_aside:
+        echo(f"Left out: {result.examples.reasons_summary}")
+    echo(f"Train with them: efftune train {shlex.quote(result.source)}")
 
 
 def _as_text(finding: Finding) -> str:

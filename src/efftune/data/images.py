@@ -4,9 +4,7 @@ Training, prediction and evaluation all use `decode`, so the model always gets t
 picture. The format is detected from the content, never from the file name.
 """
 
-import errno
 import io
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from efftune.data import bit_depth, colour, dicom, formats, heic
+from efftune.data import bit_depth, colour, dicom, formats, heic, picture_bytes
 from efftune.data.bit_depth import BitDepth, Kind, Range, Values
 from efftune.data.formats import FORMATS, MOST_PIXELS, TOO_LARGE
 from efftune.data.resizing import Framing, Resizing, fitted
@@ -31,44 +29,13 @@ Pixels = NDArray[np.uint8]
 
 VERSION = 3  # part of every cache key: increase it when the output of `decode` changes
 
-# Reasons why a file is set aside, beside those of `formats`; they appear in messages and tables.
+# Reasons why a file is set aside, beside those of `formats` and `picture_bytes`.
 TRUNCATED = "truncated"
 DAMAGED = "damaged"
-NOT_REGULAR = "not a regular file"
-FOLDER = "a folder, not a picture"
-NO_PERMISSION = "no permission to read"
-BROKEN_LINK = "broken link"
-NO_SUCH_FILE = "no such file"
 _ORIENTATION = 0x0112  # EXIF tag number
 _SUBFILE_TYPE, _REDUCED, _DNG_VERSION = 254, 1, 50706  # TIFF tags, and a value of the first
 # Of a packed text in a PNG file; with Pillow's limit, photos with a long history look damaged.
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24
-
-
-def sniff(path: Path) -> str:
-    """Detect the format from the first bytes of a file, without decoding it.
-
-    Returns:
-        A key of `FORMATS`.
-
-    Raises:
-        BadImage: the file cannot be read, is empty, or has none of these formats.
-    """
-    with _readable(path):
-        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-            raise BadImage(NOT_REGULAR)  # opening a pipe would block
-        with path.open("rb") as stream:
-            return formats.detect(stream.read(formats.HEAD))
-
-
-def read(path: Path) -> bytes:
-    """Read the bytes of a file.
-
-    Raises:
-        BadImage: the file cannot be read.
-    """
-    with _readable(path):
-        return path.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +244,7 @@ def decode_all(
     pixels: Pixels = files.temporary_array((len(paths), size, size, 3), np.uint8)
 
     def decode_one(i: int) -> None:
-        pixels[i] = decode(read(paths[i]), size, fit, depth)
+        pixels[i] = decode(picture_bytes.read(paths[i]), size, fit, depth)
         on_done()
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode") as pool:
@@ -329,20 +296,3 @@ def damage(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return TOO_LARGE
     return f"{DAMAGED} ({type(error).__name__})"
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Convert errors of the operating system to `BadImage` with a readable reason."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise BadImage(BROKEN_LINK if path.is_symlink() else NO_SUCH_FILE) from None
-    except PermissionError:
-        raise BadImage(NO_PERMISSION) from None
-    except IsADirectoryError:
-        raise BadImage(FOLDER) from None
-    except OSError as error:
-        if error.errno == errno.ELOOP or path.is_symlink():
-            raise BadImage(BROKEN_LINK) from None
-        raise BadImage(f"cannot be read: {error.strerror}") from None

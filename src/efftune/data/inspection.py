@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import bit_depth, formats, images
+from efftune.data import bit_depth, formats, images, picture_bytes
 from efftune.data.bit_depth import BitDepth, Kind, Range
 from efftune.data.examples import LEFTOVERS, NO_TIME, SPLITS, Example, Examples
 from efftune.data.formats import FORMATS, SUFFIXES
@@ -32,10 +32,10 @@ _CODES = {  # kinds of findings, by the reason why a file is set aside
     formats.EMPTY: "empty",
     formats.NOT_AN_IMAGE: "not-an-image",
     formats.UNSUPPORTED: "unsupported",
-    images.NOT_REGULAR: "not-a-file",
-    images.FOLDER.split(",")[0]: "not-a-file",
-    images.NO_PERMISSION: "no-permission",
-    images.NO_SUCH_FILE: "missing",
+    picture_bytes.NOT_REGULAR: "not-a-file",
+    picture_bytes.FOLDER.split(",")[0]: "not-a-file",
+    picture_bytes.NO_PERMISSION: "no-permission",
+    picture_bytes.NO_SUCH_FILE: "missing",
     "folder links back to itself": "link-loop",
 }
 _DETAILS = re.compile("[:,(]")  # after the kind of a reason come its details
@@ -147,7 +147,7 @@ def _measured(paths: Sequence[str], depth: BitDepth) -> list[tuple[bytes, str]]:
     for path in paths:
         content, reason = b"", ""
         try:
-            content = measure(images.read(Path(path)), depth).tobytes()
+            content = measure(picture_bytes.read(Path(path)), depth).tobytes()
         except BadImage as error:
             reason = error.reason
         except Exception as error:  # noqa: BLE001  (one picture must not end a run)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import bit_depth, images
+from efftune.data import bit_depth, images, picture_bytes
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
 from efftune.data.inspection import Finding
@@ -239,7 +239,7 @@ def _dct(thumbnails: _Thumbnails, chosen: _Numbers, border: int) -> _Coefficient
 
 def _grey_picture(path: Path, depth: bit_depth.BitDepth) -> Pixels:
     try:
-        pixels = images.decode(images.read(path), _SIDE, "stretch", depth)
+        pixels = images.decode(picture_bytes.read(path), _SIDE, "stretch", depth)
     except BadImage:  # the file was removed or changed after the inspection
         return np.zeros((_SIDE, _SIDE), np.uint8)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from efftune.data import bit_depth, formats, images
+from efftune.data import bit_depth, formats, images, picture_bytes
 from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
 from efftune.data.resizing import Framing
@@ -60,7 +60,7 @@ def decode(
         UsageError: it is none of these.
     """
     if isinstance(picture, str | Path):
-        return images.decode(images.read(files.user_path(picture)), size, fit, depth)
+        return images.decode(picture_bytes.read(files.user_path(picture)), size, fit, depth)
     if isinstance(picture, bytes | bytearray | memoryview):
         return images.decode(bytes(picture), size, fit, depth)
     if isinstance(picture, Image.Image):
@@ -110,7 +110,7 @@ def thumbnail(picture: Path | bytes, side: int) -> str:
     Raises:
         BadImage: the picture cannot be decoded.
     """
-    content = picture if isinstance(picture, bytes) else images.read(picture)
+    content = picture if isinstance(picture, bytes) else picture_bytes.read(picture)
     square = images.decoded(content, side, "pad")
     scale = side / max(square.width, square.height)
     width, height = (max(1, round(scale * each)) for each in (square.width, square.height))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from efftune.data import images
+from efftune.data import picture_bytes
 from efftune.data.examples import Example, Examples
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.system import files
@@ -87,7 +87,7 @@ def further(examples: Examples, decisions: Mapping[str, Decision], folder: Path)
             continue
         reason = DROPPED if each.choice == "drop" else ""
         try:
-            images.sniff(folder / name)
+            picture_bytes.sniff(folder / name)
         except BadImage as error:
             reason = error.reason
         found.append(Example(folder / name, name, each.new_label or each.label, reason=reason))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from efftune.data import images, relabelling
+from efftune.data import images, picture_bytes, relabelling
 from efftune.data.examples import Example, Examples
 from efftune.data.images import Pixels
-from efftune.data.sources import discovery, hf, tfds
+from efftune.data.sources import discovery, hf, storage, tfds
 from efftune.data.sources.table_columns import Columns
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.evaluation.predictions import FILE as PREDICTIONS_FILE
@@ -131,7 +131,8 @@ def training(
         UsageError: there is no such source on this machine; nothing is downloaded.
         DataError: a table of the run is damaged.
     """
-    if source.startswith((tfds.PREFIX, hf.PREFIX)) or not _exists(source):
+    is_elsewhere = source.startswith((tfds.PREFIX, hf.PREFIX)) or storage.is_address(source)
+    if is_elsewhere or not _exists(source):
         raise UsageError(f"There is no {source} with the run's pictures on this machine.")
     used = _used(folder)
     photo = _photos(used, recipe, source, class_names, silent)
@@ -211,7 +212,7 @@ def as_it_was(photo: Photo) -> bytes:
     Raises:
         BadImage: it cannot be read, or is another than the run used.
     """
-    content = images.read(photo.path)
+    content = picture_bytes.read(photo.path)
     if photo.sha256 and hashlib.sha256(content).hexdigest() != photo.sha256:
         raise BadImage("it has changed")
     return content
@@ -224,8 +225,8 @@ def _as_written(name: str) -> str:
 
 def _exists(source: str) -> bool:
     """Whether a source is there, as far as a path can tell."""
-    is_path = not source.startswith(("sample:", tfds.PREFIX, hf.PREFIX))
-    return not is_path or files.user_path(source).exists()
+    named = source.startswith(("sample:", tfds.PREFIX, hf.PREFIX)) or storage.is_address(source)
+    return named or files.user_path(source).exists()
 
 
 def _drawn(judged: Sequence[tuple[str, ...]], seed: int) -> Iterator[tuple[str, ...]]:

@@ -8,8 +8,6 @@ import errno
 import hashlib
 import io
 import os
-import shutil
-import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,14 +21,13 @@ from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 from numpy.typing import NDArray
 
 from efftune.errors import EfftuneWarning
-from efftune.system import files
+from efftune.system import files, pruning
 
 Digest = bytes  # SHA-256 of a picture's file, 32 bytes
 SHARD_ROWS = 4096  # at most; shards are also limited by `extraction.WAITING_BYTES`
 MAPPED_BYTES = 4 * 2**30  # default limit of the bytes of a cache that are memory-mapped at once
 _MAPPED_SHARDS = 128  # limit of the shards mapped at once; each holds a file open
 CACHE_SHARE = 0.25  # of the disk space that is free or taken by the cache
-_IN_USE_SECONDS = 24 * 3600  # another process may still use what was opened this recently
 
 
 class FeatureCache:
@@ -172,19 +169,7 @@ def prune(folder: Path, share: float = CACHE_SHARE) -> None:
         folder: the parent of the cache folders.
         share: share of the disk space that is free or taken by the caches.
     """
-    caches = [path for path in folder.glob("*") if path.is_dir()]
-    try:
-        last_used = {path: path.stat().st_mtime for path in caches}
-        sizes = {path: sum(shard.stat().st_size for shard in path.glob("*.npy")) for path in caches}
-    except OSError:  # another process is removing them
-        return
-    total = sum(sizes.values())
-    limit = share * (total + shutil.disk_usage(files.cache_folder()).free)
-    for path in sorted(caches, key=last_used.__getitem__):
-        if total <= limit or last_used[path] > time.time() - _IN_USE_SECONDS:
-            return
-        shutil.rmtree(path, ignore_errors=True)
-        total -= sizes[path]
+    pruning.prune(folder, share, lambda cache: sum(p.stat().st_size for p in cache.glob("*.npy")))
 
 
 class CachedRows:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import augmentation, bit_depth, images
+from efftune.data import augmentation, bit_depth, images, picture_bytes
 from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import NO_TIME
 from efftune.data.images import Pixels
@@ -232,7 +232,7 @@ class _Extraction:
         try:
             if self._is_enough:
                 raise BadImage(NO_TIME)
-            content = images.read(self.paths[i])
+            content = picture_bytes.read(self.paths[i])
             digest = self.digests[i] = hashlib.sha256(content).digest()
             if not self.caches:
                 self._views(content, digest, (0,))
@@ -316,7 +316,7 @@ def extract_pooled(
 
     def load(i: int) -> Pixels:
         try:
-            content = pickle.PickleBuffer(images.read(paths[i]))
+            content = pickle.PickleBuffer(picture_bytes.read(paths[i]))
             views: Pixels = call(views_of, content, b"", backbone.image_size, settings, (0,))
         except BadImage as error:
             raise DataError(

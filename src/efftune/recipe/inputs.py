@@ -243,6 +243,14 @@ class DataSettings:
             "none",
         ),
     ] = ""
+    copies: Annotated[
+        Literal["keep", "remove"],
+        Setting(
+            "Whether the copies of pictures at an address such as s3://bucket/photos stay in the "
+            "cache folder, for the next time, or are removed at the end.",
+            "--copies",
+        ),
+    ] = "keep"
     missing_classes: Annotated[
         Literal["refuse", "allow"],
         Setting(

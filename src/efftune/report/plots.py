@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import augmentation, bit_depth, images
+from efftune.data import augmentation, bit_depth, images, picture_bytes
 from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
@@ -59,7 +59,7 @@ def draw(
         depth: of the pictures.
     """
     chosen = np.random.default_rng(recipe.seed).permutation(len(paths))[:_SAMPLES]
-    contents = [images.read(paths[i]) for i in chosen]
+    contents = [picture_bytes.read(paths[i]) for i in chosen]
     fit = recipe.backbone.fit
     samples = [images.decode(content, image_size, fit, depth) for content in contents]
     titles = [labels[i] for i in chosen]
@@ -121,7 +121,7 @@ def draw_source(
     samples = [_thumbnail(row, depth) for row in chosen]
     titles = [row.label for row in chosen]
     _grid(folder / "samples.png", samples, titles)
-    content = images.read(chosen[0].path)
+    content = picture_bytes.read(chosen[0].path)
     first, digest = images.decode(content, _SIDE, "crop", depth), hashlib.sha256(content).digest()
     views = [augmentation.plan(0, digest, i, "standard", "yes") for i in range(1, _SAMPLES + 1)]
     augmented = [augmentation.apply(first, view) for view in views]
@@ -154,7 +154,7 @@ def _sample(rows: Sequence[Example]) -> list[Example]:
 
 
 def _thumbnail(row: Example, depth: BitDepth) -> Pixels:
-    return images.decode(images.read(row.path), _SIDE, "pad", depth)
+    return images.decode(picture_bytes.read(row.path), _SIDE, "pad", depth)
 
 
 def _kind(pair: DuplicatePair) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from efftune.data import images, pictures
+from efftune.data import images, picture_bytes, pictures
 from efftune.data.examples import Example
 from efftune.errors import BadImage, DataError
 from efftune.evaluation.explanation import Explainer
@@ -106,7 +106,9 @@ def _encoded(rows: Sequence[Example], classifier: Classifier) -> Iterator[tuple[
 
     def encode(row: Example) -> str:
         try:
-            pixels = images.decode(images.read(row.path), SIDE, classifier.fit, classifier.depth)
+            pixels = images.decode(
+                picture_bytes.read(row.path), SIDE, classifier.fit, classifier.depth
+            )
             return pictures.webp(pixels)
         except BadImage:
             return ""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from efftune.data import images
+from efftune.data import picture_bytes
 from efftune.delivery.sorted_files import held, recorded
 from efftune.delivery.sorting import Sorted, Sorter
 from efftune.errors import BadImage, DiskFull, EfftuneError, UsageError
@@ -159,8 +159,8 @@ def _done(into: Path) -> set[str]:
 def _predicted(predicting: Predicting, path: Path) -> Prediction | Unreadable | None:
     """What a classifier says of a photo; None if it is gone."""
     try:
-        images.sniff(path)  # which reads little of what is no picture
-        found = predicting(images.read(path))
+        picture_bytes.sniff(path)  # which reads little of what is no picture
+        found = predicting(picture_bytes.read(path))
     except BadImage as error:
         return Unreadable(error.reason) if os.path.lexists(path) else None
     return replace(found, path=path) if isinstance(found, Prediction) else found

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.data import augmentation, images
+from efftune.data import augmentation, images, picture_bytes
 from efftune.data.augmentation import View
 from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
@@ -192,7 +192,7 @@ class DecodedAgain:
         """
         path = self._paths[picture]
         try:
-            return images.decode(images.read(path), *self._settings)
+            return images.decode(picture_bytes.read(path), *self._settings)
         except BadImage as error:
             raise DataError(
                 f"{path} changed during the run: {error.reason}. Start again."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from efftune.data import images
+from efftune.data import images, picture_bytes
 from efftune.data.images import Pixels
 from efftune.errors import BadImage
 from efftune.features import extraction
@@ -201,7 +201,7 @@ def milliseconds(plan: Plan, backbone: Backbone, paths: Sequence[Path]) -> float
 
     def load(path: Path) -> Pixels | None:
         try:
-            content, fit = images.read(path), plan.recipe.backbone.fit
+            content, fit = picture_bytes.read(path), plan.recipe.backbone.fit
             return images.decode(content, backbone.image_size, fit, plan.depth)[None]
         except BadImage:
             return None

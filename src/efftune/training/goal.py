@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from efftune.data import images
+from efftune.data import images, picture_bytes
 from efftune.data.images import Pixels
 from efftune.errors import BadImage
 from efftune.model.backbone import Backbone
@@ -139,6 +139,6 @@ def _latency(backbone: Backbone, output: str, recipe: Recipe, paths: Sequence[Pa
 def _pixels(path: Path, backbone: Backbone, recipe: Recipe) -> Pixels | None:
     """A picture as the network sees it; None if it cannot be read."""
     try:
-        return images.decode(images.read(path), backbone.image_size, recipe.backbone.fit)
+        return images.decode(picture_bytes.read(path), backbone.image_size, recipe.backbone.fit)
     except BadImage:
         return None

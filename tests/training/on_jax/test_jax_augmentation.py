@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.scenes import scene
-from efftune.data import augmentation, images
+from efftune.data import augmentation, images, picture_bytes
 from efftune.data.augmentation import View
 from efftune.training import jax_augmentation
 
@@ -56,7 +56,7 @@ def test_white_and_black_stay_within_their_range():
 @pytest.mark.shared
 def test_views_of_photos_are_those_of_the_cpu(clothing):
     paths = sorted((clothing / "train").rglob("*.jpg"))[::40][:64]
-    pixels = np.stack([images.decode(images.read(path), 224, "crop") for path in paths])
+    pixels = np.stack([images.decode(picture_bytes.read(path), 224, "crop") for path in paths])
     for strength, flip in STRENGTHS:
         means, _ = differences(pixels, views_of(len(pixels), strength, flip))
         assert means.max() < 0.5

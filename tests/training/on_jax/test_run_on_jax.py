@@ -8,7 +8,7 @@ import pytest
 
 import efftune
 from conftest import TUNED
-from efftune.data import images
+from efftune.data import images, picture_bytes
 from efftune.model.backbone import Backbone
 from efftune.model.engines import devices, jax_engine
 
@@ -72,7 +72,7 @@ def test_runs_answer_as_they_do_with_openvino(choices, source, own_cache, tmp_pa
     answers = classifier.predict([source / row["path"] for row in rows])
     assert [each.label for each in answers] == [row["predicted"] for row in rows]
     fit = run.recipe.backbone.fit
-    pixels = [images.decode(images.read(source / row["path"]), 32, fit) for row in rows]
+    pixels = [images.decode(picture_bytes.read(source / row["path"]), 32, fit) for row in rows]
     probabilities = classifier.model.predict(np.array(pixels, np.float32), verbose=0)
     confidences = [float(row["confidence"]) for row in rows]
     assert [each.confidence for each in answers] == pytest.approx(confidences, abs=1e-3)

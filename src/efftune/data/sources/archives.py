@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import IO
 
 from efftune.errors import DataError, EfftuneError
@@ -43,7 +43,7 @@ def unpacked(archive: Path, on_progress: Progress = silent) -> Path:
         DataError: the archive cannot be read, is damaged, encrypted or too large, or a member
             would be written outside the folder.
     """
-    with _readable_errors(archive):
+    with readable_errors(archive):
         name = archive.name[: -len(_suffix(archive))][:80]
         folder = files.cache_folder() / "archives" / f"{name}-{files.sha256(archive)[:16]}"
         if not folder.is_dir():  # written atomically, so it is complete if it exists
@@ -54,18 +54,18 @@ def unpacked(archive: Path, on_progress: Progress = silent) -> Path:
     return folder
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(path: PurePath) -> bool:
     """Whether a file has the suffix of an archive."""
     return bool(_suffix(path))
 
 
-def _suffix(path: Path) -> str:
+def _suffix(path: PurePath) -> str:
     name = path.name.casefold()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
 
 @contextmanager
-def _readable_errors(archive: Path) -> Iterator[None]:
+def readable_errors(archive: Path) -> Iterator[None]:
     """Convert all exceptions for unreadable archives to `DataError`."""
     try:
         yield
@@ -98,7 +98,7 @@ def _write(members: Iterator[_Member], folder: Path, archive: Path) -> None:
                 f"{archive} has more than {MOST_MEMBERS:,} members. Unpack it yourself and "
                 "give the folder."
             )
-        target = folder.joinpath(*_parts(name, archive))
+        target = folder.joinpath(*parts(name, archive))
         if content is None:
             target.mkdir(parents=True, exist_ok=True)
             continue
@@ -114,21 +114,25 @@ def _write(members: Iterator[_Member], folder: Path, archive: Path) -> None:
                 stream.write(chunk)
 
 
-def _parts(name: str, archive: Path) -> list[str]:
-    """Split the name of a member into path components, and refuse unsafe names."""
-    parts = [part for part in name.split("/") if part not in {"", "."}]
-    invalid = "\0" in name or any(PureWindowsPath(part).anchor for part in parts)
-    if name.startswith("/") or ".." in parts or invalid:
+def parts(name: str, archive: Path | str) -> list[str]:
+    """Split the name of a member of an archive, or of something like that, into path components.
+
+    Raises:
+        DataError: the path would lead out of a folder.
+    """
+    found = [part for part in name.split("/") if part not in {"", "."}]
+    invalid = "\0" in name or any(PureWindowsPath(part).anchor for part in found)
+    if name.startswith("/") or ".." in found or invalid:
         raise DataError(
             f"{archive} has a member that would be written outside its folder: {name!r}. Do not "
             "trust it."
         )
-    if len(parts) > MOST_DEPTH:
+    if len(found) > MOST_DEPTH:
         raise DataError(
             f"{archive} has more than {MOST_DEPTH} nested folders: {name!r}. "
             "Unpack it yourself and give the folder."
         )
-    return parts
+    return found
 
 
 def _zip_members(archive: Path, on_progress: Progress) -> Iterator[_Member]:
@@ -156,6 +160,25 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
 
 
 def _tar_members(archive: Path, on_progress: Progress) -> Iterator[_Member]:
+    for file, member in tar_members(archive, on_progress):
+        if member.isdir():
+            yield member.name, None
+        elif member.isreg() and (content := file.extractfile(member)):
+            yield member.name, content
+
+
+def tar_members(
+    archive: Path, on_progress: Progress
+) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The members of a tar file, in order; and the file, of which the last one can be read.
+
+    Args:
+        archive: perhaps compressed.
+        on_progress: called with `unpack`, the bytes read and their total.
+
+    Raises:
+        Exception: of many kinds, if it is damaged; see `readable_errors`.
+    """
     size = archive.stat().st_size
     with archive.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
@@ -164,10 +187,7 @@ def _tar_members(archive: Path, on_progress: Progress) -> Iterator[_Member]:
         with tarfile.open(fileobj=stream, mode="r:") as file:  # type: ignore[call-overload]
             while member := file.next():
                 file.members.clear()  # tarfile would keep all members in memory
-                if member.isdir():
-                    yield member.name, None
-                elif member.isreg() and (content := file.extractfile(member)):
-                    yield member.name, content
+                yield file, member
                 on_progress("unpack", raw.tell(), size)
             if stream.last != bytes(tarfile.BLOCKSIZE):  # the end marker
                 raise tarfile.ReadError("its end is missing")

@@ -1,14 +1,16 @@
 """Selects the reader for a source: folder, archive, table or named data set."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Literal
+from urllib.parse import urlsplit
 
 from efftune.data.examples import Example, Examples
-from efftune.data.sources import archives, folders, hf, tables, tfds
+from efftune.data.sources import archives, copies, folders, hf, shards, storage, tables, tfds
 from efftune.data.sources.folders import SPLIT_FOLDERS, Layout
 from efftune.data.sources.samples import digits_folder
 from efftune.data.sources.table_columns import Columns
@@ -17,6 +19,7 @@ from efftune.system import files
 from efftune.system.progress import Progress, silent
 
 _LOGGER = logging.getLogger(__name__)
+_SHORTENED = re.compile(r"[a-z][a-z0-9+.\-]+:/[^/]", re.IGNORECASE)  # addresses by pathlib
 _LABEL_TABLES = {
     f"{name}{suffix}"
     for name in ("labels", "annotations", "metadata", "train", "train_labels")
@@ -35,11 +38,12 @@ def find(
     Args:
         source: a folder as `folders.read` takes it, or one with a table such as `labels.csv`
             beside the pictures; a `.zip`, `.tar`, `.tar.gz` or `.tgz` archive of such a folder; a
-            `.csv`, `.tsv` or `.parquet` table; `sample:NAME`; `tfds:NAME[/CONFIG][:VERSION]`, from
+            `.csv`, `.tsv` or `.parquet` table; the address of any of these, such as
+            `s3://bucket/photos`; `sample:NAME`; `tfds:NAME[/CONFIG][:VERSION]`, from
             TensorFlow Datasets; or `hf:NAME[:CONFIG]` or `hf:FOLDER`, a Hugging Face data set.
         on_progress: called with `unpack`, the number of pictures, archive members or bytes
             unpacked, and the total; before a Hugging Face data set is loaded by name, also with
-            `download`.
+            `download`; of an address, with `list` and `copy`.
         columns: column names of a table or of a Hugging Face data set.
         held_out: further sources, of the pictures of the splits `val` and `test`. Their names get
             the source in front.
@@ -95,43 +99,106 @@ def _rows(source: str | Path, on_progress: Progress, columns: Columns) -> list[E
 
 
 def _layout(name: str, source: str | Path, on_progress: Progress, columns: Columns) -> Layout:
-    if name.startswith(tfds.PREFIX):
-        return folders.read(tfds.unpacked(name, SPLIT_FOLDERS, on_progress))
-    if name.startswith(hf.PREFIX):
-        return folders.read(hf.unpacked(name, SPLIT_FOLDERS, columns, on_progress))
-    if name.startswith("sample:"):
-        return folders.read(_sample(name))
+    named = _named(name, on_progress, columns)
+    if named is not None:
+        return folders.read(named)
+    if shards.is_pattern(name):
+        return shards.read(_shards(name, on_progress, columns), on_progress)
     root = files.user_path(source)
-    is_table = root.suffix.casefold() in tables.SUFFIXES
-    if root.is_dir():
-        return _folder(root, columns)
-    if root.is_file() and is_table:
-        return _table(root, columns)
+    if storage.is_address(name):
+        root = _copied(name, on_progress, columns)
+    if root.is_file() and root.suffix.casefold() in tables.SUFFIXES:
+        return _table(root, columns, on_progress)
+    if root.is_file() and shards.is_shard(root):
+        return shards.read([root], on_progress)
     if root.is_file() and archives.is_archive(root):
-        return _folder(archives.unpacked(root, on_progress), columns)
+        root = archives.unpacked(root, on_progress)
+    _require_folder(root, name)
+    return _folder(root, columns, on_progress)
+
+
+def _named(name: str, on_progress: Progress, columns: Columns) -> Path | None:
+    """The folder of a data set that has a name; None if it is something else."""
+    if name.startswith("sample:"):
+        return _sample(name)
+    if name.startswith(tfds.PREFIX):
+        return tfds.unpacked(name, SPLIT_FOLDERS, on_progress)
+    if name.startswith(hf.PREFIX) and not storage.is_address(name):
+        return hf.unpacked(name, SPLIT_FOLDERS, columns, on_progress)
+    return None
+
+
+def _require_folder(root: Path, name: str) -> None:
+    """Check that a source is a folder.
+
+    Raises:
+        UsageError: it is something else, or nothing.
+    """
+    if root.is_dir():
+        return
     if root.exists():
         raise UsageError(
             f"{name!r} is a file. Give a folder with one folder per class, an archive of such a "
             f"folder ({', '.join(archives.SUFFIXES)}), or a table ({', '.join(tables.SUFFIXES)})."
         )
-    kind = "file" if is_table or archives.is_archive(root) else "folder"
+    if _SHORTENED.match(name):
+        raise UsageError(
+            f"{name!r} has lost a slash. Give an address as text, not as a pathlib.Path."
+        )
+    is_file = root.suffix.casefold() in tables.SUFFIXES or archives.is_archive(root)
+    kind = "file" if is_file else "folder"
     raise UsageError(f"There is no {kind} {name!r}. Give a folder with one folder per class.")
 
 
-def _folder(root: Path, columns: Columns) -> Layout:
-    """A folder of class folders; or, if there are no two of them, one with a table of labels."""
+def _copied(address: str, on_progress: Progress, columns: Columns) -> Path:
+    """A copy of what is at an address: a folder, an archive, or a table with its pictures."""
+    keep, path = columns.keeps_copies, PurePosixPath(urlsplit(address).path)
+    is_table = path.suffix.casefold() in tables.SUFFIXES
+    if not is_table and not archives.is_archive(path):
+        return copies.of_folder(address, on_progress, keep=keep)
+    found = copies.of_file(address, on_progress, keep=keep)
+    if is_table and not columns.root:
+        names = tables.names(found, columns)
+        copies.beside(copies.parent(address), names, on_progress, keep=keep)
+    return found
+
+
+def _shards(pattern: str, on_progress: Progress, columns: Columns) -> list[Path]:
+    """The paths of shards, or of copies of them."""
+    names = shards.expanded(pattern)
+    if storage.is_address(pattern):
+        place = copies.parent(pattern)
+        wanted = {name.rpartition("/")[2] for name in names} | {shards.MANIFEST}
+        folder = copies.beside(place, wanted, on_progress, keep=columns.keeps_copies)
+        names = [str(folder / name.removeprefix(f"{place}/")) for name in names]
+    found = [files.user_path(name) for name in names]
+    missing = next((path for path in found if not path.is_file()), None)
+    if missing is not None:
+        raise UsageError(f"There is no file {missing.name!r}, for which {pattern} stands, too.")
+    return found
+
+
+def _folder(root: Path, columns: Columns, on_progress: Progress) -> Layout:
+    """A folder of shards or class folders; or, without two classes, one with a table of labels."""
     named = [path for path in sorted(root.iterdir()) if path.name.casefold() in _LABEL_TABLES]
+    if packed := shards.in_folder(root):
+        return shards.read(packed, on_progress)
     try:
         layout = folders.read(root, splits=columns.splits == "auto")
     except DataError:
         if len(named) != 1:
             raise
-        return _table(named[0], columns)
-    return _table(named[0], columns) if layout.is_weak and len(named) == 1 else layout
+        return _table(named[0], columns, on_progress)
+    is_better = layout.is_weak and len(named) == 1
+    return _table(named[0], columns, on_progress) if is_better else layout
 
 
-def _table(path: Path, columns: Columns) -> Layout:
-    rows, description = tables.read(path, columns, SPLIT_FOLDERS)
+def _table(path: Path, columns: Columns, on_progress: Progress) -> Layout:
+    if storage.is_address(columns.root):
+        names, keep = tables.names(path, columns), columns.keeps_copies
+        root = copies.beside(columns.root, names, on_progress, keep=keep)
+        columns = replace(columns, root=str(root))
+    rows, description = tables.read(path, columns, SPLIT_FOLDERS, on_progress)
     return Layout(tuple(rows), f"table {path.name} with {description}")
 
 

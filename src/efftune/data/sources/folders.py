@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from efftune.data import images
+from efftune.data import picture_bytes
 from efftune.data.examples import (
     HIDDEN,
     MACOS,
@@ -167,7 +167,7 @@ def _only_folder(root: Path, *, splits: bool) -> Path | None:
 
 def _is_picture(path: Path) -> bool:
     try:
-        images.sniff(path)
+        picture_bytes.sniff(path)
     except BadImage:
         return False
     return True
@@ -215,7 +215,7 @@ def files_below(
         reason = _leftover(path) or ("folder links back to itself" if path.is_dir() else "")
         if not reason:
             try:
-                images.sniff(path)
+                picture_bytes.sniff(path)
             except BadImage as error:
                 reason = error.reason
         yield Example(path, _name(path, root), label, split, reason)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from efftune.data import formats, images
+from efftune.data import formats, picture_bytes
 from efftune.data.examples import LEFTOVERS
 from efftune.data.sources.folders import files_below
 from efftune.errors import BadImage, DataError, UsageError
@@ -36,7 +36,7 @@ def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
                 _add_folder(path, paths, failures)
                 continue
             try:
-                images.sniff(path)
+                picture_bytes.sniff(path)
                 paths[path] = None
             except BadImage as error:
                 failures[path] = error.reason

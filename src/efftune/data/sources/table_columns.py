@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from efftune.data.formats import SUFFIXES
+from efftune.data.sources import storage
 from efftune.data.sources.table_files import TableFile
 from efftune.errors import DataError, UsageError
 from efftune.recipe.recipe import Recipe
@@ -32,6 +33,7 @@ class Columns:
         root: folder that the paths are relative to; empty if it is that of the table, or one in it.
         labels: columns with 0 and 1, one for each class, instead of a column of class names.
         splits: `auto` if folders called like splits are splits, `none` if they are classes.
+        keeps_copies: whether copies of what is at addresses stay in the cache folder.
     """
 
     path: str = "path"
@@ -41,21 +43,29 @@ class Columns:
     root: str = ""
     labels: tuple[str, ...] = ()
     splits: Literal["auto", "none"] = "auto"
+    keeps_copies: bool = True
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Columns":
         """What is set in a recipe."""
         data = recipe.data
         names = (data.path_column, data.label_column, data.split_column, data.group_column)
-        return cls(*names, data.root, data.label_columns, data.splits)
+        keeps_copies = data.copies == "keep"
+        return cls(*names, data.root, data.label_columns, data.splits, keeps_copies)
 
 
 class PictureFiles:
-    """Finds the files that the paths in a table mean."""
+    """Finds the files that the paths in a table mean.
+
+    Attributes:
+        folder: that the paths are relative to.
+        copies: paths of the copies of pictures at addresses, by address.
+    """
 
     def __init__(self, folder: Path):
         """Look in `folder`, unless a path is absolute."""
         self.folder = folder
+        self.copies: Mapping[str, Path] = {}
         self._by_stem: dict[Path, Mapping[str, Path]] = {}
 
     def path(self, text: str) -> Path:
@@ -63,6 +73,8 @@ class PictureFiles:
 
         Windows' separators are read, the suffix may be missing, and blanks may surround the path.
         """
+        if text.strip() in self.copies:
+            return self.copies[text.strip()]
         for name in dict.fromkeys((text, text.strip(), text.strip().replace("\\", "/"))):
             path = self.folder / files.user_path(name)
             if os.path.lexists(path):
@@ -183,16 +195,29 @@ def _paths(
         counts = {name: sum(cell in place for cell in sample.get(name, ())) for name in names}
         best = max(counts.values(), default=0)
         fitting = [name for name, count in counts.items() if count == best]
-        if best and len(fitting) > 1:
-            listing = ", ".join(map(repr, fitting))
-            raise DataError(
-                f"Several columns of {table.path} lead to pictures: {listing}. Choose one with "
-                "--path-column."
-            )
         if best:
-            _require_no_other_place(table, sample[fitting[0]], place, places)
-            return fitting[0], place
+            name = _only(table, fitting)
+            _require_no_other_place(table, sample[name], place, places)
+            return name, place
+    at_addresses = [name for name in names if any(map(_is_address, sample.get(name, ())))]
+    if at_addresses:
+        return _only(table, at_addresses), places[0]
     return chosen or _required(table, Columns().path, "path"), places[0]
+
+
+def _is_address(cell: str) -> bool:
+    return storage.is_address(cell.strip())
+
+
+def _only(table: TableFile, names: Sequence[str]) -> str:
+    """The only one of columns with paths."""
+    if len(names) > 1:
+        listing = ", ".join(map(repr, names))
+        raise DataError(
+            f"Several columns of {table.path} lead to pictures: {listing}. Choose one with "
+            "--path-column."
+        )
+    return names[0]
 
 
 def _require_no_other_place(

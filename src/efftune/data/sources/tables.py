@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from efftune.data import images, relabelling
+from efftune.data import picture_bytes, relabelling
 from efftune.data.examples import Example, Split, Undecided
-from efftune.data.sources import table_columns
+from efftune.data.sources import copies, storage, table_columns
 from efftune.data.sources.table_columns import Columns, Meaning, PictureFiles
 from efftune.data.sources.table_files import CsvTable, ParquetTable, TableFile
 from efftune.errors import BadImage, DataError
+from efftune.system.progress import Progress, silent
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 _DECIDED = ("decision", "new_label")  # columns of a labels file, whose decisions count
@@ -31,7 +32,12 @@ class _Record(NamedTuple):
     is_dropped: bool
 
 
-def read(table: Path, columns: Columns, splits: Mapping[str, Split]) -> tuple[list[Example], str]:
+def read(
+    table: Path,
+    columns: Columns,
+    splits: Mapping[str, Split],
+    on_progress: Progress = silent,
+) -> tuple[list[Example], str]:
     """Examples for the rows of a table, in its order.
 
     Of a labels file, as `efftune review` and `efftune serve` make it, the decisions count.
@@ -41,6 +47,8 @@ def read(table: Path, columns: Columns, splits: Mapping[str, Split]) -> tuple[li
         columns: names of its columns, or the default names, which `table_columns.find` replaces
             where the table has others.
         splits: maps split names in the table, in lower case, to ours.
+        on_progress: called with `copy`, the number of pictures at addresses that were copied, and
+            their total.
 
     Returns:
         One example per row. `line` is the line number in the file; in a Parquet file, the row
@@ -50,17 +58,40 @@ def read(table: Path, columns: Columns, splits: Mapping[str, Split]) -> tuple[li
         UsageError: the table is a Parquet file and pyarrow is not installed.
         DataError: the table is invalid, or a split is unknown.
     """
-    is_parquet = table.suffix.casefold() == ".parquet"
-    file = ParquetTable(table) if is_parquet else CsvTable(table, {columns.path, columns.label})
+    file = _opened(table, columns)
     meaning = table_columns.find(file, columns)
+    records = list(_records(file, meaning))
+    addresses = [each.path.strip() for each in records if storage.is_address(each.path.strip())]
+    meaning.files.copies = copies.of_files(addresses, on_progress, keep=columns.keeps_copies)
     listed: dict[str, tuple[int, str]] = {}
     rows = [
         _example(record, table, meaning.files, _split(record, table, splits), listed)
-        for record in _records(file, meaning)
+        for record in records
     ]
     if not rows:
         raise DataError(f"{table} has a header but has no rows. Add one row per picture.")
     return rows, str(meaning)
+
+
+def names(table: Path, columns: Columns) -> set[str]:
+    """The names, without folders, of all files that the cells of a table may mean.
+
+    For the arguments and exceptions, see `read`.
+    """
+    file = _opened(table, columns)
+    unique = [name for name in file.text_names if list(file.names).count(name) == 1]
+    chosen = [columns.path] if columns.path in unique else unique
+    return {
+        cell.strip().replace("\\", "/").rpartition("/")[2]
+        for _, cells in file.rows(chosen)
+        for cell in cells.values()
+    }
+
+
+def _opened(table: Path, columns: Columns) -> TableFile:
+    if table.suffix.casefold() == ".parquet":
+        return ParquetTable(table)
+    return CsvTable(table, {columns.path, columns.label})
 
 
 def _records(file: TableFile, meaning: Meaning) -> Iterator[_Record]:
@@ -127,13 +158,13 @@ def _reason(record: _Record, path: Path, label: str, listed: dict[str, tuple[int
     if not label:
         return "no label"
     if "\0" in record.path:  # not allowed in file names
-        return images.NO_SUCH_FILE
+        return picture_bytes.NO_SUCH_FILE
     line, earlier_label = listed.setdefault(os.path.normpath(path), (record.line, label))
     if line != record.line:
         conflict = "" if earlier_label == label else " with another label"
         return f"listed before{conflict}, on line {line}"
     try:
-        images.sniff(path)
+        picture_bytes.sniff(path)
     except BadImage as error:
         return error.reason
     return relabelling.DROPPED if record.is_dropped else ""

@@ -1,0 +1,241 @@
+"""`efftune pack`: the pictures of a source in shards, large files that are read in order."""
+
+import io
+import itertools
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from efftune.data import formats, picture_bytes
+from efftune.data.examples import Example, Examples
+from efftune.data.formats import FORMATS
+from efftune.data.sources import discovery, shards
+from efftune.data.sources.table_columns import Columns
+from efftune.errors import BadImage, DataError, UsageError
+from efftune.system import files
+from efftune.system.progress import OnProgress, Progress, showing
+
+SHARD_MEGABYTES = 256
+_AT_ONCE = 16  # pictures that are read before they are written
+_GROUP_BYTES = 2**25  # of a group of rows in a Parquet file
+_SPLIT_NAMES = {"val": "validation", "": "photos"}
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Shards that were written.
+
+    Attributes:
+        folder: of the shards and their manifest.
+        shards: name, number of pictures, bytes and SHA-256 of each.
+        examples: of the source, including those set aside, which are in no shard.
+    """
+
+    folder: Path
+    shards: tuple[dict[str, Any], ...]
+    examples: Examples
+
+    @property
+    def pictures(self) -> int:
+        """The number of pictures in all shards."""
+        return sum(each["pictures"] for each in self.shards)
+
+    @property
+    def source(self) -> str:
+        """What to give to `train`."""
+        is_parquet = self.shards[0]["name"].endswith(_Parquet.suffix)
+        return f"hf:{self.folder}" if is_parquet else str(self.folder)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The output of `efftune pack --json`."""
+        left_out = {row.name: row.reason for row in self.examples.set_aside}
+        return {
+            **{"source": self.source, "folder": str(self.folder), "pictures": self.pictures},
+            **{"shards": list(self.shards), "left_out": left_out},
+        }
+
+
+def pack(
+    source: str | Path,
+    into: str | Path,
+    *,
+    form: Literal["tar", "parquet"] = "tar",
+    megabytes: int = SHARD_MEGABYTES,
+    columns: Columns = Columns(),  # noqa: B008  (frozen)
+    on_progress: OnProgress = "auto",
+) -> Shards:
+    """Write the pictures of a source into shards, unchanged and in its order.
+
+    Args:
+        source: as for `train`.
+        into: a new folder, of shards called by their splits, and `manifest.json`.
+        form: `tar`, in the layout of WebDataset; or `parquet`, in that of Hugging Face.
+        megabytes: that a shard has at most, unless a single picture has more.
+        columns: the column names of a table.
+        on_progress: as for `train`; the phases are those of finding the source, and `pack`.
+
+    Raises:
+        UsageError: the source does not exist, the folder does, or pyarrow is not installed.
+        DataError: the source cannot be read, has no picture, or one changed meanwhile.
+        DiskFull: there is no room for the shards.
+    """
+    folder = files.user_path(into)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not empty. Name a new folder with --into.")
+    if megabytes < 1:
+        raise UsageError(f"A shard of {megabytes} MB holds nothing: give 1 or more.")
+    if form == "parquet" and find_spec("pyarrow") is None:
+        raise UsageError('Parquet needs pyarrow. Run: pip install "efftune[parquet]".')
+    kind: type[_Writer] = _Parquet if form == "parquet" else _Tar
+    with showing(on_progress) as report:
+        examples = discovery.find(source, report, columns)
+        rows = [row for row in examples.rows if row.usable]
+        if not rows:
+            raise DataError(f"{source} holds no picture that can be read.")
+        try:
+            with files.folder_written_whole(folder, replace=True) as partial:
+                written = list(_written(partial, rows, kind, megabytes * 10**6, report))
+                classes = sorted({row.label for row in rows})
+                manifest = {"classes": classes, "pictures": len(rows), "shards": written}
+                files.write(partial / shards.MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        except OSError as error:
+            problem = f"{folder} cannot be written: {error.strerror or error}."
+            raise files.disk_full(error, folder) or UsageError(problem) from None
+    return Shards(folder, tuple(written), examples)
+
+
+class _Writer(Protocol):
+    """Writes a shard."""
+
+    suffix: str
+
+    def __init__(self, path: Path, classes: Sequence[str]): ...
+
+    def add(self, key: str, row: Example, content: bytes) -> None:
+        """Write a picture."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+def _written(
+    folder: Path,
+    rows: Sequence[Example],
+    kind: type[_Writer],
+    most: int,
+    report: Progress,
+) -> Iterator[dict[str, Any]]:
+    """Write shards: name, number of pictures, bytes and SHA-256 of each."""
+    classes = sorted({row.label for row in rows})
+    done = 0
+    for split in dict.fromkeys(row.split for row in rows):
+        contents = _contents([row for row in rows if row.split == split])
+        prefix = _SPLIT_NAMES.get(split, split)
+        for shard, group in itertools.groupby(_numbered(contents, most), lambda each: each[0]):
+            path = folder / f"{prefix}-{shard:06}{kind.suffix}"
+            before = done
+            with closing(kind(path, classes)) as writer:
+                for _, row, content in group:
+                    writer.add(f"{done:08}", row, content)
+                    done += 1
+                    report("pack", done, len(rows))
+            size = path.stat().st_size
+            yield {
+                **{"name": path.name, "pictures": done - before},
+                **{"bytes": size, "sha256": files.sha256(path)},
+            }
+
+
+def _numbered(
+    contents: Iterable[tuple[Example, bytes]], most: int
+) -> Iterator[tuple[int, Example, bytes]]:
+    """The number of a shard for each picture, so that none has more than `most` bytes."""
+    shard = filled = 0
+    for row, content in contents:
+        if filled and filled + len(content) > most:
+            shard, filled = shard + 1, 0
+        filled += len(content)
+        yield shard, row, content
+
+
+def _contents(rows: Sequence[Example]) -> Iterator[tuple[Example, bytes]]:
+    """Pictures and their bytes, of which a few are read ahead."""
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="packing") as pool:
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            try:
+                yield from zip(
+                    some, pool.map(picture_bytes.read, [row.path for row in some]), strict=True
+                )
+            except BadImage as error:
+                raise DataError(f"A picture has changed while it was packed: {error}.") from None
+
+
+class _Tar:
+    """See `_Writer`; see `shards` for the layout."""
+
+    suffix = shards.SUFFIX
+
+    def __init__(self, path: Path, classes: Sequence[str]):
+        self._file = tarfile.open(path, "w:")  # noqa: SIM115  (see close)
+        self._numbers = {label: number for number, label in enumerate(classes)}
+        self.close = self._file.close
+
+    def add(self, key: str, row: Example, content: bytes) -> None:
+        told = {"label": row.label, "name": row.name} | ({"split": row.split} if row.split else {})
+        suffix = FORMATS[formats.detect(content[: formats.HEAD])].suffixes[0]
+        members = {
+            **{suffix: content, ".cls": str(self._numbers[row.label]).encode()},
+            **{".json": json.dumps(told).encode()},
+        }
+        for each, value in members.items():
+            member = tarfile.TarInfo(key + each)
+            member.size = len(value)
+            self._file.addfile(member, io.BytesIO(value))
+
+
+class _Parquet:
+    """See `_Writer`; the layout is that of Hugging Face's data sets."""
+
+    suffix = ".parquet"
+
+    def __init__(self, path: Path, classes: Sequence[str]):
+        import pyarrow
+        from pyarrow import parquet
+
+        features = {
+            "image": {"_type": "Image"},
+            "label": {"_type": "ClassLabel", "names": list(classes)},
+        }
+        picture = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+        schema = pyarrow.schema({"image": picture, "label": pyarrow.int64()})
+        told = json.dumps({"info": {"features": features}})
+        self._schema = schema.with_metadata({"huggingface": told})
+        self._numbers = {label: number for number, label in enumerate(classes)}
+        # Pictures are compressed already.
+        self._file = parquet.ParquetWriter(path, self._schema, compression="none")
+        self._table_of = pyarrow.Table.from_pylist
+        self._rows, self._bytes = list[dict[str, Any]](), 0
+
+    def add(self, key: str, row: Example, content: bytes) -> None:  # noqa: ARG002
+        name = row.name.encode(errors="backslashreplace").decode()
+        picture = {"bytes": content, "path": name}
+        self._rows.append({"image": picture, "label": self._numbers[row.label]})
+        self._bytes += len(content)
+        if self._bytes > _GROUP_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        if self._rows:
+            self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        self._file.write_table(self._table_of(self._rows, self._schema))
+        self._rows, self._bytes = [], 0

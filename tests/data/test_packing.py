@@ -12,7 +12,7 @@ from PIL import Image
 import efftune
 from conftest import COLOURS, square
 from efftune.data import picture_bytes
-from efftune.data.sources import discovery, shards
+from efftune.data.sources import discovery, shards, table_columns
 from efftune.errors import BadImage, DataError, UsageError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -81,15 +81,17 @@ def test_shards_are_the_same_each_time_and_of_the_size_asked_for(tmp_path, monke
     assert described(discovery.find(pattern)) == described(discovery.find(tmp_path / "photos"))
 
 
-def test_a_run_from_shards_is_that_from_the_folder(source, tmp_path):
-    efftune.pack(source, tmp_path / "shards")
+@pytest.mark.parametrize("form", ["tar", pytest.param("parquet", marks=pytest.mark.ci)])
+def test_a_run_from_shards_is_that_from_the_folder(source, tmp_path, form):
+    packed = efftune.pack(source, tmp_path / "shards", form=form)
     runs = [
         efftune.train(
             given, recipe="quick", image_size=32, seed=3, run=tmp_path / name, on_progress=None
         )
-        for given, name in ((source, "near"), (tmp_path / "shards", "packed"))
+        for given, name in ((source, "near"), (packed.source, "packed"))
     ]
-    for name in ("examples.csv", "evaluation.json", "predictions.csv"):
+    names = {"tar": ("examples.csv", "evaluation.json", "predictions.csv")}
+    for name in names.get(form, ("evaluation.json",)):
         near, far = ((run.folder / name).read_bytes() for run in runs)
         assert near == far
 
@@ -102,6 +104,14 @@ def test_hugging_face_reads_what_is_packed_as_parquet(source, tmp_path):
     assert {(label, sha256) for _, label, _, sha256 in described(found)} == wanted
     table = datasets.load_dataset(str(tmp_path / "shards"), cache_dir=tmp_path / "cache")["train"]
     assert table.features["label"].names == sorted({label for label, _ in wanted})
+
+
+def test_groups_are_packed(source, tmp_path):
+    lines = ["path,label,group", "red/00.jpg,red,anna", "blue/00.jpg,blue,", "blue/03.jpg,blue,7"]
+    (tmp_path / "groups.csv").write_text("\n".join(lines))
+    columns = table_columns.Columns(root=str(source))
+    result = efftune.pack(tmp_path / "groups.csv", tmp_path / "shards", columns=columns)
+    assert [row.group for row in discovery.find(result.source).rows] == ["anna", "", "7"]
 
 
 def test_what_is_set_aside_is_left_out_and_told(broken_source, tmp_path, efftune_command):

@@ -188,7 +188,8 @@ class _Tar:
         self.close = self._file.close
 
     def add(self, key: str, row: Example, content: bytes) -> None:
-        told = {"label": row.label, "name": row.name} | ({"split": row.split} if row.split else {})
+        told = {"label": row.label, "name": row.name, "split": row.split, "group": row.group}
+        told = {key: value for key, value in told.items() if value}
         suffix = FORMATS[formats.detect(content[: formats.HEAD])].suffixes[0]
         members = {
             **{suffix: content, ".cls": str(self._numbers[row.label]).encode()},

@@ -107,7 +107,7 @@ def read(paths: Sequence[Path], on_progress: Progress = silent) -> Layout:
             for _, members in itertools.groupby(_members(path), lambda each: each.key):
                 rows += _examples(list(members), path, splits[path], classes)
     on_progress("index", len(paths), len(paths))
-    return Layout(tuple(rows), f"{len(paths):,} shards of samples")
+    return Layout(tuple(rows), f"{len(paths):,} shard{'s' * (len(paths) > 1)} of samples")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +147,14 @@ def _examples(
     if "json" not in texts and "txt" not in texts and label.isdecimal() and classes:
         label = classes[int(label)] if int(label) < len(classes) else ""
     label = unicodedata.normalize("NFC", label.strip())
-    split = SPLIT_FOLDERS.get(str(told.get("split", "")).casefold(), split)
+    split = SPLIT_FOLDERS.get(_text_of(told, "split").casefold(), split)
     others = [each for each in sample if each.kind not in _LABELS]
     for each in others:
-        name, own = f"{shard.name}/{each.key}.{each.kind}", told.get("name")
-        if isinstance(own, str) and own and len(others) == 1:
-            name = own
-        yield Example(each.path, name, label, split, _reason(each, label))
+        name = f"{shard.name}/{each.key}.{each.kind}"
+        if len(others) == 1:
+            name = _text_of(told, "name") or name
+        group = _text_of(told, "group")
+        yield Example(each.path, name, label, split, _reason(each, label), group=group)
 
 
 def _reason(member: _Member, label: str) -> str:
@@ -181,10 +182,8 @@ def _text(file: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 def _label(texts: Mapping[str, str]) -> str:
     """The class by the labels of a sample; empty if they tell none."""
-    label = _told(texts.get("json", "")).get("label")
-    if isinstance(label, str | int) and not isinstance(label, bool) and str(label).strip():
-        return str(label)
-    return next((texts[kind].strip() for kind in ("txt", "cls") if texts.get(kind)), "")
+    label = _text_of(_told(texts.get("json", "")), "label")
+    return label or next((texts[kind].strip() for kind in ("txt", "cls") if texts.get(kind)), "")
 
 
 def _told(text: str) -> dict[str, Any]:
@@ -194,6 +193,13 @@ def _told(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def _text_of(told: Mapping[str, Any], key: str) -> str:
+    """What a sample says, as text; empty if it says nothing."""
+    value = told.get(key)
+    is_text = isinstance(value, str | int) and not isinstance(value, bool)
+    return str(value).strip() if is_text else ""
 
 
 def _split(name: str) -> Split | Undecided:

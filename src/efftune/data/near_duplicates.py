@@ -1,9 +1,9 @@
 """Detection of exact and near-duplicate pictures, and of the leaks they cause.
 
 Two pictures are copies if one results from the other by resizing, re-encoding, a brightness change,
-a small crop, or mirroring. Candidates have similar low-frequency DCT coefficients, as in perceptual
-hashing, but compared by value and not only by sign. Each candidate is verified by aligning the two
-pictures: fine details match after alignment in copies, but not in merely similar pictures.
+a small crop, or mirroring. Candidates look alike when small (`copy_candidates`). Each is verified
+by aligning the two pictures: fine details match after alignment in copies, but not in merely
+similar pictures.
 """
 
 from collections import defaultdict
@@ -18,20 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data import bit_depth, images, picture_bytes
+from efftune.data.copy_candidates import SomeThumbnails, candidates
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
 from efftune.data.inspection import Finding
-from efftune.data.measurements import SMALL, Thumbnails
+from efftune.data.measurements import SMALL
 from efftune.errors import BadImage
 from efftune.system.machine import usable_processors
 
 _ORDER: dict[str, int] = {name: i for i, name in enumerate(SPLITS)}
 _MIN_SIDE = 64  # pixels: below, copies and similar pictures cannot be told apart
-_FREQUENCIES = 10  # DCT frequencies per direction, for finding candidates
-_BORDER = 1  # pixels removed from thumbnail edges, which makes crops more similar
-_MIN_WHOLE_SIMILARITY = 0.5  # of whole thumbnails, for comparing their inner parts
-_CANDIDATE_SIMILARITY = 0.82  # minimum, -1 to 1, of the DCT coefficients of candidates
-_MAX_CANDIDATES = 16  # most similar later pictures considered per picture
 _SIDE = 2 * SMALL  # of the pictures on which candidates are verified, in pixels
 _THUMBNAIL_SIMILARITY = (0.9, 0.65)  # minimum for verification: brightness, details
 _COPY_SIMILARITY = 0.9  # minimum of the details of copies
@@ -39,14 +35,9 @@ _FINE, _COARSE = 128, 24  # scales of details: side divided by standard deviatio
 _MAX_CROP = 0.2  # fraction of a side
 _MAX_ITERATIONS = 15  # of the alignment
 _FILTER_SIZE = 3  # pixels: Gaussian filter during alignment
-_BLOCK = 512  # pictures per block of the similarity matrix, which then fits a CPU cache
-_CHUNK = 2**16  # pairs whose inner parts are compared at once: bounds memory
 _CACHE_SIZE = 4096  # pictures of _SIDE pixels cached in memory
 
 _Floats = NDArray[np.float32]
-_Thumbnails = Thumbnails | Sequence[Pixels]
-_Numbers = NDArray[np.int64]
-_Coefficients = tuple[_Floats, _Floats]  # of even and of odd horizontal frequencies
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +62,7 @@ class DuplicatePair:
 def pairs(
     rows: Sequence[Example],
     measurements: NDArray[np.void],
-    thumbnails: _Thumbnails,
+    thumbnails: SomeThumbnails,
     depth: bit_depth.BitDepth = bit_depth.UNKNOWN,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[DuplicatePair]:
@@ -106,8 +97,8 @@ def pairs(
         return DuplicatePair(i, j, exact=False, mirrored=mirrored, similarity=similarity)
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="compare") as pool:
-        for done, candidates in _candidates(thumbnails, distinct):
-            duplicates += [pair for pair in pool.map(verified, candidates) if pair]
+        for done, some in candidates(thumbnails, distinct):
+            duplicates += [pair for pair in pool.map(verified, some) if pair]
             on_progress(done, len(distinct))
     return sorted(duplicates, key=lambda pair: (pair.first, pair.second))
 
@@ -158,83 +149,6 @@ def findings(rows: Sequence[Example], duplicates: Sequence[DuplicatePair]) -> It
             detail += f"; in {first.split} and {second.split}"
         for each in kinds:
             yield Finding(each, second.name, detail, first.name, second.label, second.split)
-
-
-def _candidates(
-    thumbnails: _Thumbnails, chosen: NDArray[np.int64]
-) -> Iterator[tuple[int, list[tuple[int, int, bool]]]]:
-    """Pairs of pictures with similar DCT coefficients, and whether one is mirrored.
-
-    Args:
-        thumbnails: of all pictures.
-        chosen: positions of the pictures to compare.
-
-    Yields:
-        The number of chosen pictures compared so far with all later ones, and the new pairs.
-    """
-    whole, inner = _dct(thumbnails, chosen, 0), _dct(thumbnails, chosen, _BORDER)
-    for start in range(0, len(chosen), _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, len(chosen)))
-        blocks = [
-            _similar_pairs(rows, np.arange(left, min(left + _BLOCK, len(chosen))), whole, inner)
-            for left in range(start, len(chosen), _BLOCK)
-        ]
-        first, second, similarity = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        order = np.lexsort((-similarity, first))
-        first, second = first[order], second[order]
-        rank = np.arange(len(first)) - np.searchsorted(first, first)  # among pairs of one `first`
-        best = rank < _MAX_CANDIDATES
-        yield (
-            int(rows[-1]) + 1,
-            [
-                (int(chosen[i]), int(chosen[j]), bool(whole[1][i] @ whole[1][j] < 0))
-                for i, j in zip(first[best], second[best], strict=True)
-            ],
-        )
-
-
-def _similar_pairs(
-    rows: _Numbers, columns: _Numbers, whole: _Coefficients, inner: _Coefficients
-) -> tuple[_Numbers, _Numbers, _Floats]:
-    """Pairs of a row and a later column that are similar, and their similarities."""
-    similarity = whole[1][rows] @ whole[1][columns].T
-    np.abs(similarity, out=similarity)  # mirroring changes the sign of odd frequencies
-    similarity += whole[0][rows] @ whole[0][columns].T
-    row, column = np.nonzero(similarity >= _MIN_WHOLE_SIMILARITY)
-    value = similarity[row, column]
-    first, second = rows[row], columns[column]
-    uncertain = np.flatnonzero((value < _CANDIDATE_SIMILARITY) & (first < second))
-    for part in np.array_split(uncertain, len(uncertain) // _CHUNK + 1):
-        i, j = first[part], second[part]
-        for a, b in ((whole, inner), (inner, whole)):  # either picture may be a crop of the other
-            even = np.einsum("ij,ij->i", a[0][i], b[0][j])
-            odd = np.einsum("ij,ij->i", a[1][i], b[1][j])
-            value[part] = np.maximum(value[part], even + np.abs(odd))
-    similar = (value >= _CANDIDATE_SIMILARITY) & (first < second)
-    return first[similar], second[similar], value[similar]
-
-
-def _dct(thumbnails: _Thumbnails, chosen: _Numbers, border: int) -> _Coefficients:
-    """Low-frequency DCT coefficients of thumbnails, for even and odd horizontal frequencies.
-
-    Higher frequencies, which are weaker in all pictures, get larger weights, and square roots are
-    taken so that no few coefficients dominate. All coefficients of a picture have norm 1 together.
-    """
-    side = SMALL - 2 * border
-    order = np.arange(_FREQUENCIES)
-    basis = np.cos(np.pi * order[:, None] * (np.arange(side) + 0.5) / side).astype(np.float32)
-    weight = np.hypot(order[:, None], order).astype(np.float32) ** 0.7  # zero for the mean
-    half = _FREQUENCIES * _FREQUENCIES // 2
-    even, odd = np.empty((2, len(chosen), half), np.float32)
-    inside = slice(border, SMALL - border)
-    for start in range(0, len(chosen), _BLOCK):
-        part = np.stack([thumbnails[i] for i in chosen[start : start + _BLOCK].tolist()])
-        values = weight * (basis @ part[:, inside, inside].astype(np.float32) @ basis.T)
-        values = np.sign(values) * np.sqrt(np.abs(values))
-        values /= np.maximum(np.linalg.norm(values, axis=(1, 2), keepdims=True), 1e-6)
-        even[start : start + _BLOCK] = values[:, :, 0::2].reshape(-1, half)
-        odd[start : start + _BLOCK] = values[:, :, 1::2].reshape(-1, half)
-    return even, odd
 
 
 def _grey_picture(path: Path, depth: bit_depth.BitDepth) -> Pixels:

@@ -5,7 +5,9 @@ on the picture decoded to a square of SIDE pixels instead of the original pictur
 """
 
 import hashlib
+import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -20,6 +22,7 @@ from efftune.system import files
 SIDE = 128  # of the decoded pictures that are measured, in pixels
 SMALL = 48  # side of the greyscale thumbnails, used for finding copies, in pixels
 
+_KEPT = 2**15  # thumbnails, of 75 MB together
 _FORMATS = tuple(FORMATS)
 
 MEASUREMENTS = np.dtype(
@@ -43,10 +46,12 @@ class Thumbnails:
         """Room for the thumbnails of `count` pictures."""
         self._all: Pixels = files.temporary_array((count, SMALL, SMALL), np.uint8)
         self._indices: Sequence[int] | None = None
+        self._touched = 0
 
     def put(self, index: int, thumbnail: bytes) -> None:
         """Store a thumbnail, of SMALL × SMALL bytes, at an index; from any thread."""
         self._all[index] = np.frombuffer(thumbnail, np.uint8).reshape(SMALL, SMALL)
+        self._touch()
 
     def choose(self, indices: Sequence[int]) -> None:
         """Keep only the thumbnails at `indices`, numbered in that order."""
@@ -56,7 +61,16 @@ class Thumbnails:
         """A thumbnail, uint8 (SMALL, SMALL)."""
         index = number if self._indices is None else self._indices[number]
         thumbnail: Pixels = self._all[index]
+        self._touch()
         return thumbnail
+
+    def _touch(self) -> None:
+        """Take what was used out of this process's memory now and then; it stays in the file."""
+        self._touched += 1
+        mapped = self._all.base
+        if self._touched % _KEPT == 0 and isinstance(mapped, mmap.mmap):
+            with suppress(AttributeError, OSError):  # where the system has nothing of that kind
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def measure(content: bytes, depth: BitDepth = bit_depth.UNKNOWN) -> NDArray[np.void]:

@@ -77,13 +77,14 @@ def pairs(
         depth: of the set.
         on_progress: called with the number of pictures compared with all later ones and the total.
     """
-    duplicates: list[DuplicatePair] = []
-    first: dict[object, int] = {}
-    for i, key in enumerate(zip(measurements["pixels"].tolist(), strict=True)):
-        if first.setdefault(key, i) != i:
-            duplicates.append(DuplicatePair(first[key], i, exact=True))
+    first = _first_with_these_pixels(measurements)
+    again = np.flatnonzero(first != np.arange(len(first)))
+    duplicates = [
+        DuplicatePair(i, j, exact=True)
+        for i, j in zip(first[again].tolist(), again.tolist(), strict=True)
+    ]
     large = np.minimum(measurements["width"], measurements["height"]) >= _MIN_SIDE
-    distinct = np.array([i for i in first.values() if large[i]], dtype=np.int64)
+    distinct = np.setdiff1d(np.flatnonzero(large), again, assume_unique=True)
     load = lru_cache(_CACHE_SIZE)(partial(_grey_picture, depth=depth))
 
     def verified(candidate: tuple[int, int, bool]) -> DuplicatePair | None:
@@ -101,6 +102,13 @@ def pairs(
             duplicates += [pair for pair in pool.map(verified, some) if pair]
             on_progress(done, len(distinct))
     return sorted(duplicates, key=lambda pair: (pair.first, pair.second))
+
+
+def _first_with_these_pixels(measurements: NDArray[np.void]) -> NDArray[np.int64]:
+    """For each picture, the position of the first one with the same pixels."""
+    digests = np.ascontiguousarray(measurements["pixels"]).view(np.uint64).reshape(-1, 2)
+    _, first, number = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+    return np.asarray(first[number.ravel()], np.int64)
 
 
 def groups(

@@ -63,7 +63,7 @@ def _run() -> None:
     except SystemExit as stop:
         if stop.code == 130:
             typer.echo(
-                "Stopped. The features computed so far are cached.",
+                "Stopped. What was computed or copied so far is in the cache.",
                 err=True,
             )
         raise

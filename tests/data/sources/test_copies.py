@@ -96,7 +96,9 @@ def test_addresses_are_no_paths():
 
 
 def test_an_address_is_read_like_a_folder(memory, source):
-    assert described(discovery.find(PHOTOS)) == described(discovery.find(source))
+    wanted = described(discovery.find(source))
+    assert described(discovery.find(PHOTOS)) == wanted
+    assert described(discovery.find(PHOTOS.replace("memory", "Memory"))) == wanted
 
 
 def test_what_has_not_changed_is_not_copied_again(memory, source, caplog):
@@ -242,6 +244,7 @@ def test_archives_and_folders_of_web_servers(web, source, tmp_path):
     [
         ("memory://nowhere", "There is no"),
         ("memory://nowhere/photos.zip", "There is nothing at memory://"),
+        ("memory://", "names no place"),
         ("nonsense://bucket", "Protocol not known"),
         ("oss://bucket/photos", "ossfs"),
         ("s3://me:secret@bucket/photos", "An address with a password is not read"),
@@ -260,7 +263,7 @@ def test_what_cannot_be_read_is_told_in_a_sentence(address, text, efftune_comman
 def test_paths_of_pathlib_are_no_addresses(tmp_path):
     from pathlib import Path
 
-    with pytest.raises(UsageError, match="Give an address as text"):
+    with pytest.raises(UsageError, match="give an address as text"):
         discovery.find(Path("s3://bucket/photos"))
 
 

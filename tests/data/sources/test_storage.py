@@ -89,7 +89,7 @@ def test_what_may_pass_is_tried_again_and_counted(faulty, faults):
     ids=lambda each: type(each).__name__ if isinstance(each, Exception) else "",
 )
 def test_what_was_copied_before_is_kept(faulty, fault, kind, text):
-    faulty.planted += [None] * 3 + [fault] * 5
+    faulty.planted += [None] * 3 + [fault] * 10
     with pytest.raises(kind, match=text):
         copies.of_folder("faulty://photos", silent)
     faulty.planted.clear()

@@ -143,7 +143,8 @@ def _require_folder(root: Path, name: str) -> None:
         )
     if _SHORTENED.match(name):
         raise UsageError(
-            f"{name!r} has lost a slash. Give an address as text, not as a pathlib.Path."
+            f"{name!r} has one slash, and an address two. (pathlib makes one of them: give an "
+            "address as text.)"
         )
     is_file = root.suffix.casefold() in tables.SUFFIXES or archives.is_archive(root)
     kind = "file" if is_file else "folder"

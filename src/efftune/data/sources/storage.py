@@ -101,15 +101,20 @@ class Storage:
         """Find the library for an address; nothing is read yet.
 
         Raises:
-            UsageError: there is none, it is not installed, or the address holds a password.
+            UsageError: there is none, it is not installed, or the address holds a password, or
+                nothing.
         """
+        scheme, _, rest = address.partition("://")
+        address = f"{scheme.lower()}://{rest}"
         self.address, self.retries = address, 0
+        if not rest.strip("/"):
+            raise UsageError(f"{address} names no place. Give a bucket or a server, and a folder.")
         if urlsplit(address).password:
             raise UsageError(
                 "An address with a password is not read, since it would be kept in the run's "
                 "files. Set the password as the library reads it, such as AWS_SECRET_ACCESS_KEY."
             )
-        self._protocol = address.partition("://")[0].rpartition("::")[2].lower()
+        self._protocol = scheme.lower().rpartition("::")[2]
         self._system, self._root = _file_system(address, self._protocol)
         self._lock = threading.Lock()
 

@@ -460,6 +460,7 @@ def mistakes(tmp_path, finished_run, source):
         (["predict", "link", "text.txt"], 1, "text.txt: not an image"),
         (["predict", "link", "empty"], 1, "empty holds no picture"),
         (["predict", "link", "gone.jpg"], 2, "no file or folder 'gone.jpg'"),
+        (["predict", "link", "s3://bucket/a.jpg"], 2, "is an address"),
         (["predict", "one", "one/photos/red/01.png"], 1, "one is not a finished run"),
         (["predict", "gone", "one/photos/red/01.png"], 2, "There is no run folder gone"),
         (["evaluate", "link", "gap", "--split", "tset"], 2, "Did you mean 'test'"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from efftune.data import formats, picture_bytes
 from efftune.data.examples import LEFTOVERS
+from efftune.data.sources import storage
 from efftune.data.sources.folders import files_below
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.system import files
@@ -61,6 +62,10 @@ def _matches(name: str) -> list[Path]:
     if path.exists() or path.is_symlink():
         return [path]
     matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+    if not matches and storage.is_address(name):
+        raise UsageError(
+            f"{name} is an address. Sources may be at one; to predict, copy the pictures here."
+        )
     if not matches:
         raise UsageError(f"There is no file or folder {name!r}.")
     return matches

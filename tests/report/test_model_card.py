@@ -209,6 +209,9 @@ def test_hostile_names_break_neither_metadata_nor_tables(run, tmp_path_factory, 
         ("hf:./saved-set", "saved-set"),
         ("hf:/home/anna/set", "set"),
         ("C: drive", "C: drive"),
+        ("s3://bucket/photos/", "photos"),
+        ("hf://datasets/anna/set", "set"),
+        ("https://example.org/photos.zip?key=secret", "photos.zip"),
     ],
 )
 def test_source_is_named_without_its_place(source, name):

@@ -95,6 +95,11 @@ def test_addresses_are_no_paths():
         assert not storage.is_address(text)
 
 
+def test_what_follows_a_question_mark_is_shown_to_nobody():
+    assert storage.plain("https://h.org/a.zip?key=secret") == "https://h.org/a.zip"
+    assert storage.plain("photos?") == "photos?"
+
+
 def test_an_address_is_read_like_a_folder(memory, source):
     wanted = described(discovery.find(source))
     assert described(discovery.find(PHOTOS)) == wanted

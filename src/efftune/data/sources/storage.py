@@ -38,8 +38,9 @@ _NOT_TRIED_AGAIN = (
     *(NotImplementedError, ValueError, TypeError),
 )
 _TRIED_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-_GONE = {
-    *(HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
+_GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+_CLOSED = {
+    *(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
     HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS,
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -70,6 +71,11 @@ class Missing(UsageError):
 def is_address(text: str | Path) -> bool:
     """Whether a text is an address rather than a path."""
     return bool(_ADDRESS.match(str(text)))
+
+
+def plain(source: str) -> str:
+    """A source without what follows a question mark in an address, which may be a password."""
+    return source.partition("?")[0] if is_address(source) else source
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +239,8 @@ class Storage:
             status = getattr(error, "status", None)
             if isinstance(error, _NO_FILE) or status in _GONE:
                 raise Missing(f"There is nothing at {where}.") from None
+            if status in _CLOSED:
+                raise Missing(f"{where} is not for everyone: the server says {status}.") from None
             if getattr(error, "errno", None) in _FULL:
                 raise
             reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

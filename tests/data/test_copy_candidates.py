@@ -17,7 +17,7 @@ def thumbnails():
     share = ramp - below
     along = coarse[:, below] * (1 - share)[None, :, None] + coarse[:, below + 1] * share[:, None]
     large = along[:, :, below] * (1 - share) + along[:, :, below + 1] * share
-    changed = large[:300] + random.normal(scale=0.1, size=(300, SMALL, SMALL))
+    changed = large[:300] + random.normal(scale=0.45, size=(300, SMALL, SMALL))
     changed[150:] = changed[150:, :, ::-1]
     return (128 + 40 * np.concatenate([large, changed])).clip(0, 255).astype(np.uint8)
 

@@ -117,7 +117,8 @@ def test_what_has_not_changed_is_not_copied_again(memory, source, caplog):
 def test_what_has_changed_is_copied_again(memory, source, caplog):
     folder, _ = copied(caplog)
     first, second, third, *_ = sorted(path for path in folder.rglob("*") if path.is_file())
-    memory.pipe(f"/bucket/photos/{first.relative_to(folder).as_posix()}", b"changed")
+    changed = b"x" * first.stat().st_size
+    memory.pipe(f"/bucket/photos/{first.relative_to(folder).as_posix()}", changed)
     second.write_bytes(b"damaged")
     third.unlink()
     memory.rm("/bucket/photos/" + next(iter(contents(source))))

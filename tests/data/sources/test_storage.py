@@ -32,6 +32,7 @@ class Faulty(MemoryFileSystem):
         if fault == "cut":
             with open(lpath, "wb") as stream:  # noqa: PTH123
                 stream.write(b"12")
+            more["callback"].relative_update(2)
         elif fault is not None:
             raise fault
         else:
@@ -97,6 +98,13 @@ def test_what_was_copied_before_is_kept(faulty, fault, kind, text):
     folder = copies.of_folder("faulty://photos", lambda *each: reported.append(each))
     assert reported[-1] == ("copy", 16, 16)
     assert len(list(folder.rglob("*"))) == 1 + 5
+
+
+def test_bytes_that_come_again_are_counted_once(faulty, tmp_path):
+    faulty.planted += ["cut", "cut"]
+    place, counted = storage.Storage("faulty://photos"), []
+    assert place.fetch(place.files()[0], tmp_path / "copy.jpg", counted.append) == 8
+    assert sum(counted) == 8
 
 
 def test_copying_ends_soon_when_it_is_stopped(faulty, monkeypatch):

@@ -315,7 +315,7 @@ class _Counter:
             self._add(1)
 
     def bytes(self, count: int) -> None:
-        """Some bytes were copied; fewer than none if they must be copied again.
+        """Some bytes were copied; fewer than none if some came twice.
 
         Raises:
             InterruptedError: copying is to stop.

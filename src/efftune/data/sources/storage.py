@@ -190,7 +190,7 @@ class Storage:
             entry: which one.
             target: where to. It may hold a part of the content if this fails.
             on_bytes: called with the number of bytes that came, from several threads; a negative
-                one takes back what must be read again. What it raises ends the copying.
+                one takes back what came twice. What it raises ends the copying.
 
         Returns:
             The number of bytes.
@@ -210,12 +210,12 @@ class Storage:
         counter = Counter()
 
         def copy() -> int:
-            counter.relative_update(-counter.value)
             self._system.get_file(entry.path, str(target), callback=counter)
             size = target.stat().st_size
             if entry.size not in (None, size):
                 raise ConnectionError(f"{size:,} of {entry.size:,} bytes came")
-            counter.relative_update(size - counter.value)  # some file systems report nothing
+            # Some file systems report nothing, and what comes again is reported again.
+            counter.relative_update(size - counter.value)
             return size
 
         with self._readable(entry.path):

@@ -65,8 +65,8 @@ def predict(
     from efftune.data.sources import image_paths
 
     classifier = _loaded(run, choices, more.pop("precision"))
-    paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
+        paths, failures = image_paths.pictures(images, on_progress)
         predictions = classifier.predict(
             paths,
             **more,
@@ -104,8 +104,8 @@ def sort(
 
     classifier = _loaded(run, choices, more.pop("precision"))
     sorter = sorting.Sorter(files.user_path(into), classifier.class_names, **more)
-    paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
+        paths, failures = image_paths.pictures(images, on_progress)
         found = sorting.sort(
             *(classifier, paths, sorter, failures.__setitem__),
             lambda done, total: on_progress("sort", done, total),
@@ -168,8 +168,8 @@ def explain(
     from efftune.data.sources import image_paths
 
     finished = efftune.Run.load(run, device=choices.get("device", "cpu"))
-    paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
+        paths, failures = image_paths.pictures(images, on_progress)
         explanations = finished.explain(
             paths, out, label, on_unreadable=failures.__setitem__, on_progress=on_progress
         )
@@ -262,8 +262,8 @@ def classify(
     from efftune.data.sources import image_paths
 
     keras_startup.use_openvino()
-    paths, failures = image_paths.pictures(images)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
+        paths, failures = image_paths.pictures(images, on_progress)
         predictions = efftune.classify(
             *(paths, model, top),
             weights=weights,
@@ -285,9 +285,10 @@ def _show_predictions(
 def _exit_after(failures: dict[Path, str]) -> None:
     """Warn about the pictures that could not be decoded; exit with 1 if there are any."""
     from efftune.cli import console
+    from efftune.data.sources import copies
 
     for path, reason in failures.items():
-        console.warn(f"{path}: {reason}")
+        console.warn(f"{copies.shown(path)}: {reason}")
     if failures:
         raise typer.Exit(1)
 

@@ -79,7 +79,8 @@ Resume = Annotated[
 Images = Annotated[
     list[str],
     typer.Argument(
-        help="Files, folders or globs; - reads paths from standard input, one per line.",
+        help="Files, folders, globs or addresses such as s3://bucket/new; - reads them from "
+        "standard input, one per line.",
         metavar="IMAGES",
     ),
 ]

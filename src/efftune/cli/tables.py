@@ -11,6 +11,7 @@ from efftune.cli.console import echo, percent, show_table
 from efftune.data.examples import SPLITS, Examples, Split
 from efftune.data.inspection import Finding
 from efftune.data.packing import Shards
+from efftune.data.sources import copies
 from efftune.evaluation.comparison import Comparison, RunScore
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.evaluation.predictions import write_csv
@@ -254,7 +255,7 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
         write_csv(sys.stdout, predictions)
     elif predictions:
         rows = [
-            (label, percent(value), *((_flags(each), str(each.path)) if rank == 0 else ("", "")))
+            (label, percent(value), *(_flags_and_path(each) if rank == 0 else ("", "")))
             for each in predictions
             for rank, (label, value) in enumerate(each.top)
         ]
@@ -262,9 +263,10 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
         show_table(headings, rows, left=("flags", "picture"))
 
 
-def _flags(prediction: Prediction) -> str:
+def _flags_and_path(prediction: Prediction) -> tuple[str, str]:
     flags = {"unsure": prediction.unsure, "unlike the training pictures": prediction.unlike}
-    return ", ".join(name for name, is_set in flags.items() if is_set)
+    path = "" if prediction.path is None else copies.shown(prediction.path)
+    return ", ".join(name for name, is_set in flags.items() if is_set), path
 
 
 def show_labels(run: Run, path: Path) -> None:
@@ -278,7 +280,7 @@ def show_explanations(explanations: Sequence[ExplanationFile], *, as_json: bool)
     if as_json:
         for each in explanations:
             line = {
-                "path": str(each.path),
+                "path": copies.shown(each.path),
                 "png": str(each.png),
                 "label": each.label,
                 "confidence": each.confidence,

@@ -2,6 +2,7 @@
 
 import csv
 import http.server
+import json
 import logging
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import fsspec
 import pytest
 
 from conftest import COLOURS, square
-from efftune.data.sources import copies, discovery, storage, table_columns
+from efftune.data.sources import copies, copy_folder, discovery, storage, table_columns
 from efftune.errors import DataError, DiskFull, UsageError
 from efftune.system.progress import silent
 
@@ -169,14 +170,14 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(web):
 
 
 def test_room_is_looked_at_before(memory, monkeypatch):
-    monkeypatch.setattr(copies, "_ROOM_BYTES", 2**60)
+    monkeypatch.setattr(copy_folder, "_ROOM_BYTES", 2**60)
     with pytest.raises(DiskFull, match="Set EFFTUNE_CACHE to a folder on a larger disk"):
         copies.of_folder(PHOTOS, silent)
 
 
 def test_copies_not_used_for_longest_make_room(memory, source, monkeypatch, caplog):
     folder, _ = copied(caplog)
-    monkeypatch.setattr(copies, "_CACHE_SHARE", 0)
+    monkeypatch.setattr(copy_folder, "_CACHE_SHARE", 0)
     monkeypatch.setattr("efftune.system.pruning._IN_USE_SECONDS", -1)
     memory.cp("/bucket/photos", "/bucket/others", recursive=True)
     copies.of_folder("memory://bucket/others", silent)
@@ -278,3 +279,20 @@ def test_held_out_pictures_may_be_at_an_address(memory, source):
     names = {row.name for row in found.rows if row.split == "test"}
     assert names == {f"{PHOTOS}/{row.name}" for row in discovery.find(source).rows}
     assert urllib.parse.urlsplit(next(iter(names))).scheme == "memory"
+
+
+def test_pictures_at_addresses_are_predicted_under_them(
+    web, memory, source, finished_run, efftune_command
+):
+    folder, address = web
+    picture(folder / "a b.png")
+    (folder / "page.png").write_text("<html>")
+    names = [f"{address}/a%20b.png", "memory://bucket/photos/red/", f"{address}/page.png"]
+    found = efftune_command("predict", finished_run.folder, *names, "--json")
+    assert found.returncode == 1
+    shown = [json.loads(line)["path"] for line in found.stdout.splitlines()]
+    red = sorted(path.name for path in (source / "red").iterdir())
+    assert shown == [names[0], *(f"memory://bucket/photos/red/{name}" for name in red)]
+    assert f"{address}/page.png: not an image" in found.stderr
+    table = efftune_command("predict", finished_run.folder, names[0], "--csv")
+    assert table.stdout.splitlines()[1].startswith(f"{names[0]},1,")

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from efftune.data.sources import copies, storage
+from efftune.data.sources import copies, copy_folder, storage
 from efftune.errors import DataError, DiskFull, UsageError
 from efftune.system.progress import silent
 
@@ -70,7 +70,7 @@ def test_what_may_pass_is_tried_again_and_counted(faulty, faults):
     faulty.planted += faults
     place = storage.Storage("faulty://photos")
     entries = place.files()
-    own = copies._Copies("faulty://photos", keep=True)
+    own = copy_folder.CopyFolder("faulty://photos", keep=True)
     reported = []
     own.bring(place, entries, lambda *each: reported.append(each))
     assert place.retries == count

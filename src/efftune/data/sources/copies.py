@@ -4,33 +4,22 @@ All else reads files on a disk: pictures are read several times, and the layout 
 by what is in it. What has not changed at the address is not copied again.
 """
 
-import atexit
-import functools
-import hashlib
-import logging
-import os
-import re
-import shutil
-import sqlite3
-import tempfile
-import threading
-from collections.abc import Collection, Iterable, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Iterable, Set
 from pathlib import Path, PurePosixPath
 
-from efftune.data.sources import archives
-from efftune.data.sources.storage import Entry, Missing, Storage
-from efftune.errors import DataError, DiskFull
-from efftune.system import files, pruning
+from efftune.data.sources.copy_folder import CopyFolder
+from efftune.data.sources.storage import Entry, Storage
 from efftune.system.progress import Progress
 
-_LOGGER = logging.getLogger(__name__)
-_INDEX = "index.sqlite"
-_BATCH = 1000  # files that wait for a thread at a time
-_ROOM_BYTES = 500 * 10**6  # that are left on the disk
-_CACHE_SHARE = 0.5  # of the disk space that is free or taken by copies
-_PARTIAL = ".partial-"  # what is being written
+_ADDRESSES: dict[Path, str] = {}  # of copies, and of folders of them, that were asked for
+
+
+def shown(path: Path) -> str:
+    """A path as the user knows it: of a copy, the address."""
+    for place in (path, *path.parents):
+        if place in _ADDRESSES:
+            return "/".join([_ADDRESSES[place].rstrip("/"), *path.relative_to(place).parts])
+    return str(path)
 
 
 def of_folder(address: str, on_progress: Progress, *, keep: bool = True) -> Path:
@@ -57,8 +46,9 @@ def of_file(address: str, on_progress: Progress, *, keep: bool = True) -> Path:
     """
     storage = Storage(address)
     entry = storage.file()
-    copies = _Copies(parent(address), keep=keep)
+    copies = CopyFolder(parent(address), keep=keep)
     copies.bring(storage, [entry], on_progress)
+    _ADDRESSES[copies.path(entry.name)] = address
     return copies.path(entry.name)
 
 
@@ -82,10 +72,11 @@ def beside(
     """
     storage = Storage(address)
     entries = storage.files(lambda found: on_progress("list", found, 0))
-    copies = _Copies(address, keep=keep)
+    copies = CopyFolder(address, keep=keep)
     copies.require_possible(entries)
     copies.remove_others(entries)
     copies.bring(storage, [each for each in entries if _is_meant(each, names)], on_progress)
+    _ADDRESSES[copies.folder] = address
     return copies.folder
 
 
@@ -119,7 +110,7 @@ def of_files(
     found, total = dict[str, Path](), sum(map(len, by_place.values()))
     for place, group in by_place.items():
         storage, done = Storage(place), len(found)
-        copies = _Copies(f"{place}/single files", keep=keep)
+        copies = CopyFolder(f"{place}/single files", keep=keep)
         entries = {address: storage.entry(address) for address in group}
 
         def count(phase: str, files: int, _total: int, done: int = done) -> None:
@@ -127,6 +118,7 @@ def of_files(
 
         copies.bring(storage, list(entries.values()), count, may_miss=True)
         found |= {address: copies.path(entry.name) for address, entry in entries.items()}
+    _ADDRESSES.update((path, address) for address, path in found.items())
     return found
 
 
@@ -134,215 +126,3 @@ def _host(address: str) -> str:
     """The address of a server, or of a bucket there."""
     kind, _, rest = address.partition("://")
     return f"{kind}://{rest.partition('/')[0]}"
-
-
-class _Copies:
-    """A folder of copies, and an index of what they are copies of.
-
-    Attributes:
-        folder: of the copies.
-    """
-
-    def __init__(self, address: str, *, keep: bool):
-        self._address = address
-        plain = address.rstrip("/").encode(errors="surrogateescape")
-        root = files.cache_folder() / "addresses"
-        place = root / hashlib.sha256(plain).hexdigest()[:16]
-        root.mkdir(exist_ok=True)
-        if not keep:
-            place = _temporary(place)
-        name = re.sub(r"[^\w.-]+", "-", address.rstrip("/").rpartition("/")[2])[:80].strip(".")
-        self.folder = place / (name or "files")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        os.utime(place)  # when it was last used
-        self._place = place
-        self._lock = threading.Lock()
-
-    def path(self, name: str) -> Path:
-        """Where the copy of a file lies."""
-        return self.folder.joinpath(*archives.parts(name, self._address))
-
-    def require_possible(self, entries: Sequence[Entry]) -> None:
-        """Check that all files can lie in one folder.
-
-        Raises:
-            DataError: a name leads out of it, or is that of two files, or of a file and a folder.
-        """
-        names = {str(self.path(each.name)) for each in entries}
-        folders = {str(path) for path in {Path(name).parent for name in names}}
-        both = sorted(names & folders)
-        if both:
-            name = Path(both[0]).relative_to(self.folder)
-            raise DataError(
-                f"{self._address} has a file and a folder of the same name, {name}, which no disk "
-                "can hold. Move one of them."
-            )
-        if len(names) < len(entries):
-            raise DataError(
-                f"{self._address} has files whose names differ only in slashes, which no disk can "
-                "hold. Rename them."
-            )
-
-    def remove_others(self, entries: Iterable[Entry]) -> None:
-        """Remove copies of what is no longer there."""
-        names = {str(self.path(each.name)) for each in entries}
-        for place, _, found in os.walk(self.folder):
-            for name in found:
-                path = os.path.join(place, name)  # noqa: PTH118  (a million times)
-                if path not in names and not name.startswith(_PARTIAL):
-                    Path(path).unlink(missing_ok=True)
-
-    def bring(
-        self,
-        storage: Storage,
-        entries: Sequence[Entry],
-        on_progress: Progress,
-        *,
-        may_miss: bool = False,
-    ) -> None:
-        """Copy the files that are not here as they are there.
-
-        Args:
-            storage: where they are.
-            entries: the files.
-            on_progress: as for `of_folder`.
-            may_miss: leave out files that do not exist or may not be read, and remove their copies.
-        """
-        pruning.prune(self._place.parent, _CACHE_SHARE, _bytes_of)
-        with closing(self._index()) as index:
-            wanted = [each for each in entries if not self._is_here(index, each)]
-            self._require_room(wanted)
-            count = _Counter(on_progress, wanted, by_files=may_miss)
-
-            def bring(entry: Entry) -> None:
-                try:
-                    self._bring(index, storage, entry, count)
-                except Missing:
-                    self.path(entry.name).unlink(missing_ok=True)
-                    if not may_miss:
-                        raise
-                count.file()
-
-            pool = ThreadPoolExecutor(storage.at_once, thread_name_prefix="copies")
-            try:
-                for start in range(0, len(wanted), _BATCH):
-                    for _ in pool.map(bring, wanted[start : start + _BATCH]):
-                        pass
-            finally:
-                count.stops = True
-                pool.shutdown(cancel_futures=True)
-                index.commit()
-        if wanted:
-            retried = f", {storage.retries:,} requests tried again" if storage.retries else ""
-            _LOGGER.info("%s: %s files copied%s", self._address, f"{len(wanted):,}", retried)
-
-    def _bring(
-        self, index: sqlite3.Connection, storage: Storage, entry: Entry, count: "_Counter"
-    ) -> None:
-        """Copy a file, unless it turns out to be here."""
-        if not entry.version:  # which a listing of web pages does not tell
-            entry = storage.known(entry)
-            if self._is_here(index, entry):
-                return
-        target = self.path(entry.name)
-        try:
-            with files.written_whole(target, flush=False) as partial:
-                size = storage.fetch(entry, partial, count.bytes)
-        except OSError as error:
-            problem = f"{target} cannot be written: {error.strerror or error}."
-            raise files.disk_full(error, target) or DataError(problem) from None
-        with self._lock:
-            index.execute(
-                "INSERT OR REPLACE INTO copies VALUES (?, ?, ?)", (entry.name, size, entry.version)
-            )
-
-    def _index(self) -> sqlite3.Connection:
-        """Name, size and version of each copy."""
-        path = self._place / _INDEX
-        for _ in range(2):
-            index = sqlite3.connect(path, timeout=60, check_same_thread=False)
-            try:
-                index.execute(
-                    "CREATE TABLE IF NOT EXISTS copies (name TEXT PRIMARY KEY, size INT, version)"
-                )
-                return index
-            except sqlite3.DatabaseError:  # damaged
-                index.close()
-                path.unlink()
-        raise DataError(f"{path} cannot be written. Remove that folder.")
-
-    def _is_here(self, index: sqlite3.Connection, entry: Entry) -> bool:
-        """Whether a file was copied as it is there now."""
-        with self._lock:
-            row = index.execute(
-                "SELECT size, version FROM copies WHERE name = ?", (entry.name,)
-            ).fetchone()
-        if row is None or not entry.version or row[1] != entry.version:
-            return False
-        try:
-            size = self.path(entry.name).stat().st_size
-        except OSError:
-            return False
-        return bool(size == row[0] and entry.size in (None, size))
-
-    def _require_room(self, wanted: Iterable[Entry]) -> None:
-        needed = sum(each.size or 0 for each in wanted)
-        free = shutil.disk_usage(self.folder).free
-        if needed and needed > free - _ROOM_BYTES:
-            raise DiskFull(
-                f"{self._address}: {needed / 1e9:,.3g} GB are to be copied to {self.folder}, where "
-                f"{free / 1e9:,.3g} GB are free. Set EFFTUNE_CACHE to a folder on a larger disk."
-            )
-
-
-class _Counter:
-    """Counts what was copied, in several threads.
-
-    Attributes:
-        stops: whether copying is to stop.
-    """
-
-    def __init__(self, on_progress: Progress, wanted: Collection[Entry], *, by_files: bool):
-        sizes = [each.size for each in wanted]
-        self._by_files = by_files or None in sizes
-        self._total = len(wanted) if self._by_files else sum(filter(None, sizes))
-        self._done, self._on_progress, self._lock = 0, on_progress, threading.Lock()
-        self.stops = False
-
-    def file(self) -> None:
-        """A file was copied."""
-        if self._by_files:
-            self._add(1)
-
-    def bytes(self, count: int) -> None:
-        """Some bytes were copied; fewer than none if some came twice.
-
-        Raises:
-            InterruptedError: copying is to stop.
-        """
-        if self.stops:
-            raise InterruptedError
-        if not self._by_files:
-            self._add(count)
-
-    def _add(self, count: int) -> None:
-        with self._lock:
-            self._done += count
-            self._on_progress("copy", min(self._done, self._total), self._total)
-
-
-@functools.cache
-def _temporary(place: Path) -> Path:
-    """A folder for this process, in place of one that stays."""
-    temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix="temporary-"))
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    return temporary
-
-
-def _bytes_of(place: Path) -> int:
-    """The size of the copies in a folder of the cache."""
-    try:
-        with closing(sqlite3.connect(place / _INDEX, timeout=5)) as index:
-            return int(index.execute("SELECT TOTAL(size) FROM copies").fetchone()[0])
-    except sqlite3.Error:
-        return 0

@@ -4,22 +4,28 @@ import glob
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from efftune.data import formats, picture_bytes
 from efftune.data.examples import LEFTOVERS
-from efftune.data.sources import storage
+from efftune.data.sources import copies, storage
 from efftune.data.sources.folders import files_below
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.system import files
+from efftune.system.progress import Progress, silent
 
 
-def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
-    """Resolve files, folders and glob patterns to pictures.
+def pictures(
+    names: Sequence[str | Path], on_progress: Progress = silent
+) -> tuple[list[Path], dict[Path, str]]:
+    """Resolve files, folders, addresses and glob patterns to pictures.
 
     Args:
         names: paths or patterns. A folder stands for all pictures below it. `-` reads paths from
-            standard input: one per line, or NUL-terminated if the input contains a NUL.
+            standard input: one per line, or NUL-terminated if the input contains a NUL. What is at
+            an address is copied first; `copies.shown` tells the address of a copy.
+        on_progress: called with `list` and `copy`; see `copies`.
 
     Returns:
         The pictures in order without duplicates, and reasons by path for files that cannot be read.
@@ -31,8 +37,10 @@ def pictures(names: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
     """
     paths: dict[Path, None] = {}
     failures: dict[Path, str] = {}
-    for name in _expand_stdin(names):
-        for path in _matches(name):
+    expanded = list(_expand_stdin(names))
+    single = copies.of_files(filter(_is_picture_at_address, expanded), on_progress)
+    for name in expanded:
+        for path in [single[name]] if name in single else _matches(name, on_progress):
             if path.is_dir():
                 _add_folder(path, paths, failures)
                 continue
@@ -57,15 +65,18 @@ def _expand_stdin(names: Sequence[str | Path]) -> Iterator[str]:
         yield from map(os.fsdecode, filter(None, lines))
 
 
-def _matches(name: str) -> list[Path]:
+def _is_picture_at_address(name: str) -> bool:
+    suffix = PurePosixPath(urlsplit(name).path).suffix if storage.is_address(name) else ""
+    return suffix.casefold() in formats.SUFFIXES
+
+
+def _matches(name: str, on_progress: Progress) -> list[Path]:
+    if storage.is_address(name):
+        return [copies.of_folder(name, on_progress)]
     path = files.user_path(name)
     if path.exists() or path.is_symlink():
         return [path]
     matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
-    if not matches and storage.is_address(name):
-        raise UsageError(
-            f"{name} is an address. Sources may be at one; to predict, copy the pictures here."
-        )
     if not matches:
         raise UsageError(f"There is no file or folder {name!r}.")
     return matches
@@ -74,7 +85,7 @@ def _matches(name: str) -> list[Path]:
 def _add_folder(folder: Path, paths: dict[Path, None], failures: dict[Path, str]) -> None:
     rows = list(files_below(folder, folder, "", ""))
     if not any(row.usable for row in rows):
-        raise DataError(f"{folder} holds no picture that can be read.")
+        raise DataError(f"{copies.shown(folder)} holds no picture that can be read.")
     for row in rows:
         if row.usable:
             paths[row.path] = None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from efftune.data.sources import storage
+from efftune.data.sources import addresses
 from efftune.errors import UsageError
 from efftune.evaluation import cross_validation, evaluator, settings_search
 from efftune.evaluation.settings_search import SettingsTrial
@@ -305,7 +305,7 @@ def _with_views(
 
 def _run_folders(setup: Setup) -> Iterable[Path]:
     """Candidate run folders: numbered ones in ascending order."""
-    source = storage.plain(setup.examples.source)
+    source = addresses.plain(setup.examples.source)
     source = source.removeprefix("sample:").removeprefix("tfds:")
     name = re.sub(r"[^\w.-]+", "-", Path(source).resolve().name) or "pictures"
     model = setup.backbone.entry.short_name

@@ -106,6 +106,18 @@ def test_hugging_face_reads_what_is_packed_as_parquet(source, tmp_path):
     assert table.features["label"].names == sorted({label for label, _ in wanted})
 
 
+def test_small_pictures_do_not_make_larger_shards(tmp_path):
+    for number in range(600):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number % 7))
+    (tmp_path / "shards").mkdir()  # empty, so it may be used
+    found = efftune.pack(tmp_path / "photos", tmp_path / "shards", megabytes=1)
+    assert len(found.shards) > 1
+    assert max(each["bytes"] for each in found.shards) <= 10**6
+    assert len(discovery.find(tmp_path / "shards").rows) == 600
+
+
 def test_groups_are_packed(source, tmp_path):
     lines = ["path,label,group", "red/00.jpg,red,anna", "blue/00.jpg,blue,", "blue/03.jpg,blue,7"]
     (tmp_path / "groups.csv").write_text("\n".join(lines))
@@ -131,7 +143,7 @@ def test_an_existing_folder_is_not_written_to(source, tmp_path, efftune_command)
     (tmp_path / "shards" / "mine.txt").write_text("mine")
     result = efftune_command("pack", source, "--into", tmp_path / "shards")
     assert result.returncode == 2
-    assert "exists and is not empty" in result.stderr
+    assert "exists, and is not empty" in result.stderr
     assert [path.name for path in (tmp_path / "shards").iterdir()] == ["mine.txt"]
 
 

@@ -23,6 +23,7 @@ from efftune.system.progress import OnProgress, Progress, showing
 
 SHARD_MEGABYTES = 256
 _AT_ONCE = 16  # pictures that are read before they are written
+_BYTES_BESIDE = 4096  # of a picture in a tar file: its label, and what fills blocks
 _GROUP_BYTES = 2**25  # of a group of rows in a Parquet file
 _SPLIT_NAMES = {"val": "validation", "": "photos"}
 
@@ -86,8 +87,7 @@ def pack(
         DiskFull: there is no room for the shards.
     """
     folder = files.user_path(into)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not empty. Name a new folder with --into.")
+    _require_new(folder)
     if megabytes < 1:
         raise UsageError(f"A shard of {megabytes} MB holds nothing: give 1 or more.")
     if form == "parquet" and find_spec("pyarrow") is None:
@@ -99,15 +99,36 @@ def pack(
         if not rows:
             raise DataError(f"{source} holds no picture that can be read.")
         try:
-            with files.folder_written_whole(folder, replace=True) as partial:
+            with files.folder_written_whole(folder) as partial:
                 written = list(_written(partial, rows, kind, megabytes * 10**6, report))
                 classes = sorted({row.label for row in rows})
-                manifest = {"classes": classes, "pictures": len(rows), "shards": written}
-                files.write(partial / shards.MANIFEST, json.dumps(manifest, indent=1) + "\n")
+                told = {"classes": classes, "pictures": len(rows), "shards": written}
+                manifest = json.dumps(told, indent=1) + "\n"
+                files.write(partial / shards.MANIFEST, manifest)
+            made = folder / shards.MANIFEST
+            if not made.is_file() or made.read_text() != manifest:
+                raise UsageError(f"{folder} was made meanwhile. Name another one with --into.")
         except OSError as error:
             problem = f"{folder} cannot be written: {error.strerror or error}."
             raise files.disk_full(error, folder) or UsageError(problem) from None
     return Shards(folder, tuple(written), examples)
+
+
+def _require_new(folder: Path) -> None:
+    """Check that a folder can be made; an empty one is removed.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(
+            f"{folder} exists, and is not empty or cannot be replaced ({error.strerror}). Name a "
+            "new folder with --into."
+        ) from None
 
 
 class _Writer(Protocol):
@@ -158,9 +179,10 @@ def _numbered(
     """The number of a shard for each picture, so that none has more than `most` bytes."""
     shard = filled = 0
     for row, content in contents:
-        if filled and filled + len(content) > most:
+        size = len(content) + _BYTES_BESIDE
+        if filled and filled + size > most:
             shard, filled = shard + 1, 0
-        filled += len(content)
+        filled += size
         yield shard, row, content
 
 
@@ -199,6 +221,7 @@ class _Tar:
             member = tarfile.TarInfo(key + each)
             member.size = len(value)
             self._file.addfile(member, io.BytesIO(value))
+            self._file.members.clear()  # type: ignore[attr-defined]  # else all stay in memory
 
 
 class _Parquet:

@@ -13,7 +13,7 @@ import numpy as np
 from efftune.data import images, picture_bytes, relabelling
 from efftune.data.examples import Example, Examples
 from efftune.data.images import Pixels
-from efftune.data.sources import discovery, hf, storage, tfds
+from efftune.data.sources import addresses, discovery, hf, tfds
 from efftune.data.sources.table_columns import Columns
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.evaluation.predictions import FILE as PREDICTIONS_FILE
@@ -131,7 +131,7 @@ def training(
         UsageError: there is no such source on this machine; nothing is downloaded.
         DataError: a table of the run is damaged.
     """
-    is_elsewhere = source.startswith((tfds.PREFIX, hf.PREFIX)) or storage.is_address(source)
+    is_elsewhere = source.startswith((tfds.PREFIX, hf.PREFIX)) or addresses.is_address(source)
     if is_elsewhere or not _exists(source):
         raise UsageError(f"There is no {source} with the run's pictures on this machine.")
     used = _used(folder)
@@ -225,7 +225,7 @@ def _as_written(name: str) -> str:
 
 def _exists(source: str) -> bool:
     """Whether a source is there, as far as a path can tell."""
-    named = source.startswith(("sample:", tfds.PREFIX, hf.PREFIX)) or storage.is_address(source)
+    named = source.startswith(("sample:", tfds.PREFIX, hf.PREFIX)) or addresses.is_address(source)
     return named or files.user_path(source).exists()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from efftune.data.sources import storage
+from efftune.data.sources import addresses
 from efftune.errors import DataError, EfftuneWarning, UsageError
 from efftune.model import catalogue
 from efftune.report import words
@@ -84,7 +84,7 @@ def dataset_name(source: str) -> str:
     Args:
         source: as `train` was given it.
     """
-    source = storage.plain(source)
+    source = addresses.plain(source)
     kind, colon, rest = source.partition(":")
     is_named = colon and kind in ("sample", "tfds", "hf") and not rest.startswith((".", "~", "/"))
     if is_named and not (kind == "hf" and Path(rest).exists()):

@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from efftune.data.sources import storage
+from efftune.data.sources import addresses
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 from efftune.report import charts, words
 from efftune.report.page import Row, reading, render
@@ -60,7 +60,7 @@ def write(folder: Path) -> Path:
 def _title(stored: StoredRun) -> dict[str, str]:
     source = str(stored.record["source"])
     model = stored.record["model"]["name"]
-    return {"source": shown(Path(storage.plain(source)).name or source), "model": shown(model)}
+    return {"source": shown(Path(addresses.plain(source)).name or source), "model": shown(model)}
 
 
 def _scores(stored: StoredRun) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from efftune.data import relabelling
 from efftune.data.relabelling import LABELS_FILE, Decision
-from efftune.data.sources import storage
+from efftune.data.sources import addresses
 from efftune.errors import DataError
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 from efftune.report import thumbnails
@@ -88,7 +88,7 @@ def _instructions(folder: Path, source: str) -> dict[str, str]:
     place = str(folder.absolute() / LABELS_FILE)
     command = f"efftune train {shlex.quote(source)} --labels {shlex.quote(place)}"
     return {
-        "source": shown(Path(storage.plain(source)).name or source),
+        "source": shown(Path(addresses.plain(source)).name or source),
         "place": place,
         "command": command,
     }

@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from efftune.errors import DataError, DiskFull, EfftuneWarning, UsageError
 
+_one_at_a_time = threading.Lock()
 _CHECKSUMS_FILE = "sha256.json"
 _RUN_BYTES = 300 * 2**20  # free bytes of a disk that are left for the run itself
 
@@ -303,6 +305,7 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+    with _one_at_a_time:  # between both calls another thread would read 0, and leave that
+        current = os.umask(0)
+        os.umask(current)
+        return current

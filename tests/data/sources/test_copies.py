@@ -4,22 +4,32 @@ import csv
 import http.server
 import json
 import logging
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
 import urllib.parse
+from contextlib import closing
 
 import fsspec
 import pytest
 
 from conftest import COLOURS, square
-from efftune.data.sources import copies, copy_folder, discovery, storage, table_columns
+from efftune.data import packing
+from efftune.data.sources import addresses, copies, copy_folder, discovery, storage, table_columns
 from efftune.errors import DataError, DiskFull, UsageError
+from efftune.system.files import cache_folder as own_cache_folder
 from efftune.system.progress import silent
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 PHOTOS = "memory://bucket/photos"
+_PAGES = {
+    "/evil": ["/evil/%2e%2e%2f%2e%2e%2fstolen.png"],
+    "/apache": ["?C=N;O=D", "../", "./", "#top", "/icons/a.png", "cat/", "red%20one.png"],
+    "/apache/cat": ["?C=N;O=D", "/apache/", "./", "b.png", "//elsewhere.org/c.png"],
+}
 
 
 @pytest.fixture
@@ -44,10 +54,13 @@ def web(tmp_path):
         def do_GET(self):
             if "forbidden" in self.path:
                 self.send_error(403)
-            elif "evil" in self.path:
+            elif "closed" in self.path and self.path.endswith("/"):
+                self.send_error(404)
+            elif self.path in _PAGES:
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(b'<a href="/evil/%2e%2e%2f%2e%2e%2fstolen.png">a</a>')
+                links = (f'<a href="{link}">a</a>' for link in _PAGES[self.path])
+                self.wfile.write("".join(links).encode())
             else:
                 super().do_GET()
 
@@ -91,14 +104,14 @@ def picture(path, number=1):
 
 def test_addresses_are_no_paths():
     for text in ("s3://b/a", "S3://b", "hf://datasets/a/b", "zip://a::https://h.org/b.zip"):
-        assert storage.is_address(text)
+        assert addresses.is_address(text)
     for text in ("photos", "hf:beans", "tfds:cifar10", r"C:\photos", "/a://b", "a/b://c", "://x"):
-        assert not storage.is_address(text)
+        assert not addresses.is_address(text)
 
 
 def test_what_follows_a_question_mark_is_shown_to_nobody():
-    assert storage.plain("https://h.org/a.zip?key=secret") == "https://h.org/a.zip"
-    assert storage.plain("photos?") == "photos?"
+    assert addresses.plain("https://h.org/a.zip?key=secret") == "https://h.org/a.zip"
+    assert addresses.plain("photos?") == "photos?"
 
 
 def test_an_address_is_read_like_a_folder(memory, source):
@@ -147,10 +160,25 @@ def test_progress_is_in_bytes(memory, source):
     assert all(done <= total for phase, done, _ in reported if phase == "copy")
 
 
+def test_pictures_of_an_archive_can_be_removed_at_the_end(source, own_cache, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", source)
+    script = """
+import sys
+from efftune.data.sources import discovery, table_columns
+found = discovery.find(sys.argv[1], columns=table_columns.Columns(keeps_copies=False))
+print(sum(row.usable and row.path.is_file() for row in found.rows))
+"""
+    command = [sys.executable, "-c", script, f"file://{archive}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(found.stdout) == len(discovery.find(source).rows)
+    assert not contents(own_cache)
+
+
 def test_copies_can_be_removed_at_the_end(source, own_cache, tmp_path):
     script = """
 import fsspec, sys
-from efftune.data.sources import discovery, table_columns
+from efftune.data import packing
+from efftune.data.sources import discovery, storage, table_columns
 system = fsspec.filesystem("memory")
 system.put(sys.argv[1], "/bucket/photos", recursive=True)
 columns = table_columns.Columns(keeps_copies=False)
@@ -162,6 +190,50 @@ print(sum(row.usable and row.path.is_file() for row in found.rows))
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(found.stdout) == len(discovery.find(source).rows)
     assert not contents(own_cache / "addresses")
+
+
+def test_folders_that_are_gone_are_gone_here(memory, caplog):
+    for name in ("train/cat/a.png", "train/dog/b.png", "test/cat/c.png"):
+        memory.pipe(f"/bucket/set/{name}", b"1")
+    folder, _ = copied(caplog, "memory://bucket/set")
+    memory.rm("/bucket/set/train", recursive=True)
+    memory.rm("/bucket/set/test", recursive=True)
+    memory.pipe({"/bucket/set/cat/a.png": b"1", "/bucket/set/test": b"a file now"})
+    copied(caplog, "memory://bucket/set")
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*")} == {
+        *("cat", "cat/a.png", "test")
+    }
+
+
+def test_an_index_that_cannot_be_opened_is_left_alone(memory, caplog):
+    folder, _ = copied(caplog)
+    index = folder.parent / "index.sqlite"
+    index.rename(folder.parent / "other")
+    index.mkdir()
+    with pytest.raises(DataError, match="cannot be used"):
+        copied(caplog)
+    assert index.is_dir()
+
+
+def test_what_is_copied_is_noted_at_once(memory, source):
+    noted = []
+
+    def on_progress(phase, done, total):
+        if phase == "copy" and done < total:
+            (index,) = (own_cache_folder() / "addresses").glob("*/index.sqlite")
+            with closing(sqlite3.connect(index)) as other:
+                noted.append(other.execute("SELECT COUNT(*) FROM copies").fetchone()[0])
+
+    copies.of_folder(PHOTOS, on_progress)
+    assert noted[-1] > 1
+
+
+def test_pages_that_list_files_are_read_as_far_as_they_do(web):
+    folder, address = web
+    picture(folder / "apache" / "red one.png")
+    picture(folder / "apache" / "cat" / "b.png")
+    found = copies.of_folder(f"{address}/apache", silent)
+    assert set(contents(found)) == {"red one.png", "cat/b.png"}
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(web):
@@ -228,6 +300,23 @@ def test_a_table_may_list_addresses(web, tmp_path):
         assert [row.name for row in found.rows] == rows
 
 
+def test_a_table_on_a_server_that_lists_nothing(web):
+    folder, address = web
+    place = folder / "closed"
+    picture(place / "some photos" / "a b.png")
+    lines = "path,label\nsome photos/a b.png,cat\nsome photos/none.png,cat\n"
+    (place / "labels.csv").write_text(lines)
+    found = discovery.find(f"{address}/closed/labels.csv")
+    assert [row.reason for row in found.rows] == ["", "no such file"]
+
+
+def test_shards_on_a_server_that_lists_nothing(web, source):
+    folder, address = web
+    packing.pack(source, folder / "closed", on_progress=None)
+    found = discovery.find(f"{address}/closed/photos-{{000000..000000}}.tar")
+    assert described(found) == described(discovery.find(source))
+
+
 def test_columns_of_local_files_come_before_those_of_addresses(tmp_path):
     picture(tmp_path / "a.png")
     (tmp_path / "t.csv").write_text("file,class,url\na.png,cat,http://127.0.0.1:1/a.png\n")
@@ -236,8 +325,6 @@ def test_columns_of_local_files_come_before_those_of_addresses(tmp_path):
 
 
 def test_archives_and_folders_of_web_servers(web, source, tmp_path):
-    import shutil
-
     folder, address = web
     shutil.make_archive(str(folder / "photos"), "zip", source)
     shutil.copytree(source, folder / "some photos")
@@ -252,6 +339,8 @@ def test_archives_and_folders_of_web_servers(web, source, tmp_path):
         ("memory://nowhere", "There is no"),
         ("memory://nowhere/photos.zip", "There is nothing at memory://"),
         ("memory://", "names no place"),
+        ("https://[x/photos.zip", "There is no file"),
+        ("github://anna/photos", "is no address that can be read"),
         ("nonsense://bucket", "Protocol not known"),
         ("oss://bucket/photos", "ossfs"),
         ("s3://me:secret@bucket/photos", "An address with a password is not read"),

@@ -31,11 +31,12 @@ _LARGEST_READ = 2**24  # bytes per read; a valid tar header never needs more
 _Member = tuple[str, IO[bytes] | None]  # a name and its content; None for a folder
 
 
-def unpacked(archive: Path, on_progress: Progress = silent) -> Path:
+def unpacked(archive: Path, on_progress: Progress = silent, parent: Path | None = None) -> Path:
     """Unpack an archive and return its folder.
 
     Args:
         archive: a `.zip`, `.tar`, `.tar.gz` or `.tgz` file. The content determines the format.
+        parent: of the folder; by default one in the cache folder.
         on_progress: called with `unpack`, the amount done and the total: members of a ZIP file,
             bytes of a tar file.
 
@@ -45,7 +46,8 @@ def unpacked(archive: Path, on_progress: Progress = silent) -> Path:
     """
     with readable_errors(archive):
         name = archive.name[: -len(_suffix(archive))][:80]
-        folder = files.cache_folder() / "archives" / f"{name}-{files.sha256(archive)[:16]}"
+        parent = parent or files.cache_folder() / "archives"
+        folder = parent / f"{name}-{files.sha256(archive)[:16]}"
         if not folder.is_dir():  # written atomically, so it is complete if it exists
             with archive.open("rb") as stream:
                 members = _zip_members if stream.read(4) in _ZIP else _tar_members
@@ -122,7 +124,8 @@ def parts(name: str, archive: Path | str) -> list[str]:
     """
     found = [part for part in name.split("/") if part not in {"", "."}]
     invalid = "\0" in name or any(PureWindowsPath(part).anchor for part in found)
-    if name.startswith("/") or ".." in found or invalid:
+    outside = any(".." in PureWindowsPath(part).parts for part in found)  # also behind backslashes
+    if name.startswith("/") or outside or invalid:
         raise DataError(
             f"{archive} has a member that would be written outside its folder: {name!r}. Do not "
             "trust it."

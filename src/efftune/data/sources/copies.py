@@ -80,6 +80,23 @@ def beside(
     return copies.folder
 
 
+def named(address: str, names: Iterable[str], on_progress: Progress, *, keep: bool = True) -> Path:
+    """A folder with copies of files below an address, where they exist; nothing is listed.
+
+    Args:
+        address: of the folder.
+        names: of the files, relative to it.
+        on_progress: as for `of_files`.
+        keep: as for `of_folder`.
+    """
+    storage, copies = Storage(address), CopyFolder(address, keep=keep)
+    entries = [storage.inside(name) for name in dict.fromkeys(names)]
+    copies.require_possible(entries)
+    copies.bring(storage, entries, on_progress, may_miss=True)
+    _ADDRESSES[copies.folder] = address
+    return copies.folder
+
+
 def _is_meant(entry: Entry, names: Set[str] | None) -> bool:
     path = PurePosixPath(entry.name)
     return names is None or path.name in names or path.stem in names

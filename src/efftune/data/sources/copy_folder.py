@@ -8,11 +8,13 @@ import os
 import re
 import shutil
 import sqlite3
+import sys
 import tempfile
 import threading
-from collections.abc import Collection, Iterable, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from efftune.data.sources import archives
@@ -27,6 +29,7 @@ _BATCH = 1000  # files that wait for a thread at a time
 _ROOM_BYTES = 500 * 10**6  # that are left on the disk
 _CACHE_SHARE = 0.5  # of the disk space that is free or taken by copies
 _PARTIAL = ".partial-"  # what is being written
+_WRITING_SECONDS = 24 * 3600  # after which nobody writes it any more
 
 
 class CopyFolder:
@@ -61,29 +64,32 @@ class CopyFolder:
         Raises:
             DataError: a name leads out of it, or is that of two files, or of a file and a folder.
         """
-        names = {str(self.path(each.name)) for each in entries}
+        names = {_on_disk(self.path(each.name)) for each in entries}
         folders = {str(path) for path in {Path(name).parent for name in names}}
         both = sorted(names & folders)
         if both:
-            name = Path(both[0]).relative_to(self.folder)
+            name = Path(both[0]).relative_to(_on_disk(self.folder))
             raise DataError(
                 f"{self._address} has a file and a folder of the same name, {name}, which no disk "
                 "can hold. Move one of them."
             )
         if len(names) < len(entries):
             raise DataError(
-                f"{self._address} has files whose names differ only in slashes, which no disk can "
-                "hold. Rename them."
+                f"{self._address} has files whose names differ only in slashes, or in capitals, "
+                "which this disk cannot hold. Rename them."
             )
 
     def remove_others(self, entries: Iterable[Entry]) -> None:
-        """Remove copies of what is no longer there."""
+        """Remove copies of what is no longer there, and folders that are empty then."""
         names = {str(self.path(each.name)) for each in entries}
-        for place, _, found in os.walk(self.folder):
+        for place, _, found in os.walk(self.folder, topdown=False):
             for name in found:
                 path = os.path.join(place, name)  # noqa: PTH118  (a million times)
-                if path not in names and not name.startswith(_PARTIAL):
+                if path not in names and not (name.startswith(_PARTIAL) and _is_new(path)):
                     Path(path).unlink(missing_ok=True)
+            if Path(place) != self.folder:
+                with suppress(OSError):  # it is not empty
+                    Path(place).rmdir()
 
     def bring(
         self,
@@ -102,7 +108,7 @@ class CopyFolder:
             may_miss: leave out files that do not exist or may not be read, and remove their copies.
         """
         pruning.prune(self._place.parent, _CACHE_SHARE, _bytes_of)
-        with closing(self._index()) as index:
+        with closing(self._index()) as index, self._index_errors():
             wanted = [each for each in entries if not self._is_here(index, each)]
             self._require_room(wanted)
             count = _Counter(on_progress, wanted, by_files=may_miss)
@@ -124,7 +130,6 @@ class CopyFolder:
             finally:
                 count.stops = True
                 pool.shutdown(cancel_futures=True)
-                index.commit()
         if wanted:
             retried = f", {storage.retries:,} requests tried again" if storage.retries else ""
             _LOGGER.info("%s: %s files copied%s", self._address, f"{len(wanted):,}", retried)
@@ -152,17 +157,22 @@ class CopyFolder:
     def _index(self) -> sqlite3.Connection:
         """Name, size and version of each copy."""
         path = self._place / _INDEX
-        for _ in range(2):
-            index = sqlite3.connect(path, timeout=60, check_same_thread=False)
+        with self._index_errors():
             try:
-                index.execute(
-                    "CREATE TABLE IF NOT EXISTS copies (name TEXT PRIMARY KEY, size INT, version)"
-                )
-                return index
-            except sqlite3.DatabaseError:  # damaged
-                index.close()
-                path.unlink()
-        raise DataError(f"{path} cannot be written. Remove that folder.")
+                return _opened(path)
+            except sqlite3.OperationalError:  # such as that others use it
+                raise
+            except sqlite3.DatabaseError:  # it is damaged
+                path.unlink(missing_ok=True)
+                return _opened(path)
+
+    @contextmanager
+    def _index_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            path = self._place / _INDEX
+            raise DataError(f"{path} cannot be used: {error}. Start again, or remove it.") from None
 
     def _is_here(self, index: sqlite3.Connection, entry: Entry) -> bool:
         """Whether a file was copied as it is there now."""
@@ -186,6 +196,35 @@ class CopyFolder:
                 f"{self._address}: {needed / 1e9:,.3g} GB are to be copied to {self.folder}, where "
                 f"{free / 1e9:,.3g} GB are free. Set EFFTUNE_CACHE to a folder on a larger disk."
             )
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """The index, each of whose rows is there for others, and after a crash, once it is written."""
+    index = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+    try:
+        index.execute("PRAGMA journal_mode=WAL")
+        index.execute("PRAGMA synchronous=OFF")  # without power it is damaged, and made anew
+        index.execute(
+            "CREATE TABLE IF NOT EXISTS copies (name TEXT PRIMARY KEY, size INT, version)"
+        )
+    except BaseException:
+        index.close()
+        raise
+    return index
+
+
+def _on_disk(path: Path) -> str:
+    """What tells a path from others on the disks that this system usually has."""
+    name = os.path.normcase(path)
+    return name.casefold() if sys.platform == "darwin" else name
+
+
+def _is_new(path: str) -> bool:
+    """Whether another process may still write a file."""
+    try:
+        return time.time() - Path(path).stat().st_mtime < _WRITING_SECONDS
+    except OSError:
+        return True
 
 
 class _Counter:

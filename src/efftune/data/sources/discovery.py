@@ -10,7 +10,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from efftune.data.examples import Example, Examples
-from efftune.data.sources import archives, copies, folders, hf, shards, storage, tables, tfds
+from efftune.data.formats import SUFFIXES
+from efftune.data.sources import addresses, archives, copies, folders, hf, shards, tables, tfds
 from efftune.data.sources.folders import SPLIT_FOLDERS, Layout
 from efftune.data.sources.samples import digits_folder
 from efftune.data.sources.table_columns import Columns
@@ -105,14 +106,15 @@ def _layout(name: str, source: str | Path, on_progress: Progress, columns: Colum
     if shards.is_pattern(name):
         return shards.read(_shards(name, on_progress, columns), on_progress)
     root = files.user_path(source)
-    if storage.is_address(name):
+    if addresses.is_address(name):
         root = _copied(name, on_progress, columns)
     if root.is_file() and root.suffix.casefold() in tables.SUFFIXES:
         return _table(root, columns, on_progress)
     if root.is_file() and shards.is_shard(root):
         return shards.read([root], on_progress)
     if root.is_file() and archives.is_archive(root):
-        root = archives.unpacked(root, on_progress)
+        is_kept = columns.keeps_copies or not addresses.is_address(name)
+        root = archives.unpacked(root, on_progress, None if is_kept else root.parent.parent)
     _require_folder(root, name)
     return _folder(root, columns, on_progress)
 
@@ -123,7 +125,7 @@ def _named(name: str, on_progress: Progress, columns: Columns) -> Path | None:
         return _sample(name)
     if name.startswith(tfds.PREFIX):
         return tfds.unpacked(name, SPLIT_FOLDERS, on_progress)
-    if name.startswith(hf.PREFIX) and not storage.is_address(name):
+    if name.startswith(hf.PREFIX) and not addresses.is_address(name):
         return hf.unpacked(name, SPLIT_FOLDERS, columns, on_progress)
     return None
 
@@ -159,19 +161,32 @@ def _copied(address: str, on_progress: Progress, columns: Columns) -> Path:
         return copies.of_folder(address, on_progress, keep=keep)
     found = copies.of_file(address, on_progress, keep=keep)
     if is_table and not columns.root:
-        names = tables.names(found, columns)
-        copies.beside(copies.parent(address), names, on_progress, keep=keep)
+        _copy_listed(found, copies.parent(address), on_progress, columns)
     return found
+
+
+def _copy_listed(table: Path, address: str, on_progress: Progress, columns: Columns) -> Path | None:
+    """A folder with copies of the pictures that a table lists; None if they are elsewhere."""
+    listed, keep = tables.paths(table, columns), columns.keeps_copies
+    if not listed:
+        return None
+    if not addresses.is_listed(address):
+        pictures = [each for each in listed if each.casefold().endswith(tuple(SUFFIXES))]
+        return copies.named(address, pictures, on_progress, keep=keep)
+    names = {each.rpartition("/")[2] for each in listed}
+    return copies.beside(address, names, on_progress, keep=keep)
 
 
 def _shards(pattern: str, on_progress: Progress, columns: Columns) -> list[Path]:
     """The paths of shards, or of copies of them."""
     names = shards.expanded(pattern)
-    if storage.is_address(pattern):
+    if addresses.is_address(pattern):
         place = copies.parent(pattern)
-        wanted = {name.rpartition("/")[2] for name in names} | {shards.MANIFEST}
-        folder = copies.beside(place, wanted, on_progress, keep=columns.keeps_copies)
-        names = [str(folder / name.removeprefix(f"{place}/")) for name in names]
+        wanted = [name.removeprefix(f"{place}/") for name in names]
+        folder = copies.named(
+            place, [*wanted, shards.MANIFEST], on_progress, keep=columns.keeps_copies
+        )
+        names = [str(folder / name) for name in wanted]
     found = [files.user_path(name) for name in names]
     missing = next((path for path in found if not path.is_file()), None)
     if missing is not None:
@@ -195,10 +210,9 @@ def _folder(root: Path, columns: Columns, on_progress: Progress) -> Layout:
 
 
 def _table(path: Path, columns: Columns, on_progress: Progress) -> Layout:
-    if storage.is_address(columns.root):
-        names, keep = tables.names(path, columns), columns.keeps_copies
-        root = copies.beside(columns.root, names, on_progress, keep=keep)
-        columns = replace(columns, root=str(root))
+    if addresses.is_address(columns.root):
+        root = _copy_listed(path, columns.root, on_progress, columns)
+        columns = replace(columns, root=str(root or ""))
     rows, description = tables.read(path, columns, SPLIT_FOLDERS, on_progress)
     return Layout(tuple(rows), f"table {path.name} with {description}")
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from efftune.data import formats, picture_bytes
 from efftune.data.examples import LEFTOVERS
-from efftune.data.sources import copies, storage
+from efftune.data.sources import addresses, copies
 from efftune.data.sources.folders import files_below
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.system import files
@@ -66,12 +66,12 @@ def _expand_stdin(names: Sequence[str | Path]) -> Iterator[str]:
 
 
 def _is_picture_at_address(name: str) -> bool:
-    suffix = PurePosixPath(urlsplit(name).path).suffix if storage.is_address(name) else ""
+    suffix = PurePosixPath(urlsplit(name).path).suffix if addresses.is_address(name) else ""
     return suffix.casefold() in formats.SUFFIXES
 
 
 def _matches(name: str, on_progress: Progress) -> list[Path]:
-    if storage.is_address(name):
+    if addresses.is_address(name):
         return [copies.of_folder(name, on_progress)]
     path = files.user_path(name)
     if path.exists() or path.is_symlink():

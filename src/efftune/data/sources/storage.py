@@ -6,8 +6,8 @@ fails is tried again; some libraries try again by themselves before.
 
 import errno
 import hashlib
+import posixpath
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,16 +17,14 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from efftune.data.sources import addresses
 from efftune.errors import DataError, EfftuneError, UsageError
 
 _AT_ONCE = 16  # requests
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.5  # before the second attempt; doubled for each further one
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.\-]+(::[a-z][a-z0-9+.\-]+)*://", re.IGNORECASE)
-_WEB = ("http", "https")
-_PACKAGED = ("s3", "s3a", "gs", "gcs", "az", "abfs", "hf", *_WEB)  # by the extra `cloud`
 # What file systems call what changes with a file's content.
 _VERSIONS = (
     *("ETag", "etag", "generation", "blob_id", "Content-MD5", "Digest", "Last-Modified"),
@@ -43,6 +41,7 @@ _CLOSED = {
     *(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
     HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS,
 }
+_MOST_FOLDERS = 100_000  # a web server may have pages without end
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _AWS = (
@@ -66,16 +65,6 @@ Result = TypeVar("Result")
 
 class Missing(UsageError):
     """There is no file at an address, or none for the public."""
-
-
-def is_address(text: str | Path) -> bool:
-    """Whether a text is an address rather than a path."""
-    return bool(_ADDRESS.match(str(text)))
-
-
-def plain(source: str) -> str:
-    """A source without what follows a question mark in an address, which may be a password."""
-    return source.partition("?")[0] if is_address(source) else source
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +110,7 @@ class Storage:
                 "files. Set the password as the library reads it, such as AWS_SECRET_ACCESS_KEY."
             )
         self._protocol = scheme.lower().rpartition("::")[2]
-        self._system, self._root = _file_system(address, self._protocol)
+        self._system, self._root = addresses.file_system(address)
         self._lock = threading.Lock()
 
     def files(self, on_found: Callable[[int], None] = lambda _: None) -> list[Entry]:
@@ -137,18 +126,23 @@ class Storage:
         found, folders = dict[str, Entry](), [self._root]
         with self._readable(self.address), ThreadPoolExecutor(self.at_once) as pool:
             self._system.invalidate_cache()
-            seen = set(folders)
+            seen = {self._root.rstrip("/")}
             while folders:
                 inner = dict[str, None]()
                 for listing in pool.map(self._listing, folders):
                     for info in listing:
+                        if not (entry := self._entry(info)):
+                            continue
                         if info["type"] == "directory":
-                            inner[info["name"]] = None
-                        elif entry := self._entry(info):
+                            inner[entry.path.rstrip("/")] = None
+                        else:
                             found[entry.name] = entry
                     on_found(len(found))
                 folders = [each for each in inner if each not in seen]
                 seen.update(folders)
+                if len(seen) > _MOST_FOLDERS:
+                    raise DataError(f"{self.address} has more than {_MOST_FOLDERS:,} folders.")
+            self._system.invalidate_cache()  # it would keep them all in memory
         if not found:
             raise Missing(f"There is no file in {self.address}.")
         return [found[name] for name in sorted(found)]
@@ -169,6 +163,11 @@ class Storage:
         digest = hashlib.sha256(address.encode(errors="surrogateescape")).hexdigest()[:32]
         suffix = PurePosixPath(urlsplit(address).path).suffix[:10]
         return Entry(str(self._system._strip_protocol(address)), f"{digest}{suffix}", None, "")
+
+    def inside(self, name: str) -> Entry:
+        """A file below the address, of which nothing else is known."""
+        path = quote(name) if self._protocol in addresses.WEB else name
+        return Entry(f"{self._root.rstrip('/')}/{path}", name, None, "")
 
     def known(self, entry: Entry) -> Entry:
         """An entry with its size and version, if the file system tells.
@@ -229,7 +228,7 @@ class Storage:
     @contextmanager
     def _readable(self, what: str) -> Iterator[None]:
         """Convert what file systems raise; their exceptions have no common base class."""
-        where = what if is_address(what) else f"{self._protocol}://{what}"
+        where = what if addresses.is_address(what) else f"{self._protocol}://{what}"
         try:
             yield
         except EfftuneError:
@@ -255,14 +254,20 @@ class Storage:
         return listed
 
     def _entry(self, info: Mapping[str, Any]) -> Entry | None:
-        """A file of a listing; None for what stands for a folder, or lies elsewhere."""
-        path = str(info["name"])
-        name = path.removeprefix(self._root.rstrip("/") + "/")
-        if path.endswith("/") or (name == path and self._root.strip("/")):
+        """What is in a listing; None for what lies elsewhere, or stands for a folder itself."""
+        path, is_web = str(info["name"]), self._protocol in addresses.WEB
+        if is_web:  # where any link on a page is taken for a file
+            parts = urlsplit(path)
+            if parts.query or parts.fragment:
+                return None
+            path = urlunsplit(parts._replace(path=posixpath.normpath(parts.path)))
+        elif path.endswith("/") and info["type"] != "directory":
             return None
-        if self._protocol in _WEB:
-            name = unquote(urlsplit(name).path)
-        return Entry(path, name, info.get("size"), _version(info))
+        root = self._root.rstrip("/")
+        name = path.removeprefix(f"{root}/")
+        if not name.strip("/") or (name == path and root):
+            return None
+        return Entry(path, unquote(name) if is_web else name, info.get("size"), _version(info))
 
     def _again(self, function: Callable[..., Result], *arguments: Any, **more: Any) -> Result:
         """What a function returns, which is tried again if that may help."""
@@ -278,27 +283,6 @@ class Storage:
         raise AssertionError
 
 
-def _file_system(address: str, protocol: str) -> tuple[Any, str]:
-    """Fsspec's file system for an address, and the path in it."""
-    try:
-        from fsspec.core import url_to_fs
-    except ImportError:
-        raise UsageError(f"{address} needs fsspec. {_install(protocol)}") from None
-    try:
-        system, path = url_to_fs(address)
-    except ImportError as error:
-        reason = str(error).split("\n", maxsplit=1)[0].rstrip(".")
-        raise UsageError(f"{address} cannot be read: {reason}. {_install(protocol)}") from None
-    except ValueError as error:
-        reason = str(error).split("\n", maxsplit=1)[0].rstrip(".")
-        raise UsageError(f"{address} is no address that can be read: {reason}.") from None
-    return system, str(path)
-
-
-def _install(protocol: str) -> str:
-    return 'Run: pip install "efftune[cloud]".' if protocol in _PACKAGED else "Install that."
-
-
 def _version(info: Mapping[str, Any]) -> str:
     return " ".join(str(info[name]) for name in _VERSIONS if info.get(name))
 
@@ -307,7 +291,8 @@ def _origin(error: Exception) -> Exception:
     """What is behind an error: of web pages, fsspec says that they do not exist, whatever it is."""
     cause = error.__cause__
     is_of_web = type(cause).__module__.partition(".")[0] == "aiohttp"
-    return cause if is_of_web and isinstance(cause, Exception) else error
+    is_of_system = isinstance(cause, OSError) and not isinstance(cause, _NO_FILE)
+    return cause if isinstance(cause, Exception) and (is_of_web or is_of_system) else error
 
 
 def _may_pass(error: Exception) -> bool:

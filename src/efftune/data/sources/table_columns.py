@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from efftune.data.formats import SUFFIXES
-from efftune.data.sources import storage
+from efftune.data.sources import addresses
 from efftune.data.sources.table_files import TableFile
 from efftune.errors import DataError, UsageError
 from efftune.recipe.recipe import Recipe
@@ -206,7 +206,7 @@ def _paths(
 
 
 def _is_address(cell: str) -> bool:
-    return storage.is_address(cell.strip())
+    return addresses.is_address(cell.strip())
 
 
 def _only(table: TableFile, names: Sequence[str]) -> str:

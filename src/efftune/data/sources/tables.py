@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from efftune.data import picture_bytes, relabelling
 from efftune.data.examples import Example, Split, Undecided
-from efftune.data.sources import copies, storage, table_columns
+from efftune.data.sources import addresses, copies, table_columns
 from efftune.data.sources.table_columns import Columns, Meaning, PictureFiles
 from efftune.data.sources.table_files import CsvTable, ParquetTable, TableFile
 from efftune.errors import BadImage, DataError
@@ -61,8 +61,9 @@ def read(
     file = _opened(table, columns)
     meaning = table_columns.find(file, columns)
     records = list(_records(file, meaning))
-    addresses = [each.path.strip() for each in records if storage.is_address(each.path.strip())]
-    meaning.files.copies = copies.of_files(addresses, on_progress, keep=columns.keeps_copies)
+    paths = (each.path.strip() for each in records)
+    at_addresses = [path for path in paths if addresses.is_address(path)]
+    meaning.files.copies = copies.of_files(at_addresses, on_progress, keep=columns.keeps_copies)
     listed: dict[str, tuple[int, str]] = {}
     rows = [
         _example(record, table, meaning.files, _split(record, table, splits), listed)
@@ -73,8 +74,8 @@ def read(
     return rows, str(meaning)
 
 
-def names(table: Path, columns: Columns) -> set[str]:
-    """The names, without folders, of all files that the cells of a table may mean.
+def paths(table: Path, columns: Columns) -> set[str]:
+    """The paths, with slashes, of all files that the cells of a table may mean; no addresses.
 
     For the arguments and exceptions, see `read`.
     """
@@ -82,9 +83,10 @@ def names(table: Path, columns: Columns) -> set[str]:
     unique = [name for name in file.text_names if list(file.names).count(name) == 1]
     chosen = [columns.path] if columns.path in unique else unique
     return {
-        cell.strip().replace("\\", "/").rpartition("/")[2]
+        cell.strip().replace("\\", "/")
         for _, cells in file.rows(chosen)
         for cell in cells.values()
+        if cell.strip() and not addresses.is_address(cell.strip())
     }
 
 

@@ -3,7 +3,7 @@
 Generates distinct small JPEG files in ten class folders and checks each number of them in a new
 process.
 
-    python benchmarks/check_scaling.py [--counts 12500 25000 50000 100000] [--side 64]
+    python benchmarks/check_scaling.py [--counts 12500 25000 50000 100000 1000000] [--side 64]
 """
 
 import argparse

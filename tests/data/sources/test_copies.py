@@ -112,6 +112,14 @@ def test_addresses_are_no_paths():
 def test_what_follows_a_question_mark_is_shown_to_nobody():
     assert addresses.plain("https://h.org/a.zip?key=secret") == "https://h.org/a.zip"
     assert addresses.plain("photos?") == "photos?"
+    assert addresses.plain("s3://bucket/what?/a") == "s3://bucket/what?/a"
+
+
+def test_names_of_files_may_have_what_addresses_of_the_web_may_not(memory, source):
+    archive = shutil.make_archive(str(own_cache_folder() / "photos"), "zip", source)
+    memory.put(archive, "/bucket/no 1 #1/what?/photos.zip")
+    found = discovery.find("memory://bucket/no 1 #1/what?/photos.zip")
+    assert described(found) == described(discovery.find(source))
 
 
 def test_an_address_is_read_like_a_folder(memory, source):
@@ -304,7 +312,7 @@ def test_a_table_on_a_server_that_lists_nothing(web):
     folder, address = web
     place = folder / "closed"
     picture(place / "some photos" / "a b.png")
-    lines = "path,label\nsome photos/a b.png,cat\nsome photos/none.png,cat\n"
+    lines = "path,label\nsome photos/a b.png,cat\n../none.png,cat\n"
     (place / "labels.csv").write_text(lines)
     found = discovery.find(f"{address}/closed/labels.csv")
     assert [row.reason for row in found.rows] == ["", "no such file"]

@@ -17,9 +17,10 @@ _SILENT_SECONDS = 60.0
 def is_address(text: str | Path) -> bool:
     """Whether a text is an address rather than a path."""
     try:
-        return bool(_ADDRESS.match(str(text))) and urlsplit(str(text)).path is not None
+        urlsplit(str(text))
     except ValueError:  # half an IPv6 address
         return False
+    return bool(_ADDRESS.match(str(text)))
 
 
 def is_listed(address: str) -> bool:
@@ -28,8 +29,16 @@ def is_listed(address: str) -> bool:
 
 
 def plain(source: str) -> str:
-    """A source without what follows a question mark in an address, which may be a password."""
-    return source.partition("?")[0] if is_address(source) else source
+    """A source without what follows a question mark on the web, which may be a password."""
+    is_web = is_address(source) and protocol_of(source) in WEB
+    return source.partition("?")[0] if is_web else source
+
+
+def path_of(address: str) -> str:
+    """The path in an address, behind the bucket or server; on the web, without what follows."""
+    path = address.partition("://")[2].partition("/")[2]
+    is_web = protocol_of(address) in WEB
+    return path.partition("#")[0].partition("?")[0] if is_web else path
 
 
 def protocol_of(address: str) -> str:

@@ -7,6 +7,7 @@ by what is in it. What has not changed at the address is not copied again.
 from collections.abc import Iterable, Set
 from pathlib import Path, PurePosixPath
 
+from efftune.data.sources import addresses
 from efftune.data.sources.copy_folder import CopyFolder
 from efftune.data.sources.storage import Entry, Storage
 from efftune.system.progress import Progress
@@ -54,7 +55,8 @@ def of_file(address: str, on_progress: Progress, *, keep: bool = True) -> Path:
 
 def parent(address: str) -> str:
     """The address of the folder with a file."""
-    return address.partition("?")[0].rpartition("/")[0]
+    server, path = _host(address), addresses.path_of(address)
+    return f"{server}/{path.rpartition('/')[0]}".rstrip("/")
 
 
 def beside(
@@ -102,13 +104,11 @@ def _is_meant(entry: Entry, names: Set[str] | None) -> bool:
     return names is None or path.name in names or path.stem in names
 
 
-def of_files(
-    addresses: Iterable[str], on_progress: Progress, *, keep: bool = True
-) -> dict[str, Path]:
+def of_files(wanted: Iterable[str], on_progress: Progress, *, keep: bool = True) -> dict[str, Path]:
     """Copies of single files.
 
     Args:
-        addresses: of the files.
+        wanted: addresses of the files.
         on_progress: called with `copy`, the number of files done and their total.
         keep: as for `of_folder`.
 
@@ -122,7 +122,7 @@ def of_files(
         DiskFull: there is no room for the copies.
     """
     by_place: dict[str, list[str]] = {}
-    for address in dict.fromkeys(addresses):
+    for address in dict.fromkeys(wanted):
         by_place.setdefault(_host(address), []).append(address)
     found, total = dict[str, Path](), sum(map(len, by_place.values()))
     for place, group in by_place.items():

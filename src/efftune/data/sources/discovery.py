@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Literal
-from urllib.parse import urlsplit
 
 from efftune.data.examples import Example, Examples
 from efftune.data.formats import SUFFIXES
@@ -155,7 +154,7 @@ def _require_folder(root: Path, name: str) -> None:
 
 def _copied(address: str, on_progress: Progress, columns: Columns) -> Path:
     """A copy of what is at an address: a folder, an archive, or a table with its pictures."""
-    keep, path = columns.keeps_copies, PurePosixPath(urlsplit(address).path)
+    keep, path = columns.keeps_copies, PurePosixPath(addresses.path_of(address))
     is_table = path.suffix.casefold() in tables.SUFFIXES
     if not is_table and not archives.is_archive(path):
         return copies.of_folder(address, on_progress, keep=keep)
@@ -171,7 +170,13 @@ def _copy_listed(table: Path, address: str, on_progress: Progress, columns: Colu
     if not listed:
         return None
     if not addresses.is_listed(address):
-        pictures = [each for each in listed if each.casefold().endswith(tuple(SUFFIXES))]
+        pictures = [
+            each
+            for each in listed
+            if each.casefold().endswith(tuple(SUFFIXES))
+            and not each.startswith("/")
+            and ".." not in each.split("/")
+        ]
         return copies.named(address, pictures, on_progress, keep=keep)
     names = {each.rpartition("/")[2] for each in listed}
     return copies.beside(address, names, on_progress, keep=keep)

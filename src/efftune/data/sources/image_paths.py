@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 from efftune.data import formats, picture_bytes
 from efftune.data.examples import LEFTOVERS
@@ -66,7 +65,7 @@ def _expand_stdin(names: Sequence[str | Path]) -> Iterator[str]:
 
 
 def _is_picture_at_address(name: str) -> bool:
-    suffix = PurePosixPath(urlsplit(name).path).suffix if addresses.is_address(name) else ""
+    suffix = PurePosixPath(addresses.path_of(name)).suffix if addresses.is_address(name) else ""
     return suffix.casefold() in formats.SUFFIXES
 
 

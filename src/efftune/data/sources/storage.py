@@ -155,13 +155,14 @@ class Storage:
             DataError: the address cannot be read.
         """
         self._system.invalidate_cache()
-        name = unquote(urlsplit(self.address).path).rpartition("/")[2]
+        name = addresses.path_of(self.address).rpartition("/")[2]
+        name = unquote(name) if self._protocol in addresses.WEB else name
         return self.known(Entry(self._root, name, None, ""))
 
     def entry(self, address: str) -> Entry:
         """Any file of the same file system, of which nothing is known; named by its address."""
         digest = hashlib.sha256(address.encode(errors="surrogateescape")).hexdigest()[:32]
-        suffix = PurePosixPath(urlsplit(address).path).suffix[:10]
+        suffix = PurePosixPath(addresses.path_of(address)).suffix[:10]
         return Entry(str(self._system._strip_protocol(address)), f"{digest}{suffix}", None, "")
 
     def inside(self, name: str) -> Entry:

@@ -572,9 +572,9 @@ def test_a_thousand_classes_unfold_when_they_are_wanted(opened, runtime, tmp_pat
     api.expect(page.locator(".card[data-answer=unsure]")).to_have_count(30)
     api.expect(page.locator("#summary")).to_have_text("30 pictures · 30 unsure")
     api.expect(page.locator(".card").first.locator(".chip")).to_have_text("unsure")
-    assert page.locator(".bars li").count() == 90
+    api.expect(page.locator(".bars li")).to_have_count(90)
     page.locator(".card summary").first.click()
-    assert page.locator(".bars li").count() == 90 + 997
+    api.expect(page.locator(".bars li")).to_have_count(90 + 997)
 
 
 def test_progress_is_shown_and_pictures_wait_for_the_model(opened, squares):

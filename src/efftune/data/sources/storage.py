@@ -52,7 +52,10 @@ _GOOGLE = (
     "Credentials are those of gcloud, or GOOGLE_APPLICATION_CREDENTIALS; for what anyone may read, "
     "set FSSPEC_GS_TOKEN=anon."
 )
-_AZURE = "Credentials are AZURE_STORAGE_CONNECTION_STRING, or ACCOUNT_NAME and ACCOUNT_KEY of it."
+_AZURE = (
+    "Credentials are AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and "
+    "AZURE_STORAGE_ACCOUNT_KEY; for what anyone may read, set AZURE_STORAGE_ANON=true."
+)
 _CREDENTIALS = {
     **dict.fromkeys(("s3", "s3a"), _AWS),
     **dict.fromkeys(("gs", "gcs"), _GOOGLE),
@@ -301,4 +304,5 @@ def _may_pass(error: Exception) -> bool:
     status = getattr(error, "status", None)  # of HTTP
     if isinstance(status, int) and status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return status in _TRIED_AGAIN
-    return not isinstance(error, _NOT_TRIED_AGAIN) and "Credential" not in type(error).__name__
+    is_refused = any(word in type(error).__name__ for word in ("Credential", "Authentication"))
+    return not isinstance(error, _NOT_TRIED_AGAIN) and not is_refused

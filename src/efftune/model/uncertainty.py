@@ -1,5 +1,6 @@
 """Uncertainty of predictions: calibration, low confidence and out-of-distribution pictures."""
 
+import tokenize
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -200,7 +201,7 @@ class Uncertainty:
                     detector.require_whole()
         except (
             *(OSError, EOFError, ValueError, KeyError, TypeError, MemoryError),
-            *(zipfile.BadZipFile, NotImplementedError, SyntaxError),
+            *(zipfile.BadZipFile, NotImplementedError, SyntaxError, tokenize.TokenError),
         ) as error:
             raise DataError(f"{path} is damaged: {error}. Restore it, or train again.") from None
         return cls(temperature, unsure, unlike, detector)

@@ -124,6 +124,9 @@ def test_groups_are_packed(source, tmp_path):
     columns = table_columns.Columns(root=str(source))
     result = efftune.pack(tmp_path / "groups.csv", tmp_path / "shards", columns=columns)
     assert [row.group for row in discovery.find(result.source).rows] == ["anna", "", "7"]
+    with pytest.raises(UsageError, match="Parquet shards cannot tell groups apart"):
+        efftune.pack(tmp_path / "groups.csv", tmp_path / "p", form="parquet", columns=columns)
+    assert not (tmp_path / "p").exists()
 
 
 def test_what_is_set_aside_is_left_out_and_told(broken_source, tmp_path, efftune_command):

@@ -285,10 +285,10 @@ def _show_predictions(
 def _exit_after(failures: dict[Path, str]) -> None:
     """Warn about the pictures that could not be decoded; exit with 1 if there are any."""
     from efftune.cli import console
-    from efftune.data.sources import copies
+    from efftune.data.sources import addresses
 
     for path, reason in failures.items():
-        console.warn(f"{copies.shown(path)}: {reason}")
+        console.warn(f"{addresses.shown(path)}: {reason}")
     if failures:
         raise typer.Exit(1)
 

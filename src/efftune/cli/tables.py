@@ -11,7 +11,7 @@ from efftune.cli.console import echo, percent, show_table
 from efftune.data.examples import SPLITS, Examples, Split
 from efftune.data.inspection import Finding
 from efftune.data.packing import Shards
-from efftune.data.sources import copies
+from efftune.data.sources import addresses
 from efftune.evaluation.comparison import Comparison, RunScore
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.evaluation.predictions import write_csv
@@ -265,8 +265,8 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
 
 def _flags_and_path(prediction: Prediction) -> tuple[str, str]:
     flags = {"unsure": prediction.unsure, "unlike the training pictures": prediction.unlike}
-    path = "" if prediction.path is None else copies.shown(prediction.path)
-    return ", ".join(name for name, is_set in flags.items() if is_set), path
+    names = ", ".join(name for name, is_set in flags.items() if is_set)
+    return names, addresses.shown(prediction.path) or ""
 
 
 def show_labels(run: Run, path: Path) -> None:
@@ -280,7 +280,7 @@ def show_explanations(explanations: Sequence[ExplanationFile], *, as_json: bool)
     if as_json:
         for each in explanations:
             line = {
-                "path": copies.shown(each.path),
+                "path": addresses.shown(each.path),
                 "png": str(each.png),
                 "label": each.label,
                 "confidence": each.confidence,

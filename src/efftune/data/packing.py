@@ -6,7 +6,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,6 @@ from efftune.errors import BadImage, DataError, UsageError
 from efftune.system import files
 from efftune.system.progress import OnProgress, Progress, showing
 
-SHARD_MEGABYTES = 256
 _AT_ONCE = 16  # pictures that are read before they are written
 _BYTES_BESIDE = 4096  # of a picture in a tar file: its label, and what fills blocks
 _GROUP_BYTES = 2**25  # of a group of rows in a Parquet file
@@ -67,7 +66,7 @@ def pack(
     into: str | Path,
     *,
     form: Literal["tar", "parquet"] = "tar",
-    megabytes: int = SHARD_MEGABYTES,
+    megabytes: int = 256,
     columns: Columns = Columns(),  # noqa: B008  (frozen)
     on_progress: OnProgress = "auto",
 ) -> Shards:
@@ -82,12 +81,14 @@ def pack(
         on_progress: as for `train`; the phases are those of finding the source, and `pack`.
 
     Raises:
-        UsageError: the source does not exist, the folder does, or pyarrow is not installed.
+        UsageError: the source does not exist, the folder does, or pyarrow is not installed; or the
+            source has groups, which Parquet shards would lose.
         DataError: the source cannot be read, has no picture, or one changed meanwhile.
         DiskFull: there is no room for the shards.
     """
     folder = files.user_path(into)
-    _require_new(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists, and is not empty. Name a new folder with --into.")
     if megabytes < 1:
         raise UsageError(f"A shard of {megabytes} MB holds nothing: give 1 or more.")
     if form == "parquet" and find_spec("pyarrow") is None:
@@ -98,37 +99,20 @@ def pack(
         rows = [row for row in examples.rows if row.usable]
         if not rows:
             raise DataError(f"{source} holds no picture that can be read.")
+        if form == "parquet" and any(row.group for row in rows):
+            raise UsageError("Parquet shards cannot tell groups apart: use --format tar.")
         try:
             with files.folder_written_whole(folder) as partial:
                 written = list(_written(partial, rows, kind, megabytes * 10**6, report))
                 classes = sorted({row.label for row in rows})
-                told = {"classes": classes, "pictures": len(rows), "shards": written}
-                manifest = json.dumps(told, indent=1) + "\n"
-                files.write(partial / shards.MANIFEST, manifest)
-            made = folder / shards.MANIFEST
-            if not made.is_file() or made.read_text() != manifest:
-                raise UsageError(f"{folder} was made meanwhile. Name another one with --into.")
+                manifest = {"classes": classes, "pictures": len(rows), "shards": written}
+                files.write(partial / shards.MANIFEST, json.dumps(manifest, indent=1) + "\n")
+                with suppress(FileNotFoundError):
+                    folder.rmdir()  # an empty one; one that was filled meanwhile stays
         except OSError as error:
             problem = f"{folder} cannot be written: {error.strerror or error}."
             raise files.disk_full(error, folder) or UsageError(problem) from None
     return Shards(folder, tuple(written), examples)
-
-
-def _require_new(folder: Path) -> None:
-    """Check that a folder can be made; an empty one is removed.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    try:
-        folder.rmdir()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UsageError(
-            f"{folder} exists, and is not empty or cannot be replaced ({error.strerror}). Name a "
-            "new folder with --into."
-        ) from None
 
 
 class _Writer(Protocol):
@@ -191,12 +175,17 @@ def _contents(rows: Sequence[Example]) -> Iterator[tuple[Example, bytes]]:
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="packing") as pool:
         for start in range(0, len(rows), _AT_ONCE):
             some = rows[start : start + _AT_ONCE]
-            try:
-                yield from zip(
-                    some, pool.map(picture_bytes.read, [row.path for row in some]), strict=True
-                )
-            except BadImage as error:
-                raise DataError(f"A picture has changed while it was packed: {error}.") from None
+            yield from zip(some, pool.map(_content, some), strict=True)
+
+
+def _content(row: Example) -> bytes:
+    """The bytes of a picture, which is one still."""
+    try:
+        content = picture_bytes.read(row.path)
+        formats.detect(content[: formats.HEAD])
+    except BadImage as error:
+        raise DataError(f"{row.name} has changed while it was packed: {error}.") from None
+    return content
 
 
 class _Tar:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efftune.data.examples import Example, Split
-from efftune.data.sources import copies
+from efftune.data.sources import addresses
 from efftune.errors import DataError
 from efftune.model.classifier import Prediction
 from efftune.system import files
@@ -79,7 +79,7 @@ def write_csv(stream: TextIO, found: Sequence[Prediction]) -> None:
     writer.writerow(["path", "rank", "label", "confidence", "unsure", "unlike", *ids])
     for each in found:
         flags = [_YES_OR_NO[flag] for flag in (each.unsure, each.unlike)]
-        path = None if each.path is None else copies.shown(each.path)
+        path = addresses.shown(each.path)
         for rank, (label, value) in enumerate(each.top, start=1):
             numbers = [each.top_indices[rank - 1], each.wordnet_ids[rank - 1]] if ids else []
             writer.writerow([path, rank, label, f"{value:.6f}", *flags, *numbers])

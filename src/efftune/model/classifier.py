@@ -18,7 +18,7 @@ from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
 from efftune.data.pictures import Picture, decode, listed, path_of, thumbnail
 from efftune.data.resizing import Framing
-from efftune.data.sources import copies
+from efftune.data.sources import addresses
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
@@ -88,7 +88,7 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         """The prediction as values for JSON; `path` is None if there is none."""
         return {
-            **{"path": None if self.path is None else copies.shown(self.path), "label": self.label},
+            **{"path": addresses.shown(self.path), "label": self.label},
             **{"confidence": self.confidence, "class_index": self.class_index},
             **{"unsure": self.unsure, "unlike": self.unlike},
             "top": [self._ranked(rank) for rank in range(len(self.top))],

@@ -11,6 +11,7 @@ import sys
 import threading
 import urllib.parse
 from contextlib import closing
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -155,8 +156,17 @@ def test_what_has_changed_is_copied_again(memory, source, caplog):
 
 def test_a_damaged_index_costs_the_copies_only(memory, source, caplog):
     folder, count = copied(caplog)
-    (folder.parent / "index.sqlite").write_bytes(b"damaged" * 1000)
+    index = folder.parent / "index.sqlite"
+    for ending in ("", "-wal", "-shm"):  # SQLite leaves these beside it when it is killed
+        Path(f"{index}{ending}").write_bytes(b"damaged" * 1000)
     assert copied(caplog) == (folder, count)
+    assert copied(caplog) == (folder, 0)
+
+
+def test_the_same_content_written_again_is_not_copied_again():
+    infos = [{"ETag": '"5d41"', "LastModified": day, "type": "file"} for day in ("1", "2")]
+    assert len({storage._version(info) for info in infos}) == 1
+    assert storage._version({"LastModified": "1"}) != storage._version({"LastModified": "2"})
 
 
 def test_progress_is_in_bytes(memory, source):
@@ -306,6 +316,17 @@ def test_a_table_may_list_addresses(web, tmp_path):
         assert reasons[5].startswith("listed before")
         assert reasons[6] == ""
         assert [row.name for row in found.rows] == rows
+
+
+def test_pictures_of_several_servers_are_copied_at_once(web, own_cache):
+    folder, address = web
+    picture(folder / "a.png")
+    wanted = [f"{address}/a.png", f"{address.replace('127.0.0.1', 'localhost')}/a.png"]
+    reported = []
+    found = copies.of_files(wanted, lambda *each: reported.append(each))
+    assert reported == [("copy", 1, 2), ("copy", 2, 2)]
+    assert [addresses.shown(found[each]) for each in wanted] == wanted
+    assert len(list((own_cache / "addresses").iterdir())) == 1
 
 
 def test_a_table_on_a_server_that_lists_nothing(web):

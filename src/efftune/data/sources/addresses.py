@@ -12,15 +12,33 @@ WEB = ("http", "https")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.\-]+(::[a-z][a-z0-9+.\-]+)*://", re.IGNORECASE)
 _PACKAGED = ("s3", "s3a", "gs", "gcs", "az", "abfs", "hf", *WEB)  # by the extra `cloud`
 _SILENT_SECONDS = 60.0
+_copied: dict[Path, str] = {}
 
 
 def is_address(text: str | Path) -> bool:
     """Whether a text is an address rather than a path."""
+    if not _ADDRESS.match(str(text)):
+        return False
     try:
         urlsplit(str(text))
     except ValueError:  # half an IPv6 address
         return False
-    return bool(_ADDRESS.match(str(text)))
+    return True
+
+
+def note_copy(path: Path, address: str) -> None:
+    """Remember what a file or folder of this process is a copy of, for `shown`."""
+    _copied[path] = address
+
+
+def shown(path: Path | None) -> str | None:
+    """A path as the user knows it: of a copy, the address; None if there is none."""
+    if path is None:
+        return None
+    for place in (path, *path.parents) if _copied else ():
+        if place in _copied:
+            return "/".join([_copied[place].rstrip("/"), *path.relative_to(place).parts])
+    return str(path)
 
 
 def is_listed(address: str) -> bool:

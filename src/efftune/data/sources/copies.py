@@ -12,16 +12,6 @@ from efftune.data.sources.copy_folder import CopyFolder
 from efftune.data.sources.storage import Entry, Storage
 from efftune.system.progress import Progress
 
-_ADDRESSES: dict[Path, str] = {}  # of copies, and of folders of them, that were asked for
-
-
-def shown(path: Path) -> str:
-    """A path as the user knows it: of a copy, the address."""
-    for place in (path, *path.parents):
-        if place in _ADDRESSES:
-            return "/".join([_ADDRESSES[place].rstrip("/"), *path.relative_to(place).parts])
-    return str(path)
-
 
 def of_folder(address: str, on_progress: Progress, *, keep: bool = True) -> Path:
     """A folder with copies of all files below an address, and with nothing else.
@@ -49,7 +39,7 @@ def of_file(address: str, on_progress: Progress, *, keep: bool = True) -> Path:
     entry = storage.file()
     copies = CopyFolder(parent(address), keep=keep)
     copies.bring(storage, [entry], on_progress)
-    _ADDRESSES[copies.path(entry.name)] = address
+    addresses.note_copy(copies.path(entry.name), address)
     return copies.path(entry.name)
 
 
@@ -78,7 +68,7 @@ def beside(
     copies.require_possible(entries)
     copies.remove_others(entries)
     copies.bring(storage, [each for each in entries if _is_meant(each, names)], on_progress)
-    _ADDRESSES[copies.folder] = address
+    addresses.note_copy(copies.folder, address)
     return copies.folder
 
 
@@ -95,7 +85,7 @@ def named(address: str, names: Iterable[str], on_progress: Progress, *, keep: bo
     entries = [storage.inside(name) for name in dict.fromkeys(names)]
     copies.require_possible(entries)
     copies.bring(storage, entries, on_progress, may_miss=True)
-    _ADDRESSES[copies.folder] = address
+    addresses.note_copy(copies.folder, address)
     return copies.folder
 
 
@@ -121,13 +111,13 @@ def of_files(wanted: Iterable[str], on_progress: Progress, *, keep: bool = True)
         DataError: a server does not answer.
         DiskFull: there is no room for the copies.
     """
-    by_place: dict[str, list[str]] = {}
+    by_system: dict[str, list[str]] = {}
     for address in dict.fromkeys(wanted):
-        by_place.setdefault(_host(address), []).append(address)
-    found, total = dict[str, Path](), sum(map(len, by_place.values()))
-    for place, group in by_place.items():
-        storage, done = Storage(place), len(found)
-        copies = CopyFolder(f"{place}/single files", keep=keep)
+        by_system.setdefault(_system(address), []).append(address)
+    found, total = dict[str, Path](), sum(map(len, by_system.values()))
+    for system, group in by_system.items():
+        storage, done = Storage(_host(group[0])), len(found)
+        copies = CopyFolder(f"{system}/single files", keep=keep)
         entries = {address: storage.entry(address) for address in group}
 
         def count(phase: str, files: int, _total: int, done: int = done) -> None:
@@ -135,7 +125,8 @@ def of_files(wanted: Iterable[str], on_progress: Progress, *, keep: bool = True)
 
         copies.bring(storage, list(entries.values()), count, may_miss=True)
         found |= {address: copies.path(entry.name) for address, entry in entries.items()}
-    _ADDRESSES.update((path, address) for address, path in found.items())
+    for address, path in found.items():
+        addresses.note_copy(path, address)
     return found
 
 
@@ -143,3 +134,8 @@ def _host(address: str) -> str:
     """The address of a server, or of a bucket there."""
     kind, _, rest = address.partition("://")
     return f"{kind}://{rest.partition('/')[0]}"
+
+
+def _system(address: str) -> str:
+    """What has a file system of its own: a server or bucket; all servers of the web share one."""
+    return _host(address) if addresses.is_listed(address) else addresses.protocol_of(address)

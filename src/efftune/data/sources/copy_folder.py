@@ -163,7 +163,8 @@ class CopyFolder:
             except sqlite3.OperationalError:  # such as that others use it
                 raise
             except sqlite3.DatabaseError:  # it is damaged
-                path.unlink(missing_ok=True)
+                for each in self._place.glob(f"{_INDEX}*"):  # with what SQLite has beside it
+                    each.unlink(missing_ok=True)
                 return _opened(path)
 
     @contextmanager
@@ -274,7 +275,8 @@ def _temporary(place: Path) -> Path:
 def _bytes_of(place: Path) -> int:
     """The size of the copies in a folder of the cache."""
     try:
-        with closing(sqlite3.connect(place / _INDEX, timeout=5)) as index:
+        there = f"{(place / _INDEX).as_uri()}?mode=ro"  # nothing is made where there is none
+        with closing(sqlite3.connect(there, uri=True, timeout=5)) as index:
             return int(index.execute("SELECT TOTAL(size) FROM copies").fetchone()[0])
     except sqlite3.Error:
         return 0

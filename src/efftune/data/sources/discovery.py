@@ -201,9 +201,9 @@ def _shards(pattern: str, on_progress: Progress, columns: Columns) -> list[Path]
 
 def _folder(root: Path, columns: Columns, on_progress: Progress) -> Layout:
     """A folder of shards or class folders; or, without two classes, one with a table of labels."""
-    named = [path for path in sorted(root.iterdir()) if path.name.casefold() in _LABEL_TABLES]
     if packed := shards.in_folder(root):
         return shards.read(packed, on_progress)
+    named = [path for path in sorted(root.iterdir()) if path.name.casefold() in _LABEL_TABLES]
     try:
         layout = folders.read(root, splits=columns.splits == "auto")
     except DataError:

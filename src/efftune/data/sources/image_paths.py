@@ -23,7 +23,7 @@ def pictures(
     Args:
         names: paths or patterns. A folder stands for all pictures below it. `-` reads paths from
             standard input: one per line, or NUL-terminated if the input contains a NUL. What is at
-            an address is copied first; `copies.shown` tells the address of a copy.
+            an address is copied first; `addresses.shown` tells the address of a copy.
         on_progress: called with `list` and `copy`; see `copies`.
 
     Returns:
@@ -84,7 +84,7 @@ def _matches(name: str, on_progress: Progress) -> list[Path]:
 def _add_folder(folder: Path, paths: dict[Path, None], failures: dict[Path, str]) -> None:
     rows = list(files_below(folder, folder, "", ""))
     if not any(row.usable for row in rows):
-        raise DataError(f"{copies.shown(folder)} holds no picture that can be read.")
+        raise DataError(f"{addresses.shown(folder)} holds no picture that can be read.")
     for row in rows:
         if row.usable:
             paths[row.path] = None

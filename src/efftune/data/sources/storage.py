@@ -25,7 +25,7 @@ from efftune.errors import DataError, EfftuneError, UsageError
 _AT_ONCE = 16  # requests
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.5  # before the second attempt; doubled for each further one
-# What file systems call what changes with a file's content.
+# What file systems call what changes with a file's content; what tells most about it is first.
 _VERSIONS = (
     *("ETag", "etag", "generation", "blob_id", "Content-MD5", "Digest", "Last-Modified"),
     *("LastModified", "last_modified", "mtime", "modified", "created"),
@@ -288,7 +288,7 @@ class Storage:
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    return " ".join(str(info[name]) for name in _VERSIONS if info.get(name))
+    return next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
 
 
 def _origin(error: Exception) -> Exception:

@@ -60,14 +60,13 @@ def read(
     """
     file = _opened(table, columns)
     meaning = table_columns.find(file, columns)
-    records = list(_records(file, meaning))
-    paths = (each.path.strip() for each in records)
-    at_addresses = [path for path in paths if addresses.is_address(path)]
+    cells = (row[meaning.path].strip() for _, row in file.rows([meaning.path]))
+    at_addresses = [cell for cell in cells if addresses.is_address(cell)]
     meaning.files.copies = copies.of_files(at_addresses, on_progress, keep=columns.keeps_copies)
     listed: dict[str, tuple[int, str]] = {}
     rows = [
         _example(record, table, meaning.files, _split(record, table, splits), listed)
-        for record in records
+        for record in _records(file, meaning)
     ]
     if not rows:
         raise DataError(f"{table} has a header but has no rows. Add one row per picture.")

@@ -73,12 +73,12 @@ def regression(chosen: list, others: list) -> float:
     backbone = Backbone(MODEL, device=devices.chosen("cpu"))
     paths = [path for path, _ in chosen + others]
     settings = ExtractionSettings(fit="crop", precision="f32")
-    features = extraction.extract(paths, backbone, settings, outputs=[FEATURES]).pooled()
-    labels = np.array([name for _, name in chosen + others])
-    model = LogisticRegression(max_iter=1000).fit(features[: len(chosen)], labels[: len(chosen)])
-    return recall_score(
-        labels[len(chosen) :], model.predict(features[len(chosen) :]), average="macro"
-    )
+    found = extraction.extract(paths, backbone, settings, outputs=[FEATURES])
+    features = found.pooled()  # of those that can be decoded
+    labels = np.array([name for path, name in chosen + others if path not in found.failures])
+    count = sum(path not in found.failures for path, _ in chosen)
+    model = LogisticRegression(max_iter=1000).fit(features[:count], labels[:count])
+    return recall_score(labels[count:], model.predict(features[count:]), average="macro")
 
 
 def measure(folder: Path, count: int, draw: int, way: str, place: Path) -> dict:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from efftune.evaluation.metrics import Evaluation, SplitEvaluation
     from efftune.model.architectures import build
     from efftune.model.catalogue import models
-    from efftune.model.classifier import Classifier, Prediction
+    from efftune.model.classifier import Classifier
+    from efftune.model.prediction import Prediction
     from efftune.model.published import classify
     from efftune.recipe.recipe import Recipe
     from efftune.report.source_check import Check, check
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from efftune.runs.loading import load
     from efftune.runs.run import Run
     from efftune.serving.entry import serve
+    from efftune.system.cluster import cluster
     from efftune.training.planning import Plan
 
 __version__ = "0.1.0"
@@ -39,7 +41,7 @@ _HOMES = {
     "Evaluation": "evaluation.metrics",
     "Finding": "data.inspection",
     "Plan": "training.planning",
-    "Prediction": "model.classifier",
+    "Prediction": "model.prediction",
     "Recipe": "recipe.recipe",
     "Run": "runs.run",
     "Shards": "data.packing",
@@ -48,6 +50,7 @@ _HOMES = {
     "build": "model.architectures",
     "check": "report.source_check",
     "classify": "model.published",
+    "cluster": "system.cluster",
     "compare": "runs.comparing",
     "demo": "run",
     "finish": "run",
@@ -81,6 +84,7 @@ __all__ = [
     "build",
     "check",
     "classify",
+    "cluster",
     "compare",
     "demo",
     "finish",

@@ -16,7 +16,7 @@ from efftune.delivery import sorted_files, sorting
 from efftune.delivery.sorted_files import Undone
 from efftune.delivery.sorting import Sorter
 from efftune.errors import DataError, DiskFull, UsageError
-from efftune.model.classifier import Prediction
+from efftune.model.prediction import Prediction
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ def test_killed_sorting_can_be_undone_and_goes_on(photos, tmp_path):
 import os, sys
 from pathlib import Path
 from efftune.delivery.sorting import Sorter
-from efftune.model.classifier import Prediction
+from efftune.model.prediction import Prediction
 link = os.link
 def killed(*paths):
     link(*paths)

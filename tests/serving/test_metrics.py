@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from efftune.model.classifier import Prediction
+from efftune.model.prediction import Prediction
 from efftune.serving.metrics import Expected, Metrics
 
 from .client import eventually, head

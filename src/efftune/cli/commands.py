@@ -13,7 +13,7 @@ from efftune.cli.app import app
 from efftune.cli.setting_options import ALL, COLUMNS, Output, command
 
 
-@command(app, settings=COLUMNS)
+@command(app, settings=COLUMNS, also=["cluster"])
 def check(
     source: options.Source, choices: dict[str, Any], output: Output, out: options.CheckFolder = None
 ) -> None:
@@ -61,7 +61,7 @@ def pack(
         tables.show_shards(result)
 
 
-@command(app, settings=ALL, target=True)
+@command(app, settings=ALL, also=("for", "cluster"))
 def train(
     source: options.Source,
     choices: dict[str, Any],
@@ -77,7 +77,7 @@ def train(
         _train(source, choices, output, run, resume=resume)
 
 
-@command(app, settings=tuple(key for key in ALL if key != "budget"), target=True)
+@command(app, settings=tuple(key for key in ALL if key != "budget"), also=("for", "cluster"))
 def search(
     source: options.Source,
     choices: dict[str, Any],
@@ -105,13 +105,13 @@ def search(
     _show_run(finished, output)
 
 
-@command(app)
+@command(app, also=["cluster"])
 def resume(run: options.UnfinishedRun, output: Output) -> None:
     """Go on with a run that was stopped; its result is that of a run that never was."""
     _go_on(run, output, efftune.resume)
 
 
-@command(app)
+@command(app, also=["cluster"])
 def finish(run: options.UnfinishedRun, output: Output) -> None:
     """Judge and save what a stopped run has trained so far, and train no more."""
     _go_on(run, output, efftune.finish)

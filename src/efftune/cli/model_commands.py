@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from efftune.model.classifier import Classifier
 
 
-@command(app, settings=(*COLUMNS, "device"), default="as in training")
+@command(app, settings=(*COLUMNS, "device"), default="as in training", also=["cluster"])
 def evaluate(
     run: options.RunOrExport,
     source: options.Source,
@@ -52,6 +52,7 @@ def evaluate(
     default="as in training",
     lines="csv",
     more=options.PREDICTING,
+    also=["cluster"],
 )
 def predict(
     run: options.RunOrExport,
@@ -87,6 +88,7 @@ def _loaded(run: Path, choices: dict[str, Any], precision: Any) -> "Classifier":
     default="as in training",
     lines=True,
     more=options.SORTING | options.PRECISION,
+    also=["cluster"],
 )
 def sort(
     run: options.RunOrExport,
@@ -249,7 +251,7 @@ def _show_page(kind: str, page: Path, output: Output, *, open_: bool) -> None:
         typer.launch(page.resolve().as_uri())
 
 
-@command(app, lines="csv")
+@command(app, lines="csv", also=["cluster"])
 def classify(
     images: options.Images,
     output: Output,

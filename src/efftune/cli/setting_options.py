@@ -2,7 +2,9 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -62,6 +64,15 @@ _Target = Annotated[
     ),
 ]
 
+_Cluster = Annotated[
+    str,
+    typer.Option(
+        help="Ray's workers that help: local:N, N of them on this machine; ray://HOST:PORT or "
+        "HOST:PORT, a cluster; auto, the one that RAY_ADDRESS names, if it is set.",
+        metavar="CLUSTER",
+    ),
+]
+
 COLUMNS = (
     *("path_column", "label_column", "split_column", "group_column", "root", "label_columns"),
     *("splits", "copies"),
@@ -87,7 +98,7 @@ def command(
     *,
     settings: Sequence[str] = (),
     default: str = "",
-    target: bool = False,
+    also: Collection[Literal["for", "cluster"]] = (),
     more: Mapping[str, tuple[Any, Any]] | None = None,
     lines: bool | Literal["csv"] = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -101,14 +112,15 @@ def command(
         app: the application to register the command with.
         settings: names of recipe settings to add as options; `ALL` also adds `--set`.
         default: the default that `--help` shows for these options, if it is not the recipe's.
-        target: whether to add `--for`, which sets what an application needs.
+        also: options to add: `--for`, which sets what an application needs; `--cluster`, where what
+            the function calls is computed.
         more: further options, their annotations and defaults, which the function takes together
             as `more`, by name.
         lines: whether `--json` prints one object per line; `csv` to add `--csv`, too.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        setting_options = _setting_options(settings, default, target=target)
+        setting_options = _setting_options(settings, default, target="for" in also)
         output_options = _output_options(lines)
 
         @functools.wraps(function)
@@ -121,12 +133,14 @@ def command(
                 arguments["choices"] = _made_for(arguments.pop("target", None), chosen)
             if more:
                 arguments["more"] = {name: arguments.pop(name) for name in more}
-            function(**arguments, output=output)
+            with _joined(arguments.pop("cluster", "")):
+                function(**arguments, output=output)
 
         parameters = [
             *_own_parameters(function),
             *_more_parameters(more or {}),
             *_new_parameters(setting_options, None),
+            *(_new_parameters({"cluster": _Cluster}, "auto") if "cluster" in also else []),
             *_new_parameters(output_options, False),
         ]
         # Typer builds the options from these.
@@ -136,6 +150,15 @@ def command(
         return wrapper
 
     return decorate
+
+
+def _joined(where: str) -> AbstractContextManager[Any]:
+    """Whatever computes, together with a cluster if there is one."""
+    if not where or (where == "auto" and not os.environ.get("RAY_ADDRESS")):
+        return nullcontext()
+    from efftune.system import cluster
+
+    return cluster.cluster(where)
 
 
 def _made_for(target: str | None, choices: dict[str, Any]) -> dict[str, Any]:

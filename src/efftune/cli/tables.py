@@ -15,7 +15,7 @@ from efftune.data.sources import addresses
 from efftune.evaluation.comparison import Comparison, RunScore
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.evaluation.predictions import write_csv
-from efftune.model.classifier import Prediction
+from efftune.model.prediction import Prediction
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.report import words
 from efftune.report.explanation_images import ExplanationFile

@@ -25,8 +25,9 @@ from efftune.data.formats import FORMATS, SUFFIXES
 from efftune.data.measurements import MEASUREMENTS, SIDE, Thumbnails, measure
 from efftune.data.stratified_split import OF_EACH_CLASS, stratified_order
 from efftune.errors import BadImage
-from efftune.system import files, helpers
+from efftune.system import cluster, files, helpers
 from efftune.system.machine import usable_processors
+from efftune.system.workers import Workers
 
 _CODES = {  # kinds of findings, by the reason why a file is set aside
     formats.EMPTY: "empty",
@@ -106,11 +107,15 @@ def inspect(
     measurements, thumbnails = np.zeros(len(rows), MEASUREMENTS), Thumbnails(len(rows))
     failures: dict[Path, str] = {}
     done, total = itertools.count(1), len(rows)  # counting is thread-safe
-    depth, call = bit_depth.UNKNOWN, helpers.caller(len(rows))
+    depth, helped = bit_depth.UNKNOWN, helpers.caller(len(rows))
 
-    def measure_some(numbers: Sequence[int]) -> None:
+    def measure_some(numbers: Sequence[int], workers: Workers | None) -> None:
         paths = [str(rows[i].path) for i in numbers]
-        for i, (content, reason) in zip(numbers, call(_measured, paths, depth), strict=True):
+        if workers:  # whose machines may not have the files
+            found = workers.call(_measured, [_read(path) for path in paths], depth)
+        else:
+            found = helped(_measured, paths, depth)
+        for i, (content, reason) in zip(numbers, found, strict=True):
             if reason:
                 failures[rows[i].path] = reason
             else:
@@ -118,16 +123,21 @@ def inspect(
                 thumbnails.put(i, content[MEASUREMENTS.itemsize :])
             on_progress(next(done), total)
 
-    with ThreadPoolExecutor(usable_processors(), thread_name_prefix="look") as pool:
-        looked_at = set[int]()
-        for batch in _batches(rows, is_enough):
-            looked_at.update(batch)
-            list(pool.map(measure_some, _shares(batch)))
-        failures |= {row.path: NO_TIME for i, row in enumerate(rows) if i not in looked_at}
-        deep = np.flatnonzero(measurements["kind"])
-        depth = _depth(measurements[deep])
-        total += len(deep)
-        list(pool.map(measure_some, _shares(deep.tolist())))  # again, as bright as the set tells
+    def measure_all(numbers: Sequence[int]) -> None:
+        workers = cluster.current()
+        count = workers.width if workers else usable_processors()
+        with ThreadPoolExecutor(count, thread_name_prefix="look") as pool:
+            list(pool.map(measure_some, _shares(numbers, count), itertools.repeat(workers)))
+
+    looked_at = set[int]()
+    for batch in _batches(rows, is_enough):
+        looked_at.update(batch)
+        measure_all(batch)
+    failures |= {row.path: NO_TIME for i, row in enumerate(rows) if i not in looked_at}
+    deep = np.flatnonzero(measurements["kind"])
+    depth = _depth(measurements[deep])
+    total += len(deep)
+    measure_all(deep.tolist())  # again, as bright as the set tells
     usable = [i for i, row in enumerate(rows) if row.path not in failures]
     hashes = {rows[i].path: measurements["sha256"][i].tobytes().hex() for i in usable}
     thumbnails.choose(usable)
@@ -135,19 +145,37 @@ def inspect(
     return found, measurements[usable] if failures else measurements, thumbnails
 
 
-def _shares(numbers: Sequence[int]) -> list[Sequence[int]]:
+def _shares(numbers: Sequence[int], threads: int) -> list[Sequence[int]]:
     """Numbers of pictures that are measured by one call each: a helper's answer costs a wait."""
-    size = max(1, min(_TOGETHER, len(numbers) // (4 * usable_processors())))
+    size = max(1, min(_TOGETHER, len(numbers) // (4 * threads)))
     return [numbers[i : i + size] for i in range(0, len(numbers), size)]
 
 
-def _measured(paths: Sequence[str], depth: BitDepth) -> list[tuple[bytes, str]]:
-    """What is measured on pictures, as bytes: few to send. Or the reason why nothing is."""
+def _read(path: str) -> bytes | BadImage:
+    """The content of a file, or why it cannot be read."""
+    try:
+        return picture_bytes.read(Path(path))
+    except BadImage as error:
+        return error
+
+
+def _measured(
+    pictures: Sequence[str | bytes | BadImage], depth: BitDepth
+) -> list[tuple[bytes, str]]:
+    """What is measured on pictures, as bytes: few to send. Or the reason why nothing is.
+
+    Args:
+        pictures: paths, or what `_read` returns.
+        depth: of the set, if it is known.
+    """
     found = []
-    for path in paths:
+    for picture in pictures:
         content, reason = b"", ""
         try:
-            content = measure(picture_bytes.read(Path(path)), depth).tobytes()
+            read = _read(picture) if isinstance(picture, str) else picture
+            if isinstance(read, BadImage):
+                raise read
+            content = measure(read, depth).tobytes()
         except BadImage as error:
             reason = error.reason
         except Exception as error:  # noqa: BLE001  (one picture must not end a run)

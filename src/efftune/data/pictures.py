@@ -39,6 +39,35 @@ def path_of(picture: Picture) -> Path | None:
     return files.user_path(picture) if isinstance(picture, str | Path) else None
 
 
+def sendable(picture: Picture) -> bytes | Image.Image | NDArray[np.uint8]:
+    """The picture as another process can decode it: the bytes of a file instead of its path.
+
+    Raises:
+        BadImage: it cannot be read.
+        UsageError: it is of another kind; see `decode`.
+    """
+    path = path_of(picture)
+    if path is not None:
+        return picture_bytes.read(path)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return bytes(picture)
+    if isinstance(picture, Image.Image | np.ndarray):
+        return picture
+    if isinstance(picture, str | Path) or not hasattr(picture, "read"):
+        raise UsageError(f"{_KINDS} Received: {type(picture).__name__}.")
+    content = picture.read()
+    if not isinstance(content, bytes):
+        raise UsageError("The file object returns text. Open the file with mode 'rb'.")
+    return content
+
+
+def decoded_alone(
+    picture: Picture, size: int, fit: Framing, depth: BitDepth = bit_depth.UNKNOWN
+) -> Pixels:
+    """The pixels of a picture as the only view of it, uint8 (1, size, size, 3); see `decode`."""
+    return decode(picture, size, fit, depth)[None]
+
+
 def decode(
     picture: Picture, size: int, fit: Framing, depth: BitDepth = bit_depth.UNKNOWN
 ) -> Pixels:
@@ -59,19 +88,11 @@ def decode(
         BadImage: the picture cannot be decoded.
         UsageError: it is none of these.
     """
-    if isinstance(picture, str | Path):
-        return images.decode(picture_bytes.read(files.user_path(picture)), size, fit, depth)
-    if isinstance(picture, bytes | bytearray | memoryview):
-        return images.decode(bytes(picture), size, fit, depth)
-    if isinstance(picture, Image.Image):
-        return images.of_image(picture, size, fit, depth)
-    if isinstance(picture, np.ndarray):
-        return images.of_image(_from_array(picture), size, fit, depth)
-    if not hasattr(picture, "read"):
-        raise UsageError(f"{_KINDS} Received: {type(picture).__name__}.")
-    content = picture.read()
-    if not isinstance(content, bytes):
-        raise UsageError("The file object returns text. Open the file with mode 'rb'.")
+    content = sendable(picture)
+    if isinstance(content, Image.Image):
+        return images.of_image(content, size, fit, depth)
+    if isinstance(content, np.ndarray):
+        return images.of_image(_from_array(content), size, fit, depth)
     return images.decode(content, size, fit, depth)
 
 

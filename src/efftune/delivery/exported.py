@@ -23,10 +23,11 @@ from efftune.delivery import answering, reading
 from efftune.delivery import receipt as receipts
 from efftune.delivery.reading import KINDS, MOST_BYTES
 from efftune.errors import DataError, UsageError
-from efftune.model.classifier import Classifier, ModelOutputs, Prediction
+from efftune.model.classifier import Classifier
 from efftune.model.engines import engine
 from efftune.model.engines.engine import Item
 from efftune.model.engines.openvino_check import MOST_CLASSES, MOST_SIDE
+from efftune.model.prediction import ModelOutputs, Prediction
 from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.inputs import Fit
 from efftune.system import files, machine
@@ -203,11 +204,7 @@ class ExportedClassifier(Classifier):
 
     @property
     def model(self) -> "keras.Model":
-        """There is none.
-
-        Raises:
-            UsageError: always.
-        """
+        """There is none: a UsageError is raised."""
         raise UsageError(f"{self.path} is an export, which has no Keras model. Load its run.")
 
     def _prediction(
@@ -224,6 +221,8 @@ class _Answers:
         description: of the file.
         runtime: what computes it, with its version.
     """
+
+    can_be_sent = False
 
     def __init__(self, path: Path):
         self._path = path

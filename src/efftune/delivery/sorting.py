@@ -17,7 +17,8 @@ from xml.sax.saxutils import escape
 
 from efftune.delivery.sorted_files import UNDO, Placed, held, note, record_of, recorded
 from efftune.errors import DataError, UsageError
-from efftune.model.classifier import Classifier, Prediction
+from efftune.model.classifier import Classifier
+from efftune.model.prediction import Prediction
 from efftune.system import files
 
 UNSURE = "unsure"

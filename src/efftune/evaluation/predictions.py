@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from efftune.data.examples import Example, Split
 from efftune.data.sources import addresses
 from efftune.errors import DataError
-from efftune.model.classifier import Prediction
+from efftune.model.prediction import Prediction
 from efftune.system import files
 
 FILE = "predictions.csv"

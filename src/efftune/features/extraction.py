@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from efftune.data import augmentation, bit_depth, images, picture_bytes
 from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import NO_TIME
-from efftune.data.images import Pixels
 from efftune.errors import BadImage, DataError
 from efftune.features.cache import MAPPED_BYTES, SHARD_ROWS, CachedRows, Digest, FeatureCache
 from efftune.features.views import MIRRORED, views_of
 from efftune.model.backbone import FEATURES, POOLED, Backbone
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
+from efftune.model.engines import running
 from efftune.model.engines.engine import Precision
+from efftune.model.engines.running import Loading
 from efftune.recipe.inputs import Fit
 from efftune.recipe.training import Flip, Strength
 from efftune.system import files, helpers
@@ -166,7 +167,7 @@ def extract(
     network = backbone.pretrained(outputs, precision=settings.precision, dtypes=dtypes)
     for part in work.parts():
         try:
-            network.run(part, work.load, work.deliver, views=len(views))
+            running.run(network, part, work.loading, work.deliver, views=len(views))
         finally:  # so that an interrupted run does not lose what it has computed
             work.store()
     return work.result()
@@ -227,22 +228,32 @@ class _Extraction:
             }
             yield self._part
 
-    def load(self, i: int) -> Pixels | None:
-        """The views to run the network on; None if all are cached or the picture is unreadable."""
+    @property
+    def loading(self) -> Loading[int]:
+        """How pictures become the views to run the network on."""
+        return Loading(self._read, views_of, self._failed, self._call)
+
+    def _read(self, i: int) -> tuple[Any, ...] | None:
+        """What `views_of` is called with; None if all is cached or the picture is unreadable."""
         try:
             if self._is_enough:
                 raise BadImage(NO_TIME)
             content = picture_bytes.read(self.paths[i])
             digest = self.digests[i] = hashlib.sha256(content).digest()
+            sent = pickle.PickleBuffer(content)  # not copied to be sent
             if not self.caches:
-                self._views(content, digest, (0,))
+                self._call(views_of, sent, digest, self.size, self.settings, (0,))
             if not all(digest in cache for cache in self.caches.values()):
-                return self._views(content, digest, self.views)
+                return sent, digest, self.size, self.settings, self.views
         except BadImage as error:
-            self.failures[self.paths[i]] = error.reason
-        for _ in self.views:
-            self._count()
+            self._failed(i, error.reason)
+            return None
+        self._count_all()
         return None
+
+    def _failed(self, i: int, reason: str) -> None:
+        self.failures[self.paths[i]] = reason
+        self._count_all()
 
     def deliver(self, i: int, number: int, outputs: list[NDArray[Any]]) -> None:
         """Collect the network's outputs for a view."""
@@ -254,6 +265,10 @@ class _Extraction:
         with self._lock:
             self._delivered[i] += 1
         self._count()
+
+    def _count_all(self) -> None:
+        for _ in self.views:
+            self._count()
 
     def _count(self) -> None:
         if self.on_done():
@@ -276,11 +291,6 @@ class _Extraction:
         digests = [self.digests[i] for i in readable]
         rows = {place: CachedRows(cache, digests) for place, cache in self.caches.items()}
         return Features(rows, sha256s, self.failures, self.computed)
-
-    def _views(self, content: bytes, digest: Digest, views: Sequence[int]) -> Pixels:
-        sent = pickle.PickleBuffer(content)  # not copied to be sent
-        found: Pixels = self._call(views_of, sent, digest, self.size, self.settings, views)
-        return found
 
 
 def extract_pooled(
@@ -312,22 +322,21 @@ def extract_pooled(
         (len(paths), *backbone.shape(output)), np.float32
     )
 
-    call = helpers.caller(len(paths))
-
-    def load(i: int) -> Pixels:
+    def read(i: int) -> tuple[Any, ...] | None:
         try:
             content = pickle.PickleBuffer(picture_bytes.read(paths[i]))
-            views: Pixels = call(views_of, content, b"", backbone.image_size, settings, (0,))
         except BadImage as error:
-            raise DataError(
-                f"{paths[i]} changed during the run: {error.reason}. Start again."
-            ) from None
-        return views
+            failed(i, error.reason)
+        return content, b"", backbone.image_size, settings, (0,)
+
+    def failed(i: int, reason: str) -> NoReturn:
+        raise DataError(f"{paths[i]} changed during the run: {reason}. Start again.")
 
     def deliver(i: int, _view: int, outputs: list[NDArray[np.float32]]) -> None:
         features[i] = outputs[0]
         on_progress()
 
     network = backbone.trained(output, mirrored=mirrored)
-    network.run(range(len(paths)), load, deliver)
+    loading = Loading(read, views_of, failed, helpers.caller(len(paths)))
+    running.run(network, range(len(paths)), loading, deliver)
     return features

@@ -2,122 +2,29 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence, Sized
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from efftune.data import bit_depth
 from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
-from efftune.data.pictures import Picture, decode, listed, path_of, thumbnail
+from efftune.data.pictures import Picture, decode, decoded_alone, listed, path_of, sendable
 from efftune.data.resizing import Framing
-from efftune.data.sources import addresses
 from efftune.errors import BadImage, DataError, UsageError
-from efftune.model.engines import devices
+from efftune.model.engines import devices, running
 from efftune.model.engines.devices import Device
 from efftune.model.engines.engine import Engine, Network, Precision
+from efftune.model.engines.running import Loading
+from efftune.model.prediction import ModelOutputs, Prediction
 from efftune.model.uncertainty import Uncertainty
-from efftune.system import text
 
 if TYPE_CHECKING:
     import keras
-
-_SIDE = 128  # pixels of the picture that a notebook shows
-
-
-@dataclass(frozen=True, repr=False)
-class Prediction:
-    """The prediction for one picture.
-
-    Attributes:
-        path: the picture; None if it was not given as a path.
-        label: the most probable class.
-        confidence: its probability, 0 to 1.
-        top: the most probable classes with their probabilities, in descending order.
-        unsure: whether the confidence is too low to rely on.
-        unlike: whether the picture is out-of-distribution: unlike the training pictures; None for
-            exported files, which cannot tell.
-        class_index: position of the class in `Classifier.class_names`.
-        index: position of the picture among those given.
-        top_indices: positions of the classes of `top` in `Classifier.class_names`.
-        wordnet_ids: WordNet ids of the classes of `top`, such as `n02123045`; empty if the classes
-            are not ImageNet's.
-    """
-
-    path: Path | None
-    label: str
-    confidence: float
-    top: tuple[tuple[str, float], ...]
-    unsure: bool = False
-    unlike: bool | None = False
-    class_index: int = 0
-    index: int = 0
-    top_indices: tuple[int, ...] = ()
-    wordnet_ids: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        """The class, its probability and the flags."""
-        flags = "".join(f", {flag}" for flag in ("unsure", "unlike") if getattr(self, flag))
-        where = f"{str(self.path)!r}: " if self.path else ""
-        return f"Prediction({where}{self.label!r}, {self.confidence:.3f}{flags})"
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the picture, if its file can be read, and the classes."""
-        picture: str | Markup = ""
-        if self.path is not None:
-            with suppress(BadImage):
-                picture = text.thumbnail(thumbnail(self.path, _SIDE), _SIDE)
-        flags = {"unsure": self.unsure, "unlike the training pictures": self.unlike}
-        marked = ", ".join(flag for flag, is_set in flags.items() if is_set)
-        rows = [(text.name(label), text.bar(share)) for label, share in self.top]
-        told = Markup("<b>{}</b>{}{}<small>{}</small>").format(
-            text.name(self.label),
-            f" ({marked})" if marked else "",
-            text.table(("class", "probability"), rows),
-            "" if self.path is None else text.name(str(self.path)),
-        )
-        return str(text.beside(picture, told))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The prediction as values for JSON; `path` is None if there is none."""
-        return {
-            **{"path": addresses.shown(self.path), "label": self.label},
-            **{"confidence": self.confidence, "class_index": self.class_index},
-            **{"unsure": self.unsure, "unlike": self.unlike},
-            "top": [self._ranked(rank) for rank in range(len(self.top))],
-        }
-
-    def _ranked(self, rank: int) -> dict[str, Any]:
-        label, confidence = self.top[rank]
-        ids = {"class_index": self.top_indices, "wordnet_id": self.wordnet_ids}
-        return {
-            **{"label": label, "confidence": confidence},
-            **{name: values[rank] for name, values in ids.items() if values},
-        }
-
-
-@dataclass(frozen=True)
-class ModelOutputs:
-    """Outputs of a classifier for many pictures.
-
-    Attributes:
-        probabilities: float32 (pictures, classes), zero where a picture cannot be decoded.
-        distances: distance to the training pictures, float32 (pictures,); 0 without a detector.
-        failures: the reason, by position, for each picture that cannot be decoded.
-        paths: the pictures; None for one that was not given as a path.
-    """
-
-    probabilities: NDArray[np.float32]
-    distances: NDArray[np.float32]
-    failures: dict[int, str]
-    paths: list[Path | None]
 
 
 class Classifier:
@@ -240,7 +147,7 @@ class Classifier:
 
     def predict_decoded(self, pixels: Pixels, top: int = 1) -> Prediction:
         """Predict the class of a picture that `decode` has returned; see `predict`."""
-        outputs = self._outputs([pixels], lambda each: each)
+        outputs = self._outputs([pixels], lambda each: (each, 0), np.expand_dims)
         return self._prediction(outputs, 0, top, path=None, raw=False)
 
     def probabilities(
@@ -268,12 +175,17 @@ class Classifier:
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> ModelOutputs:
         """Probabilities and distances of pictures; see `predict` for the arguments."""
-        return self._outputs(pictures, self.decode, on_progress)
+
+        def read(picture: Picture) -> tuple[Any, ...]:
+            return sendable(picture), self.image_size, self.fit, self.depth
+
+        return self._outputs(pictures, read, decoded_alone, on_progress)
 
     def _outputs(
         self,
         pictures: Iterable[Picture],
-        decode: Callable[[Any], Pixels],
+        read: Callable[[Any], tuple[Any, ...]],
+        decode: Callable[..., Pixels],
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> ModelOutputs:
         total = len(pictures) if isinstance(pictures, Sized) else 0
@@ -283,15 +195,18 @@ class Classifier:
         paths: dict[int, Path | None] = {}
         done = itertools.count(1)  # safe to use from several threads
 
-        def load(item: tuple[int, Picture]) -> Pixels | None:
+        def read_one(item: tuple[int, Picture]) -> tuple[Any, ...] | None:
             i, picture = item
             paths[i] = path_of(picture)
             try:
-                return decode(picture)[None]
+                return read(picture)
             except BadImage as error:
-                failures[i] = error.reason
-                on_progress(next(done), total)
+                failed(item, error.reason)
                 return None
+
+        def failed(item: tuple[int, Picture], reason: str) -> None:
+            failures[item[0]] = reason
+            on_progress(next(done), total)
 
         def deliver(item: tuple[int, Picture], _: int, values: list[NDArray[np.float32]]) -> None:
             self._require_fitting(values)
@@ -299,7 +214,7 @@ class Classifier:
             rows[item[0]] = values[0].copy(), distance
             on_progress(next(done), total)
 
-        self.network.run(enumerate(pictures), load, deliver)
+        running.run(self.network, enumerate(pictures), Loading(read_one, decode, failed), deliver)
         count = len(paths)
         nothing = np.zeros(len(self.class_names), np.float32), 0.0
         found = [rows.get(i, nothing) for i in range(count)]

@@ -13,7 +13,8 @@ from efftune.errors import DataError
 from efftune.model import catalogue
 from efftune.model.backbone import VERSION as BACKBONE_VERSION
 from efftune.model.backbone import Backbone
-from efftune.model.classifier import Classifier, Prediction
+from efftune.model.classifier import Classifier
+from efftune.model.prediction import Prediction
 from efftune.model.saving import save
 from efftune.model.weights_table import IMAGENET
 from efftune.system import files

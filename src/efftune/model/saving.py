@@ -107,7 +107,7 @@ def _write_openvino(
     *,
     mirrored: bool,
 ) -> None:
-    from efftune.model.engines import openvino_engine
+    from efftune.model.engines import openvino_engine, openvino_heads
 
     is_published = not backbone.weights_changed and not mirrored
     output = backbone.features_of(head[0])
@@ -116,7 +116,7 @@ def _write_openvino(
         mirrored=mirrored,
         cached=backbone.conversion(openvino_engine, [output]) if is_published else None,
     )
-    openvino_engine.write_classifier(openvino_engine.with_head(converted, *head), folder)
+    openvino_engine.write_classifier(openvino_heads.with_head(converted, *head), folder)
 
 
 def summary(folder: Path) -> str:

@@ -21,7 +21,7 @@ from efftune.model.engines import devices
 from efftune.recipe.recipe import Recipe
 from efftune.report import plots, thumbnails
 from efftune.runs import unfinished
-from efftune.system import files, machine
+from efftune.system import cluster, files, machine
 from efftune.system.journal import RECORD
 from efftune.system.progress import Timer
 from efftune.training import goal, history, validation
@@ -150,6 +150,7 @@ class RunContents:
             "budget": timer.budget.seconds if timer.budget.is_limited else 0,
             "versions": machine.versions(),
             "machine": machine.machine() | self._computed_on(),
+            "cluster": {} if (costs := cluster.costs()) is None else costs.to_dict(),
             "head": {"strength": training.head.strength, "accuracy": self.view_accuracy},
             "plan": self.plan.to_dict(),
             "stages": [stage.to_dict() for stage in training.stages],

@@ -14,7 +14,8 @@ from efftune.data import pictures
 from efftune.data.images import Pixels
 from efftune.errors import BadImage
 from efftune.evaluation.explanation import Explainer
-from efftune.model.classifier import Classifier, Prediction
+from efftune.model.classifier import Classifier
+from efftune.model.prediction import Prediction
 from efftune.report import explanation_images
 from efftune.serving.metrics import Metrics
 

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from efftune.errors import DataError, DiskFull
 from efftune.evaluation.predictions import write_csv
-from efftune.model.classifier import Prediction
+from efftune.model.prediction import Prediction
 from efftune.serving import inference_protocol, receiving
 from efftune.serving.answering import BUSY, Busy, Explaining, Gone, Predicting, Unreadable
 from efftune.serving.feedback import Correction, Keeping

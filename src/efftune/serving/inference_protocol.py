@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from efftune.data.images import Pixels
-from efftune.model.classifier import Prediction
+from efftune.model.prediction import Prediction
 from efftune.serving import receiving
 from efftune.serving.answering import Predicting, Unreadable
 from efftune.serving.guard import route

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from efftune.evaluation.metrics import wilson
-from efftune.model.classifier import Prediction
+from efftune.model.prediction import Prediction
 
 _RECENT = 1000  # answers that the shares of now are computed over
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)

@@ -12,7 +12,7 @@ from efftune.data import picture_bytes
 from efftune.delivery.sorted_files import held, recorded
 from efftune.delivery.sorting import Sorted, Sorter
 from efftune.errors import BadImage, DiskFull, EfftuneError, UsageError
-from efftune.model.classifier import Prediction
+from efftune.model.prediction import Prediction
 from efftune.serving.answering import Predicting, Unreadable
 from efftune.serving.service import Service
 from efftune.serving.settings import POLL

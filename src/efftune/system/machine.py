@@ -21,6 +21,8 @@ _PACKAGES = (
     "scikit-learn",
 )
 
+_most = [2**31]
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that affect results."""
@@ -60,8 +62,17 @@ def own_program(module: str, *arguments: str) -> tuple[list[str], dict[str, str]
     return [sys.executable, "-P", "-m", module, *arguments], environment
 
 
+def use_processors(most: int) -> None:
+    """Let this process use at most so many processors: the others are for others."""
+    _most[0] = most
+
+
 def usable_processors() -> int:
     """Number of logical processors available to this process."""
+    return min(_most[0], _available())
+
+
+def _available() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

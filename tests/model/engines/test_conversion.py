@@ -4,7 +4,7 @@ import pytest
 from keras import layers
 
 from efftune.model import lite
-from efftune.model.engines import openvino_engine
+from efftune.model.engines import openvino_engine, openvino_heads
 from efftune.model.engines.conversion import convert
 from efftune.model.engines.openvino_engine import Network
 from model.conftest import each, shaken
@@ -66,7 +66,7 @@ def test_head_is_carried_on_to_probabilities():
     pixels = random.integers(0, 256, (2, 32, 32, 3), np.uint8)
     logits = run(backbone, pixels) @ kernel + bias
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    assert run(openvino_engine.with_head(backbone, kernel, bias), pixels) == pytest.approx(
+    assert run(openvino_heads.with_head(backbone, kernel, bias), pixels) == pytest.approx(
         expected, abs=1e-5
     )
 

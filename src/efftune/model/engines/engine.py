@@ -26,7 +26,13 @@ WINDOW_BYTES = 256 * 2**20  # maximum size of the decoded pictures that wait for
 
 
 class Network(Protocol):
-    """A frozen network, ready to run; it is compiled when the first picture has been decoded."""
+    """A frozen network, ready to run; it is compiled when the first picture has been decoded.
+
+    Attributes:
+        can_be_sent: whether it can be pickled, for other machines.
+    """
+
+    can_be_sent: bool
 
     def run(
         self,

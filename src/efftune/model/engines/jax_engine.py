@@ -186,6 +186,8 @@ class Network:
             memory are given up.
     """
 
+    can_be_sent = False
+
     def __init__(self, load: Callable[[], tuple[Any, Any]], *, size: int):
         """Describe a network.
 

@@ -5,7 +5,9 @@ Does not need a training framework, but to convert a network for the first time.
 
 import errno
 import os
+import platform
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -18,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
-from openvino import opset13 as ops
 from openvino.preprocess import PrePostProcessor
 
 from efftune.data.images import Pixels
-from efftune.errors import EfftuneWarning
+from efftune.errors import EfftuneWarning, UsageError
 from efftune.model.engines import engine, openvino_check
 from efftune.model.engines.engine import OPENVINO_FILE, Item, Precision
+from efftune.model.engines.openvino_heads import with_head
 from efftune.model.engines.openvino_requests import Requests
 from efftune.system import files
 from efftune.system.machine import usable_processors
@@ -82,7 +84,7 @@ def classifier(
 
 def explainer(folder: Path, *, size: int) -> tuple["Network", NDArray[np.float32]]:
     """See `Engine`."""
-    from efftune.model.engines.activations import with_activations
+    from efftune.model.engines.openvino_heads import with_activations
 
     with openvino_check.using(folder / OPENVINO_FILE):
         model, kernel = with_activations(read_classifier(folder))
@@ -180,29 +182,6 @@ def write(model: ov.Model, path: Path, *, half: bool = False) -> None:
         raise OSError(number, "cannot be written; the disk may be full", str(path.parent)) from None
 
 
-def with_head(
-    backbone: ov.Model, kernel: NDArray[np.float32], bias: NDArray[np.float32]
-) -> ov.Model:
-    """Add a softmax head to a backbone, like `saving.keras_classifier` for Keras.
-
-    Args:
-        backbone: from `conversion.convert`, with features (batch, features) as its output.
-        kernel: shape (features, classes).
-        bias: shape (classes,).
-
-    Returns:
-        A model with two outputs: `probabilities`, then `features`.
-    """
-    copy = backbone.clone()
-    features = copy.output(0).get_node().input_value(0)
-    features.tensor.set_names({"features"})
-    logits = ops.add(ops.matmul(features, kernel, False, False), bias[None])
-    probabilities = ops.softmax(logits, 1)
-    probabilities.output(0).tensor.set_names({"probabilities"})
-    name = backbone.get_friendly_name()
-    return ov.Model([probabilities, ops.result(features)], copy.get_parameters(), name)
-
-
 class Network:
     """An OpenVINO model compiled for this machine's CPU, with uint8 pixels as input.
 
@@ -215,6 +194,8 @@ class Network:
         batch_size: number of views per request.
         idle: requests that are not under way; later runs use them again.
     """
+
+    can_be_sent = True
 
     def __init__(
         self,
@@ -238,6 +219,15 @@ class Network:
         self._load_model = load_model
         self._dtypes = dtypes
         self._begin()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the model itself: what it was loaded from is not on other machines."""
+        choices = {"size": self.size, "precision": self.precision, "dtypes": tuple(self._dtypes)}
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / "model.xml"
+            write(self._load_model(), path)
+            content = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+        return _received, (*content, choices, self.batch_size)
 
     def _begin(self) -> None:
         self.idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
@@ -275,11 +265,14 @@ class Network:
             processor.output(i).tensor().set_element_type(_TYPES[dtype])
         model = processor.build()
         model.reshape([self.batch_size, self.size, self.size, 3])
-        return ov.Core().compile_model(
-            model,
-            "CPU",
-            {"NUM_STREAMS": usable_processors(), "INFERENCE_PRECISION_HINT": self.precision},
-        )
+        processors = usable_processors()
+        properties = {
+            **{"NUM_STREAMS": processors, "INFERENCE_NUM_THREADS": processors},
+            "INFERENCE_PRECISION_HINT": self.precision,
+            # Or all processes that use only some processors would use the same ones.
+            "ENABLE_CPU_PINNING": processors == os.cpu_count(),
+        }
+        return ov.Core().compile_model(model, "CPU", properties)
 
     def prepare(self) -> None:
         """See `engine.Network`: there is nothing that takes long."""
@@ -301,6 +294,23 @@ class Network:
             requests.finish()
         finally:
             requests.release()
+
+
+def _received(
+    description: bytes, weights: bytes, choices: dict[str, Any], batch_size: int
+) -> Network:
+    """A network from another machine.
+
+    Raises:
+        UsageError: this one cannot compute as precisely, or only that.
+    """
+    if choices["precision"] == "bf16" and fastest_precision() != "bf16":
+        raise UsageError(
+            f"The processor of {platform.node()} has no bfloat16: use --precision f32."
+        )
+    network = Network(lambda: ov.Core().read_model(description, weights), **choices)
+    network.batch_size = batch_size
+    return network
 
 
 class _SavedNetwork(Network):

@@ -1,4 +1,4 @@
-"""Access to the activations of a saved classifier, for class activation maps."""
+"""Heads of OpenVINO classifiers: added to a backbone; with what they see, for heat maps."""
 
 from typing import Any
 
@@ -10,11 +10,34 @@ from openvino import opset13 as ops
 Array = NDArray[np.float32]
 
 
+def with_head(
+    backbone: ov.Model, kernel: NDArray[np.float32], bias: NDArray[np.float32]
+) -> ov.Model:
+    """Add a softmax head to a backbone, like `saving.keras_classifier` for Keras.
+
+    Args:
+        backbone: from `conversion.convert`, with features (batch, features) as its output.
+        kernel: shape (features, classes).
+        bias: shape (classes,).
+
+    Returns:
+        A model with two outputs: `probabilities`, then `features`.
+    """
+    copy = backbone.clone()
+    features = copy.output(0).get_node().input_value(0)
+    features.tensor.set_names({"features"})
+    logits = ops.add(ops.matmul(features, kernel, False, False), bias[None])
+    probabilities = ops.softmax(logits, 1)
+    probabilities.output(0).tensor.set_names({"probabilities"})
+    name = backbone.get_friendly_name()
+    return ov.Model([probabilities, ops.result(features)], copy.get_parameters(), name)
+
+
 def with_activations(model: Any) -> tuple[Any, Array]:
     """Add the activations whose means are the features to a classifier's outputs.
 
     Args:
-        model: an OpenVINO classifier, as returned by `openvino_engine.with_head`.
+        model: an OpenVINO classifier, as returned by `with_head`.
 
     Returns:
         A model that outputs probabilities (pictures, classes) and, for each stage that the head

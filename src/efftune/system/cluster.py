@@ -1,0 +1,154 @@
+"""The cluster that helps this process: joined for a block of work, by Ray."""
+
+import importlib
+import importlib.util
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from efftune.errors import EfftuneError, UsageError
+from efftune.system.workers import Costs, Workers
+
+_AUTO = "auto"
+_LOCAL = re.compile(r"local:(\d{1,4})")
+_STORE_BYTES = 512 * 2**20  # what waits to be sent or taken, on this machine
+# Ports on this machine are for this machine only; Ray has this for other systems than Linux.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+_joined: list["_Connection"] = []
+
+
+def current() -> Workers | None:
+    """The workers that help this process; None if it computes by itself, as it does at first.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    return _joined[-1].workers if _joined else None
+
+
+@contextmanager
+def cluster(where: str) -> Iterator[None]:
+    """Let the workers of a cluster help with whatever is called in the block.
+
+    They decode pictures and compute frozen networks, on their processors; the results are the same.
+
+    Args:
+        where: `local:N`, N workers on this machine, which help once they have started;
+            `ray://HOST:PORT`, a Ray cluster's client server; `HOST:PORT`, the head of a Ray cluster
+            that this machine is part of; or `auto`, the cluster that the environment variable
+            RAY_ADDRESS names, and without it none.
+
+    Raises:
+        UsageError: there is no such cluster, or Ray is not installed.
+    """
+    address = os.environ.get("RAY_ADDRESS", "") if where == _AUTO else where
+    if not address:
+        yield
+        return
+    connection = _Connection(address)
+    _joined.append(connection)
+    try:
+        yield
+    finally:
+        _joined.remove(connection)
+        connection.end()
+
+
+class _Connection:
+    """A connection of this process to a cluster.
+
+    Attributes:
+        costs: what the cluster has computed.
+    """
+
+    def __init__(self, address: str):
+        """Connect to a cluster; one on this machine begins to start.
+
+        Raises:
+            UsageError: there is no such cluster, or Ray is not installed.
+        """
+        match = _LOCAL.fullmatch(address)
+        if (match and not int(match[1])) or not (match or ":" in address):
+            raise UsageError(
+                f"{address} is no cluster. Use local:N, N workers on this machine; "
+                "ray://HOST:PORT; or HOST:PORT."
+            )
+        if importlib.util.find_spec("ray") is None:
+            raise UsageError('A cluster needs Ray: pip install "efftune[ray]"')
+        self._workers: Workers | None = None
+        self._problem: EfftuneError | None = None
+        self._is_known, self._ended = threading.Event(), threading.Event()
+        arguments = address, int(match[1]) if match else 0
+        self._thread = threading.Thread(target=self._serve, args=arguments, daemon=True)
+        self._thread.start()
+        if not match:
+            self._is_known.wait()
+            self.workers  # noqa: B018  (raises what is wrong)
+
+    @property
+    def workers(self) -> Workers | None:
+        """The workers, once there are some."""
+        if self._problem is not None:
+            raise self._problem
+        return self._workers
+
+    @property
+    def costs(self) -> Costs:
+        """What the cluster has computed so far."""
+        return self._workers.costs if self._workers else Costs()
+
+    def _serve(self, address: str, count: int) -> None:
+        """Be connected until the end. What Ray starts ends with the thread that started it."""
+        try:
+            is_ours = _connect(address, count)
+            self._workers = Workers()
+        except Exception as error:  # noqa: BLE001  (Ray raises many kinds)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self._problem = UsageError(f"No Ray cluster can be used at {address}: {reason}")
+            return
+        finally:
+            self._is_known.set()
+        self._ended.wait()
+        self._workers.end()
+        if is_ours:
+            import ray
+
+            ray.shutdown()
+
+    def end(self) -> None:
+        """Let the workers go, and disconnect if nobody was connected before."""
+        self._ended.set()
+        self._thread.join()
+
+
+def _connect(address: str, count: int) -> bool:
+    """Connect this process to a cluster, or start one with so many workers.
+
+    Returns:
+        Whether it was not connected before.
+    """
+    if count:
+        os.environ.update({name: os.environ.get(name, x) for name, x in _LOOPBACK.items()})
+    import ray
+
+    if ray.is_initialized():
+        return False
+    choices: dict[str, Any] = {"address": address}
+    if count:
+        choices = {"address": "local", "num_cpus": count, "include_dashboard": False}
+        choices["object_store_memory"] = _STORE_BYTES
+    ray.init(**choices, logging_level=logging.CRITICAL, log_to_driver=False)
+    worker: Any = importlib.import_module("ray._private.worker")
+    if hasattr(worker, "_worker_logs_enabled"):  # Ray's own debugger sets it, too
+        worker._worker_logs_enabled = False  # or Ray prints to stdout what we say ourselves
+    return True
+
+
+def costs() -> Costs | None:
+    """What the cluster has computed so far that this process has joined; None if it has not."""
+    return _joined[-1].costs if _joined else None

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,10 @@ from efftune.errors import EfftuneError, UsageError
 from efftune.system.workers import Costs, Workers
 
 _AUTO = "auto"
-_LOCAL = re.compile(r"local:(\d{1,4})")
+_LOCAL = re.compile(r"local:([1-9]\d{0,3})")
+_ADDRESS = re.compile(r"(?!local:)(?:ray://)?([^:/]+|\[[0-9a-f:]+\]):(\d{1,5})")
+_SECONDS = 10.0  # for an answer
+_LONGEST_SECONDS = 60.0  # for a connection
 _STORE_BYTES = 512 * 2**20  # what waits to be sent or taken, on this machine
 # Ports on this machine are for this machine only; Ray has this for other systems than Linux.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -73,11 +77,8 @@ class _Connection:
             UsageError: there is no such cluster, or Ray is not installed.
         """
         match = _LOCAL.fullmatch(address)
-        if (match and not int(match[1])) or not (match or ":" in address):
-            raise UsageError(
-                f"{address} is no cluster. Use local:N, N workers on this machine; "
-                "ray://HOST:PORT; or HOST:PORT."
-            )
+        if match is None:
+            _require_answer(address)
         if importlib.util.find_spec("ray") is None:
             raise UsageError('A cluster needs Ray: pip install "efftune[ray]"')
         self._workers: Workers | None = None
@@ -87,7 +88,8 @@ class _Connection:
         self._thread = threading.Thread(target=self._serve, args=arguments, daemon=True)
         self._thread.start()
         if not match:
-            self._is_known.wait()
+            if not self._is_known.wait(_LONGEST_SECONDS):
+                raise UsageError(f"What answers at {address} is no Ray cluster, or is overloaded.")
             self.workers  # noqa: B018  (raises what is wrong)
 
     @property
@@ -126,6 +128,25 @@ class _Connection:
         self._thread.join()
 
 
+def _require_answer(address: str) -> None:
+    """Check that something answers at an address, for which Ray would wait for minutes.
+
+    Raises:
+        UsageError: nothing does, or it is no address.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise UsageError(
+            f"{address} is no cluster. Use local:N, N workers on this machine; ray://HOST:PORT; or "
+            "HOST:PORT."
+        )
+    try:
+        socket.create_connection((match[1].strip("[]"), int(match[2])), _SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"No Ray cluster answers at {address}: {reason}.") from None
+
+
 def _connect(address: str, count: int) -> bool:
     """Connect this process to a cluster, or start one with so many workers.
 
@@ -138,14 +159,16 @@ def _connect(address: str, count: int) -> bool:
 
     if ray.is_initialized():
         return False
+    internals: Any = importlib.import_module("ray._private.worker")
     choices: dict[str, Any] = {"address": address}
     if count:
         choices = {"address": "local", "num_cpus": count, "include_dashboard": False}
         choices["object_store_memory"] = _STORE_BYTES
+        # As above, if Ray was imported before.
+        internals.ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(**choices, logging_level=logging.CRITICAL, log_to_driver=False)
-    worker: Any = importlib.import_module("ray._private.worker")
-    if hasattr(worker, "_worker_logs_enabled"):  # Ray's own debugger sets it, too
-        worker._worker_logs_enabled = False  # or Ray prints to stdout what we say ourselves
+    if hasattr(internals, "_worker_logs_enabled"):  # Ray's own debugger sets it, too
+        internals._worker_logs_enabled = False  # or Ray prints to stdout what we say ourselves
     return True
 
 

@@ -127,6 +127,9 @@ class Workers:
             worker = self._next()
             try:
                 answer = self._ray.get(worker.actor.call.remote(function, arguments))
+            except self._ray.exceptions.RayTaskError:  # such as that it cannot be sent
+                self._free.put(worker)
+                raise
             except self._ray.exceptions.RayError as error:
                 places.append(worker.address)
                 self._replace(worker, error)
@@ -193,8 +196,8 @@ class Workers:
             self._starting[actor.ready.remote()] = actor
         reason = str(error).strip().splitlines() or [type(error).__name__]
         warnings.warn(
-            f"A worker on {worker.address} was lost ({type(error).__name__}: {reason[0][:200]}). What "
-            "it had not finished is computed again.",
+            f"A worker on {worker.address} was lost ({type(error).__name__}: {reason[0][:200]}). "
+            "What it had not finished is computed again.",
             EfftuneWarning,
             stacklevel=2,
         )
@@ -240,8 +243,8 @@ class Workers:
         ours = _versions()
         if versions != ours:
             self._problem = UsageError(
-                f"The machine {address} of the Ray cluster has {' and '.join(versions)}; this one has "
-                f"{' and '.join(ours)}. Install the same on all."
+                f"The machine {address} of the Ray cluster has {' and '.join(versions)}; this one "
+                f"has {' and '.join(ours)}. Install the same on all."
             )
             return
         with self._lock:

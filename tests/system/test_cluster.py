@@ -1,0 +1,271 @@
+"""Workers of a Ray cluster: what they compute is the same, also when some are lost."""
+
+import json
+import operator
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+
+import efftune
+from conftest import fill
+from efftune.data import picture_bytes
+from efftune.errors import BadImage, EfftuneWarning, UsageError
+from efftune.system import cluster
+from efftune.system.workers import Lost
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+CHOICES = {"image_size": 32, "test": 0.15, "seed": 3, "on_progress": None}
+FILES = ("evaluation.json", "predictions.csv", "examples.csv", "findings.csv")
+on_ray = pytest.mark.ci
+
+
+class Nodes:
+    """A real Ray cluster on this machine, of a head without processors and two other nodes."""
+
+    def __init__(self):
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster()
+        self.address = ""
+        self._add(0)
+        self.address = self._cluster.address
+        self.nodes = [self._add(1), self._add(1)]
+
+    def _add(self, processors):
+        return self._cluster.add_node(
+            num_cpus=processors, include_dashboard=False, object_store_memory=100 * 2**20
+        )
+
+    def workers(self):
+        raylets = [
+            psutil.Process(each.all_processes["raylet"][0].process.pid) for each in self.nodes
+        ]
+        found = [child for raylet in raylets for child in raylet.children(recursive=True)]
+        return [each for each in found if "_Worker" in each.cmdline()[0]]
+
+    def lose_worker(self):
+        victim = self.workers()[0]
+        victim.kill()
+        victim.wait(30)
+
+    def lose_node(self):
+        self._cluster.remove_node(self.nodes.pop(), allow_graceful=False)
+
+    def restore(self):
+        while len(self.nodes) < 2:
+            self.nodes.append(self._add(1))
+
+    def end(self):
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster._LOOPBACK.items():
+            patch.setenv(name, value)
+        found = Nodes()
+        yield found
+        found.end()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("many") / "pictures", count=50)
+
+
+@pytest.fixture(scope="module")
+def alone(pictures, tmp_path_factory):
+    """Runs of this process alone, by recipe."""
+    place = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EFFTUNE_CACHE", str(place / "cache"))
+        return {
+            recipe: efftune.train(pictures, recipe=recipe, run=place / recipe, **CHOICES, **more)
+            for recipe, more in (("quick", {}), ("balanced", {"epochs": 2, "unfreeze": "block7"}))
+        }
+
+
+def same(run, other):
+    return all((run.folder / x).read_bytes() == (other.folder / x).read_bytes() for x in FILES)
+
+
+@on_ray
+def test_a_run_is_the_same(nodes, pictures, alone, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    with efftune.cluster("auto"):
+        run = efftune.train(pictures, recipe="quick", run=tmp_path / "run", **CHOICES)
+        unread = tmp_path / "unread.png"
+        unread.write_bytes(b"nothing")
+        given = [pictures / "red" / "00.jpg", unread, (pictures / "blue" / "01.png").read_bytes()]
+        reasons = {}
+        found = run.classifier.predict(given, on_unreadable=reasons.__setitem__)
+    assert same(run, alone["quick"])
+    costs = run.record["cluster"]
+    assert costs["nodes"] == costs["workers"] == 2
+    assert costs["calls"] > 10
+    assert costs["worker_seconds"] > 0
+    assert costs["lost"] == 0
+    assert list(reasons) == [unread]
+    expected = alone["quick"].classifier.predict([given[0], given[2]])
+    assert [each.top for each in found] == [each.top for each in expected]
+    assert alone["quick"].record["cluster"] == {}
+    assert cluster.current() is None
+
+
+@on_ray
+@pytest.mark.parametrize("phase", ["inspect", "features"])
+def test_a_worker_may_be_lost_at_any_time(nodes, pictures, alone, tmp_path, phase):
+    lost = []
+
+    def on_progress(name, done, total):
+        if name.startswith(phase) and not lost:
+            lost.append(name)
+            nodes.lose_worker()
+
+    choices = CHOICES | {"on_progress": on_progress, "epochs": 2, "unfreeze": "block7"}
+    with efftune.cluster(nodes.address):
+        cluster.current().call(operator.mul, 2, 1)  # so that there is a worker that can be lost
+        with pytest.warns(EfftuneWarning, match="A worker on 127.0.0.1 was lost"):
+            run = efftune.train(pictures, recipe="balanced", run=tmp_path / "run", **choices)
+    assert lost
+    assert run.record["cluster"]["lost"] >= 1
+    assert same(run, alone["balanced"])
+
+
+@on_ray
+def test_a_worker_may_be_lost_during_prediction(nodes, pictures, alone):
+    paths = sorted(pictures.rglob("*.*"))
+    lost = []
+
+    def on_progress(done, total):
+        assert total == len(paths)
+        if not lost:
+            lost.append(done)
+            nodes.lose_worker()
+
+    with efftune.cluster(nodes.address), pytest.warns(EfftuneWarning, match="was lost"):
+        found = alone["quick"].classifier.predict(paths, on_progress=on_progress)
+    assert found == alone["quick"].classifier.predict(paths)
+
+
+@on_ray
+def test_a_node_may_be_lost(nodes, pictures, alone, tmp_path):
+    lost = []
+
+    def on_progress(name, done, total):
+        if name == "inspect" and done > 20 and not lost:
+            lost.append(name)
+            nodes.lose_node()
+
+    try:
+        with efftune.cluster(nodes.address), pytest.warns(EfftuneWarning, match="was lost"):
+            run = efftune.train(
+                pictures,
+                recipe="quick",
+                run=tmp_path / "run",
+                **CHOICES | {"on_progress": on_progress},
+            )
+    finally:
+        nodes.restore()
+    assert lost
+    assert same(run, alone["quick"])
+
+
+@on_ray
+def test_nodes_that_come_later_help(nodes):
+    nodes.lose_node()
+    with efftune.cluster(nodes.address):
+        workers = cluster.current()
+        assert workers.call(operator.mul, 2, 4) == 8
+        nodes.restore()
+        until = time.monotonic() + 60
+        while workers.costs.workers < 2 and time.monotonic() < until:
+            time.sleep(0.2)
+        assert workers.costs.workers == 2
+
+
+@on_ray
+def test_what_a_call_raises_is_raised_here(nodes):
+    with efftune.cluster(nodes.address):
+        workers = cluster.current()
+        with pytest.raises(BadImage, match="no such file"):
+            workers.call(picture_bytes.read, Path("nowhere.png"))
+        assert list(workers.map(lambda x: workers.call(operator.mul, 2, x), range(100))) == list(
+            range(0, 200, 2)
+        )
+        shared = workers.share({"a": 1})
+        assert workers.call(operator.attrgetter("value"), shared) == {"a": 1}
+
+
+@on_ray
+def test_a_call_that_kills_each_worker_ends_the_run_with_a_sentence(nodes):
+    with (
+        efftune.cluster(nodes.address),
+        pytest.warns(EfftuneWarning, match="was lost"),
+        pytest.raises(Lost, match="5 workers were lost one after the other"),
+    ):
+        cluster.current().call(os._exit, 1)
+
+
+@on_ray
+def test_workers_on_this_machine_listen_to_it_alone(pictures, tmp_path, efftune_process):
+    heard, ended = set(), threading.Event()
+
+    def listen():
+        while not ended.wait(0.05):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    open_ports = process.net_connections()
+                except psutil.Error:
+                    continue
+                heard.update(each.laddr.ip for each in open_ports if each.status == "LISTEN")
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    result = efftune_process("check", pictures, "--cluster", "local:2", "--json")
+    ended.set()
+    listener.join()
+    assert json.loads(result.stdout)["pictures"] == 150
+    assert heard
+    assert heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+@pytest.mark.parametrize("name", ["local:0", "local:x", "elsewhere", "ray://", "a b", "local:-1"])
+def test_what_is_no_cluster_is_refused(name, source, efftune_command):
+    result = efftune_command("check", source, "--cluster", name)
+    assert result.returncode == 2
+    assert f"{name} is no cluster. Use local:N" in result.stderr
+
+
+def test_an_address_where_nothing_answers_is_told_at_once(source, efftune_command, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    result = efftune_command("check", source)
+    assert result.returncode == 2
+    assert f"No Ray cluster answers at {address}" in result.stderr
+
+
+def test_without_ray_it_is_told_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"efftune\[ray\]"), efftune.cluster("local:2"):
+        pass
+
+
+def test_auto_without_an_address_needs_no_ray(monkeypatch, source):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    script = "import sys, efftune\nwith efftune.cluster('auto'): pass\nprint('ray' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.stdout.strip() == "False"

@@ -72,7 +72,7 @@ def nodes():
     if find_spec("ray") is None:
         pytest.skip("Ray is not installed")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster._LOOPBACK.items():
+        for name, value in cluster.LOOPBACK.items():
             patch.setenv(name, value)
         found = Nodes()
         yield found

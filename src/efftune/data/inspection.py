@@ -48,7 +48,8 @@ _FORMATS = tuple(FORMATS)
 
 _DEPTH_FIELDS = ("kind", "low", "high")
 _BATCH = 4096  # pictures queued for the threads at once: each needs a kilobyte of memory
-_TOGETHER = 8  # pictures measured by one call
+_TOGETHER = 8  # pictures measured by one call of a helper
+_SENT_TOGETHER = 32  # the same, of a worker elsewhere
 _SMALL_BATCH = 64  # between two looks at the clock
 _TINY = 32  # pixels: pictures with a shorter side contain little information
 _LONG = 8  # aspect ratio: cropping to a square removes most of the picture
@@ -127,7 +128,9 @@ def inspect(
         workers = cluster.current()
         count = workers.width if workers else usable_processors()
         with ThreadPoolExecutor(count, thread_name_prefix="look") as pool:
-            list(pool.map(measure_some, _shares(numbers, count), itertools.repeat(workers)))
+            most = _SENT_TOGETHER if workers else _TOGETHER
+            shares = _shares(numbers, most, count)
+            list(pool.map(measure_some, shares, itertools.repeat(workers)))
 
     looked_at = set[int]()
     for batch in _batches(rows, is_enough):
@@ -145,9 +148,9 @@ def inspect(
     return found, measurements[usable] if failures else measurements, thumbnails
 
 
-def _shares(numbers: Sequence[int], threads: int) -> list[Sequence[int]]:
+def _shares(numbers: Sequence[int], most: int, threads: int) -> list[Sequence[int]]:
     """Numbers of pictures that are measured by one call each: a helper's answer costs a wait."""
-    size = max(1, min(_TOGETHER, len(numbers) // (4 * threads)))
+    size = max(1, min(most, len(numbers) // (4 * threads)))
     return [numbers[i : i + size] for i in range(0, len(numbers), size)]
 
 

@@ -21,7 +21,7 @@ _SECONDS = 10.0  # for an answer
 _LONGEST_SECONDS = 60.0  # for a connection
 _STORE_BYTES = 512 * 2**20  # what waits to be sent or taken, on this machine
 # Ports on this machine are for this machine only; Ray has this for other systems than Linux.
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 _joined: list["_Connection"] = []
 
@@ -154,7 +154,7 @@ def _connect(address: str, count: int) -> bool:
         Whether it was not connected before.
     """
     if count:
-        os.environ.update({name: os.environ.get(name, x) for name, x in _LOOPBACK.items()})
+        os.environ.update({name: os.environ.get(name, x) for name, x in LOOPBACK.items()})
     import ray
 
     if ray.is_initialized():

@@ -67,9 +67,8 @@ class Nodes:
         return bool(found)
 
     def kill_node(self) -> bool:
-        """Kill a node, and start another."""
+        """Kill a node."""
         self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
-        self.nodes.append(self.add())
         return True
 
 
@@ -87,7 +86,7 @@ def of_nodes(source: str, repeats: int) -> None:
 
     found: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(repeats):
-        for count in found:
+        for count, times in found.items():
             nodes = Nodes(count)
             nodes.bind()
             with empty_cache() as place, efftune.cluster(nodes.cluster.address):
@@ -96,7 +95,7 @@ def of_nodes(source: str, repeats: int) -> None:
                 run = efftune.train(source, run=place / "run", **CHOICES)
                 took = sum(run.record["seconds"][phase] for phase in PHASES)
             nodes.cluster.shutdown()
-            found[count].append(took)
+            times.append(took)
             print(count, "nodes", round(took, 2), run.record["cluster"], flush=True)
     ratios = [one / two for one, two in zip(found[1], found[2], strict=True)]
     show("2 nodes against 1", ratios)
@@ -130,7 +129,7 @@ def losses(source: str, runs: int) -> None:
     same = 0
     for number in range(runs):
         kind: Callable[[], bool] = (nodes.kill_worker, nodes.kill_node)[number % 2]
-        phase, share = PHASES[number // 2 % 2], random.Random(number).random()
+        phase, share = PHASES[number // 2 % 2], random.Random(number).uniform(0.1, 0.6)
         killed: list[str] = []
 
         def on_progress(name: str, done: int, total: int) -> None:
@@ -143,6 +142,8 @@ def losses(source: str, runs: int) -> None:
             run = efftune.train(source, run=place / "run", **choices)
             is_same = expected == {name: (run.folder / name).read_bytes() for name in FILES}
         same += is_same
+        while len(nodes.nodes) < 2:
+            nodes.nodes.append(nodes.add())
         lost, told = run.record["cluster"]["lost"], "same" if is_same else "OTHER"
         print(number, kind.__name__, killed, "lost", lost, told, flush=True)
     print(f"{same} of {runs} runs that lost a worker or a node end as one alone")

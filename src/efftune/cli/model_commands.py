@@ -12,6 +12,7 @@ from efftune.cli.app import app
 from efftune.cli.setting_options import COLUMNS, Output, command
 
 if TYPE_CHECKING:
+    from efftune.delivery import prediction_parts
     from efftune.model.classifier import Classifier
 
 
@@ -51,7 +52,7 @@ def evaluate(
     settings=("max_error", "device"),
     default="as in training",
     lines="csv",
-    more=options.PREDICTING,
+    more=options.PREDICTING | options.PARTS,
     also=["cluster"],
 )
 def predict(
@@ -64,8 +65,14 @@ def predict(
     """Predict the classes of pictures. Exits with 1 if any of them cannot be decoded."""
     from efftune.cli import progress_bars
     from efftune.data.sources import image_paths
+    from efftune.delivery import prediction_parts
 
     classifier = _loaded(run, choices, more.pop("precision"))
+    into, form = more.pop("into"), more.pop("form")
+    if into is not None:
+        form = prediction_parts.Form(form, **more)
+        _predict_parts(classifier, images, output, into, form)
+        return
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         paths, failures = image_paths.pictures(images, on_progress)
         predictions = classifier.predict(
@@ -75,6 +82,32 @@ def predict(
             on_progress=lambda done, total: on_progress("predict", done, total),
         )
     _show_predictions(predictions, failures, output)
+
+
+def _predict_parts(
+    classifier: "Classifier",
+    images: list[str],
+    output: Output,
+    into: Path,
+    form: "prediction_parts.Form",
+) -> None:
+    from efftune.cli import progress_bars, tables
+    from efftune.data.sources import image_paths
+    from efftune.delivery import prediction_parts
+    from efftune.system import files
+
+    with progress_bars.progress(quiet=output.quiet) as on_progress:
+        paths, failures = image_paths.pictures(images, on_progress)
+        found = prediction_parts.write(
+            *(classifier, paths, failures, files.user_path(into), form),
+            on_progress=lambda done, total: on_progress("predict", done, total),
+        )
+    if output.json:
+        typer.echo(json.dumps(found.to_dict()))
+    else:
+        tables.show_parts(found)
+    if found.problems:
+        raise typer.Exit(1)
 
 
 def _loaded(run: Path, choices: dict[str, Any], precision: Any) -> "Classifier":

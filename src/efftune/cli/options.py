@@ -271,6 +271,27 @@ PREDICTING = {
     **PRECISION,
 }
 
+PARTS = {
+    "into": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--into",
+                help="A folder for the predictions, in files of 10,000 pictures; those that are "
+                "there already are kept, so that a stopped command can be given again.",
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
+    "form": (
+        Annotated[
+            Literal["csv", "parquet"], typer.Option("--format", help="Of the files of --into.")
+        ],
+        "csv",
+    ),
+}
+
 SORTING = {
     "copy": (
         Annotated[bool, typer.Option("--copy", help="Place copies. (default: hard links)")],

@@ -12,6 +12,7 @@ from efftune.data.examples import SPLITS, Examples, Split
 from efftune.data.inspection import Finding
 from efftune.data.packing import Shards
 from efftune.data.sources import addresses
+from efftune.delivery.prediction_parts import Parts
 from efftune.evaluation.comparison import Comparison, RunScore
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.evaluation.predictions import write_csv
@@ -205,6 +206,17 @@ def show_shards(result: Shards) -> None:
     if result.examples.set_aside:
         echo(f"Left out: {result.examples.reasons_summary}")
     echo(f"Train with them: efftune train {shlex.quote(result.source)}")
+
+
+def show_parts(found: Parts) -> None:
+    """Print how many pictures are of each class, and where the predictions are."""
+    show_table(("class", "pictures"), [(name, f"{n:,}") for name, n in found.classes.items()])
+    echo(f"{found.pictures:,} pictures, {found.unsure:,} unsure, {found.unlike:,} unlike")
+    if found.problems:
+        echo(f"Cannot be decoded: {found.problems:,}; the column `problem` tells why.")
+    if before := found.pictures - found.computed:
+        echo(f"There already: {before:,}")
+    echo(f"Predictions: {found.folder}")
 
 
 def _as_text(finding: Finding) -> str:

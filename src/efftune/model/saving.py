@@ -58,6 +58,11 @@ def save(
         shutil.rmtree((folder / OPENVINO_FILE).parent, ignore_errors=True)  # of a stopped run
         _write_openvino(folder, backbone, head, mirrored=mirrored)
     files.write(folder / CLASSES_FILE, json.dumps(list(class_names), indent=1, ensure_ascii=False))
+    return checksums(folder)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a saved classifier, by its path within the folder."""
     names = (KERAS_FILE, *_OPENVINO_FILES, CLASSES_FILE, UNCERTAINTY_FILE)
     return {name: files.sha256(folder / name) for name in names if (folder / name).exists()}
 

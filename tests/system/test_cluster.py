@@ -3,6 +3,7 @@
 import json
 import operator
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -269,3 +270,14 @@ def test_auto_without_an_address_needs_no_ray(monkeypatch, source):
     script = "import sys, efftune\nwith efftune.cluster('auto'): pass\nprint('ray' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.stdout.strip() == "False"
+
+
+@on_ray
+def test_cross_validation_is_the_same(nodes, pictures, own_cache, tmp_path, monkeypatch):
+    choices = {key: value for key, value in CHOICES.items() if key != "test"}
+    run = efftune.train(pictures, recipe="quick", run=tmp_path / "alone", **choices)
+    shutil.rmtree(own_cache)
+    with efftune.cluster(nodes.address):
+        other = efftune.train(pictures, recipe="quick", run=tmp_path / "helped", **choices)
+    assert run.record["plan"]["folds"]
+    assert same(other, run)

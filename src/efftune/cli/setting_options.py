@@ -65,10 +65,10 @@ _Target = Annotated[
 ]
 
 _Cluster = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="Ray's workers that help: local:N, N of them on this machine; ray://HOST:PORT or "
-        "HOST:PORT, a cluster; auto, the one that RAY_ADDRESS names, if it is set.",
+        "HOST:PORT, a cluster; auto, the one that RAY_ADDRESS names, if it is set. (default: auto)",
         metavar="CLUSTER",
     ),
 ]
@@ -120,7 +120,7 @@ def command(
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        setting_options = _setting_options(settings, default, target="for" in also)
+        setting_options = _setting_options(settings, default, also)
         output_options = _output_options(lines)
 
         @functools.wraps(function)
@@ -140,7 +140,6 @@ def command(
             *_own_parameters(function),
             *_more_parameters(more or {}),
             *_new_parameters(setting_options, None),
-            *(_new_parameters({"cluster": _Cluster}, "auto") if "cluster" in also else []),
             *_new_parameters(output_options, False),
         ]
         # Typer builds the options from these.
@@ -152,8 +151,9 @@ def command(
     return decorate
 
 
-def _joined(where: str) -> AbstractContextManager[Any]:
-    """Whatever computes, together with a cluster if there is one."""
+def _joined(where: str | None) -> AbstractContextManager[Any]:
+    """Together with the cluster that the user names; None for `auto`, empty for none."""
+    where = "auto" if where is None else where
     if not where or (where == "auto" and not os.environ.get("RAY_ADDRESS")):
         return nullcontext()
     from efftune.system import cluster
@@ -181,7 +181,9 @@ def _made_for(target: str | None, choices: dict[str, Any]) -> dict[str, Any]:
     return {**choices, **needed}
 
 
-def _setting_options(settings: Sequence[str], default: str, *, target: bool) -> dict[str, Any]:
+def _setting_options(
+    settings: Sequence[str], default: str, also: Collection[str]
+) -> dict[str, Any]:
     trains = settings is ALL
     defaults = dict.fromkeys(settings, default) | ({} if trains else _WITHOUT_TRAINING)
     found = {key: option(key, defaults[key], panels=trains) for key in settings}
@@ -189,7 +191,8 @@ def _setting_options(settings: Sequence[str], default: str, *, target: bool) -> 
         found
         | ({"config": _Config} if settings else {})
         | ({"settings": _Set} if trains else {})
-        | ({"target": _Target} if target else {})
+        | ({"target": _Target} if "for" in also else {})
+        | ({"cluster": _Cluster} if "cluster" in also else {})
     )
 
 

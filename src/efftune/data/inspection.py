@@ -112,10 +112,8 @@ def inspect(
 
     def measure_some(numbers: Sequence[int], workers: Workers | None) -> None:
         paths = [str(rows[i].path) for i in numbers]
-        if workers:  # whose machines may not have the files
-            found = workers.call(_measured, [_read(path) for path in paths], depth)
-        else:
-            found = helped(_measured, paths, depth)
+        pictures = list(map(_read, paths)) if workers else paths  # which workers may not have
+        found = (workers.call if workers else helped)(_measured, pictures, depth)
         for i, (content, reason) in zip(numbers, found, strict=True):
             if reason:
                 failures[rows[i].path] = reason
@@ -124,23 +122,15 @@ def inspect(
                 thumbnails.put(i, content[MEASUREMENTS.itemsize :])
             on_progress(next(done), total)
 
-    def measure_all(numbers: Sequence[int]) -> None:
-        workers = cluster.current()
-        count = workers.width if workers else usable_processors()
-        with ThreadPoolExecutor(count, thread_name_prefix="look") as pool:
-            most = _SENT_TOGETHER if workers else _TOGETHER
-            shares = _shares(numbers, most, count)
-            list(pool.map(measure_some, shares, itertools.repeat(workers)))
-
     looked_at = set[int]()
     for batch in _batches(rows, is_enough):
         looked_at.update(batch)
-        measure_all(batch)
+        _in_threads(measure_some, batch)
     failures |= {row.path: NO_TIME for i, row in enumerate(rows) if i not in looked_at}
     deep = np.flatnonzero(measurements["kind"])
     depth = _depth(measurements[deep])
     total += len(deep)
-    measure_all(deep.tolist())  # again, as bright as the set tells
+    _in_threads(measure_some, deep.tolist())  # again, as bright as the set tells
     usable = [i for i, row in enumerate(rows) if row.path not in failures]
     hashes = {rows[i].path: measurements["sha256"][i].tobytes().hex() for i in usable}
     thumbnails.choose(usable)
@@ -148,10 +138,17 @@ def inspect(
     return found, measurements[usable] if failures else measurements, thumbnails
 
 
-def _shares(numbers: Sequence[int], most: int, threads: int) -> list[Sequence[int]]:
-    """Numbers of pictures that are measured by one call each: a helper's answer costs a wait."""
+def _in_threads(
+    measure: Callable[[Sequence[int], Workers | None], None], numbers: Sequence[int]
+) -> None:
+    """Call a function with some pictures at a time: the answer of another process costs a wait."""
+    workers = cluster.current()
+    threads = workers.width if workers else usable_processors()
+    most = _SENT_TOGETHER if workers else _TOGETHER
     size = max(1, min(most, len(numbers) // (4 * threads)))
-    return [numbers[i : i + size] for i in range(0, len(numbers), size)]
+    shares = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+    with ThreadPoolExecutor(threads, thread_name_prefix="look") as pool:
+        list(pool.map(measure, shares, itertools.repeat(workers)))
 
 
 def _read(path: str) -> bytes | BadImage:

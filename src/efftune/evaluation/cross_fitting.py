@@ -1,15 +1,18 @@
 """Cross-fitting: heads fitted on parts of the training split, applied to held-out pictures."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efftune.recipe.recipe import Recipe
+from efftune.system import cluster
 from efftune.training import regression_head as heads
 from efftune.training.regression_head import Head, Labels, Matrix, PrincipalComponents
 
 FOLDS = 5
+Part = tuple[NDArray[np.bool_], NDArray[np.bool_]]  # pictures to fit a head on, and to judge it by
 SHARES = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training pictures
 REPEATS = 3  # heads per share; only one for the whole split
 
@@ -51,12 +54,12 @@ class CrossFitting:
         fold_of = np.empty_like(self._labels)
         fold_of[order] = heads.assign_folds(self._labels[order], self._groups[order], FOLDS)
         probabilities = np.zeros((len(self._labels), int(self._labels.max()) + 1), np.float32)
-        for fold in range(FOLDS):
-            outside = fold_of == fold
-            if outside.any():
-                probabilities[outside] = self._probabilities(~outside, self._rotated[outside])
-                probabilities[outside & ~np.isin(self._labels, self._labels[~outside])] = np.nan
-            on_progress(fold + 1, FOLDS)
+        jobs = [(fold_of != fold, fold_of == fold) for fold in np.unique(fold_of)]
+        found = cluster.each(_predicted, (self, self._rotated), jobs)
+        for number, ((inside, outside), values) in enumerate(zip(jobs, found, strict=True), 1):
+            probabilities[outside] = values
+            probabilities[outside & ~np.isin(self._labels, self._labels[inside])] = np.nan
+            on_progress(number, len(jobs))
         return probabilities
 
     def correct_by_size(
@@ -80,21 +83,25 @@ class CrossFitting:
         """
         rotated = self._components.rotated(features)
         correct: dict[int, NDArray[np.bool_]] = {}
-        jobs = [(share, i) for share in SHARES for i in range(REPEATS if share < 1 else 1)]
-        for number, (share, repeat) in enumerate(jobs, start=1):
-            inside = self._subset(share, repeat)
-            hits, counts = np.empty(len(labels), bool), list[int]()
-            for fold in np.unique(folds) if folds is not None else (None,):
-                known = inside & (folds != fold) if folds is not None else inside
-                judged = folds == fold if folds is not None else np.ones(len(labels), bool)
-                predicted = self._probabilities(known, rotated[judged]).argmax(axis=1)
-                hits[judged] = predicted == labels[judged]
+        repeats = [(share, i) for share in SHARES for i in range(REPEATS if share < 1 else 1)]
+        jobs = [self._parts(share, i, labels, folds) for share, i in repeats]
+        found = cluster.each(_predicted, (self, rotated), itertools.chain.from_iterable(jobs))
+        for number, parts in enumerate(jobs, start=1):
+            hits = np.empty(len(labels), bool)
+            for known, judged in parts:
+                hits[judged] = next(found).argmax(axis=1) == labels[judged]
                 hits[judged] &= np.isin(labels[judged], self._labels[known])
-                counts.append(int(known.sum()))
-            count = round(float(np.mean(counts)))
+            count = round(float(np.mean([known.sum() for known, _ in parts])))
             correct[count] = np.vstack([*correct.get(count, ()), hits])
             on_progress(number, len(jobs))
         return correct
+
+    def _parts(self, share: float, repeat: int, labels: Labels, folds: Labels | None) -> list[Part]:
+        """For one measurement, which pictures heads are fitted on, and which they are judged by."""
+        inside = self._subset(share, repeat)
+        if folds is None:
+            return [(inside, np.ones(len(labels), bool))]
+        return [(inside & (folds != fold), folds == fold) for fold in np.unique(folds)]
 
     def _subset(self, share: float, repeat: int) -> NDArray[np.bool_]:
         """A random share of each class, at least one picture; bool (pictures,)."""
@@ -119,6 +126,13 @@ class CrossFitting:
             )
         probabilities[:, present] = Head(coefficients.T, intercepts).probabilities(rows)
         return probabilities
+
+
+def _predicted(given: tuple[CrossFitting, Matrix], part: Part) -> Matrix:
+    """Probabilities of held-out pictures, by a head fitted without them."""
+    fitting, rows = given
+    inside, judged = part
+    return fitting._probabilities(inside, rows[judged])
 
 
 def why_unavailable(recipe: Recipe) -> str:

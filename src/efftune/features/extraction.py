@@ -234,20 +234,16 @@ class _Extraction:
         return Loading(self._read, views_of, self._failed, self._call)
 
     def _read(self, i: int) -> tuple[Any, ...] | None:
-        """What `views_of` is called with; None if all is cached or the picture is unreadable."""
-        try:
-            if self._is_enough:
-                raise BadImage(NO_TIME)
-            content = picture_bytes.read(self.paths[i])
-            digest = self.digests[i] = hashlib.sha256(content).digest()
-            sent = pickle.PickleBuffer(content)  # not copied to be sent
-            if not self.caches:
-                self._call(views_of, sent, digest, self.size, self.settings, (0,))
-            if not all(digest in cache for cache in self.caches.values()):
-                return sent, digest, self.size, self.settings, self.views
-        except BadImage as error:
-            self._failed(i, error.reason)
-            return None
+        """What `views_of` is called with; None if all is cached."""
+        if self._is_enough:
+            raise BadImage(NO_TIME)
+        content = picture_bytes.read(self.paths[i])
+        digest = self.digests[i] = hashlib.sha256(content).digest()
+        sent = pickle.PickleBuffer(content)  # not copied to be sent
+        if not self.caches:
+            self._call(views_of, sent, digest, self.size, self.settings, (0,))
+        if not all(digest in cache for cache in self.caches.values()):
+            return sent, digest, self.size, self.settings, self.views
         self._count_all()
         return None
 
@@ -322,11 +318,8 @@ def extract_pooled(
         (len(paths), *backbone.shape(output)), np.float32
     )
 
-    def read(i: int) -> tuple[Any, ...] | None:
-        try:
-            content = pickle.PickleBuffer(picture_bytes.read(paths[i]))
-        except BadImage as error:
-            failed(i, error.reason)
+    def read(i: int) -> tuple[Any, ...]:
+        content = pickle.PickleBuffer(picture_bytes.read(paths[i]))
         return content, b"", backbone.image_size, settings, (0,)
 
     def failed(i: int, reason: str) -> NoReturn:

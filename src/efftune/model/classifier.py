@@ -15,7 +15,7 @@ from efftune.data.bit_depth import BitDepth
 from efftune.data.images import Pixels
 from efftune.data.pictures import Picture, decode, decoded_alone, listed, path_of, sendable
 from efftune.data.resizing import Framing
-from efftune.errors import BadImage, DataError, UsageError
+from efftune.errors import DataError, UsageError
 from efftune.model.engines import devices, running
 from efftune.model.engines.devices import Device
 from efftune.model.engines.engine import Engine, Network, Precision
@@ -195,14 +195,10 @@ class Classifier:
         paths: dict[int, Path | None] = {}
         done = itertools.count(1)  # safe to use from several threads
 
-        def read_one(item: tuple[int, Picture]) -> tuple[Any, ...] | None:
+        def read_one(item: tuple[int, Picture]) -> tuple[Any, ...]:
             i, picture = item
             paths[i] = path_of(picture)
-            try:
-                return read(picture)
-            except BadImage as error:
-                failed(item, error.reason)
-                return None
+            return read(picture)
 
         def failed(item: tuple[int, Picture], reason: str) -> None:
             failures[item[0]] = reason

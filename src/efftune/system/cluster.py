@@ -7,12 +7,12 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from efftune.errors import EfftuneError, UsageError
-from efftune.system.workers import Costs, Workers
+from efftune.system.workers import Costs, Shared, Workers
 
 _AUTO = "auto"
 _LOCAL = re.compile(r"local:([1-9]\d{0,3})")
@@ -22,6 +22,10 @@ _LONGEST_SECONDS = 60.0  # for a connection
 _STORE_BYTES = 512 * 2**20  # what waits to be sent or taken, on this machine
 # Ports on this machine are for this machine only; Ray has this for other systems than Linux.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+Value = TypeVar("Value")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 _joined: list["_Connection"] = []
 
@@ -170,6 +174,31 @@ def _connect(address: str, count: int) -> bool:
     if hasattr(internals, "_worker_logs_enabled"):  # Ray's own debugger sets it, too
         internals._worker_logs_enabled = False  # or Ray prints to stdout what we say ourselves
     return True
+
+
+def each(
+    function: Callable[[Value, Job], Result], value: Value, jobs: Iterable[Job]
+) -> Iterator[Result]:
+    """Results, in order, of a function of a value and each job; by workers, if there are any.
+
+    Args:
+        function: one that a module of efftune defines.
+        value: what all jobs need; it is sent once.
+        jobs: what differs.
+    """
+    workers = current()
+    if workers is None:
+        yield from (function(value, job) for job in jobs)
+        return
+    shared = workers.share(value)
+    yield from workers.map(lambda job: workers.call(_with_value, function, shared, job), jobs)
+
+
+def _with_value(
+    function: Callable[[Value, Job], Result], shared: Shared[Value], job: Job
+) -> Result:
+    """In a worker: the function's result."""
+    return function(shared.value, job)
 
 
 def costs() -> Costs | None:

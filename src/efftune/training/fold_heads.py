@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
+from efftune.system import cluster
 from efftune.training import regression_head
-from efftune.training.regression_head import Head, Matrix
+from efftune.training.regression_head import Head, Labels, Matrix
 from efftune.training.training_data import TrainingData
 
 _UNKNOWN = -20.0  # logit of a class without training pictures: its probability is about 1e-9
@@ -86,16 +87,19 @@ def _fit(features: Matrix, data: TrainingData, recipe: Recipe, last: int) -> tup
         recipe: as for `regression_head.fit`.
         last: number of features of the last stage.
     """
-    labels = data.labels["train"]
-    assert data.folds is not None  # noqa: S101  (see `fit`)
-    classes = int(labels.max()) + 1
-    heads = []
-    for fold in range(int(data.folds.max()) + 1):
-        inside = data.folds != fold
-        known, numbers = np.unique(labels[inside], return_inverse=True)
-        head = regression_head.fit(features[inside], numbers, data.groups[inside], recipe, last)
-        kernel = np.zeros((len(head.kernel), classes), np.float32)
-        bias = np.full(classes, _UNKNOWN, np.float32)
-        kernel[:, known], bias[known] = head.kernel, head.bias
-        heads.append(Head(kernel, bias, head.strength))
-    return tuple(heads)
+    labels, folds = data.labels["train"], data.folds
+    assert folds is not None  # noqa: S101  (see `fit`)
+    given = features, labels, data.groups, folds, recipe, last
+    return tuple(cluster.each(_head_without, given, range(int(folds.max()) + 1)))
+
+
+def _head_without(given: tuple[Matrix, Labels, Labels, Labels, Recipe, int], fold: int) -> Head:
+    """A head for all classes, fitted without a fold; see `_fit`."""
+    features, labels, groups, folds, recipe, last = given
+    classes, inside = int(labels.max()) + 1, folds != fold
+    known, numbers = np.unique(labels[inside], return_inverse=True)
+    head = regression_head.fit(features[inside], numbers, groups[inside], recipe, last)
+    kernel = np.zeros((len(head.kernel), classes), np.float32)
+    bias = np.full(classes, _UNKNOWN, np.float32)
+    kernel[:, known], bias[known] = head.kernel, head.bias
+    return Head(kernel, bias, head.strength)

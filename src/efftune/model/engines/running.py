@@ -23,7 +23,8 @@ class Loading(Generic[Item]):
     """How items become pixels; called from several threads.
 
     Attributes:
-        read: what `decode` is called with, of an item; None to skip it. In this process.
+        read: what `decode` is called with, of an item; None to skip it. May raise BadImage. In
+            this process.
         decode: returns pixels, uint8 (views, size, size, 3), or raises BadImage. Defined by a
             module, so that other processes can call it, with what can be pickled.
         failed: told an item that cannot be decoded, and the reason.
@@ -35,9 +36,17 @@ class Loading(Generic[Item]):
     failed: Callable[[Item, str], None]
     call: helpers.Call = helpers.called
 
+    def arguments(self, item: Item) -> tuple[Any, ...] | None:
+        """What `decode` is called with; None if the item is skipped or cannot be read."""
+        try:
+            return self.read(item)
+        except BadImage as error:
+            self.failed(item, error.reason)
+            return None
+
     def pixels(self, item: Item) -> Pixels | None:
-        """An item's pixels; None if it is skipped or cannot be decoded."""
-        arguments = self.read(item)
+        """An item's pixels; None if it is skipped, or cannot be read or decoded."""
+        arguments = self.arguments(item)
         if arguments is None:
             return None
         try:
@@ -83,7 +92,7 @@ def _by_workers(
     shared = workers.share(network)
 
     def computed(some: Sequence[Item]) -> tuple[list[Item], list[str], list[NDArray[Any]]]:
-        read = [(item, loading.read(item)) for item in some]
+        read = [(item, loading.arguments(item)) for item in some]
         asked = [(item, arguments) for item, arguments in read if arguments is not None]
         if not asked:
             return [], [], []

@@ -131,7 +131,8 @@ def main() -> None:
                 found = phases(10**power, count, recipe, *given)
                 largest = max(found, key=found.__getitem__)
                 cells.append(f"{shown(sum(found.values()))} ({largest})")
-            size = [f"{value:,.3g} GB" for value in needs(10**power, recipe)]
+            values = needs(10**power, recipe)
+            size = [f"{v:,.0f} GB" if v >= 100 else f"{v:.3g} GB" for v in values]
             print(f"| {10**power:,} | " + " | ".join([*cells, *size]) + " |")
 
 

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 # Workers side by side have a processor each: threads of one would only wait for the other's.
@@ -275,3 +276,58 @@ def efftune_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess
         )
 
     return run
+
+
+class Nodes:
+    """A real Ray cluster on this machine, of a head without processors and two other nodes."""
+
+    def __init__(self):
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster()
+        self.address = ""
+        self._add(0)
+        self.address = self._cluster.address
+        self.nodes = [self._add(1), self._add(1)]
+
+    def _add(self, processors):
+        return self._cluster.add_node(
+            num_cpus=processors, include_dashboard=False, object_store_memory=100 * 2**20
+        )
+
+    def workers(self):
+        raylets = [
+            psutil.Process(each.all_processes["raylet"][0].process.pid) for each in self.nodes
+        ]
+        found = [child for raylet in raylets for child in raylet.children(recursive=True)]
+        return [each for each in found if "_Worker" in each.cmdline()[0]]
+
+    def lose_worker(self):
+        victim = self.workers()[0]
+        victim.kill()
+        victim.wait(30)
+
+    def lose_node(self):
+        self._cluster.remove_node(self.nodes.pop(), allow_graceful=False)
+
+    def restore(self):
+        while len(self.nodes) < 2:
+            self.nodes.append(self._add(1))
+
+    def end(self):
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> "Iterator[Nodes]":
+    """A Ray cluster on this machine."""
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    from efftune.system import cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.LOOPBACK.items():
+            patch.setenv(name, value)
+        found = Nodes()
+        yield found
+        found.end()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -26,58 +25,6 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 CHOICES = {"image_size": 32, "test": 0.15, "seed": 3, "on_progress": None}
 FILES = ("evaluation.json", "predictions.csv", "examples.csv", "findings.csv")
 on_ray = pytest.mark.ci
-
-
-class Nodes:
-    """A real Ray cluster on this machine, of a head without processors and two other nodes."""
-
-    def __init__(self):
-        from ray.cluster_utils import Cluster
-
-        self._cluster = Cluster()
-        self.address = ""
-        self._add(0)
-        self.address = self._cluster.address
-        self.nodes = [self._add(1), self._add(1)]
-
-    def _add(self, processors):
-        return self._cluster.add_node(
-            num_cpus=processors, include_dashboard=False, object_store_memory=100 * 2**20
-        )
-
-    def workers(self):
-        raylets = [
-            psutil.Process(each.all_processes["raylet"][0].process.pid) for each in self.nodes
-        ]
-        found = [child for raylet in raylets for child in raylet.children(recursive=True)]
-        return [each for each in found if "_Worker" in each.cmdline()[0]]
-
-    def lose_worker(self):
-        victim = self.workers()[0]
-        victim.kill()
-        victim.wait(30)
-
-    def lose_node(self):
-        self._cluster.remove_node(self.nodes.pop(), allow_graceful=False)
-
-    def restore(self):
-        while len(self.nodes) < 2:
-            self.nodes.append(self._add(1))
-
-    def end(self):
-        self._cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
-def nodes():
-    if find_spec("ray") is None:
-        pytest.skip("Ray is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.LOOPBACK.items():
-            patch.setenv(name, value)
-        found = Nodes()
-        yield found
-        found.end()
 
 
 @pytest.fixture(scope="module")

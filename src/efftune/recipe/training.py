@@ -207,6 +207,13 @@ class OptimizationSettings:
             "--batch-size",
         ),
     ] = "auto"
+    divide_steps: Annotated[
+        bool,
+        Setting(
+            "Divide each step among the workers of --cluster, if there are any: pays with few "
+            "processors here and many there. On GPUs, it has no effect."
+        ),
+    ] = False
     optimizer: Annotated[
         Literal["adamw", "adam", "rmsprop"],
         Setting("The optimizer; adam is adamw without weight decay.", "--optimizer"),

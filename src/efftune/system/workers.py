@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from efftune.errors import EfftuneError, EfftuneWarning, UsageError
 from efftune.system import machine
@@ -25,6 +26,7 @@ _PATIENCE_SECONDS = 120.0  # in which no worker is free
 _LOOK_SECONDS = 1.0  # between two looks at which workers have started
 _GROW_SECONDS = 10.0  # between two looks at how many there may be
 _KEPT = 8  # shared values in a worker
+_ONE_THREAD = (*("OPENCV_FOR_THREADS_NUM", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -95,12 +97,18 @@ class Workers:
         self._free: SimpleQueue[_Handle] = SimpleQueue()
         self._starting: dict[Any, Any] = {}
         self._count = 0
-        self._lock = threading.Lock()
+        self._lock, self._sharing = threading.Lock(), threading.Lock()
+        self._shared: WeakKeyDictionary[Any, Shared[Any]] = WeakKeyDictionary()
         self._problem: EfftuneError | None = None
         self._ended = threading.Event()
         self._grow()
         self._admitting = threading.Thread(target=self._admit, name="cluster", daemon=True)
         self._admitting.start()
+
+    @property
+    def count(self) -> int:
+        """The number of workers that have started."""
+        return self._count
 
     @property
     def width(self) -> int:
@@ -110,6 +118,13 @@ class Workers:
     def share(self, value: Result) -> Shared[Result]:
         """Put a value where all workers can get it."""
         return Shared(self._ray.put(value))
+
+    def share_once(self, value: Result) -> Shared[Result]:
+        """The same as `share`; an object that is shared already is not sent again."""
+        with self._sharing:
+            if value not in self._shared:
+                self._shared[value] = self.share(value)
+            return self._shared[value]
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """The function's result, or what it raises, computed by a worker.
@@ -270,7 +285,8 @@ class _Worker:
         import ray
 
         machine.use_processors(1)
-        os.environ["OPENCV_FOR_THREADS_NUM"] = "1"  # read when it is imported; Ray sets the others
+        # Read when these are imported; Ray sets those of others.
+        os.environ |= dict.fromkeys(_ONE_THREAD, "1") | {"TF_CPP_MIN_LOG_LEVEL": "3"}
         return [
             *(ray.util.get_node_ip_address(), ray.get_runtime_context().get_node_id()),
             *_versions(),

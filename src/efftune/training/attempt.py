@@ -122,7 +122,7 @@ class Attempt:
         self.network = Network(initial.backbone, head, stage, recipe, state.parts, steps)
         self.initial_weights = self.best_weights = self.network.inference_model.get_weights()
         models = self.network.training_model, self.network.inference_model
-        self.trainer = trainer_for(*models, self.data)
+        self.trainer = trainer_for(*models, self.data, divided=settings.divide_steps)
 
     def undo(self) -> None:
         """Give the network its initial weights back."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from efftune.system import cluster
 from efftune.training.batches import Array, Mix, StageData
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ class Trainer(Protocol):
 
 
 def trainer_for(
-    training_model: "keras.Model", inference_model: "keras.Model", data: StageData
+    training_model: "keras.Model",
+    inference_model: "keras.Model",
+    data: StageData,
+    *,
+    divided: bool = False,
 ) -> Trainer:
     """The trainer for the backend that Keras runs on.
 
@@ -62,6 +67,8 @@ def trainer_for(
             by partners and mask if it blends pictures.
         inference_model: from inputs to logits, with the same weights.
         data: what they are trained and validated on.
+        divided: whether a cluster's workers, if there are any, compute the steps. Under JAX, they
+            do not.
     """
     import keras
 
@@ -69,6 +76,11 @@ def trainer_for(
         from efftune.training.jax_trainer import JaxTrainer
 
         return JaxTrainer(training_model, inference_model, data)
+    workers = cluster.current() if divided else None
+    if workers is not None:
+        from efftune.training.divided_trainer import DividedTrainer
+
+        return DividedTrainer(training_model, inference_model, data, workers)
     return KerasTrainer(training_model, inference_model, data)
 
 
@@ -94,15 +106,27 @@ class KerasTrainer:
         for step, pictures in enumerate(order):
             if rates is not None:
                 self._training_model.optimizer.learning_rate = rates[step]
-            inputs: Any = self._data.train.batch(pictures, epoch)
-            targets = one_hot[self._data.train.labels[pictures]]
+            inputs = self._data.train.batch(pictures, epoch)
+            targets, blend = one_hot[self._data.train.labels[pictures]], None
             if mixing is not None:
                 partners, mask, ratio = next(mixing)
                 targets = ratio * targets + (1 - ratio) * targets[partners]
-                inputs = [inputs, partners, np.repeat(mask, len(pictures), axis=0)]
-            weights = self._data.weights[pictures]
-            loss, accuracy = self._training_model.train_on_batch(inputs, targets, weights)
-            yield float(loss), float(accuracy)
+                blend = partners, mask
+            yield self._step(inputs, blend, targets, self._data.weights[pictures])
+
+    def _step(
+        self,
+        inputs: Any,
+        blend: tuple[Any, Any] | None,
+        targets: Array,
+        weights: Array,
+    ) -> tuple[float, float]:
+        """Train one step; `blend` has the partners of pictures, and where they are seen."""
+        if blend is not None:
+            partners, mask = blend
+            inputs = [inputs, partners, np.repeat(mask, len(targets), axis=0)]
+        loss, accuracy = self._training_model.train_on_batch(inputs, targets, weights)
+        return float(loss), float(accuracy)
 
     def settle(self) -> bool:
         """See `Trainer`: they always do."""

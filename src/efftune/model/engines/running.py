@@ -89,14 +89,13 @@ def _by_workers(
     deliver: _Deliver[Item],
     views: int,
 ) -> None:
-    shared = workers.share(network)
-
     def computed(some: Sequence[Item]) -> tuple[list[Item], list[str], list[NDArray[Any]]]:
         read = [(item, loading.arguments(item)) for item in some]
         asked = [(item, arguments) for item, arguments in read if arguments is not None]
         if not asked:
             return [], [], []
         arguments = [each for _, each in asked]
+        shared = workers.share_once(network)  # made only now: it may never be needed
         found = workers.call(_computed, shared, loading.decode, arguments, views)
         return [item for item, _ in asked], *found
 

@@ -1,0 +1,95 @@
+"""Steps divided among workers: the same loss curve, also when a worker is lost."""
+
+import csv
+import operator
+import shutil
+
+import numpy as np
+import pytest
+
+import efftune
+from conftest import fill
+from efftune.errors import EfftuneWarning
+from efftune.system import cluster
+
+pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("own_cache")]
+CHOICES = {
+    **{"image_size": 32, "val": 0.15, "test": 0.15, "seed": 3, "on_progress": None},
+    **{"unfreeze": "block6", "batch_size": 16, "epochs": 8, "learning_rate": 1e-4},
+    **{"precision": "f32", "augment": "light", "dropout": 0.0},
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("many") / "pictures", count=50)
+
+
+def curve(run, stage):
+    with (run.folder / "history.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["stage"] == stage]
+    return np.array([[float(row["loss"]), float(row["val_loss"])] for row in rows])
+
+
+@pytest.mark.parametrize("mix", ["none", "mixup"])
+def test_the_loss_curve_is_that_of_one_process(nodes, pictures, tmp_path, mix):
+    choices = CHOICES | {"mix": mix}
+    alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
+    with efftune.cluster(nodes.address):
+        wait_for_both()
+        before = cluster.costs().calls
+        run = efftune.train(pictures, run=tmp_path / "run", divide_steps=True, **choices)
+        assert cluster.costs().calls > before + 2 * 8 * 6  # two shares of each step
+    expected, found = curve(alone, "upper"), curve(run, "upper")
+    assert len(found) == 8
+    assert np.abs(found - expected).max() < 1e-3
+    assert found[-1, 0] < found[0, 0]  # it has learnt
+
+
+def test_a_worker_that_is_lost_changes_nothing(nodes, pictures, own_cache, tmp_path):
+    choices, lost = CHOICES | {"dropout": 0.2, "divide_steps": True}, []
+
+    def on_progress(name, done, total):
+        if name == "upper" and done == 5 and not lost:
+            lost.append(done)
+            nodes.lose_worker()
+
+    with efftune.cluster(nodes.address):
+        wait_for_both()
+        whole = efftune.train(pictures, run=tmp_path / "whole", **choices)
+    shutil.rmtree(own_cache)
+    with efftune.cluster(nodes.address), pytest.warns(EfftuneWarning, match="was lost"):
+        wait_for_both()
+        choices["on_progress"] = on_progress
+        run = efftune.train(pictures, run=tmp_path / "run", **choices)
+    assert lost
+    assert np.array_equal(curve(run, "upper"), curve(whole, "upper"))
+    for name in ("evaluation.json", "predictions.csv"):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_norms_that_are_trained_follow_all_shares(nodes, pictures, tmp_path):
+    choices = {key: CHOICES[key] for key in ("image_size", "val", "test", "seed", "on_progress")}
+    choices |= {"recipe": "scratch", "scratch_epochs": 2, "batch_size": 16, "precision": "f32"}
+    with efftune.cluster(nodes.address):
+        wait_for_both()
+        run = efftune.train(pictures, run=tmp_path / "run", divide_steps=True, **choices)
+    alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
+    found, expected = (statistics(each) for each in (run, alone))
+    assert np.isfinite(found).all()
+    assert (found != 0).any()
+    assert np.corrcoef(found, expected)[0, 1] > 0.9
+
+
+def statistics(run):
+    """The moving means of BatchNorm."""
+    layers = run.classifier.model.layers
+    norms = [each for each in layers if type(each).__name__ == "BatchNormalization"]
+    assert norms
+    return np.concatenate([np.asarray(each.moving_mean) for each in norms])
+
+
+def wait_for_both():
+    workers = cluster.current()
+    while workers.count < 2:
+        workers.call(operator.mul, 1, 1)

@@ -1,6 +1,7 @@
 """Made-up pictures, a run on them, and the real photos where they are at hand."""
 
 import gc
+import operator
 import os
 import shutil
 import signal
@@ -301,6 +302,13 @@ class Nodes:
         ]
         found = [child for raylet in raylets for child in raylet.children(recursive=True)]
         return [each for each in found if "_Worker" in each.cmdline()[0]]
+
+    def wait(self):
+        """Until both workers of the cluster that was joined have started."""
+        from efftune.system import cluster
+
+        while cluster.current().count < 2:
+            cluster.current().call(operator.mul, 1, 1)
 
     def lose_worker(self):
         victim = self.workers()[0]

@@ -83,7 +83,7 @@ def test_a_worker_may_be_lost_at_any_time(nodes, pictures, alone, tmp_path, phas
 
     choices = CHOICES | {"on_progress": on_progress, "epochs": 2, "unfreeze": "block7"}
     with efftune.cluster(nodes.address):
-        cluster.current().call(operator.mul, 2, 1)  # so that there is a worker that can be lost
+        nodes.wait()
         with pytest.warns(EfftuneWarning, match="A worker on 127.0.0.1 was lost"):
             run = efftune.train(pictures, recipe="balanced", run=tmp_path / "run", **choices)
     assert lost
@@ -103,6 +103,7 @@ def test_a_worker_may_be_lost_during_prediction(nodes, pictures, alone):
             nodes.lose_worker()
 
     with efftune.cluster(nodes.address), pytest.warns(EfftuneWarning, match="was lost"):
+        nodes.wait()
         found = alone["quick"].classifier.predict(paths, on_progress=on_progress)
     assert found == alone["quick"].classifier.predict(paths)
 

@@ -1,7 +1,6 @@
 """Steps divided among workers: the same loss curve, also when a worker is lost."""
 
 import csv
-import operator
 import shutil
 
 import numpy as np
@@ -36,7 +35,7 @@ def test_the_loss_curve_is_that_of_one_process(nodes, pictures, tmp_path, mix):
     choices = CHOICES | {"mix": mix}
     alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
     with efftune.cluster(nodes.address):
-        wait_for_both()
+        nodes.wait()
         before = cluster.costs().calls
         run = efftune.train(pictures, run=tmp_path / "run", divide_steps=True, **choices)
         assert cluster.costs().calls > before + 2 * 8 * 6  # two shares of each step
@@ -55,11 +54,11 @@ def test_a_worker_that_is_lost_changes_nothing(nodes, pictures, own_cache, tmp_p
             nodes.lose_worker()
 
     with efftune.cluster(nodes.address):
-        wait_for_both()
+        nodes.wait()
         whole = efftune.train(pictures, run=tmp_path / "whole", **choices)
     shutil.rmtree(own_cache)
     with efftune.cluster(nodes.address), pytest.warns(EfftuneWarning, match="was lost"):
-        wait_for_both()
+        nodes.wait()
         choices["on_progress"] = on_progress
         run = efftune.train(pictures, run=tmp_path / "run", **choices)
     assert lost
@@ -72,7 +71,7 @@ def test_norms_that_are_trained_follow_all_shares(nodes, pictures, tmp_path):
     choices = {key: CHOICES[key] for key in ("image_size", "val", "test", "seed", "on_progress")}
     choices |= {"recipe": "scratch", "scratch_epochs": 2, "batch_size": 16, "precision": "f32"}
     with efftune.cluster(nodes.address):
-        wait_for_both()
+        nodes.wait()
         run = efftune.train(pictures, run=tmp_path / "run", divide_steps=True, **choices)
     alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
     found, expected = (statistics(each) for each in (run, alone))
@@ -87,9 +86,3 @@ def statistics(run):
     norms = [each for each in layers if type(each).__name__ == "BatchNormalization"]
     assert norms
     return np.concatenate([np.asarray(each.moving_mean) for each in norms])
-
-
-def wait_for_both():
-    workers = cluster.current()
-    while workers.count < 2:
-        workers.call(operator.mul, 1, 1)

@@ -140,12 +140,9 @@ def _updating(optimizer: Any, variables: Sequence[Any]) -> Callable[[Arrays], An
     return lambda arrays: update([tf.constant(each) for each in arrays])
 
 
-def _program(model: Any, loss: Any) -> Program:
-    """The graph of a share of a step."""
+def _step_of(model: Any, loss: Any, moving: list[int]) -> Callable[..., Any]:
+    """A share of a step, as a function of tensors; tracing it notes what it changes in `moving`."""
     import tensorflow as tf
-
-    trained, others = model.trainable_variables, model.non_trainable_variables
-    moving: list[int] = []
 
     def step(values: Any, rest: Any, inputs: Any, targets: Any, weights: Any) -> Any:
         with tf.GradientTape() as tape:
@@ -153,17 +150,25 @@ def _program(model: Any, loss: Any) -> Program:
             logits, after = model.stateless_call(values, rest, inputs, training=True)
             losses = loss.call(targets, tf.cast(logits, tf.float32)) * weights
             total = tf.reduce_sum(losses)
-        moving[:] = [
-            i for i, (old, new) in enumerate(zip(rest, after, strict=True)) if new is not old
-        ]
+        pairs = enumerate(zip(rest, after, strict=True))
+        moving[:] = [i for i, (old, new) in pairs if new is not old]
         hits = tf.equal(tf.argmax(logits, 1), tf.argmax(targets, 1))
         correct = tf.reduce_sum(tf.cast(hits, tf.float32))
         gradients = tape.gradient(total, values, unconnected_gradients="zero")
         return [total, correct, *gradients, *(tf.identity(after[i]) for i in moving)]
 
+    return step
+
+
+def _program(model: Any, loss: Any) -> Program:
+    """The graph of a share of a step."""
+    import tensorflow as tf
+
+    trained, others = model.trainable_variables, model.non_trainable_variables
+    moving = list[int]()
     shape, classes = model.input.shape[1:], model.output.shape[-1]
     dtypes = [tf.TensorSpec(each.shape, each.dtype) for each in others]
-    concrete = tf.function(step).get_concrete_function(
+    concrete = tf.function(_step_of(model, loss, moving)).get_concrete_function(
         [tf.TensorSpec(each.shape, each.dtype) for each in trained],
         dtypes,
         tf.TensorSpec((None, *shape), model.input.dtype),
@@ -178,7 +183,7 @@ def _program(model: Any, loss: Any) -> Program:
         [each.name for each in concrete.inputs],
         [each.name for each in concrete.outputs],
         {i: np.asarray(value) for i, value in enumerate(others) if i not in moving},
-        list(moving),
+        moving,
         model.input.dtype,
         hashlib.sha256(graph).hexdigest(),
     )

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -97,6 +99,10 @@ def test_other_predictions_are_not_mixed_with_these(finished_run, photos, tmp_pa
     for given, form in ((photos[1:], Form()), (photos, Form(top=2)), (photos, Form(raw=True))):
         with pytest.raises(UsageError, match="of another classifier, for other pictures"):
             prediction_parts.write(classifier, given, {}, into, form)
+    other = efftune.load(finished_run.folder)
+    other.uncertainty = replace(other.uncertainty, unsure_below=0.99)  # as by --max-error
+    with pytest.raises(UsageError, match="of another classifier, for other pictures"):
+        prediction_parts.write(other, photos, {}, into, Form())
     (into / MANIFEST).write_text("{")
     with pytest.raises(UsageError, match="of another classifier, for other pictures"):
         prediction_parts.write(classifier, photos, {}, into, Form())
@@ -121,6 +127,25 @@ def test_a_part_that_is_damaged_is_named(finished_run, photos, tmp_path, kind):
     found = prediction_parts.write(finished_run.classifier, photos, {}, into, Form(kind))
     assert found.computed == 7
     assert part.read_bytes() == content
+
+
+@pytest.mark.usefixtures("few")
+def test_a_run_without_openvino_goes_on(finished_run, photos, tmp_path):
+    folder, into = tmp_path / "run", tmp_path / "parts"
+    shutil.copytree(finished_run.folder, folder)
+    shutil.rmtree(folder / "openvino")
+    record = json.loads((folder / "run.json").read_text())
+    record["files"] = {k: v for k, v in record["files"].items() if not k.startswith("openvino")}
+    (folder / "run.json").write_text(json.dumps(record))
+    prediction_parts.write(efftune.load(folder), photos[:8], {}, into, Form())
+    assert (folder / "openvino").exists()  # as it was converted
+    found = prediction_parts.write(efftune.load(folder), photos[:8], {}, into, Form())
+    assert found.computed == 0
+
+
+@pytest.mark.parametrize("words", [("--format", "parquet"), ("--into", "parts", "--csv")])
+def test_options_without_effect_are_refused(finished_run, photos, efftune_command, words):
+    assert efftune_command("predict", finished_run.folder, photos[0], *words).returncode == 2
 
 
 def test_the_command_writes_parts(finished_run, photos, tmp_path, efftune_command):

@@ -1,5 +1,6 @@
 """Workers of a Ray cluster: what they compute is the same, also when some are lost."""
 
+import io
 import json
 import operator
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
 import efftune
 from conftest import fill
@@ -56,6 +58,8 @@ def test_a_run_is_the_same(nodes, pictures, alone, tmp_path, monkeypatch):
         unread = tmp_path / "unread.png"
         unread.write_bytes(b"nothing")
         given = [pictures / "red" / "00.jpg", unread, (pictures / "blue" / "01.png").read_bytes()]
+        content = (pictures / "red" / "00.jpg").read_bytes()
+        given.append(Image.open(io.BytesIO(content[: len(content) // 2])))
         reasons = {}
         found = run.classifier.predict(given, on_unreadable=reasons.__setitem__)
     assert same(run, alone["quick"])
@@ -64,7 +68,7 @@ def test_a_run_is_the_same(nodes, pictures, alone, tmp_path, monkeypatch):
     assert costs["calls"] > 10
     assert costs["worker_seconds"] > 0
     assert costs["lost"] == 0
-    assert list(reasons) == [unread]
+    assert list(reasons) == [unread, 3]
     expected = alone["quick"].classifier.predict([given[0], given[2]])
     assert [each.top for each in found] == [each.top for each in expected]
     assert alone["quick"].record["cluster"] == {}
@@ -145,6 +149,37 @@ def test_nodes_that_come_later_help(nodes):
 
 
 @on_ray
+def test_all_workers_help_although_none_had_started(nodes, pictures, alone):
+    paths = sorted(pictures.rglob("*.*")) * 20
+    with efftune.cluster(nodes.address):
+        alone["quick"].classifier.predict(paths)
+        costs = cluster.costs()
+    assert len(costs.nodes) == 2
+
+
+@on_ray
+def test_one_cluster_at_a_time(nodes):
+    with (
+        efftune.cluster(nodes.address),
+        pytest.raises(UsageError, match="joined a cluster already"),
+        efftune.cluster("local:1"),
+    ):
+        pass
+
+
+@on_ray
+def test_what_cannot_be_sent_costs_no_worker(nodes):
+    with efftune.cluster(nodes.address):
+        workers = cluster.current()
+        nodes.wait()
+        for _ in range(5):
+            with pytest.raises(TypeError):
+                workers.call(operator.mul, 1, threading.Lock())
+        assert workers.call(operator.mul, 2, 3) == 6
+        assert workers.costs.lost == 0
+
+
+@on_ray
 def test_what_a_call_raises_is_raised_here(nodes):
     with efftune.cluster(nodes.address):
         workers = cluster.current()
@@ -205,6 +240,21 @@ def test_an_address_where_nothing_answers_is_told_at_once(source, efftune_comman
     result = efftune_command("check", source)
     assert result.returncode == 2
     assert f"No Ray cluster answers at {address}" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["http://10.0.0.5:8265", "auto", "local"])
+def test_what_ray_address_means_to_others_is_told(address, source, efftune_command, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.warns(EfftuneWarning, match=f"RAY_ADDRESS is {address}, but it is no HOST:PORT"):
+        result = efftune_command("check", source, "--json")
+    assert json.loads(result.stdout)["pictures"] == 30
+
+
+def test_ray_address_without_ray_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")
+    with pytest.warns(EfftuneWarning, match="Ray is not installed"), efftune.cluster("auto"):
+        assert cluster.current() is None
 
 
 def test_without_ray_it_is_told_what_to_install(monkeypatch):

@@ -10,6 +10,7 @@ import efftune
 from efftune.cli import options
 from efftune.cli.app import app
 from efftune.cli.setting_options import COLUMNS, Output, command
+from efftune.errors import UsageError
 
 if TYPE_CHECKING:
     from efftune.delivery import prediction_parts
@@ -69,6 +70,10 @@ def predict(
 
     classifier = _loaded(run, choices, more.pop("precision"))
     into, form = more.pop("into"), more.pop("form")
+    if into is None and form != "csv":
+        raise UsageError("--format is that of the files of --into. Name a folder with --into.")
+    if into is not None and output.csv:
+        raise UsageError("--into writes files, so --csv has no effect. Omit one of them.")
     if into is not None:
         form = prediction_parts.Form(form, **more)
         _predict_parts(classifier, images, output, into, form)

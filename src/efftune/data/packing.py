@@ -89,6 +89,8 @@ def pack(
     folder = files.user_path(into)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists, and is not empty. Name a new folder with --into.")
+    if folder.is_symlink() or folder.is_mount():
+        raise UsageError(f"{folder} is a link or a disk. Name a new folder in it with --into.")
     if megabytes < 1:
         raise UsageError(f"A shard of {megabytes} MB holds nothing: give 1 or more.")
     if form == "parquet" and find_spec("pyarrow") is None:

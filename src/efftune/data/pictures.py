@@ -51,7 +51,11 @@ def sendable(picture: Picture) -> bytes | Image.Image | NDArray[np.uint8]:
         return picture_bytes.read(path)
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
-    if isinstance(picture, Image.Image | np.ndarray):
+    if isinstance(picture, Image.Image):
+        with images.errors_of_decoders():  # it may read its file only now
+            picture.load()
+        return picture
+    if isinstance(picture, np.ndarray):
         return picture
     if isinstance(picture, str | Path) or not hasattr(picture, "read"):
         raise UsageError(f"{_KINDS} Received: {type(picture).__name__}.")

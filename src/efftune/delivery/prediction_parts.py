@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -108,23 +109,22 @@ def write(
         raise UsageError('Parquet needs pyarrow. Run: pip install "efftune[parquet]".')
     started, given = time.perf_counter(), [*paths, *failures]
     columns = _columns(min(form.top, len(classifier.class_names)))
-    try:
+    with _writing(folder):
         _begin(folder, _task(classifier, given, form))
-        counts, computed = _Counts(classifier.class_names), 0
-        for number, start in enumerate(range(0, len(given), PART)):
-            part, name = given[start : start + PART], f"part-{number:06}{_SUFFIXES[form.kind]}"
-            if not (folder / name).exists():
+    counts, computed = _Counts(classifier.class_names), 0
+    for number, start in enumerate(range(0, len(given), PART)):
+        part, name = given[start : start + PART], f"part-{number:06}{_SUFFIXES[form.kind]}"
+        if not (folder / name).exists():
 
-                def told(done: int, _total: int, start: int = start) -> None:
-                    on_progress(start + done, len(given))
+            def told(done: int, _total: int, start: int = start) -> None:
+                on_progress(start + done, len(given))
 
-                _write_part(folder / name, columns, _rows(classifier, part, failures, form, told))
-                computed += len(part)
-            counts.add(folder / name, len(part))
-            on_progress(start + len(part), len(given))
-    except OSError as error:
-        problem = f"{folder} cannot be written: {error.strerror or error}."
-        raise files.disk_full(error, folder) or UsageError(problem) from None
+            rows = list(_rows(classifier, part, failures, form, told))
+            with _writing(folder):
+                _write_part(folder / name, columns, rows)
+            computed += len(part)
+        counts.add(folder / name, len(part))
+        on_progress(start + len(part), len(given))
     return Parts(
         folder,
         -(-len(given) // PART),
@@ -134,6 +134,15 @@ def write(
         *(counts.unsure, counts.unlike, counts.problems),
         time.perf_counter() - started,
     )
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        problem = f"{folder} cannot be written: {error.strerror or error}."
+        raise files.disk_full(error, folder) or UsageError(problem) from None
 
 
 def _task(classifier: Classifier, given: Sequence[Path], form: Form) -> dict[str, str | int]:
@@ -151,12 +160,16 @@ def _task(classifier: Classifier, given: Sequence[Path], form: Form) -> dict[str
 
 
 def _identity(classifier: Classifier) -> str:
-    """A checksum of the classifier's files."""
+    """A checksum of the classifier's files, and of what its answers depend on besides."""
     if isinstance(classifier, ExportedClassifier):
         beside = sorted(classifier.path.parent.glob(f"{glob.escape(classifier.path.stem)}.*"))
         found = [files.sha256(path) for path in beside if path.is_file()]
     else:
-        found = list(saving.checksums(classifier.folder).values())
+        stored = saving.checksums(classifier.folder)  # OpenVINO's may be added later
+        found = [stored[name] for name in sorted(stored) if not name.startswith("openvino")]
+    known = classifier.uncertainty
+    limits = None if known is None else (known.temperature, known.unsure_below, known.unlike_above)
+    found += [repr(limits), classifier.precision, classifier.device]
     return hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
@@ -221,10 +234,10 @@ def _answer(prediction: Prediction) -> list[Any]:
     return [prediction.label, prediction.confidence, *flags, None, *further]
 
 
-def _write_part(path: Path, columns: Sequence[str], rows: Iterator[list[Any]]) -> None:
+def _write_part(path: Path, columns: Sequence[str], rows: Sequence[list[Any]]) -> None:
     with files.written_whole(path) as partial:
         if path.suffix == _SUFFIXES["parquet"]:
-            _write_parquet(partial, columns, list(rows))
+            _write_parquet(partial, columns, rows)
             return
         with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             writer = files.csv_writer(stream)
@@ -282,6 +295,9 @@ class _Counts:
         """
         try:
             labels, unsure, unlike = _read(path)
+            if path.suffix == _SUFFIXES["parquet"]:
+                names = {_unicode(name): name for name in self._classes}
+                labels = [label and names[label] for label in labels]
             if len(labels) != pictures:
                 raise ValueError(f"{len(labels):,} rows instead of {pictures:,}")
             for label in filter(None, labels):

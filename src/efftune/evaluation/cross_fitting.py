@@ -1,7 +1,7 @@
 """Cross-fitting: heads fitted on parts of the training split, applied to held-out pictures."""
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +55,11 @@ class CrossFitting:
         fold_of[order] = heads.assign_folds(self._labels[order], self._groups[order], FOLDS)
         probabilities = np.zeros((len(self._labels), int(self._labels.max()) + 1), np.float32)
         jobs = [(fold_of != fold, fold_of == fold) for fold in np.unique(fold_of)]
-        found = cluster.each(_predicted, (self, self._rotated), jobs)
-        for number, ((inside, outside), values) in enumerate(zip(jobs, found, strict=True), 1):
-            probabilities[outside] = values
-            probabilities[outside & ~np.isin(self._labels, self._labels[inside])] = np.nan
-            on_progress(number, len(jobs))
+        with closing(cluster.each(_predicted, (self, self._rotated), jobs)) as found:
+            for number, ((inside, outside), values) in enumerate(zip(jobs, found, strict=True), 1):
+                probabilities[outside] = values
+                probabilities[outside & ~np.isin(self._labels, self._labels[inside])] = np.nan
+                on_progress(number, len(jobs))
         return probabilities
 
     def correct_by_size(
@@ -84,24 +84,29 @@ class CrossFitting:
         rotated = self._components.rotated(features)
         correct: dict[int, NDArray[np.bool_]] = {}
         repeats = [(share, i) for share in SHARES for i in range(REPEATS if share < 1 else 1)]
-        jobs = [self._parts(share, i, labels, folds) for share, i in repeats]
-        found = cluster.each(_predicted, (self, rotated), itertools.chain.from_iterable(jobs))
-        for number, parts in enumerate(jobs, start=1):
-            hits = np.empty(len(labels), bool)
-            for known, judged in parts:
-                hits[judged] = next(found).argmax(axis=1) == labels[judged]
-                hits[judged] &= np.isin(labels[judged], self._labels[known])
-            count = round(float(np.mean([known.sum() for known, _ in parts])))
-            correct[count] = np.vstack([*correct.get(count, ()), hits])
-            on_progress(number, len(jobs))
+        parts = (part for each in repeats for part in self._parts(*each, labels, folds))
+        with closing(cluster.each(_predicted, (self, rotated), parts)) as found:
+            for number, (share, repeat) in enumerate(repeats, start=1):
+                hits, counts = np.empty(len(labels), bool), list[int]()
+                for known, judged in self._parts(share, repeat, labels, folds):
+                    hits[judged] = next(found).argmax(axis=1) == labels[judged]
+                    hits[judged] &= np.isin(labels[judged], self._labels[known])
+                    counts.append(int(known.sum()))
+                count = round(float(np.mean(counts)))
+                correct[count] = np.vstack([*correct.get(count, ()), hits])
+                on_progress(number, len(repeats))
         return correct
 
-    def _parts(self, share: float, repeat: int, labels: Labels, folds: Labels | None) -> list[Part]:
+    def _parts(
+        self, share: float, repeat: int, labels: Labels, folds: Labels | None
+    ) -> Iterator[Part]:
         """For one measurement, which pictures heads are fitted on, and which they are judged by."""
         inside = self._subset(share, repeat)
         if folds is None:
-            return [(inside, np.ones(len(labels), bool))]
-        return [(inside & (folds != fold), folds == fold) for fold in np.unique(folds)]
+            yield inside, np.ones(len(labels), bool)
+            return
+        for fold in np.unique(folds):
+            yield inside & (folds != fold), folds == fold
 
     def _subset(self, share: float, repeat: int) -> NDArray[np.bool_]:
         """A random share of each class, at least one picture; bool (pictures,)."""

@@ -7,11 +7,12 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
-from efftune.errors import EfftuneError, UsageError
+from efftune.errors import EfftuneError, EfftuneWarning, UsageError
 from efftune.system.workers import Costs, Shared, Workers
 
 _AUTO = "auto"
@@ -54,10 +55,12 @@ def cluster(where: str) -> Iterator[None]:
     Raises:
         UsageError: there is no such cluster, or Ray is not installed.
     """
-    address = os.environ.get("RAY_ADDRESS", "") if where == _AUTO else where
+    address = _of_environment() if where == _AUTO else where
     if not address:
         yield
         return
+    if _joined:
+        raise UsageError("This process has joined a cluster already. Leave that first.")
     connection = _Connection(address)
     _joined.append(connection)
     try:
@@ -65,6 +68,27 @@ def cluster(where: str) -> Iterator[None]:
     finally:
         _joined.remove(connection)
         connection.end()
+
+
+def _of_environment() -> str:
+    """The cluster that RAY_ADDRESS names, if this process can join it."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        return ""
+    if importlib.util.find_spec("ray") is not None and _ADDRESS.fullmatch(address):
+        return address
+    why = "Ray is not installed" if _ADDRESS.fullmatch(address) else "it is no HOST:PORT"
+    warnings.warn(
+        f"RAY_ADDRESS is {address}, but {why}: efftune computes on this machine alone.",
+        EfftuneWarning,
+        stacklevel=4,
+    )
+    return ""
+
+
+def is_starting() -> bool:
+    """Whether workers will help that have not started yet."""
+    return bool(_joined) and _joined[-1].workers is None
 
 
 class _Connection:
@@ -93,6 +117,7 @@ class _Connection:
         self._thread.start()
         if not match:
             if not self._is_known.wait(_LONGEST_SECONDS):
+                self._ended.set()
                 raise UsageError(f"What answers at {address} is no Ray cluster, or is overloaded.")
             self.workers  # noqa: B018  (raises what is wrong)
 
@@ -110,21 +135,22 @@ class _Connection:
 
     def _serve(self, address: str, count: int) -> None:
         """Be connected until the end. What Ray starts ends with the thread that started it."""
+        is_ours = False
         try:
             is_ours = _connect(address, count)
             self._workers = Workers()
+            self._is_known.set()
+            self._ended.wait()
+            self._workers.end()
         except Exception as error:  # noqa: BLE001  (Ray raises many kinds)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self._problem = UsageError(f"No Ray cluster can be used at {address}: {reason}")
-            return
         finally:
-            self._is_known.set()
-        self._ended.wait()
-        self._workers.end()
-        if is_ours:
-            import ray
+            if is_ours:
+                import ray
 
-            ray.shutdown()
+                ray.shutdown()
+            self._is_known.set()
 
     def end(self) -> None:
         """Let the workers go, and disconnect if nobody was connected before."""
@@ -157,28 +183,42 @@ def _connect(address: str, count: int) -> bool:
     Returns:
         Whether it was not connected before.
     """
-    if count:
-        os.environ.update({name: os.environ.get(name, x) for name, x in LOOPBACK.items()})
-    import ray
+    with _on_loopback() if count else nullcontext():
+        import ray
 
-    if ray.is_initialized():
-        return False
+        if ray.is_initialized():
+            return False
+        choices: dict[str, Any] = {"address": address}
+        if count:
+            choices = {"address": "local", "num_cpus": count, "include_dashboard": False}
+            choices["object_store_memory"] = _STORE_BYTES
+        ray.init(**choices, logging_level=logging.CRITICAL, log_to_driver=False)
     internals: Any = importlib.import_module("ray._private.worker")
-    choices: dict[str, Any] = {"address": address}
-    if count:
-        choices = {"address": "local", "num_cpus": count, "include_dashboard": False}
-        choices["object_store_memory"] = _STORE_BYTES
-        # As above, if Ray was imported before.
-        internals.ray_constants.ENABLE_RAY_CLUSTER = False
-    ray.init(**choices, logging_level=logging.CRITICAL, log_to_driver=False)
     if hasattr(internals, "_worker_logs_enabled"):  # Ray's own debugger sets it, too
         internals._worker_logs_enabled = False  # or Ray prints to stdout what we say ourselves
     return True
 
 
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """What starts in the block listens to this machine only."""
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    enabled, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False  # here
+    before = {name: os.environ.get(name) for name in LOOPBACK}
+    os.environ.update(LOOPBACK)  # and in the processes that start
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = enabled
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
 def each(
     function: Callable[[Value, Job], Result], value: Value, jobs: Iterable[Job]
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Results, in order, of a function of a value and each job; by workers, if there are any.
 
     Args:

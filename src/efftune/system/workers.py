@@ -25,7 +25,9 @@ _ATTEMPTS = 5  # at a call, each by another worker
 _PATIENCE_SECONDS = 120.0  # in which no worker is free
 _LOOK_SECONDS = 1.0  # between two looks at which workers have started
 _GROW_SECONDS = 10.0  # between two looks at how many there may be
-_KEPT = 8  # shared values in a worker
+_KEPT = 8  # objects in a worker that are shared once
+_MOST_THREADS = 4096  # that wait for workers; fewer start if there are fewer workers
+_COMPARED = ("efftune", "openvino", "numpy", "pillow", "opencv-python-headless")
 _ONE_THREAD = (*("OPENCV_FOR_THREADS_NUM", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),)
 
 Item = TypeVar("Item")
@@ -63,21 +65,24 @@ class Costs:
 class Shared(Generic[Result]):
     """A value that many calls are given: it is sent to each machine once, and kept by workers."""
 
-    def __init__(self, reference: Any):
-        self._reference = reference
+    def __init__(self, reference: Any, *, is_kept: bool):
+        self._reference, self._is_kept = reference, is_kept
 
     @property
     def value(self) -> Result:
         """The value, in a worker."""
-        found: Result = _received(self._reference)
+        found: Result = (_kept if self._is_kept else _last)(self._reference)
         return found
 
 
-@functools.lru_cache(maxsize=_KEPT)
 def _received(reference: Any) -> Any:
     import ray
 
     return ray.get(reference)
+
+
+_kept = functools.lru_cache(maxsize=_KEPT)(_received)
+_last = functools.lru_cache(maxsize=1)(_received)  # those before may be large
 
 
 class Workers:
@@ -113,17 +118,17 @@ class Workers:
     @property
     def width(self) -> int:
         """The number of calls at a time that keeps all workers busy: from as many threads."""
-        return max(2, self._count + self._count // 2)
+        return 2 + self._count + self._count // 2
 
     def share(self, value: Result) -> Shared[Result]:
-        """Put a value where all workers can get it."""
-        return Shared(self._ray.put(value))
+        """Put a value where all workers can get it; each keeps the last one that it got."""
+        return Shared(self._ray.put(value), is_kept=False)
 
     def share_once(self, value: Result) -> Shared[Result]:
-        """The same as `share`; an object that is shared already is not sent again."""
+        """The same for an object that workers keep, such as a network; it is sent once."""
         with self._sharing:
             if value not in self._shared:
-                self._shared[value] = self.share(value)
+                self._shared[value] = Shared(self._ray.put(value), is_kept=True)
             return self._shared[value]
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -145,10 +150,15 @@ class Workers:
             except self._ray.exceptions.RayTaskError:  # such as that it cannot be sent
                 self._free.put(worker)
                 raise
+            except ConnectionError as error:  # of Ray's client
+                raise Lost(f"The connection to the Ray cluster was lost: {error}") from None
             except self._ray.exceptions.RayError as error:
                 places.append(worker.address)
                 self._replace(worker, error)
                 continue
+            except BaseException:  # such as that what is sent cannot be pickled
+                self._free.put(worker)
+                raise
             self._free.put(worker)
             succeeded, result, seconds = answer
             with self._lock:
@@ -171,11 +181,11 @@ class Workers:
             items: taken as they are needed.
         """
         waiting: deque[Future[Result]] = deque()
-        pool = ThreadPoolExecutor(self.width, thread_name_prefix="cluster")
+        pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="cluster")
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                while len(waiting) > 2 * self.width:
+                while len(waiting) >= self.width:  # which grows as workers start
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -193,6 +203,8 @@ class Workers:
         while True:
             if self._problem is not None:
                 raise self._problem
+            if self._ended.is_set():
+                raise Lost("The cluster has been left.")
             with suppress(Empty):
                 return self._free.get(timeout=_LOOK_SECONDS)
             if self.costs.workers and self._count:  # they are at work
@@ -249,7 +261,7 @@ class Workers:
         try:
             address, node, *versions = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            if "ModuleNotFoundError" in str(error) or "efftune" in str(error):
+            if "No module named 'efftune" in str(error):
                 self._problem = UsageError(
                     f"A machine of the Ray cluster cannot import efftune. Install {_versions()[0]} "
                     "on all of them."
@@ -258,8 +270,8 @@ class Workers:
         ours = _versions()
         if versions != ours:
             self._problem = UsageError(
-                f"The machine {address} of the Ray cluster has {' and '.join(versions)}; this one "
-                f"has {' and '.join(ours)}. Install the same on all."
+                f"The machine {address} of the Ray cluster has {', '.join(versions)}; this one has "
+                f"{', '.join(ours)}. Install the same on all."
             )
             return
         with self._lock:
@@ -307,4 +319,4 @@ class _Worker:
 def _versions() -> list[str]:
     """What must be the same everywhere, so that results are."""
     versions = machine.versions()
-    return [f"{name} {versions.get(name, 'none')}" for name in ("efftune", "openvino")]
+    return [f"{name} {versions.get(name, 'none')}" for name in _COMPARED]

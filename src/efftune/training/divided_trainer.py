@@ -1,7 +1,8 @@
 """Training steps whose pictures are divided among the workers of a cluster, by TensorFlow.
 
 Each worker computes the gradients of its share with the same weights; their sum is that of the
-whole batch. Workers keep nothing between steps, so that one that is lost costs its share of one.
+whole batch, but for random numbers (dropout), which each share draws for itself. Workers keep
+nothing between steps, so that one that is lost costs its share of one.
 
 Source: synchronous training as in Chen et al., "Revisiting Distributed Synchronous SGD" (2016),
 https://arxiv.org/abs/1604.00981, without backup workers.
@@ -34,9 +35,9 @@ class Program:
         graph: serialized.
         inputs: names of its inputs: trained weights, other variables, pictures, targets, weights.
         outputs: names of its outputs: loss, number of correct answers, gradients, and what becomes
-            of variables that a step changes without gradients.
+            of random states.
         fixed: values of the other variables, by position among them.
-        moving: positions of those that a step changes.
+        moving: positions of random states, which a step changes.
         dtype: of the pictures, which may be sent as bytes.
         digest: of the graph.
     """
@@ -67,7 +68,7 @@ class DividedTrainer(KerasTrainer):
         super().__init__(training_model, inference_model, data)
         self._workers, self._most_shares = workers, max(1, workers.count)
         self._program = _program(inference_model, training_model.loss)
-        self._shared = workers.share(self._program)
+        self._shared = workers.share_once(self._program)
         self._apply = _updating(training_model.optimizer, inference_model.trainable_variables)
 
     def _step(
@@ -84,14 +85,14 @@ class DividedTrainer(KerasTrainer):
         model, count = self._inference_model, len(targets)
         values = self._workers.share([np.asarray(each) for each in model.trainable_variables])
         others = model.non_trainable_variables
-        moving = [np.asarray(others[i]) for i in self._program.moving]
+        moving = [np.asarray(others[i]) for i in self._program.moving]  # random states
         shares = max(1, min(self._most_shares, count // _LEAST))
         parts = np.array_split(np.arange(count), shares)
 
         def computed(job: tuple[int, NDArray[np.int64]]) -> tuple[float, float, Arrays, Arrays]:
             number, part = job
             given = inputs[part], targets[part], weights[part]
-            before = [_of_share(value, number) for value in moving]
+            before = [value + np.asarray(number, value.dtype) for value in moving]
             return self._workers.call(_gradients, self._shared, values, before, given)
 
         found = list(self._workers.map(computed, enumerate(parts)))
@@ -100,31 +101,13 @@ class DividedTrainer(KerasTrainer):
             for x in zip(*(x[2] for x in found), strict=True)
         ]
         self._apply(gradients)
-        sizes = [len(part) / count for part in parts]
-        for i, after in zip(
-            self._program.moving, zip(*(x[3] for x in found), strict=True), strict=True
-        ):
-            others[i].assign(_mean(after, sizes))
+        for i, after in zip(self._program.moving, found[0][3], strict=True):
+            others[i].assign(after)
         return sum(x[0] for x in found) / count, sum(x[1] for x in found) / count
 
 
 def _sum(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return functools.reduce(np.add, arrays)
-
-
-def _mean(arrays: Sequence[NDArray[Any]], sizes: Sequence[float]) -> NDArray[Any]:
-    """The mean of what became of a variable; of a random state, that of the first share."""
-    first = arrays[0]
-    if not np.issubdtype(first.dtype, np.floating):
-        return first
-    return np.asarray(_sum([x * np.float32(s) for x, s in zip(arrays, sizes, strict=True)]))
-
-
-def _of_share(value: NDArray[Any], number: int) -> NDArray[Any]:
-    """A variable as a share begins with it: each has random numbers of its own."""
-    if np.issubdtype(value.dtype, np.floating):
-        return value
-    return np.asarray(value + np.asarray(number, value.dtype))
 
 
 def _updating(optimizer: Any, variables: Sequence[Any]) -> Callable[[Arrays], Any]:
@@ -175,8 +158,9 @@ def _program(model: Any, loss: Any) -> Program:
         tf.TensorSpec((None, classes), tf.float32),
         tf.TensorSpec((None,), tf.float32),
     )
-    if concrete.captured_inputs:
-        raise AssertionError("a training step depends on more than its inputs")
+    states = [others[i] for i in moving]
+    if concrete.captured_inputs or any(tf.as_dtype(each.dtype).is_floating for each in states):
+        raise AssertionError("a training step depends on, or changes, more than is sent")
     graph = concrete.graph.as_graph_def().SerializeToString()
     return Program(
         graph,

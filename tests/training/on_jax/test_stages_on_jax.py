@@ -57,7 +57,7 @@ def fit(batch_size, **choices):
 def test_batch_that_the_device_cannot_hold_is_halved(greedy, one_device, monkeypatch):
     made = []
 
-    def trainer_for(*arguments):
+    def trainer_for(*arguments, **_):
         assert not any(each() for each in made)  # what it held of the memory is given back
         trainer = JaxTrainer(*arguments)
         made.append(weakref.ref(trainer))

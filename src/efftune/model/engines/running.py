@@ -15,6 +15,7 @@ from efftune.system import cluster, helpers
 from efftune.system.workers import Shared, Workers
 
 _TOGETHER = 32  # views that a worker computes before it answers
+_UNTIL_STARTED = 256  # items between two looks at whether workers have started
 _Deliver = Callable[[Item, int, list[Any]], None]
 
 
@@ -74,11 +75,17 @@ def run(
         deliver: see `Network.run`.
         views: number of views of each item.
     """
-    workers = cluster.current()
-    if workers is None or not network.can_be_sent:
-        network.run(items, loading.pixels, deliver, views=views)
+    left = iter(items)
+    while network.can_be_sent and cluster.is_starting():
+        some = list(itertools.islice(left, _UNTIL_STARTED))
+        if not some:
+            return
+        network.run(some, loading.pixels, deliver, views=views)
+    workers = cluster.current() if network.can_be_sent else None
+    if workers is None:
+        network.run(left, loading.pixels, deliver, views=views)
     else:
-        _by_workers(workers, network, items, loading, deliver, views)
+        _by_workers(workers, network, left, loading, deliver, views)
 
 
 def _by_workers(

@@ -135,7 +135,7 @@ def test_a_node_may_be_lost(nodes, pictures, alone, tmp_path):
     assert same(run, alone["quick"])
 
 
-@on_ray
+@pytest.mark.long
 def test_nodes_that_come_later_help(nodes):
     nodes.lose_node()
     with efftune.cluster(nodes.address):

@@ -9,7 +9,9 @@ import pytest
 import efftune
 from conftest import fill
 from efftune.errors import EfftuneWarning
+from efftune.recipe.recipe import Stage
 from efftune.system import cluster
+from efftune.training.trainer import is_divided
 
 pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("own_cache")]
 CHOICES = {
@@ -30,7 +32,7 @@ def curve(run, stage):
     return np.array([[float(row["loss"]), float(row["val_loss"])] for row in rows])
 
 
-@pytest.mark.parametrize("mix", ["none", "mixup"])
+@pytest.mark.parametrize("mix", ["none", pytest.param("mixup", marks=pytest.mark.long)])
 def test_the_loss_curve_is_that_of_one_process(nodes, pictures, tmp_path, mix):
     choices = CHOICES | {"mix": mix}
     alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
@@ -46,7 +48,7 @@ def test_the_loss_curve_is_that_of_one_process(nodes, pictures, tmp_path, mix):
 
 
 def test_a_worker_that_is_lost_changes_nothing(nodes, pictures, own_cache, tmp_path):
-    choices, lost = CHOICES | {"dropout": 0.2, "divide_steps": True}, []
+    choices, lost = CHOICES | {"dropout": 0.2, "divide_steps": True, "epochs": 3}, []
 
     def on_progress(name, done, total):
         if name == "upper" and done == 5 and not lost:
@@ -67,11 +69,8 @@ def test_a_worker_that_is_lost_changes_nothing(nodes, pictures, own_cache, tmp_p
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_training_from_scratch_is_not_divided(nodes, pictures, tmp_path):
-    choices = {key: CHOICES[key] for key in ("image_size", "val", "test", "seed", "on_progress")}
-    choices |= {"recipe": "scratch", "scratch_epochs": 2, "batch_size": 16, "precision": "f32"}
-    with efftune.cluster(nodes.address):
-        nodes.wait()
-        run = efftune.train(pictures, run=tmp_path / "run", divide_steps=True, **choices)
-    alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
-    assert np.array_equal(curve(run, "scratch"), curve(alone, "scratch"))
+def test_training_from_scratch_is_not_divided():
+    recipe = efftune.Recipe.named("balanced", divide_steps=True)
+    assert is_divided(recipe, Stage("upper", "block6a", 1, 1e-3))
+    assert not is_divided(recipe, Stage("scratch", "pixels", 1, 1e-3))
+    assert not is_divided(efftune.Recipe(), Stage("upper", "block6a", 1, 1e-3))

@@ -97,7 +97,7 @@ def test_a_worker_may_be_lost_at_any_time(nodes, pictures, alone, tmp_path, phas
 
 @on_ray
 def test_a_worker_may_be_lost_during_prediction(nodes, pictures, alone):
-    paths = sorted(pictures.rglob("*.*"))
+    paths = sorted(pictures.rglob("*.*")) * 10  # so that all workers are asked again
     lost = []
 
     def on_progress(done, total):

@@ -90,8 +90,8 @@ def of_nodes(source: str, repeats: int) -> None:
             nodes = Nodes(count)
             nodes.bind()
             with empty_cache() as place, efftune.cluster(nodes.cluster.address):
-                while len(cluster.current().costs.nodes) < count:  # all workers have started
-                    cluster.current().call(time.sleep, 0.1)
+                while cluster.is_starting() or cluster.current().count < count:
+                    time.sleep(0.1)
                 run = efftune.train(source, run=place / "run", **CHOICES)
                 took = sum(run.record["seconds"][phase] for phase in PHASES)
             nodes.cluster.shutdown()
@@ -138,6 +138,8 @@ def losses(source: str, runs: int) -> None:
                 threading.Thread(target=kind).start()  # noqa: B023
 
         with empty_cache() as place, efftune.cluster(nodes.cluster.address):
+            while cluster.is_starting() or cluster.current().count < 2:
+                time.sleep(0.1)
             choices = CHOICES | {"on_progress": on_progress}
             run = efftune.train(source, run=place / "run", **choices)
             is_same = expected == {name: (run.folder / name).read_bytes() for name in FILES}

@@ -1,12 +1,12 @@
 """Made-up pictures, a run on them, and the real photos where they are at hand."""
 
 import gc
-import operator
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -303,12 +303,13 @@ class Nodes:
         found = [child for raylet in raylets for child in raylet.children(recursive=True)]
         return [each for each in found if "_Worker" in each.cmdline()[0]]
 
-    def wait(self):
-        """Until both workers of the cluster that was joined have started."""
+    def wait(self, count=2):
+        """The workers of the cluster that was joined, once so many have started."""
         from efftune.system import cluster
 
-        while cluster.current().count < 2:
-            cluster.current().call(operator.mul, 1, 1)
+        while cluster.is_starting() or cluster.current().count < count:
+            time.sleep(0.05)
+        return cluster.current()
 
     def lose_worker(self):
         victim = self.workers()[0]

@@ -19,7 +19,7 @@ from efftune.runs import preparation, unfinished, within_budget
 from efftune.runs.contents import RunContents
 from efftune.runs.preparation import Setup
 from efftune.runs.run import Run
-from efftune.system import files
+from efftune.system import cluster, files
 from efftune.system.journal import Journal
 from efftune.system.progress import OnProgress, Timer, showing
 from efftune.training import (
@@ -206,6 +206,7 @@ def _through(
     """Do what is left of a run, from its pictures to its report."""
     try:
         with showing(on_progress) as report:
+            cluster.begin_run()
             search = start["search"]
             timer = Timer(report, journal, math.inf if search else recipe.budget or math.inf)
             deadline = time.perf_counter() + search - sum(timer.seconds.values())

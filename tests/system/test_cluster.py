@@ -54,6 +54,7 @@ def same(run, other):
 def test_a_run_is_the_same(nodes, pictures, alone, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", nodes.address)
     with efftune.cluster("auto"):
+        nodes.wait()
         run = efftune.train(pictures, recipe="quick", run=tmp_path / "run", **CHOICES)
         unread = tmp_path / "unread.png"
         unread.write_bytes(b"nothing")
@@ -123,6 +124,7 @@ def test_a_node_may_be_lost(nodes, pictures, alone, tmp_path):
 
     try:
         with efftune.cluster(nodes.address), pytest.warns(EfftuneWarning, match="was lost"):
+            nodes.wait()
             run = efftune.train(
                 pictures,
                 recipe="quick",
@@ -139,7 +141,7 @@ def test_a_node_may_be_lost(nodes, pictures, alone, tmp_path):
 def test_nodes_that_come_later_help(nodes):
     nodes.lose_node()
     with efftune.cluster(nodes.address):
-        workers = cluster.current()
+        workers = nodes.wait(1)
         assert workers.call(operator.mul, 2, 4) == 8
         nodes.restore()
         until = time.monotonic() + 60
@@ -150,11 +152,44 @@ def test_nodes_that_come_later_help(nodes):
 
 @on_ray
 def test_all_workers_help_although_none_had_started(nodes, pictures, alone):
-    paths = sorted(pictures.rglob("*.*")) * 20
+    paths = sorted(pictures.rglob("*.*")) * 40
     with efftune.cluster(nodes.address):
         alone["quick"].classifier.predict(paths)
-        costs = cluster.costs()
-    assert len(costs.nodes) == 2
+        assert len(cluster.costs().nodes) == 2
+
+
+@on_ray
+def test_each_run_has_its_own_costs(nodes, pictures, tmp_path):
+    with efftune.cluster(nodes.address):
+        nodes.wait()
+        first = efftune.train(pictures, recipe="quick", run=tmp_path / "first", **CHOICES)
+        second = efftune.train(pictures, recipe="quick", run=tmp_path / "second", **CHOICES)
+    calls = [run.record["cluster"]["calls"] for run in (first, second)]
+    assert 0 < calls[1] < calls[0]  # whose features the second finds in the cache
+
+
+@on_ray
+def test_while_all_processors_are_taken_it_computes_by_itself(nodes, pictures, alone, tmp_path):
+    held = """
+import sys
+import efftune
+from efftune.system import cluster
+with efftune.cluster(sys.argv[1]):
+    while cluster.is_starting() or cluster.current().count < 2:
+        pass
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", held, nodes.address]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with efftune.cluster(nodes.address):
+            run = efftune.train(pictures, recipe="quick", run=tmp_path / "run", **CHOICES)
+        other.stdin.close()
+    assert run.record["cluster"]["workers"] == 0
+    assert same(run, alone["quick"])
 
 
 @on_ray
@@ -170,8 +205,7 @@ def test_one_cluster_at_a_time(nodes):
 @on_ray
 def test_what_cannot_be_sent_costs_no_worker(nodes):
     with efftune.cluster(nodes.address):
-        workers = cluster.current()
-        nodes.wait()
+        workers = nodes.wait()
         for _ in range(5):
             with pytest.raises(TypeError):
                 workers.call(operator.mul, 1, threading.Lock())
@@ -182,7 +216,7 @@ def test_what_cannot_be_sent_costs_no_worker(nodes):
 @on_ray
 def test_what_a_call_raises_is_raised_here(nodes):
     with efftune.cluster(nodes.address):
-        workers = cluster.current()
+        workers = nodes.wait()
         with pytest.raises(BadImage, match="no such file"):
             workers.call(picture_bytes.read, Path("nowhere.png"))
         assert list(workers.map(lambda x: workers.call(operator.mul, 2, x), range(100))) == list(
@@ -199,7 +233,7 @@ def test_a_call_that_kills_each_worker_ends_the_run_with_a_sentence(nodes):
         pytest.warns(EfftuneWarning, match="was lost"),
         pytest.raises(Lost, match="5 workers were lost one after the other"),
     ):
-        cluster.current().call(os._exit, 1)
+        nodes.wait().call(os._exit, 1)
 
 
 @on_ray
@@ -276,6 +310,7 @@ def test_cross_validation_is_the_same(nodes, pictures, own_cache, tmp_path, monk
     run = efftune.train(pictures, recipe="quick", run=tmp_path / "alone", **choices)
     shutil.rmtree(own_cache)
     with efftune.cluster(nodes.address):
+        nodes.wait()
         other = efftune.train(pictures, recipe="quick", run=tmp_path / "helped", **choices)
     assert run.record["plan"]["folds"]
     assert same(other, run)

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -112,8 +111,7 @@ def command(
         app: the application to register the command with.
         settings: names of recipe settings to add as options; `ALL` also adds `--set`.
         default: the default that `--help` shows for these options, if it is not the recipe's.
-        also: options to add: `--for`, which sets what an application needs; `--cluster`, where what
-            the function calls is computed.
+        also: `--for`, which sets what an application needs; `--cluster`, workers that help.
         more: further options, their annotations and defaults, which the function takes together
             as `more`, by name.
         lines: whether `--json` prints one object per line; `csv` to add `--csv`, too.
@@ -153,12 +151,11 @@ def command(
 
 def _joined(where: str | None) -> AbstractContextManager[Any]:
     """Together with the cluster that the user names; None for `auto`, empty for none."""
-    where = "auto" if where is None else where
-    if not where or (where == "auto" and not os.environ.get("RAY_ADDRESS")):
+    if where == "":
         return nullcontext()
     from efftune.system import cluster
 
-    return cluster.cluster(where)
+    return cluster.cluster(where or "auto")
 
 
 def _made_for(target: str | None, choices: dict[str, Any]) -> dict[str, Any]:

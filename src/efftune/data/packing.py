@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +90,7 @@ def pack(
     folder = files.user_path(into)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists, and is not empty. Name a new folder with --into.")
-    if folder.is_symlink() or folder.is_mount():
+    if folder.is_symlink() or os.path.ismount(folder):
         raise UsageError(f"{folder} is a link or a disk. Name a new folder in it with --into.")
     if megabytes < 1:
         raise UsageError(f"A shard of {megabytes} MB holds nothing: give 1 or more.")

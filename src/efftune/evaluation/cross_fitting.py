@@ -1,5 +1,6 @@
 """Cross-fitting: heads fitted on parts of the training split, applied to held-out pictures."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
@@ -54,12 +55,13 @@ class CrossFitting:
         fold_of = np.empty_like(self._labels)
         fold_of[order] = heads.assign_folds(self._labels[order], self._groups[order], FOLDS)
         probabilities = np.zeros((len(self._labels), int(self._labels.max()) + 1), np.float32)
-        jobs = [(fold_of != fold, fold_of == fold) for fold in np.unique(fold_of)]
-        with closing(cluster.each(_predicted, (self, self._rotated), jobs)) as found:
-            for number, ((inside, outside), values) in enumerate(zip(jobs, found, strict=True), 1):
+        folds = np.unique(fold_of)
+        parts = ((fold_of != fold, fold_of == fold) for fold in folds)
+        with closing(cluster.each(_predicted, (self, self._rotated), parts)) as found:
+            for number, ((inside, outside), values) in enumerate(found, start=1):
                 probabilities[outside] = values
                 probabilities[outside & ~np.isin(self._labels, self._labels[inside])] = np.nan
-                on_progress(number, len(jobs))
+                on_progress(number, len(folds))
         return probabilities
 
     def correct_by_size(
@@ -85,11 +87,12 @@ class CrossFitting:
         correct: dict[int, NDArray[np.bool_]] = {}
         repeats = [(share, i) for share in SHARES for i in range(REPEATS if share < 1 else 1)]
         parts = (part for each in repeats for part in self._parts(*each, labels, folds))
+        several = 1 if folds is None else len(np.unique(folds))
         with closing(cluster.each(_predicted, (self, rotated), parts)) as found:
-            for number, (share, repeat) in enumerate(repeats, start=1):
+            for number in range(1, len(repeats) + 1):
                 hits, counts = np.empty(len(labels), bool), list[int]()
-                for known, judged in self._parts(share, repeat, labels, folds):
-                    hits[judged] = next(found).argmax(axis=1) == labels[judged]
+                for (known, judged), values in itertools.islice(found, several):
+                    hits[judged] = values.argmax(axis=1) == labels[judged]
                     hits[judged] &= np.isin(labels[judged], self._labels[known])
                     counts.append(int(known.sum()))
                 count = round(float(np.mean(counts)))

@@ -28,11 +28,12 @@ Value = TypeVar("Value")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+_TOKEN = "If it asks for a token, copy it to ~/.ray/auth_token, and set RAY_AUTH_MODE=token."  # noqa: S105
 _joined: list["_Connection"] = []
 
 
 def current() -> Workers | None:
-    """The workers that help this process; None if it computes by itself, as it does at first.
+    """The workers that help this process; None until one has started, if there is a cluster.
 
     Raises:
         UsageError: it cannot be used.
@@ -87,7 +88,7 @@ def _of_environment() -> str:
 
 
 def is_starting() -> bool:
-    """Whether workers will help that have not started yet."""
+    """Whether workers are to help and none has started yet: others may use all processors."""
     return bool(_joined) and _joined[-1].workers is None
 
 
@@ -118,20 +119,28 @@ class _Connection:
         if not match:
             if not self._is_known.wait(_LONGEST_SECONDS):
                 self._ended.set()
-                raise UsageError(f"What answers at {address} is no Ray cluster, or is overloaded.")
+                raise UsageError(
+                    f"What answers at {address} is no Ray cluster, or is overloaded. {_TOKEN}"
+                )
             self.workers  # noqa: B018  (raises what is wrong)
 
     @property
     def workers(self) -> Workers | None:
         """The workers, once there are some."""
-        if self._problem is not None:
-            raise self._problem
-        return self._workers
+        problem = self._problem or (self._workers and self._workers.problem)
+        if problem:
+            raise problem
+        return self._workers if self._workers and self._workers.count else None
 
     @property
     def costs(self) -> Costs:
         """What the cluster has computed so far."""
         return self._workers.costs if self._workers else Costs()
+
+    def begin_run(self) -> None:
+        """See the function."""
+        if self._workers is not None:
+            self._workers.costs = Costs(self._workers.count)
 
     def _serve(self, address: str, count: int) -> None:
         """Be connected until the end. What Ray starts ends with the thread that started it."""
@@ -144,7 +153,10 @@ class _Connection:
             self._workers.end()
         except Exception as error:  # noqa: BLE001  (Ray raises many kinds)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self._problem = UsageError(f"No Ray cluster can be used at {address}: {reason}")
+            advice = "" if count else f" {_TOKEN}"
+            self._problem = UsageError(
+                f"No Ray cluster can be used at {address}: {reason.rstrip('.')}.{advice}"
+            )
         finally:
             if is_ours:
                 import ray
@@ -204,22 +216,23 @@ def _on_loopback() -> Iterator[None]:
     """What starts in the block listens to this machine only."""
     constants: Any = importlib.import_module("ray._private.ray_constants")
     enabled, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False  # here
-    before = {name: os.environ.get(name) for name in LOOPBACK}
+    # Ray leaves the mode set, and would show later clusters a token that they do not want.
+    before = {name: os.environ.get(name) for name in (*LOOPBACK, "RAY_AUTH_MODE")}
     os.environ.update(LOOPBACK)  # and in the processes that start
     try:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER = enabled
         for name, value in before.items():
-            os.environ.pop(name)
+            os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
 
 
 def each(
     function: Callable[[Value, Job], Result], value: Value, jobs: Iterable[Job]
-) -> Generator[Result, None, None]:
-    """Results, in order, of a function of a value and each job; by workers, if there are any.
+) -> Generator[tuple[Job, Result], None, None]:
+    """Each job, in order, with the result of a function of a value and it; by workers, if possible.
 
     Args:
         function: one that a module of efftune defines.
@@ -228,10 +241,14 @@ def each(
     """
     workers = current()
     if workers is None:
-        yield from (function(value, job) for job in jobs)
+        yield from ((job, function(value, job)) for job in jobs)
         return
     shared = workers.share(value)
-    yield from workers.map(lambda job: workers.call(_with_value, function, shared, job), jobs)
+
+    def computed(job: Job) -> tuple[Job, Result]:
+        return job, workers.call(_with_value, function, shared, job)
+
+    yield from workers.map(computed, jobs)
 
 
 def _with_value(
@@ -242,5 +259,11 @@ def _with_value(
 
 
 def costs() -> Costs | None:
-    """What the cluster has computed so far that this process has joined; None if it has not."""
+    """What the cluster has computed for the present run; None if this process has joined none."""
     return _joined[-1].costs if _joined else None
+
+
+def begin_run() -> None:
+    """Count what the cluster computes from now on."""
+    if _joined:
+        _joined[-1].begin_run()

@@ -67,6 +67,11 @@ def use_processors(most: int) -> None:
     _most[0] = most
 
 
+def uses_all_processors() -> bool:
+    """Whether this process may use all processors that it could."""
+    return _most[0] >= _available()
+
+
 def usable_processors() -> int:
     """Number of logical processors available to this process."""
     return min(_most[0], _available())

@@ -6,6 +6,7 @@ worker is lost is made again.
 
 import functools
 import os
+import pickle
 import threading
 import time
 import warnings
@@ -81,7 +82,11 @@ def _received(reference: Any) -> Any:
     return ray.get(reference)
 
 
-_kept = functools.lru_cache(maxsize=_KEPT)(_received)
+@functools.lru_cache(maxsize=_KEPT)
+def _kept(reference: Any) -> Any:
+    return pickle.loads(_received(reference))  # noqa: S301  (from the command's own process)
+
+
 _last = functools.lru_cache(maxsize=1)(_received)  # those before may be large
 
 
@@ -90,6 +95,7 @@ class Workers:
 
     Attributes:
         costs: what they have computed so far.
+        problem: why they cannot be used.
     """
 
     def __init__(self) -> None:
@@ -104,7 +110,7 @@ class Workers:
         self._count = 0
         self._lock, self._sharing = threading.Lock(), threading.Lock()
         self._shared: WeakKeyDictionary[Any, Shared[Any]] = WeakKeyDictionary()
-        self._problem: EfftuneError | None = None
+        self.problem: EfftuneError | None = None
         self._ended = threading.Event()
         self._grow()
         self._admitting = threading.Thread(target=self._admit, name="cluster", daemon=True)
@@ -128,7 +134,8 @@ class Workers:
         """The same for an object that workers keep, such as a network; it is sent once."""
         with self._sharing:
             if value not in self._shared:
-                self._shared[value] = Shared(self._ray.put(value), is_kept=True)
+                # As bytes: a client's server would make the object, to send it on.
+                self._shared[value] = Shared(self._ray.put(pickle.dumps(value)), is_kept=True)
             return self._shared[value]
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -201,8 +208,8 @@ class Workers:
         """A free worker, once there is one."""
         until = time.monotonic() + _PATIENCE_SECONDS
         while True:
-            if self._problem is not None:
-                raise self._problem
+            if self.problem is not None:
+                raise self.problem
             if self._ended.is_set():
                 raise Lost("The cluster has been left.")
             with suppress(Empty):
@@ -254,7 +261,7 @@ class Workers:
                     self._grow()
             except Exception as error:  # noqa: BLE001  (calls raise it)
                 if not self._ended.is_set():
-                    self._problem = Lost(f"The Ray cluster no longer answers: {error}")
+                    self.problem = Lost(f"The Ray cluster no longer answers: {error}")
                 return
 
     def _greet(self, actor: Any, reference: Any) -> None:
@@ -262,14 +269,14 @@ class Workers:
             address, node, *versions = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             if "No module named 'efftune" in str(error):
-                self._problem = UsageError(
+                self.problem = UsageError(
                     f"A machine of the Ray cluster cannot import efftune. Install {_versions()[0]} "
                     "on all of them."
                 )
             return  # lost before it was used; `_grow` asks for another
         ours = _versions()
         if versions != ours:
-            self._problem = UsageError(
+            self.problem = UsageError(
                 f"The machine {address} of the Ray cluster has {', '.join(versions)}; this one has "
                 f"{', '.join(ours)}. Install the same on all."
             )

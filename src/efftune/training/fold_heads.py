@@ -90,7 +90,8 @@ def _fit(features: Matrix, data: TrainingData, recipe: Recipe, last: int) -> tup
     labels, folds = data.labels["train"], data.folds
     assert folds is not None  # noqa: S101  (see `fit`)
     given = features, labels, data.groups, folds, recipe, last
-    return tuple(cluster.each(_head_without, given, range(int(folds.max()) + 1)))
+    jobs = range(int(folds.max()) + 1)
+    return tuple(head for _, head in cluster.each(_head_without, given, jobs))
 
 
 def _head_without(given: tuple[Matrix, Labels, Labels, Labels, Recipe, int], fold: int) -> Head:

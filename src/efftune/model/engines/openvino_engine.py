@@ -29,7 +29,7 @@ from efftune.model.engines.engine import OPENVINO_FILE, Item, Precision
 from efftune.model.engines.openvino_heads import with_head
 from efftune.model.engines.openvino_requests import Requests
 from efftune.system import files
-from efftune.system.machine import usable_processors
+from efftune.system.machine import usable_processors, uses_all_processors
 
 if TYPE_CHECKING:
     import keras
@@ -270,7 +270,7 @@ class Network:
             **{"NUM_STREAMS": processors, "INFERENCE_NUM_THREADS": processors},
             "INFERENCE_PRECISION_HINT": self.precision,
             # Or all processes that use only some processors would use the same ones.
-            "ENABLE_CPU_PINNING": processors == os.cpu_count(),
+            "ENABLE_CPU_PINNING": uses_all_processors(),
         }
         return ov.Core().compile_model(model, "CPU", properties)
 

@@ -3,9 +3,10 @@
 `nodes`: a Ray cluster on this machine whose nodes have one processor each, to which they are bound;
 `quick` from an empty cache, with one node and with two, in turn. The seconds are those of the
 phases in which workers compute: `inspect` (decode, measure), `features` (decode, frozen network).
-`overhead`: whole commands from an empty cache, `efftune train SOURCE --recipe RECIPE` with and
-without `--cluster local:2`, in turn. `losses`: in each of 20 runs a worker or a node is killed at a
-moment drawn at random; the result must be that of this process alone.
+`folds`: fine-tuning with four folds, six epochs each, by two such nodes, and by this process with
+both processors. `overhead`: whole commands from an empty cache, `efftune train SOURCE --recipe
+RECIPE` with and without `--cluster local:2`, in turn. `losses`: in each of 20 runs a worker or a
+node is killed at a moment drawn at random; the result must be that of this process alone.
 
     python benchmarks/cluster.py SOURCE [--only nodes] [--repeats 3] [--recipe balanced]
 """
@@ -22,7 +23,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -61,7 +62,7 @@ class Nodes:
     def kill_worker(self) -> bool:
         """Kill a worker, if there is one."""
         children = [x for raylet in self.raylets() for x in raylet.children(recursive=True)]
-        found = [child for child in children if "_Worker" in "".join(child.cmdline()[:1])]
+        found = [child for child in children if "Worker" in "".join(child.cmdline()[:1])]
         if found:
             random.choice(found).kill()
         return bool(found)
@@ -99,6 +100,32 @@ def of_nodes(source: str, repeats: int) -> None:
             print(count, "nodes", round(took, 2), run.record["cluster"], flush=True)
     ratios = [one / two for one, two in zip(found[1], found[2], strict=True)]
     show("2 nodes against 1", ratios)
+
+
+def of_folds(source: str, repeats: int) -> None:
+    import efftune
+    from efftune.evaluation import out_of_fold
+
+    out_of_fold.is_hopeless = lambda *_: False  # else it ends early where few epochs are too few
+    ratios = []
+    for _ in range(repeats):
+        seconds = []
+        for count in (0, 2):
+            nodes = Nodes(2) if count else None
+            where = efftune.cluster(nodes.cluster.address) if nodes else nullcontext()
+            if nodes:
+                nodes.bind()
+            with empty_cache() as place, where:
+                while nodes and (cluster.is_starting() or cluster.current().count < count):
+                    time.sleep(0.1)
+                choices = CHOICES | {"recipe": "balanced", "folds": 4, "epochs": 6}
+                run = efftune.train(source, run=place / "run", **choices)
+            if nodes:
+                nodes.cluster.shutdown()
+            seconds.append(run.record["seconds"]["upper"])
+            print(count, "nodes", seconds[-1], run.record["stages"], flush=True)
+        ratios.append(seconds[1] / seconds[0])
+    show("training with 2 nodes against alone, on the same processors", ratios)
 
 
 def overhead(source: str, repeats: int, recipe: str) -> None:
@@ -160,7 +187,7 @@ def show(name: str, ratios: list[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source")
-    parser.add_argument("--only", choices=("nodes", "overhead", "losses"))
+    parser.add_argument("--only", choices=("nodes", "folds", "overhead", "losses"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--recipe", default="balanced")
     parser.add_argument("--runs", type=int, default=20)
@@ -171,6 +198,8 @@ def main() -> None:
     os.environ.update(cluster.LOOPBACK)  # before Ray is imported
     if arguments.only in (None, "nodes"):
         of_nodes(arguments.source, arguments.repeats)
+    if arguments.only in (None, "folds"):
+        of_folds(arguments.source, arguments.repeats)
     if arguments.only in (None, "losses"):
         losses(arguments.source, arguments.runs)
 

@@ -301,7 +301,7 @@ class Nodes:
             psutil.Process(each.all_processes["raylet"][0].process.pid) for each in self.nodes
         ]
         found = [child for raylet in raylets for child in raylet.children(recursive=True)]
-        return [each for each in found if "_Worker" in each.cmdline()[0]]
+        return [each for each in found if "Worker" in each.cmdline()[0]]
 
     def wait(self, count=2):
         """The workers of the cluster that was joined, once so many have started."""

@@ -12,7 +12,7 @@ from typing import Any
 from efftune.data.sources import addresses
 from efftune.errors import UsageError
 from efftune.evaluation import cross_validation, evaluator, settings_search
-from efftune.evaluation.settings_search import SettingsTrial
+from efftune.evaluation.settings_trials import SettingsTrial
 from efftune.recipe.inputs import AUTO_MODEL
 from efftune.recipe.recipe import Recipe
 from efftune.runs import preparation, unfinished, within_budget

@@ -45,7 +45,7 @@ def squares(folder, backbone=None) -> Squares:
     backbone, plan, data, head = with_head(folder, backbone, views=1, batch_size=8)
     recipe = plan.recipe
     stage = Stage("upper", BLOCK, 10, 1e-3)
-    train, val = fine_tuning._cached_views(
+    train, val = fine_tuning.cached_views(
         stage, backbone, fine_tuning.with_views(data, backbone, plan, Timer()), recipe
     )
     return Squares(

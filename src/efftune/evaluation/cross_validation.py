@@ -11,8 +11,9 @@ from efftune.evaluation import out_of_fold, trained_features
 from efftune.evaluation.out_of_fold import Candidate, CandidateScore, OutOfFold
 from efftune.model import uncertainty as uncertainties
 from efftune.model.backbone import Backbone
+from efftune.system import cluster
 from efftune.system.progress import Timer
-from efftune.training import fine_tuning, history
+from efftune.training import ahead, fine_tuning, history
 from efftune.training.fine_tuning import TrainingResult
 from efftune.training.fold_heads import FoldHeads
 from efftune.training.planning import Plan
@@ -116,7 +117,7 @@ def _on_all(
     alone, pretrained, failure = network, backbone.keras_model.get_weights(), ""
     with timer.phase("head"):
         start = fine_tuning.fit_head(data, backbone, plan.recipe, fine_tuned=True)
-    whole = replace(data, paths=data.paths | {"val": []}, folds=None)
+    whole = replace(_without_validation(data), folds=None)
     trained = islice(fine_tuning.run_stages(backbone, start, whole, plan, timer), stages)
     try:
         with timer.part("all pictures"):
@@ -175,9 +176,13 @@ def _fine_tuned(
     labels, folds = data.labels["train"], starts.folds
     known = out_of_fold.judgeable(labels, folds)
     tried = _Tried([], [], np.zeros(len(labels), bool))
+    together = cluster.node_count()
     for fold, head in enumerate(starts.heads):
+        if fold % together == 0:
+            some = range(len(starts.heads))[fold:][:together]
+            _train_ahead(starts, some, data, backbone, plan, timer)
         part, inside = data.held_out(fold), folds == fold
-        with timer.part(f"fold {fold + 1} of {len(starts.heads)}"), restored(backbone):
+        with timer.part(_name(fold, starts)), restored(backbone):
             try:
                 trained = list(_fold_outputs(head, part, backbone, plan, timer))
             except TrainingDiverged as error:
@@ -201,6 +206,27 @@ def _fine_tuned(
     return tried
 
 
+def _name(fold: int, starts: FoldHeads) -> str:
+    return f"fold {fold + 1} of {len(starts.heads)}"
+
+
+def _train_ahead(
+    starts: FoldHeads,
+    some: range,
+    data: TrainingData,
+    backbone: Backbone,
+    plan: Plan,
+    timer: Timer,
+) -> None:
+    """Let the nodes of a cluster, if there are several, fine-tune without some of the folds."""
+    works = list[ahead.Work]()
+    for fold in some if len(some) > 1 else ():
+        with timer.part(_name(fold, starts)):
+            unseen = _without_validation(data.held_out(fold))
+            works += ahead.networks(backbone, starts.heads[fold], unseen, plan, timer)
+    ahead.train(works, timer)
+
+
 def _fold_outputs(
     head: Head, part: TrainingData, backbone: Backbone, plan: Plan, timer: Timer
 ) -> Iterator[tuple[StageResult, Matrix, Matrix]]:
@@ -218,7 +244,7 @@ def _fold_outputs(
     """
     recipe, labels = plan.recipe, part.labels["train"]
     known = trained_features.references(len(labels), recipe.seed)
-    unseen = replace(part, paths=part.paths | {"val": []})  # so that they choose nothing
+    unseen = _without_validation(part)
     for network, result in fine_tuning.run_stages(backbone, head, unseen, plan, timer):
         timer.budget.share("evaluate")
         with timer.phase("evaluate"):
@@ -230,6 +256,11 @@ def _fold_outputs(
             logits = network.head.logits(features["val"])
             distances = detector.distances(features["val"])
         yield result, logits, distances
+
+
+def _without_validation(data: TrainingData) -> TrainingData:
+    """The same data without the pictures that judge, so that these choose nothing."""
+    return replace(data, paths=data.paths | {"val": []})
 
 
 @contextmanager

@@ -7,26 +7,27 @@ networks is the result, so that nothing is trained again. All trials read the sa
 activations.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efftune.errors import UsageError
 from efftune.evaluation import cross_validation, out_of_fold
+from efftune.evaluation.settings_trials import Outcome, SettingsTrial, candidates
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import Backbone
 from efftune.model.tensors import set_weights
-from efftune.recipe.recipe import Recipe
+from efftune.system import cluster
 from efftune.system.progress import Timer
-from efftune.training import fine_tuning, history, planning
+from efftune.training import ahead, fine_tuning, history, planning
 from efftune.training.fine_tuning import TrainingResult
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
@@ -36,38 +37,7 @@ from efftune.training.training_data import TrainingData
 _SHARES = (0.25, 0.5, 1.0)  # of the epochs, by rung
 _KEPT = 1 / 3  # of the trials of a rung
 _TIME = (0.45, 0.7, 1.0)  # share of the time that has passed when a rung ends
-_PAIRS = 8  # trials with two changed settings
 _ALIKE = 1.0  # standard errors
-
-Outcome = Literal["chosen", "as good", "worse", "beaten", "no time", "failed"]
-
-
-@dataclass(frozen=True)
-class SettingsTrial:
-    """How a network did that was fine-tuned with other settings.
-
-    Attributes:
-        settings: those that differ from the recipe's, by name.
-        epochs: that it was last trained for.
-        accuracy: on validation, 0 to 1.
-        loss: cross-entropy on validation at the best temperature, in nats.
-        excess: the loss minus that of the best trial of the same number of epochs.
-        error: standard error of `excess`.
-        seconds: of all its training.
-        outcome: `as good` as the best, within noise; `worse`; `beaten`, and not trained for all
-            epochs; `no time` for it, or for all epochs; or `failed`.
-        reason: why it failed.
-    """
-
-    settings: dict[str, Any]
-    epochs: int = 0
-    accuracy: float = 0.0
-    loss: float = 0.0
-    excess: float = 0.0
-    error: float = 0.0
-    seconds: float = 0.0
-    outcome: Outcome = "beaten"
-    reason: str = ""
 
 
 @dataclass
@@ -109,31 +79,14 @@ def search(
     return _Search(head, data, backbone, plan, timer, deadline).run()
 
 
-def candidates(recipe: Recipe, backbone: Backbone) -> list[dict[str, Any]]:
-    """Settings to try, as changes of a recipe: none, single ones, then pairs."""
-    rate, block = recipe.tuning.learning_rate, backbone.block(recipe.tuning.unfreeze)
-    stages = [name for name in backbone.blocks if name.endswith("a")]
-    place = stages.index(block) if block in stages else len(stages) - 1
-    changes: dict[str, list[Any]] = {
-        "learning_rate": [3 * rate, rate / 3],
-        "unfreeze": [*stages[max(1, place - 1) : place], *stages[place + 1 : place + 2]],
-        "mix": [mix for mix in ("mixup", "cutmix", "none") if mix != recipe.augmentation.mix],
-        "label_smoothing": [0.0 if recipe.optimization.label_smoothing else 0.1],
-    }
-    singles = [{key: value} for key, values in changes.items() for value in values]
-    pairs = [
-        one | other
-        for one, other in itertools.combinations(singles, 2)
-        if one.keys() != other.keys()
-    ]
-    order = np.random.default_rng(recipe.seed).permutation(len(pairs))[:_PAIRS]
-    return [{}, *singles, *(pairs[i] for i in order)]
-
-
 def preferred(attempts: list[_Attempt]) -> tuple[_Attempt, list[_Attempt]]:
     """The one with the fewest changes of those that cannot be told apart from the best; and all."""
     alike = [each for each in attempts if each.trial.excess <= _ALIKE * each.trial.error]
     return min(alike, key=lambda each: (len(each.trial.settings), each.trial.excess)), alike
+
+
+def _name(number: int, trials: list[SettingsTrial], epochs: int) -> str:
+    return f"way {number + 1} of {len(trials)}, {epochs} epochs"
 
 
 class _Search:
@@ -158,6 +111,7 @@ class _Search:
         self.trials: list[SettingsTrial] = []
         self._plans: dict[str, tuple[Plan, TrainingData]] = {}
         self._epoch_seconds: dict[str, float] = {}
+        self._waited = 0.0  # seconds, for the trials that were trained at the same time
 
     def run(self) -> tuple[Plan, TrainingResult, tuple[SettingsTrial, ...]]:
         """See `search`."""
@@ -191,15 +145,12 @@ class _Search:
     ) -> Iterator[_Attempt]:
         """Train with all settings, as far as there is time; the first in any case."""
         until = self.start + share_of_time * (self.deadline - self.start)
-        first = True
-        for number, trial in enumerate(trials, start=1):
-            name = f"way {number} of {len(trials)}, {epochs} epochs"
-            if self._finishes and not self.timer.journal.recalled(name):
-                self.trials.append(replace(trial, outcome="no time"))
-                continue
-            left = math.inf if first else until - time.perf_counter()
-            # Decided once, so that a search that was stopped goes on with the same trials.
-            if not self.timer.journal.decided(name, partial(self._fits, trial, epochs, left)):
+        first, together = True, cluster.node_count()
+        for number, trial in enumerate(trials):
+            name = _name(number, trials, epochs)
+            if number % together == 0:
+                self._begin(trials, range(len(trials))[number:][:together], epochs, until, first)
+            if not self.timer.journal.recalled(name):
                 self.trials.append(replace(trial, outcome="no time"))
                 continue
             try:
@@ -216,6 +167,26 @@ class _Search:
             first = False
             yield attempt
 
+    def _begin(
+        self, trials: list[SettingsTrial], some: range, epochs: int, until: float, first: bool
+    ) -> None:
+        """Decide which of some trials there is time for; the nodes of a cluster train them."""
+        if self._finishes:
+            return
+        works, began = list[ahead.Work](), time.perf_counter()
+        for number in some:
+            trial, name = trials[number], _name(number, trials, epochs)
+            left = math.inf if first and number == some[0] else until - time.perf_counter()
+            # Decided once, so that a search that was stopped goes on with the same trials.
+            fits = self.timer.journal.decided(name, partial(self._fits, trial, epochs, left))
+            if not fits or len(some) == 1:
+                continue
+            with suppress(UsageError, LeftOut), self.timer.part(name):  # told when it is its turn
+                plan, data = self._prepared(trial.settings, epochs)
+                works += ahead.networks(self.backbone, self.first_head, data, plan, self.timer)
+        ahead.train(works, self.timer)
+        self._waited = time.perf_counter() - began
+
     @property
     def _finishes(self) -> bool:
         """Whether the run is finished early: what has not begun is left out."""
@@ -230,10 +201,7 @@ class _Search:
     def _train(self, trial: SettingsTrial, epochs: int) -> _Attempt:
         """Fine-tune with other settings for some epochs."""
         started = time.perf_counter()
-        plan, data = self._prepared(trial.settings)
-        views = min(int(plan.recipe.augmentation.views), max(0, epochs - 1))
-        settings = {key: value for key, value in trial.settings.items() if key != "unfreeze"}
-        plan = replace(plan, recipe=plan.recipe.changed(**settings, epochs=epochs, views=views))
+        plan, data = self._prepared(trial.settings, epochs)
         with cross_validation.restored(self.backbone):
             stages = fine_tuning.run_stages(self.backbone, self.first_head, data, plan, self.timer)
             network, result = next(reversed(list(stages)), (None, None))
@@ -249,8 +217,9 @@ class _Search:
             may_be_chosen = is_last or self._finishes
             weights = self.backbone.keras_model.get_weights() if may_be_chosen else []
         losses = out_of_fold.losses(network.head.logits(features), data.labels["val"])
-        seconds = time.perf_counter() - started
-        self._epoch_seconds[plan.recipe.tuning.unfreeze] = seconds / epochs
+        elapsed = time.perf_counter() - started
+        self._epoch_seconds[plan.recipe.tuning.unfreeze] = (elapsed + self._waited) / epochs
+        seconds = max(elapsed, sum(epoch.seconds for epoch in result.epochs))  # on a node
         trial = replace(
             trial,
             epochs=len(result.epochs),  # fewer than asked if the run is finished early
@@ -260,7 +229,15 @@ class _Search:
         )
         return _Attempt(trial, losses, plan, weights, network, result)
 
-    def _prepared(self, settings: dict[str, Any]) -> tuple[Plan, TrainingData]:
+    def _prepared(self, settings: dict[str, Any], epochs: int) -> tuple[Plan, TrainingData]:
+        """The plan for a trial, and the data with the activations that it trains on."""
+        plan, data = self._from(settings)
+        views = min(int(plan.recipe.augmentation.views), max(0, epochs - 1))
+        others = {key: value for key, value in settings.items() if key != "unfreeze"}
+        recipe = plan.recipe.changed(**others, epochs=epochs, views=views)
+        return replace(plan, recipe=recipe), data
+
+    def _from(self, settings: dict[str, Any]) -> tuple[Plan, TrainingData]:
         """The plan for training from a block, and the data with the activations at its input."""
         block = settings.get("unfreeze", self.plan.recipe.tuning.unfreeze)
         if block not in self._plans:

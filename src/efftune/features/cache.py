@@ -79,6 +79,11 @@ class FeatureCache:
         row: NDArray[Any] = self._shard(path)["values"][number].view(self.dtype)
         return row
 
+    @property
+    def place(self) -> tuple[Path, str, tuple[int, ...]]:
+        """Folder, type and shape: what another process needs to open the cache."""
+        return self._folder, self.dtype.name, self.shape
+
     def room(self, count: int) -> NDArray[np.void]:
         """Room for so many rows, to be filled (see `values_in`) and added."""
         return np.empty(count, self._record)
@@ -172,32 +177,58 @@ def prune(folder: Path, share: float = CACHE_SHARE) -> None:
     pruning.prune(folder, share, lambda cache: sum(p.stat().st_size for p in cache.glob("*.npy")))
 
 
+class RowsInMemory:
+    """Rows as those of a cache, without its files.
+
+    Attributes:
+        dtype: type of the values.
+        shape: shape of one row.
+    """
+
+    def __init__(self, digests: Sequence[Digest], values: NDArray[Any]):
+        """The row of each picture, by its digest."""
+        self.dtype, self.shape = values.dtype, values.shape[1:]
+        self._values = values
+        self._numbers = {digest: number for number, digest in enumerate(digests)}
+
+    def __contains__(self, digest: Digest) -> bool:
+        """Whether a picture's row is among them."""
+        return digest in self._numbers
+
+    def row(self, digest: Digest) -> NDArray[Any]:
+        """The row of a picture."""
+        row: NDArray[Any] = self._values[self._numbers[digest]]
+        return row
+
+
 class CachedRows:
     """The cached rows of a sequence of pictures.
 
     Attributes:
         shape: shape of one row.
         dtype: type of the values.
+        cache: where the rows are.
+        digests: of the pictures.
     """
 
-    def __init__(self, cache: FeatureCache, digests: Sequence[Digest]):
+    def __init__(self, cache: FeatureCache | RowsInMemory, digests: Sequence[Digest]):
         """Rows of a cache, which must have one for each digest."""
         self.shape = cache.shape
         self.dtype = cache.dtype
-        self._cache = cache
-        self._digests = digests
+        self.cache = cache
+        self.digests = digests
 
     def __len__(self) -> int:
         """The number of pictures."""
-        return len(self._digests)
+        return len(self.digests)
 
     def __getitem__(self, picture: int) -> NDArray[Any]:
         """A picture's row."""
-        return self._cache.row(self._digests[picture])
+        return self.cache.row(self.digests[picture])
 
     def subset(self, pictures: NDArray[np.int64]) -> "CachedRows":
         """The rows of some pictures, in the order given."""
-        return CachedRows(self._cache, [self._digests[picture] for picture in pictures])
+        return CachedRows(self.cache, [self.digests[picture] for picture in pictures])
 
 
 def _mapped(path: Path) -> NDArray[np.void]:

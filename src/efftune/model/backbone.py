@@ -20,6 +20,7 @@ from efftune.model.engines.devices import Device
 from efftune.model.engines.engine import Engine, Network, Precision
 from efftune.model.tensors import set_weights
 from efftune.model.weights import download
+from efftune.model.weights.download import WeightsFile
 from efftune.system import files
 from efftune.system.progress import Progress, silent
 
@@ -47,6 +48,8 @@ class Backbone:
     Attributes:
         entry: its row in the catalogue.
         image_size: side of the input square, in pixels.
+        weights_file: of the pretrained weights.
+        drop_connect_rate: see `architectures.backbone`.
         device: where it is computed.
         weights_changed: whether the Keras weights differ from the weights file, by training or
             because they are random.
@@ -57,7 +60,7 @@ class Backbone:
         name: str,
         image_size: int = 0,
         *,
-        weights: str = "imagenet",
+        weights: "str | WeightsFile" = "imagenet",
         drop_connect_rate: float = 0.0,
         device: Device = "cpu",
         on_progress: Progress = silent,
@@ -68,7 +71,7 @@ class Backbone:
             name: as `efftune models` lists it.
             image_size: side of the input square, in pixels; 0 means the model's native size.
             weights: the name of published weights, such as `imagenet`, downloaded if needed; `none`
-                for random weights; or a file.
+                for random weights; or a file, which may have been located.
             drop_connect_rate: see `architectures.backbone`.
             device: from `devices.chosen`.
             on_progress: called with `download`, the bytes received and the total.
@@ -80,8 +83,10 @@ class Backbone:
         self.entry = catalogue.model(name)
         self.image_size = image_size or self.entry.resolution
         self.weights_changed = weights == "none"
-        self._weights_file = download.locate(self.entry, weights, on_progress)
-        self._drop_connect_rate = drop_connect_rate
+        if not isinstance(weights, WeightsFile):
+            weights = download.locate(self.entry, weights, on_progress)
+        self.weights_file = weights
+        self.drop_connect_rate = drop_connect_rate
         self.device = device
         self._members: list[Weights] = []
         self._members_from = ""  # the first block that they do not share
@@ -118,7 +123,7 @@ class Backbone:
     @property
     def weights(self) -> str:
         """What identifies the pretrained network: checksum and graph; `none` for random weights."""
-        return self._weights_file.identity
+        return self.weights_file.identity
 
     @cached_property
     def published_head(self) -> "Head | None":
@@ -130,7 +135,7 @@ class Backbone:
         from efftune.model import architectures
 
         return architectures.pretrained(
-            self.entry, self.image_size, self._weights_file, self._drop_connect_rate
+            self.entry, self.image_size, self.weights_file, self.drop_connect_rate
         )
 
     @cached_property
@@ -222,14 +227,8 @@ class Backbone:
         """
         from efftune.model import initial_weights
 
-        rate = self._drop_connect_rate
-        backbone = Backbone(
-            self.entry.name,
-            self.image_size,
-            weights="none",
-            drop_connect_rate=rate,
-            device=self.device,
-        )
+        settings: Any = {"weights": "none", "drop_connect_rate": self.drop_connect_rate}
+        backbone = Backbone(self.entry.name, self.image_size, device=self.device, **settings)
         initial_weights.initialize(backbone.keras_model, seed)
         return backbone
 

@@ -14,7 +14,7 @@ from efftune.data.relabelling import LABELS_FILE
 from efftune.evaluation import predictions, suspects
 from efftune.evaluation.evaluator import EvaluationResult
 from efftune.evaluation.model_choice import ModelTrial
-from efftune.evaluation.settings_search import SettingsTrial
+from efftune.evaluation.settings_trials import SettingsTrial
 from efftune.model import saving
 from efftune.model.classifier import Classifier
 from efftune.model.engines import devices

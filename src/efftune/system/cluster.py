@@ -13,7 +13,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from efftune.errors import EfftuneError, EfftuneWarning, UsageError
-from efftune.system.workers import Costs, Shared, Workers
+from efftune.system.worker import Shared
+from efftune.system.workers import Costs, Workers
 
 _AUTO = "auto"
 _LOCAL = re.compile(r"local:([1-9]\d{0,3})")
@@ -39,6 +40,20 @@ def current() -> Workers | None:
         UsageError: it cannot be used.
     """
     return _joined[-1].workers if _joined else None
+
+
+def trainers() -> Workers | None:
+    """Workers that have all processors of their nodes that help; None if there is only one node.
+
+    They do what takes long and cannot be divided, while the others rest.
+    """
+    return _joined[-1].trainers() if _joined else None
+
+
+def node_count() -> int:
+    """The number of nodes that train networks at the same time; 1 for this process alone."""
+    workers = trainers()
+    return len(workers.nodes or ()) if workers else 1
 
 
 @contextmanager
@@ -111,6 +126,7 @@ class _Connection:
         if importlib.util.find_spec("ray") is None:
             raise UsageError('A cluster needs Ray: pip install "efftune[ray]"')
         self._workers: Workers | None = None
+        self._trainers: Workers | None = None
         self._problem: EfftuneError | None = None
         self._is_known, self._ended = threading.Event(), threading.Event()
         arguments = address, int(match[1]) if match else 0
@@ -141,6 +157,17 @@ class _Connection:
         """See the function."""
         if self._workers is not None:
             self._workers.costs = Costs(self._workers.count)
+            if self._trainers is not None:
+                self._trainers.costs = self._workers.costs
+
+    def trainers(self) -> Workers | None:
+        """See the function. Nodes that join later have none."""
+        workers = self.workers
+        if self._trainers is not None and self._trainers.has_ended:
+            self._trainers = None
+        if self._trainers is None and workers is not None and len(workers.by_node) > 1:
+            self._trainers = Workers(workers.by_node, workers.costs)
+        return self._trainers
 
     def _serve(self, address: str, count: int) -> None:
         """Be connected until the end. What Ray starts ends with the thread that started it."""
@@ -150,7 +177,8 @@ class _Connection:
             self._workers = Workers()
             self._is_known.set()
             self._ended.wait()
-            self._workers.end()
+            for each in filter(None, (self._trainers, self._workers)):
+                each.end()
         except Exception as error:  # noqa: BLE001  (Ray raises many kinds)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             advice = "" if count else f" {_TOKEN}"

@@ -79,7 +79,7 @@ class Timer:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time the block as the phase `name`; a repeated phase adds to its duration."""
-        self.place = f"{name}, {self._part}" if self._part else name
+        self.place = self.place_of(name)
         outer = self._under_way, self._start
         self._under_way, self._start = name, time.perf_counter()
         self.on_progress(self.place, 0, 0)
@@ -93,6 +93,10 @@ class Timer:
         finally:
             self.seconds = self._so_far()
             self._under_way, self._start = outer
+
+    def place_of(self, name: str) -> str:
+        """The place while a phase `name` is under way: its checkpoints are known by that."""
+        return f"{name}, {self._part}" if self._part else name
 
     def _so_far(self) -> dict[str, float]:
         """The duration of each phase, with that under way."""

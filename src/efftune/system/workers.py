@@ -4,32 +4,28 @@ Ray places workers, carries what they are given and give, and notices when one i
 worker is lost is made again.
 """
 
-import functools
-import os
 import pickle
 import threading
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from efftune.errors import EfftuneError, EfftuneWarning, UsageError
-from efftune.system import machine
+from efftune.system.worker import Shared, Worker, versions
 
 _ATTEMPTS = 5  # at a call, each by another worker
 _PATIENCE_SECONDS = 120.0  # in which no worker is free
 _LOOK_SECONDS = 1.0  # between two looks at which workers have started
 _GROW_SECONDS = 10.0  # between two looks at how many there may be
-_KEPT = 8  # objects in a worker that are shared once
 _MOST_THREADS = 4096  # that wait for workers; fewer start if there are fewer workers
-_COMPARED = ("efftune", "openvino", "numpy", "pillow", "opencv-python-headless")
-_ONE_THREAD = (*("OPENCV_FOR_THREADS_NUM", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),)
+_LEFT = "The cluster has been left."
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,51 +59,33 @@ class Costs:
         return asdict(self) | {"nodes": len(self.nodes), "worker_seconds": seconds}
 
 
-class Shared(Generic[Result]):
-    """A value that many calls are given: it is sent to each machine once, and kept by workers."""
-
-    def __init__(self, reference: Any, *, is_kept: bool):
-        self._reference, self._is_kept = reference, is_kept
-
-    @property
-    def value(self) -> Result:
-        """The value, in a worker."""
-        found: Result = (_kept if self._is_kept else _last)(self._reference)
-        return found
-
-
-def _received(reference: Any) -> Any:
-    import ray
-
-    return ray.get(reference)
-
-
-@functools.lru_cache(maxsize=_KEPT)
-def _kept(reference: Any) -> Any:
-    return pickle.loads(_received(reference))  # noqa: S301  (from the command's own process)
-
-
-_last = functools.lru_cache(maxsize=1)(_received)  # those before may be large
-
-
 class Workers:
-    """Workers on a cluster, one for each of its processors.
+    """Workers on a cluster: one for each of its processors, or one for each of some nodes.
 
     Attributes:
         costs: what they have computed so far.
+        nodes: as given.
         problem: why they cannot be used.
     """
 
-    def __init__(self) -> None:
-        """Start workers on the cluster that this process is connected to."""
+    def __init__(self, nodes: Mapping[str, int] | None = None, costs: Costs | None = None):
+        """Start workers on the cluster that this process is connected to.
+
+        Args:
+            nodes: by their names, how many processors the only worker on each of them uses, while
+                those that have them rest; None for a worker on each processor.
+            costs: to be added to.
+        """
         import ray
 
         self._ray = ray
-        self.costs = Costs()
-        self._actor = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
+        self.nodes = nodes
+        self.costs = costs or Costs()
+        self._actor = ray.remote(max_restarts=0, max_task_retries=0)(Worker)
         self._free: SimpleQueue[_Handle] = SimpleQueue()
-        self._starting: dict[Any, Any] = {}
-        self._count = 0
+        self._starting: dict[Any, tuple[Any, str]] = {}
+        self._actors: set[Any] = set()
+        self._on: Counter[str] = Counter()
         self._lock, self._sharing = threading.Lock(), threading.Lock()
         self._shared: WeakKeyDictionary[Any, Shared[Any]] = WeakKeyDictionary()
         self.problem: EfftuneError | None = None
@@ -117,14 +95,24 @@ class Workers:
         self._admitting.start()
 
     @property
+    def has_ended(self) -> bool:
+        """Whether they have been let go."""
+        return self._ended.is_set()
+
+    @property
     def count(self) -> int:
         """The number of workers that have started."""
-        return self._count
+        return self._on.total()
+
+    @property
+    def by_node(self) -> dict[str, int]:
+        """The number of workers that have started, by the name of the node that they are on."""
+        return {node: count for node, count in self._on.items() if count}
 
     @property
     def width(self) -> int:
         """The number of calls at a time that keeps all workers busy: from as many threads."""
-        return 2 + self._count + self._count // 2
+        return 2 + self.count + self.count // 2
 
     def share(self, value: Result) -> Shared[Result]:
         """Put a value where all workers can get it; each keeps the last one that it got."""
@@ -160,6 +148,8 @@ class Workers:
             except ConnectionError as error:  # of Ray's client
                 raise Lost(f"The connection to the Ray cluster was lost: {error}") from None
             except self._ray.exceptions.RayError as error:
+                if self._ended.is_set():
+                    raise Lost(_LEFT) from None
                 places.append(worker.address)
                 self._replace(worker, error)
                 continue
@@ -196,6 +186,9 @@ class Workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except (KeyboardInterrupt, SystemExit):  # calls may take minutes
+            self.end()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -203,6 +196,9 @@ class Workers:
         """Let the workers go. Afterwards, no thread calls Ray, which would end the process."""
         self._ended.set()
         self._admitting.join()
+        with self._lock:
+            while self._actors:
+                self._ray.kill(self._actors.pop())
 
     def _next(self) -> "_Handle":
         """A free worker, once there is one."""
@@ -211,10 +207,10 @@ class Workers:
             if self.problem is not None:
                 raise self.problem
             if self._ended.is_set():
-                raise Lost("The cluster has been left.")
+                raise Lost(_LEFT)
             with suppress(Empty):
                 return self._free.get(timeout=_LOOK_SECONDS)
-            if self.costs.workers and self._count:  # they are at work
+            if self.costs.workers and self.count:  # they are at work
                 until = time.monotonic() + _PATIENCE_SECONDS
             if time.monotonic() > until:
                 raise Lost(
@@ -225,9 +221,9 @@ class Workers:
     def _replace(self, worker: "_Handle", error: Exception) -> None:
         with self._lock:
             self.costs.lost += 1
-            self._count -= 1
-            actor = self._actor.remote()
-            self._starting[actor.ready.remote()] = actor
+            self._on[worker.node] -= 1
+            self._actors.discard(worker.actor)
+            self._start(worker.node)
         reason = str(error).strip().splitlines() or [type(error).__name__]
         warnings.warn(
             f"A worker on {worker.address} was lost ({type(error).__name__}: {reason[0][:200]}). "
@@ -237,12 +233,30 @@ class Workers:
         )
 
     def _grow(self) -> None:
-        """Ask for a worker on each processor that has none."""
-        processors = int(self._ray.cluster_resources().get("CPU", 0))
+        """Ask for workers on processors, or nodes, that have none."""
+        if self.nodes is None:
+            count = int(self._ray.cluster_resources().get("CPU", 0))
+            missing = [""] * (count - self.count - len(self._starting))
+        else:
+            alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+            started = {*self.by_node, *(node for _, node in self._starting.values())}
+            missing = [node for node in self.nodes if node in alive - started]
         with self._lock:
-            for _ in range(processors - self._count - len(self._starting)):
-                actor = self._actor.remote()
-                self._starting[actor.ready.remote()] = actor
+            for node in missing:
+                self._start(node)
+
+    def _start(self, node: str) -> None:
+        """Ask for a worker: on a node, if each has one, or wherever a processor is free."""
+        if self.nodes is None:
+            processors, options = 1, {"num_cpus": 1}
+        else:
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            place = NodeAffinitySchedulingStrategy(node, soft=False)
+            processors, options = self.nodes[node], {"num_cpus": 0, "scheduling_strategy": place}
+        actor = self._actor.options(**options).remote()
+        self._actors.add(actor)
+        self._starting[actor.ready.remote(processors)] = actor, node
 
     def _admit(self) -> None:
         """Let workers be used once they have started, and ask for more as the cluster grows."""
@@ -254,7 +268,7 @@ class Workers:
                 ready, _ = self._ray.wait(starting, timeout=_LOOK_SECONDS) if starting else ([], [])
                 for reference in ready:
                     with self._lock:
-                        actor = self._starting.pop(reference)
+                        actor, _ = self._starting.pop(reference)
                     self._greet(actor, reference)
                 if time.monotonic() > grown + _GROW_SECONDS:
                     grown = time.monotonic()
@@ -266,24 +280,26 @@ class Workers:
 
     def _greet(self, actor: Any, reference: Any) -> None:
         try:
-            address, node, *versions = self._ray.get(reference)
+            address, node, *theirs = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             if "No module named 'efftune" in str(error):
                 self.problem = UsageError(
-                    f"A machine of the Ray cluster cannot import efftune. Install {_versions()[0]} "
+                    f"A machine of the Ray cluster cannot import efftune. Install {versions()[0]} "
                     "on all of them."
                 )
-            return  # lost before it was used; `_grow` asks for another
-        ours = _versions()
-        if versions != ours:
+            with self._lock:  # lost before it was used; `_grow` asks for another
+                self._actors.discard(actor)
+            return
+        ours = versions()
+        if theirs != ours:
             self.problem = UsageError(
-                f"The machine {address} of the Ray cluster has {', '.join(versions)}; this one has "
+                f"The machine {address} of the Ray cluster has {', '.join(theirs)}; this one has "
                 f"{', '.join(ours)}. Install the same on all."
             )
             return
         with self._lock:
-            self._count += 1
-            self.costs.workers = max(self.costs.workers, self._count)
+            self._on[node] += 1
+            self.costs.workers = max(self.costs.workers, self.count)
         self._free.put(_Handle(actor, address, node))
 
 
@@ -294,36 +310,3 @@ class _Handle:
     actor: Any
     address: str
     node: str
-
-
-class _Worker:
-    """A process on a machine of the cluster, which has one processor."""
-
-    def ready(self) -> list[str]:
-        """The address of the machine, the name of its node, and its versions."""
-        import ray
-
-        machine.use_processors(1)
-        # Read when these are imported; Ray sets those of others.
-        os.environ |= dict.fromkeys(_ONE_THREAD, "1") | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-        return [
-            *(ray.util.get_node_ip_address(), ray.get_runtime_context().get_node_id()),
-            *_versions(),
-        ]
-
-    def call(
-        self, function: Callable[..., Any], arguments: tuple[Any, ...]
-    ) -> tuple[bool, Any, float]:
-        """Whether a call succeeds; its result, or what it raises; and the seconds that it took."""
-        start = time.perf_counter()
-        try:
-            answer = True, function(*arguments)
-        except Exception as error:  # noqa: BLE001  (whoever asked raises it)
-            answer = False, error
-        return *answer, time.perf_counter() - start
-
-
-def _versions() -> list[str]:
-    """What must be the same everywhere, so that results are."""
-    versions = machine.versions()
-    return [f"{name} {versions.get(name, 'none')}" for name in _COMPARED]

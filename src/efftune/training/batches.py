@@ -135,6 +135,9 @@ class CachedViews:
 
     All views of a picture are used once before any is repeated, in a random order per picture.
     Values are converted to float32 when they are copied into a batch.
+
+    Attributes:
+        cached: the rows of each view.
     """
 
     def __init__(self, views: Sequence[CachedRows], seed: int):
@@ -143,7 +146,7 @@ class CachedViews:
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
         self.row_dtype = views[0].dtype
         self.row_count = len(views) * len(views[0])
-        self._views = views
+        self.cached = views
         random = np.random.default_rng([seed, len(views)])
         self._order = random.random((len(views[0]), len(views))).argsort(axis=1)
 
@@ -151,15 +154,15 @@ class CachedViews:
         """See `Inputs`; the rows of a view follow those of the view before it."""
         if not epoch:
             return pictures
-        views = self._order[pictures, (epoch - 1) % len(self._views)]
-        rows: NDArray[np.int64] = views * len(self._views[0]) + pictures
+        views = self._order[pictures, (epoch - 1) % len(self.cached)]
+        rows: NDArray[np.int64] = views * len(self.cached[0]) + pictures
         return rows
 
     def read(self, batch: NDArray[Any], rows: NDArray[np.int64]) -> None:
         """See `Inputs`."""
         for i, row in enumerate(rows.tolist()):
-            view, picture = divmod(row, len(self._views[0]))
-            batch[i] = self._views[view][picture]
+            view, picture = divmod(row, len(self.cached[0]))
+            batch[i] = self.cached[view][picture]
 
     def views(self, _pictures: NDArray[np.int64], _epoch: int) -> None:
         """See `Inputs`."""

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.system.workers import Shared, Workers
+from efftune.system.worker import Shared
+from efftune.system.workers import Workers
 from efftune.training.batches import StageData
 from efftune.training.trainer import KerasTrainer
 

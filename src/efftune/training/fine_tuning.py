@@ -1,25 +1,21 @@
 """Fine-tuning: prepare the training data of each stage and run the stages in order."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from efftune.data import images
-from efftune.data.bit_depth import BitDepth
-from efftune.data.examples import NO_TIME, Split
-from efftune.data.images import Pixels
-from efftune.errors import BadImage, DataError, DiskFull, UsageError
+from efftune.data.examples import NO_TIME
+from efftune.errors import UsageError
 from efftune.features import extraction
 from efftune.features.extraction import Features
 from efftune.model.backbone import FEATURES, Backbone
-from efftune.recipe.inputs import Fit
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.system.progress import Timer
-from efftune.training import gradient_head, history, members, planning, stages
+from efftune.training import decoded, gradient_head, history, members, planning, stages
 from efftune.training import regression_head as heads
-from efftune.training.batches import CachedViews, DecodedAgain, DecodedImages, LabelledInputs
+from efftune.training.batches import CachedViews, LabelledInputs
 from efftune.training.planning import Plan
 from efftune.training.regression_head import Head
 from efftune.training.stage_result import LeftOut, NetworkState, StageResult
@@ -167,10 +163,7 @@ def _stages(
     backbone: Backbone, head: Head, data: TrainingData, plan: Plan, timer: Timer
 ) -> Iterator[tuple[NetworkState, StageResult]]:
     """See `run_stages`."""
-    recipe, new_head = plan.recipe, None
-    if recipe.head.start == "random":
-        new_head = heads.random(len(head.kernel), len(head.bias), recipe.seed)
-    network = NetworkState(backbone, head.kernel, head.bias, new_head)
+    recipe, network = plan.recipe, initial(backbone, head, plan.recipe)
     for stage in recipe.stages:
         if stage.name == "head":
             if recipe.head.epochs:
@@ -178,11 +171,11 @@ def _stages(
                 yield network, result
             continue
         if stage.name == "upper":
-            inputs = partial(_cached_views, stage, backbone, data)
+            inputs = partial(cached_views, stage, backbone, data)
             network, result = members.fit(network, stage, inputs, data, plan, timer)
             yield network, result
             continue
-        train, val = _decoded(backbone, data, plan, timer)
+        train, val = decoded.inputs(backbone, data, plan, timer)
         if stage.name == "scratch":
             untrained_head = heads.random(len(head.kernel), len(head.bias), recipe.seed)
             start = NetworkState(
@@ -198,6 +191,14 @@ def _stages(
         if stage.name != "scratch" or len(recipe.stages) == 1:
             network = trained
         yield network, result
+
+
+def initial(backbone: Backbone, head: Head, recipe: Recipe) -> NetworkState:
+    """What the first stage of fine-tuning starts from: see `run_stages`."""
+    new_head = None
+    if recipe.head.start == "random":
+        new_head = heads.random(len(head.kernel), len(head.bias), recipe.seed)
+    return NetworkState(backbone, head.kernel, head.bias, new_head)
 
 
 def fit_head(
@@ -242,10 +243,17 @@ def _view_numbers(recipe: Recipe) -> range:
     return range(first, first + int(recipe.augmentation.views))
 
 
-def _cached_views(
+def cached_views(
     stage: Stage, backbone: Backbone, data: TrainingData, recipe: Recipe
 ) -> tuple[LabelledInputs, LabelledInputs | None]:
-    """Cached activations at the stage's block: all views for training, none for validation."""
+    """Cached activations at the stage's block: all views for training, none for validation.
+
+    Args:
+        stage: stage `upper`.
+        backbone: the pretrained network.
+        data: with the activations.
+        recipe: its seed draws the order of the views.
+    """
     block, numbers = backbone.block(stage.block), [*_view_numbers(recipe)]
     views = [0, *numbers] if recipe.augmentation.plain_view or not numbers else numbers
     rows = [data.features["train"].rows[block, number] for number in views]
@@ -309,41 +317,3 @@ def _extract_views(
         raise LeftOut(stages.NO_TIME)
     require_unchanged(features)
     return features
-
-
-def _decoded(
-    backbone: Backbone, data: TrainingData, plan: Plan, timer: Timer
-) -> tuple[LabelledInputs, LabelledInputs | None]:
-    """Decoded training and validation pictures; training augments them in each epoch."""
-    inputs = []
-    splits: tuple[Split, ...] = ("train", "val") if data.paths["val"] else ("train",)
-    total = len(data.paths["train"]) + len(data.paths["val"])
-    done = itertools.count(1)
-    settings = backbone.image_size, plan.recipe.backbone.fit, plan.depth
-    for split in splits:
-        paths = data.paths[split]
-        pixels: Pixels | DecodedAgain = DecodedAgain(paths, *settings)
-        if plan.decoded_bytes:
-            with timer.phase("decode"):
-                pixels = _all_decoded(paths, settings, lambda: timer.count(next(done), total))
-        sha256s = data.features[split].sha256s
-        digests = [bytes.fromhex(sha256s[path]) for path in paths]
-        decoded = DecodedImages(pixels, digests, plan.recipe)
-        inputs.append(LabelledInputs(decoded, data.labels[split]))
-    return inputs[0], inputs[1] if len(inputs) > 1 else None
-
-
-def _all_decoded(
-    paths: Sequence[Path], settings: tuple[int, Fit, BitDepth], on_done: Callable[[], None]
-) -> Pixels | DecodedAgain:
-    """See `images.decode_all`; without room for that, pictures are decoded whenever they are used.
-
-    Raises:
-        DataError: a picture cannot be decoded any more.
-    """
-    try:
-        return images.decode_all(paths, *settings, on_done)
-    except DiskFull:
-        return DecodedAgain(paths, *settings)
-    except BadImage as error:
-        raise DataError(f"A picture changed during the run: {error}. Start again.") from None

@@ -81,6 +81,18 @@ def fit(
         return _together(taken, result, data, plan)
 
 
+def each(recipe: Recipe) -> list[tuple[str, Recipe]]:
+    """The part of the run that each network is, empty if there is one only; and its recipe."""
+    count = recipe.members
+    return [
+        (
+            f"network {number + 1} of {count}" if count > 1 else "",
+            recipe.changed(seed=(recipe.seed + _SEEDS * number) % 2**32),
+        )
+        for number in range(count)
+    ]
+
+
 def _train_each(
     start: NetworkState, stage: Stage, inputs: Inputs, plan: Plan, timer: Timer
 ) -> tuple[list[_Member], StageResult]:
@@ -91,11 +103,10 @@ def _train_each(
     backbone, recipe = start.backbone, plan.recipe
     weights, taken, results = backbone.keras_model.get_weights(), [], list[StageResult]()
     epochs, notes = list[Epoch](), list[str]()
-    for number in range(recipe.members):
+    for number, (part, own) in enumerate(each(recipe)):
         name = f"network {number + 1}"
-        own = recipe.changed(seed=(recipe.seed + _SEEDS * number) % 2**32)
         try:
-            with timer.part(f"{name} of {recipe.members}"), timer.phase(stage.name):
+            with timer.part(part), timer.phase(stage.name):
                 network, result = stages.fit(start, stage, *inputs(own), own, timer)
             trained = backbone.keras_model.get_weights()
         except LeftOut as reason:

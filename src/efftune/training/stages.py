@@ -65,10 +65,17 @@ def fit(
     kept = (attempted, arrays, deadline)
     tuned, result = _attempts(network, stage, recipe, (train, val), kept, timer)
     if not is_last:  # a run that is finished early may still go on, should it be stopped again
-        weights = tuned.backbone.keras_model.get_weights() if result.best else []
-        arrays = {"head": [tuned.kernel, tuned.bias], "weights": weights}
-        checkpoints.save({"result": result.to_state()}, arrays, last=True)
+        checkpoints.save(*last_checkpoint(tuned, result), last=True)
     return tuned, result
+
+
+def last_checkpoint(
+    network: NetworkState, result: StageResult
+) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]]:
+    """State and arrays that are kept of a stage that is done, from which `fit` goes on."""
+    weights = network.backbone.keras_model.get_weights() if result.best else []
+    arrays = {"head": [network.kernel, network.bias], "weights": weights}
+    return {"result": result.to_state()}, arrays
 
 
 def _attempts(

@@ -12,7 +12,8 @@ from efftune.data.images import Pixels
 from efftune.errors import BadImage
 from efftune.model.engines.engine import Item, Network
 from efftune.system import cluster, helpers
-from efftune.system.workers import Shared, Workers
+from efftune.system.worker import Shared
+from efftune.system.workers import Workers
 
 _TOGETHER = 32  # views that a worker computes before it answers
 _UNTIL_STARTED = 256  # items between two looks at whether workers have started

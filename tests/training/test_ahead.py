@@ -1,6 +1,7 @@
 """Networks that the nodes of a cluster train at once: those of folds, and of a search's trials."""
 
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +12,11 @@ import efftune
 from conftest import fill
 from efftune.errors import EfftuneWarning
 from efftune.evaluation import cross_validation, settings_search
+from efftune.evaluation.settings_trials import SettingsTrial
 from efftune.features.cache import FeatureCache
+from efftune.recipe.recipe import Recipe
 from efftune.system import cluster, machine
+from efftune.system.progress import Timer
 from efftune.training import ahead, stages
 
 pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("own_cache")]
@@ -97,7 +101,8 @@ def test_a_node_may_be_lost(nodes, pictures, tried, trained_here, tmp_path):
             choices = CHOICES | {"on_progress": on_progress, "epochs": 12}
             efftune.train(pictures, run=tmp_path / "run", folds=FOLDS, **choices)
     finally:
-        losing[0].join()
+        for each in losing:
+            each.join()
         nodes.restore()
     assert not any("fold" in place for place in trained_here)
     assert tried[0].judged.all()
@@ -156,18 +161,73 @@ def test_trials_of_a_search_are_trained_at_once(
         assert trial["seconds"] > 0
 
 
+@pytest.fixture
+def timer(tmp_path):
+    found = Timer()
+    (tmp_path / "run").mkdir()
+    found.journal.begin(tmp_path / "run", {})
+    yield found
+    found.journal.close()
+
+
 @pytest.mark.parametrize(
-    ("nodes_there", "processors", "networks", "faster"),
+    ("nodes_there", "processors", "networks", "size"),
     [
-        ([1, 1], 1, 2, True),
-        ([1, 1], 16, 2, False),
-        ([16] * 20, 16, 5, True),
-        ([16, 16], 16, 1, False),
+        ([1, 1], 1, 5, 2),
+        ([1, 1], 16, 5, 1),
+        ([16] * 20, 16, 5, 5),
+        ([16, 16], 16, 1, 1),
+        ([16, 1], 8, 5, 1),
     ],
 )
-def test_nodes_train_where_that_is_faster(nodes_there, processors, networks, faster, monkeypatch):
+def test_nodes_train_where_that_is_faster(
+    nodes_there, processors, networks, size, monkeypatch, timer
+):
     workers = SimpleNamespace(nodes={str(i): count for i, count in enumerate(nodes_there)})
     monkeypatch.setattr(cluster, "trainers", lambda: workers)
     monkeypatch.setattr(machine, "usable_processors", lambda: processors)
-    work = SimpleNamespace(start=SimpleNamespace(backbone=SimpleNamespace(device="cpu")))
-    assert (ahead._faster([work] * networks) is workers) is faster
+    assert ahead.group_size(networks, SimpleNamespace(device="cpu"), timer) == size
+    assert ahead.group_size(networks, SimpleNamespace(device="gpu"), timer) == 1
+    timer.journal.leaves_out_the_rest = True
+    assert ahead.group_size(networks, SimpleNamespace(device="cpu"), timer) == 1
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_a_search_keeps_its_time_if_nodes_do_not_train(size, monkeypatch, timer):
+    trained = []
+
+    def train(search, trial, epochs):
+        time.sleep(0.2)
+        search._epoch_seconds["block6a"] = 0.2
+        trained.append(trial.settings)
+        return SimpleNamespace(trial=trial)
+
+    search = object.__new__(settings_search._Search)
+    vars(search).update(
+        {"timer": timer, "trials": [], "start": time.perf_counter(), "_epoch_seconds": {}},
+        deadline=time.perf_counter() + 0.5,
+        plan=SimpleNamespace(recipe=Recipe(unfreeze="block6a")),
+        backbone=None,
+        first_head=None,
+    )
+    monkeypatch.setattr(settings_search._Search, "_train", train)
+    monkeypatch.setattr(settings_search._Search, "_prepared", lambda *_: (None, None))
+    monkeypatch.setattr(ahead, "group_size", lambda count, *_: min(size, count))
+    monkeypatch.setattr(ahead, "networks", lambda *_: [SimpleNamespace(name="work")])
+    monkeypatch.setattr(ahead, "train", lambda *_: None)
+    trials = [SettingsTrial({"unfreeze": "block6a", "number": i}) for i in range(6)]
+    assert len(list(search._rung(trials, 1, 1.0))) == len(trained) <= 3
+    assert [trial.outcome for trial in search.trials] == ["no time"] * (6 - len(trained))
+
+
+def test_all_networks_are_asked_for_at_once_and_errors_end_the_others():
+    ended, barrier = threading.Event(), threading.Barrier(5)
+
+    def fails(number):
+        barrier.wait(10)  # only if all have begun
+        if number == 2:
+            raise OSError("full")
+        assert ended.wait(10)
+
+    with pytest.raises(OSError, match="full"):
+        ahead._each(fails, range(5), SimpleNamespace(end=ended.set), lambda _: None)

@@ -11,7 +11,6 @@ from efftune.evaluation import out_of_fold, trained_features
 from efftune.evaluation.out_of_fold import Candidate, CandidateScore, OutOfFold
 from efftune.model import uncertainty as uncertainties
 from efftune.model.backbone import Backbone
-from efftune.system import cluster
 from efftune.system.progress import Timer
 from efftune.training import ahead, fine_tuning, history
 from efftune.training.fine_tuning import TrainingResult
@@ -176,11 +175,10 @@ def _fine_tuned(
     labels, folds = data.labels["train"], starts.folds
     known = out_of_fold.judgeable(labels, folds)
     tried = _Tried([], [], np.zeros(len(labels), bool))
-    together = cluster.node_count()
+    following = 0  # the first fold that no node has been asked to train
     for fold, head in enumerate(starts.heads):
-        if fold % together == 0:
-            some = range(len(starts.heads))[fold:][:together]
-            _train_ahead(starts, some, data, backbone, plan, timer)
+        if fold == following:
+            following += _train_ahead(starts, fold, data, backbone, plan, timer)
         part, inside = data.held_out(fold), folds == fold
         with timer.part(_name(fold, starts)), restored(backbone):
             try:
@@ -211,20 +209,21 @@ def _name(fold: int, starts: FoldHeads) -> str:
 
 
 def _train_ahead(
-    starts: FoldHeads,
-    some: range,
-    data: TrainingData,
-    backbone: Backbone,
-    plan: Plan,
-    timer: Timer,
-) -> None:
-    """Let the nodes of a cluster, if there are several, fine-tune without some of the folds."""
+    starts: FoldHeads, fold: int, data: TrainingData, backbone: Backbone, plan: Plan, timer: Timer
+) -> int:
+    """Let the nodes of a cluster fine-tune without some of the folds; returns of how many."""
+    count = len(starts.heads) - fold
+    size = ahead.group_size(count * plan.recipe.members, backbone, timer)
+    if size == 1:
+        return 1
+    folds = range(fold, fold + -(-size // plan.recipe.members))
     works = list[ahead.Work]()
-    for fold in some if len(some) > 1 else ():
-        with timer.part(_name(fold, starts)):
-            unseen = _without_validation(data.held_out(fold))
-            works += ahead.networks(backbone, starts.heads[fold], unseen, plan, timer)
+    for each in folds:
+        with timer.part(_name(each, starts)):
+            unseen = _without_validation(data.held_out(each))
+            works += ahead.networks(backbone, starts.heads[each], unseen, plan, timer)
     ahead.train(works, timer)
+    return len(folds)
 
 
 def _fold_outputs(

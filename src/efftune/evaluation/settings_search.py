@@ -25,7 +25,6 @@ from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import Backbone
 from efftune.model.tensors import set_weights
-from efftune.system import cluster
 from efftune.system.progress import Timer
 from efftune.training import ahead, fine_tuning, history, planning
 from efftune.training.fine_tuning import TrainingResult
@@ -145,12 +144,20 @@ class _Search:
     ) -> Iterator[_Attempt]:
         """Train with all settings, as far as there is time; the first in any case."""
         until = self.start + share_of_time * (self.deadline - self.start)
-        first, together = True, cluster.node_count()
+        first, following = True, 0  # the first trial that no node has been asked to train
+        trained: set[int] = set()
         for number, trial in enumerate(trials):
             name = _name(number, trials, epochs)
-            if number % together == 0:
-                self._begin(trials, range(len(trials))[number:][:together], epochs, until, first)
-            if not self.timer.journal.recalled(name):
+            if self._finishes and not self.timer.journal.recalled(name):
+                self.trials.append(replace(trial, outcome="no time"))
+                continue
+            left = math.inf if first else until - time.perf_counter()
+            if number == following:
+                size = self._train_ahead(trials, number, epochs, left, trained)
+                following += size
+            left = math.inf if number in trained else left
+            # Decided once, so that a search that was stopped goes on with the same trials.
+            if not self.timer.journal.decided(name, partial(self._fits, trial, epochs, left)):
                 self.trials.append(replace(trial, outcome="no time"))
                 continue
             try:
@@ -167,25 +174,41 @@ class _Search:
             first = False
             yield attempt
 
-    def _begin(
-        self, trials: list[SettingsTrial], some: range, epochs: int, until: float, first: bool
-    ) -> None:
-        """Decide which of some trials there is time for; the nodes of a cluster train them."""
-        if self._finishes:
-            return
-        works, began = list[ahead.Work](), time.perf_counter()
-        for number in some:
+    def _train_ahead(
+        self, trials: list[SettingsTrial], first: int, epochs: int, left: float, trained: set[int]
+    ) -> int:
+        """Let the nodes of a cluster train some trials at the same time, if there are any nodes.
+
+        Args:
+            trials: of a rung.
+            first: number of the first of them.
+            epochs: of each.
+            left: seconds.
+            trained: takes the numbers of those that are trained then.
+
+        Returns:
+            The number of trials that were looked at.
+        """
+        self._waited, began = 0.0, time.perf_counter()
+        size = ahead.group_size(len(trials) - first, self.backbone, self.timer)
+        if size == 1:
+            return 1
+        works: dict[int, list[ahead.Work]] = {}
+        for number in range(first, first + size):
             trial, name = trials[number], _name(number, trials, epochs)
-            left = math.inf if first and number == some[0] else until - time.perf_counter()
-            # Decided once, so that a search that was stopped goes on with the same trials.
-            fits = self.timer.journal.decided(name, partial(self._fits, trial, epochs, left))
-            if not fits or len(some) == 1:
-                continue
-            with suppress(UsageError, LeftOut), self.timer.part(name):  # told when it is its turn
-                plan, data = self._prepared(trial.settings, epochs)
-                works += ahead.networks(self.backbone, self.first_head, data, plan, self.timer)
-        ahead.train(works, self.timer)
+            if self._fits(trial, epochs, left):
+                with suppress(UsageError, LeftOut), self.timer.part(name):  # told at its turn
+                    plan, data = self._prepared(trial.settings, epochs)
+                    given = self.backbone, self.first_head, data, plan, self.timer
+                    works[number] = ahead.networks(*given)
+        ahead.train([work for some in works.values() for work in some], self.timer)
+        trained |= {
+            number
+            for number, some in works.items()
+            if some and all(ahead.is_trained(work, self.timer) for work in some)
+        }
         self._waited = time.perf_counter() - began
+        return size
 
     @property
     def _finishes(self) -> bool:

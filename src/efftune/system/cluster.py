@@ -9,7 +9,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 from efftune.errors import EfftuneError, EfftuneWarning, UsageError
@@ -45,15 +45,10 @@ def current() -> Workers | None:
 def trainers() -> Workers | None:
     """Workers that have all processors of their nodes that help; None if there is only one node.
 
-    They do what takes long and cannot be divided, while the others rest.
+    They do what takes long and cannot be divided, while the others rest. They must not be at work
+    when this is called.
     """
     return _joined[-1].trainers() if _joined else None
-
-
-def node_count() -> int:
-    """The number of nodes that train networks at the same time; 1 for this process alone."""
-    workers = trainers()
-    return len(workers.nodes or ()) if workers else 1
 
 
 @contextmanager
@@ -161,12 +156,14 @@ class _Connection:
                 self._trainers.costs = self._workers.costs
 
     def trainers(self) -> Workers | None:
-        """See the function. Nodes that join later have none."""
+        """See the function. They are others once there are other nodes, or more processors."""
         workers = self.workers
-        if self._trainers is not None and self._trainers.has_ended:
+        nodes = workers.by_node if workers else {}
+        if self._trainers is not None and not self._trainers.are_all_of(nodes):
+            self._trainers.end()
             self._trainers = None
-        if self._trainers is None and workers is not None and len(workers.by_node) > 1:
-            self._trainers = Workers(workers.by_node, workers.costs)
+        if self._trainers is None and workers is not None and len(nodes) > 1:
+            self._trainers = Workers(nodes, workers.costs)
         return self._trainers
 
     def _serve(self, address: str, count: int) -> None:
@@ -178,7 +175,8 @@ class _Connection:
             self._is_known.set()
             self._ended.wait()
             for each in filter(None, (self._trainers, self._workers)):
-                each.end()
+                with suppress(Exception):  # such as that the connection is lost
+                    each.end()
         except Exception as error:  # noqa: BLE001  (Ray raises many kinds)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             advice = "" if count else f" {_TOKEN}"

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from efftune.system import machine
 
 _KEPT = 8  # objects in a worker that are shared once
-_COMPARED = ("efftune", "openvino", "numpy", "pillow", "opencv-python-headless")
+_COMPARED = ("efftune", "openvino", "keras", "numpy", "pillow", "opencv-python-headless")
 _THREADS = ("OPENCV_FOR_THREADS_NUM", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 Result = TypeVar("Result")

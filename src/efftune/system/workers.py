@@ -94,6 +94,12 @@ class Workers:
         self._admitting = threading.Thread(target=self._admit, name="cluster", daemon=True)
         self._admitting.start()
 
+    def are_all_of(self, nodes: Mapping[str, int]) -> bool:
+        """Whether they are there, on these nodes, with so many processors or more."""
+        own = self.nodes or {}
+        are_there = not self.has_ended and own.keys() == nodes.keys()
+        return are_there and all(count <= own[node] for node, count in nodes.items())
+
     @property
     def has_ended(self) -> bool:
         """Whether they have been let go."""
@@ -106,8 +112,10 @@ class Workers:
 
     @property
     def by_node(self) -> dict[str, int]:
-        """The number of workers that have started, by the name of the node that they are on."""
-        return {node: count for node, count in self._on.items() if count}
+        """The number of workers that have started, by the name of the node, which is there."""
+        there = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        with self._lock:
+            return {node: count for node, count in self._on.items() if count and node in there}
 
     @property
     def width(self) -> int:
@@ -186,9 +194,6 @@ class Workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        except (KeyboardInterrupt, SystemExit):  # calls may take minutes
-            self.end()
-            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -223,6 +228,8 @@ class Workers:
             self.costs.lost += 1
             self._on[worker.node] -= 1
             self._actors.discard(worker.actor)
+            if self._ended.is_set():
+                return
             self._start(worker.node)
         reason = str(error).strip().splitlines() or [type(error).__name__]
         warnings.warn(
@@ -234,14 +241,15 @@ class Workers:
 
     def _grow(self) -> None:
         """Ask for workers on processors, or nodes, that have none."""
-        if self.nodes is None:
-            count = int(self._ray.cluster_resources().get("CPU", 0))
-            missing = [""] * (count - self.count - len(self._starting))
-        else:
-            alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-            started = {*self.by_node, *(node for _, node in self._starting.values())}
-            missing = [node for node in self.nodes if node in alive - started]
+        count = int(self._ray.cluster_resources().get("CPU", 0))
+        there = self.by_node
+        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         with self._lock:
+            starting = [node for _, node in self._starting.values()]
+            if self.nodes is None:
+                missing = [""] * (count - self.count - len(starting))
+            else:
+                missing = [node for node in self.nodes if node in alive - {*there, *starting}]
             for node in missing:
                 self._start(node)
 

@@ -10,11 +10,13 @@ import math
 import pickle
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import psutil
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from efftune.errors import EfftuneWarning
 from efftune.features.cache import CachedRows, Digest, FeatureCache, RowsInMemory
 from efftune.model.backbone import Backbone
+from efftune.model.engines import devices
 from efftune.model.weights.download import WeightsFile
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.system import cluster, machine
@@ -36,6 +39,8 @@ from efftune.training.regression_head import Head
 from efftune.training.stage_result import NetworkState, TrainingDiverged
 from efftune.training.training_data import TrainingData
 
+_NOTED_SECONDS = 30.0  # between two looks, so that a run that is killed knows its time
+_OPEN = 64  # caches in a worker
 _MEMORY_SHARE = 1 / 4  # of the free memory, for activations that are sent
 _SCALING = 0.75  # so many processors, to this power, are so many times faster in training
 
@@ -90,8 +95,29 @@ def networks(
     return found
 
 
+def group_size(count: int, backbone: Backbone, timer: Timer) -> int:
+    """How many networks of so many the cluster trains at the same time; 1 if it is not to help."""
+    journal = timer.journal
+    if journal.folder is None or journal.leaves_out_the_rest or timer.budget.is_limited:
+        return 1
+    if backbone.device != "cpu" or devices.keras_backend() == "jax":
+        return 1
+    workers = cluster.trainers()
+    if workers is None or not workers.nodes:
+        return 1
+    size = min(count, len(workers.nodes))
+    there, here = min(workers.nodes.values()), machine.usable_processors()
+    return size if size * there**_SCALING > here**_SCALING else 1
+
+
+def is_trained(work: Work, timer: Timer) -> bool:
+    """Whether a network has been trained."""
+    state, _ = timer.journal.checkpoints(work.name).latest() or ({}, {})
+    return bool(state.keys() & {"result", "diverged"})
+
+
 def train(works: Sequence[Work], timer: Timer) -> None:
-    """Let the nodes of the cluster train networks, if there are several and that is faster.
+    """Let the nodes of the cluster train networks; see `group_size`.
 
     Those that cannot be trained there are left to this process, with a warning.
 
@@ -102,47 +128,50 @@ def train(works: Sequence[Work], timer: Timer) -> None:
     Raises:
         DiskFull: there is no room for a checkpoint.
     """
-    journal = timer.journal
-    if journal.folder is None or journal.leaves_out_the_rest or timer.budget.is_limited:
-        return
-    works = [each for each in works if journal.checkpoints(each.name).latest() is None]
-    workers = _faster(works)
+    works = [each for each in works if timer.journal.checkpoints(each.name).latest() is None]
+    workers = cluster.trainers() if len(works) > 1 else None
     if workers is None:
         return
     sending, saving = _Sending(workers, works), threading.Lock()
 
     def trained(work: Work) -> None:
+        checkpoints = timer.journal.checkpoints(work.name)
+        checkpoints.require_room(len(works) * sending.bytes)
         try:
             state, arrays = sending.call(work)
         except TrainingDiverged as error:
             state, arrays = {"diverged": str(error)}, {}
         except Exception as error:  # noqa: BLE001  (whatever it is, this process may do better)
-            warnings.warn(f"Trained here, not by the cluster: {error}", EfftuneWarning, 2)
+            if not workers.has_ended:  # else the run is being stopped
+                warnings.warn(f"Trained here, not by the cluster: {error}", EfftuneWarning, 2)
             return
         with saving:
-            journal.checkpoints(work.name).save(state, arrays, last=True)
+            checkpoints.save(state, arrays, last=True)
 
     with timer.part(f"{len(works)} networks at once"), timer.phase(works[0].stage.name):
-        found = workers.map(trained, works)
-        try:
-            for done, _ in enumerate(found, start=1):
-                timer.count(done, len(works))
-        except BaseException:  # calls may take minutes
-            workers.end()
-            raise
+        _each(trained, works, workers, lambda done: timer.count(done, len(works)))
 
 
-def _faster(works: Sequence[Work]) -> Workers | None:
-    """Workers that are likely to train so many networks faster than this process, if any are."""
-    if len(works) < 2 or works[0].start.backbone.device != "cpu":
-        return None
-    workers = cluster.trainers()
-    if workers is None or not workers.nodes:
-        return None
-    rounds = -(-len(works) // len(workers.nodes))
-    there = rounds / min(workers.nodes.values()) ** _SCALING
-    here = len(works) / machine.usable_processors() ** _SCALING
-    return workers if there < here else None
+def _each(
+    function: Callable[[Work], None],
+    works: Sequence[Work],
+    workers: Workers,
+    on_done: Callable[[int], None],
+) -> None:
+    """Call a function for all at once, which calls workers; they are let go should one fail."""
+    pool = ThreadPoolExecutor(len(works), thread_name_prefix="ahead")
+    try:
+        waiting = {pool.submit(function, work) for work in works}
+        while waiting:
+            done, waiting = wait(waiting, _NOTED_SECONDS, FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            on_done(len(works) - len(waiting))
+    except BaseException:  # calls may take hours
+        workers.end()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +186,13 @@ class _Network:
 
     @classmethod
     def of(cls, backbone: Backbone) -> "_Network":
+        """The network, made once."""
+        if backbone not in _networks:
+            _networks[backbone] = cls._of(backbone)
+        return _networks[backbone]
+
+    @classmethod
+    def _of(cls, backbone: Backbone) -> "_Network":
         return cls(
             backbone.entry.name,
             backbone.image_size,
@@ -181,17 +217,27 @@ class _Network:
         return self.built
 
 
+_networks: WeakKeyDictionary[Backbone, _Network] = WeakKeyDictionary()
+_without_disk: WeakSet[Workers] = WeakSet()  # which do not see the cache
+
+
 class _Missing(Exception):
     """A node has not all rows in its cache."""
 
 
 class _Sending:
-    """Sends networks to workers that train them, with what they need."""
+    """Sends networks to workers that train them, with what they need.
+
+    Attributes:
+        bytes: of the weights of a network.
+    """
 
     def __init__(self, workers: Workers, works: Sequence[Work]):
         """All that will be sent."""
         self._workers = workers
-        self._network = workers.share_once(_Network.of(works[0].start.backbone))
+        network = _Network.of(works[0].start.backbone)
+        self.bytes = sum(each.nbytes for each in network.weights)
+        self._network = workers.share_once(network)
         self._digests: dict[FeatureCache, set[Digest]] = {}
         for rows in (rows for work in works for rows in work.rows):
             if isinstance(rows.cache, FeatureCache):
@@ -209,12 +255,13 @@ class _Sending:
         stream = io.BytesIO()
         _Pickler(stream, list(self._digests)).dump(work)
         content = stream.getvalue()
-        if self._shared is None:
+        if self._workers not in _without_disk:
             places = [cache.place for cache in self._digests]
             try:
                 return self._workers.call(_trained, self._network, places, content)
             except _Missing:
-                self._share()
+                _without_disk.add(self._workers)
+        self._share()
         return self._workers.call(_trained, self._network, self._shared, content)
 
     def _share(self) -> None:
@@ -271,13 +318,29 @@ def _trained(network: Shared[_Network], rows: Places | Shared[Rows], content: by
         _Missing: its cache has not all rows.
     """
     backbone = network.value.backbone
-    caches: list[FeatureCache | RowsInMemory]
     if isinstance(rows, Shared):
-        caches = [RowsInMemory(*part) for part in rows.value]
+        work = _loaded(content, [RowsInMemory(*part) for part in rows.value], backbone)
     else:
-        caches = [FeatureCache(*place) for place in rows]
-    work: Work = _Unpickler(content, caches, backbone).load()
-    if any(digest not in each.cache for each in work.rows for digest in each.digests):
+        try:
+            work = _loaded(content, [_opened(*place) for place in rows], backbone)
+            if work is None:  # other rows may have been added
+                _opened.cache_clear()
+                work = _loaded(content, [_opened(*place) for place in rows], backbone)
+        except OSError:  # no permission
+            work = None
+    if work is None:
         raise _Missing
     tuned, result = stages.fit(work.start, work.stage, work.train, work.val, work.recipe)
     return stages.last_checkpoint(tuned, result)
+
+
+_opened = lru_cache(maxsize=_OPEN)(FeatureCache)
+
+
+def _loaded(
+    content: bytes, caches: Sequence[FeatureCache | RowsInMemory], backbone: Backbone
+) -> Work | None:
+    """What `_Pickler` has written; None if the caches have not all rows."""
+    work: Work = _Unpickler(content, caches, backbone).load()
+    known = all(digest in each.cache for each in work.rows for digest in each.digests)
+    return work if known else None

@@ -39,7 +39,7 @@ def chosen(wanted: str) -> Device:
     if wanted not in get_args(DeviceChoice):
         raise unknown_name("device", str(wanted), get_args(DeviceChoice))
     device: Device = "cpu" if wanted == "cpu" else _gpu_or_cpu(wanted == "gpu")
-    backend = _keras_backend()
+    backend = keras_backend()
     needs_jax = device == "gpu" or not (_is_installed("tensorflow") and has_openvino())
     if backend is None and needs_jax and _is_installed("jax"):
         os.environ["KERAS_BACKEND"] = backend = "jax"
@@ -72,7 +72,7 @@ def engine(device: Device) -> Engine:
     if not _is_installed(name):
         raise UsageError("Neither OpenVINO nor JAX is installed: pip install openvino.")
     if name == "jax":
-        backend = _keras_backend()
+        backend = keras_backend()
         if backend is None:
             os.environ["KERAS_BACKEND"] = "jax"
         elif backend != "jax":
@@ -113,7 +113,7 @@ def name(device: Device) -> str:
 
 
 def _gpu_or_cpu(is_wanted: bool) -> Device:
-    backend = _keras_backend()
+    backend = keras_backend()
     if backend in (None, "jax"):
         problem = _gpu_problem(is_wanted)
     elif "KERAS_BACKEND" in os.environ and not is_wanted:
@@ -177,7 +177,7 @@ def _why_unusable(error: RuntimeError) -> str:
     )
 
 
-def _keras_backend() -> str | None:
+def keras_backend() -> str | None:
     """The backend that Keras runs on or has been told to; None if that is open."""
     if "keras" in sys.modules:
         import keras

@@ -165,7 +165,7 @@ def finish(run: str | Path, *, on_progress: OnProgress = "auto") -> Run:
 
 
 def _go_on(run: str | Path, on_progress: OnProgress, *, finish: bool = False) -> Run:
-    folder = files.user_path(run)
+    folder = files.output_path(run)
     start, recipe = unfinished.asked_for(folder)
     if start["folder"] != str(Path.cwd()):
         folder = folder.resolve()
@@ -185,7 +185,7 @@ def _train(
     resume: bool,
 ) -> Run:
     """Begin a run, or go on with it; perhaps with a search for settings within some seconds."""
-    named = None if run is None else files.user_path(run)
+    named = None if run is None else files.output_path(run)
     start = unfinished.start_of(str(source), recipe, search_seconds)
     if resume and named is not None and unfinished.is_finished(named, start):
         return Run.load(named)

@@ -13,6 +13,7 @@ import efftune
 from conftest import COLOURS, square
 from efftune.data import picture_bytes
 from efftune.data.sources import discovery, shards, table_columns
+from efftune.data.sources.storage import Storage
 from efftune.errors import BadImage, DataError, UsageError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -247,3 +248,21 @@ def test_only_paths_in_files_are_read_there(tmp_path):
     for other in others:
         with pytest.raises(BadImage):
             picture_bytes.read(other)
+
+
+def test_parquet_shards_are_not_written_to_an_address(source):
+    with pytest.raises(UsageError, match="use --format tar"):
+        efftune.pack(source, "memory://packed/parquet", form="parquet", on_progress=None)
+
+
+def test_a_stop_leaves_nothing_of_a_shard_that_is_not_complete(source, own_cache):
+    def on_progress(phase, done, _total):
+        if phase == "pack" and done == 20:
+            raise KeyboardInterrupt
+
+    place = "memory://packed/stopped"
+    with pytest.raises(KeyboardInterrupt):
+        efftune.pack(source, place, megabytes=1, on_progress=on_progress)
+    assert not list(own_cache.glob("pack-*"))
+    with pytest.raises(UsageError, match="There is nothing at"):
+        Storage(place).files()

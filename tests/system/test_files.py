@@ -171,3 +171,15 @@ def test_temporary_array_that_fits_nowhere_is_an_error(monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", is_full)
     with pytest.raises(DiskFull, match="400 bytes are needed, 300 are free"):
         files.temporary_array((10, 10), np.float32)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", Path("gs://bucket/x"), "HTTPS://a.example/b"])
+def test_nothing_is_written_to_addresses(address):
+    with pytest.raises(UsageError, match=r"://.* is an address, but a path of this machine"):
+        files.output_path(address)
+
+
+def test_the_cache_is_no_address(monkeypatch):
+    monkeypatch.setenv("EFFTUNE_CACHE", "s3://bucket/cache")
+    with pytest.raises(UsageError, match=r"EFFTUNE_CACHE is s3://bucket/cache, but must be"):
+        files.cache_folder()

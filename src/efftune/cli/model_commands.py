@@ -104,7 +104,7 @@ def _predict_parts(
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         paths, failures = image_paths.pictures(images, on_progress)
         found = prediction_parts.write(
-            *(classifier, paths, failures, files.user_path(into), form),
+            *(classifier, paths, failures, files.output_path(into), form),
             on_progress=lambda done, total: on_progress("predict", done, total),
         )
     if output.json:
@@ -143,7 +143,7 @@ def sort(
     from efftune.system import files
 
     classifier = _loaded(run, choices, more.pop("precision"))
-    sorter = sorting.Sorter(files.user_path(into), classifier.class_names, **more)
+    sorter = sorting.Sorter(files.output_path(into), classifier.class_names, **more)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         paths, failures = image_paths.pictures(images, on_progress)
         found = sorting.sort(

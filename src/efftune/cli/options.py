@@ -20,7 +20,8 @@ Source = Annotated[
 ]
 
 ShardsFolder = Annotated[
-    Path, typer.Option("--into", help="A new folder for the shards.", show_default=False)
+    str,
+    typer.Option("--into", help="A new folder for the shards, or an address.", show_default=False),
 ]
 
 ShardsForm = Annotated[

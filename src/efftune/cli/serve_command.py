@@ -172,7 +172,8 @@ def _settings(more: dict[str, Any]) -> dict[str, Any]:
     from efftune.system import files
 
     folders: dict[str, Any] = {
-        key: more[key] and files.user_path(more[key]) for key in ("feedback", "watch", "sort_into")
+        key: more[key] and files.output_path(more[key])
+        for key in ("feedback", "watch", "sort_into")
     }
     at_work = {} if more["at_work"] is None else {"at_work": more["at_work"]}
     same = ("host", "port", "token", "receive_seconds", "drain_seconds")

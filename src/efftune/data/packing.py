@@ -5,23 +5,26 @@ import itertools
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from efftune.data import formats, picture_bytes
 from efftune.data.examples import Example, Examples
 from efftune.data.formats import FORMATS
-from efftune.data.sources import discovery, shards
+from efftune.data.sources import addresses, discovery, shards
+from efftune.data.sources.storage import Missing, Storage
 from efftune.data.sources.table_columns import Columns
 from efftune.errors import BadImage, DataError, UsageError
 from efftune.system import files
 from efftune.system.progress import OnProgress, Progress, showing
 
+_Place: TypeAlias = AbstractContextManager[tuple[Path, Callable[[Path], None]]]
 _AT_ONCE = 16  # pictures that are read before they are written
 _BYTES_BESIDE = 4096  # of a picture in a tar file: its label, and what fills blocks
 _GROUP_BYTES = 2**25  # of a group of rows in a Parquet file
@@ -33,12 +36,12 @@ class Shards:
     """Shards that were written.
 
     Attributes:
-        folder: of the shards and their manifest.
+        folder: of the shards and their manifest, or their address.
         shards: name, number of pictures, bytes and SHA-256 of each.
         examples: of the source, including those set aside, which are in no shard.
     """
 
-    folder: Path
+    folder: Path | str
     shards: tuple[dict[str, Any], ...]
     examples: Examples
 
@@ -75,7 +78,8 @@ def pack(
 
     Args:
         source: as for `train`.
-        into: a new folder, of shards called by their splits, and `manifest.json`.
+        into: a new folder, of shards called by their splits, and `manifest.json`; or an address,
+            where each shard is written once it is complete, and the manifest last.
         form: `tar`, in the layout of WebDataset; or `parquet`, in that of Hugging Face.
         megabytes: that a shard has at most, unless a single picture has more.
         columns: the column names of a table.
@@ -83,17 +87,16 @@ def pack(
 
     Raises:
         UsageError: the source does not exist, the folder does, or pyarrow is not installed; or the
-            source has groups, which Parquet shards would lose.
-        DataError: the source cannot be read, has no picture, or one changed meanwhile.
+            source has groups, which Parquet shards would lose; or these are to be at an address.
+        DataError: the source cannot be read, has no picture, or one changed meanwhile; or the
+            address cannot be written.
         DiskFull: there is no room for the shards.
     """
-    folder = files.user_path(into)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists, and is not empty. Name a new folder with --into.")
-    if folder.is_symlink() or os.path.ismount(folder):
-        raise UsageError(f"{folder} is a link or a disk. Name a new folder in it with --into.")
+    folder, place = _place(into)
     if megabytes < 1:
         raise UsageError(f"A shard of {megabytes} MB holds nothing: give 1 or more.")
+    if form == "parquet" and isinstance(folder, str):
+        raise UsageError("Parquet shards are read from a disk only: use --format tar.")
     if form == "parquet" and find_spec("pyarrow") is None:
         raise UsageError('Parquet needs pyarrow. Run: pip install "efftune[parquet]".')
     kind: type[_Writer] = _Parquet if form == "parquet" else _Tar
@@ -104,18 +107,76 @@ def pack(
             raise DataError(f"{source} holds no picture that can be read.")
         if form == "parquet" and any(row.group for row in rows):
             raise UsageError("Parquet shards cannot tell groups apart: use --format tar.")
-        try:
-            with files.folder_written_whole(folder) as partial:
-                written = list(_written(partial, rows, kind, megabytes * 10**6, report))
-                classes = sorted({row.label for row in rows})
-                manifest = {"classes": classes, "pictures": len(rows), "shards": written}
-                files.write(partial / shards.MANIFEST, json.dumps(manifest, indent=1) + "\n")
-                with suppress(FileNotFoundError):
-                    folder.rmdir()  # an empty one; one that was filled meanwhile stays
-        except OSError as error:
-            problem = f"{folder} cannot be written: {error.strerror or error}."
-            raise files.disk_full(error, folder) or UsageError(problem) from None
+        with place as (partial, deliver):
+            written = []
+            for shard in _written(partial, rows, kind, megabytes * 10**6, report):
+                written.append(shard)
+                deliver(partial / shard["name"])
+            classes = sorted({row.label for row in rows})
+            manifest = {"classes": classes, "pictures": len(rows), "shards": written}
+            files.write(partial / shards.MANIFEST, json.dumps(manifest, indent=1) + "\n")
+            deliver(partial / shards.MANIFEST)
     return Shards(folder, tuple(written), examples)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """A folder that is there once it is complete, and nothing to do with its files.
+
+    Raises:
+        UsageError: it cannot be written.
+        DiskFull: there is no room.
+    """
+    try:
+        with files.folder_written_whole(folder) as partial:
+            yield partial, lambda _: None
+            with suppress(FileNotFoundError):
+                folder.rmdir()  # an empty one; one that was filled meanwhile stays
+    except OSError as error:
+        problem = f"{folder} cannot be written: {error.strerror or error}."
+        raise files.disk_full(error, folder) or UsageError(problem) from None
+
+
+@contextmanager
+def _at_address(storage: Storage) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """A folder of this machine, and what moves a file from there to an address.
+
+    Raises:
+        DataError: the address cannot be written.
+        DiskFull: there is no room on this machine.
+    """
+
+    def move(file: Path) -> None:
+        storage.put(file)
+        file.unlink()
+
+    cache = files.cache_folder()
+    try:
+        with tempfile.TemporaryDirectory(prefix="pack-", dir=cache) as partial:
+            yield Path(partial), move
+    except OSError as error:
+        problem = f"{cache} cannot be written: {error.strerror or error}."
+        raise files.disk_full(error, cache) or UsageError(problem) from None
+
+
+def _place(into: str | Path) -> tuple[Path | str, _Place]:
+    """Where shards are written; see `_new_folder`, `_at_address`.
+
+    Raises:
+        UsageError: something is there.
+    """
+    if addresses.is_address(into):
+        storage = Storage(str(into))
+        with suppress(Missing):
+            storage.files()
+            raise UsageError(f"{into} exists, and is not empty. Name a new folder with --into.")
+        return str(into).rstrip("/"), _at_address(storage)
+    folder = files.user_path(into)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists, and is not empty. Name a new folder with --into.")
+    if folder.is_symlink() or os.path.ismount(folder):
+        raise UsageError(f"{folder} is a link or a disk. Name a new folder in it with --into.")
+    return folder, _new_folder(folder)
 
 
 class _Writer(Protocol):

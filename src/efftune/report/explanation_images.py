@@ -68,7 +68,7 @@ def explain(
         DataError: a picture cannot be decoded and `on_unreadable` is not given.
     """
     explainer, written = Explainer(classifier), list[ExplanationFile]()
-    out, taken = files.user_path(out), set[str]()
+    out, taken = files.output_path(out), set[str]()
     for done, path in enumerate(map(files.user_path, paths), 1):
         try:
             explanation = explainer.explain_readable(path, label)

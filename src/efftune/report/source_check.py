@@ -69,7 +69,7 @@ def check(
         UsageError: the source does not exist, or `out` cannot be written to.
         DataError: the source cannot be read, or contains no file.
     """
-    folder = None if out is None else _writable(files.user_path(out))
+    folder = None if out is None else _writable(files.output_path(out))
     with showing(on_progress) as report:
         timer = Timer(report)
         with timer.phase("find"):

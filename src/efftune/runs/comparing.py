@@ -37,5 +37,5 @@ def compare(
         split,
     )
     if out is not None:
-        comparison_plot.draw(result, files.user_path(out))
+        comparison_plot.draw(result, files.output_path(out))
     return result

@@ -39,7 +39,7 @@ def load_from_hub(
     """
     repo = hub.repository(repository)
     hub.require_installed()
-    folder = Path("runs") / repo.partition("/")[2] if into is None else files.user_path(into)
+    folder = Path("runs") / repo.partition("/")[2] if into is None else files.output_path(into)
     files.require_free(folder)
     try:
         with files.folder_written_whole(folder) as new, showing(on_progress) as show:

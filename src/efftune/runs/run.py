@@ -170,7 +170,7 @@ class Run:
             return explanation_images.explain(
                 self.classifier,
                 [files.user_path(path) for path in pictures],
-                files.user_path(out),
+                files.output_path(out),
                 label,
                 on_unreadable=on_unreadable,
                 on_progress=lambda done, total: show("explain", done, total),
@@ -213,7 +213,7 @@ class Run:
                 such a file is not kept.
         """
         loading.require_pictures(self.folder, self.record)
-        into = self.folder / "exports" if into is None else files.user_path(into)
+        into = self.folder / "exports" if into is None else files.output_path(into)
         with showing(on_progress) as show:
             requested = export_requests.read(names, into, options, show)
             export_requests.require_possible(

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -25,12 +26,25 @@ from efftune.errors import DataError, DiskFull, EfftuneWarning, UsageError
 
 _one_at_a_time = threading.Lock()
 _CHECKSUMS_FILE = "sha256.json"
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.\-]+):/+", re.IGNORECASE)  # Path leaves one slash
 _RUN_BYTES = 300 * 2**20  # free bytes of a disk that are left for the run itself
 
 
 def user_path(path: str | Path) -> Path:
     """Expand `~` to the home folder; `~name` of an unknown user is left as it is."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises for unknown users)
+
+
+def output_path(path: str | Path) -> Path:
+    """The same for what is written, which is no address.
+
+    Raises:
+        UsageError: it is one, such as `s3://bucket`.
+    """
+    if _ADDRESS.match(str(path)):
+        address = _ADDRESS.sub(r"\1://", str(path), count=1)
+        raise UsageError(f"{address} is an address, but a path of this machine is needed here.")
+    return user_path(path)
 
 
 def inside(folder: Path, name: str, *, most: int) -> Path:
@@ -68,7 +82,10 @@ def cache_folder() -> Path:
 
     If it is not writable, a temporary folder takes its place until the process ends.
     """
-    folder = user_path(os.environ.get("EFFTUNE_CACHE") or platformdirs.user_cache_dir("efftune"))
+    given = os.environ.get("EFFTUNE_CACHE") or platformdirs.user_cache_dir("efftune")
+    if _ADDRESS.match(given):
+        raise UsageError(f"EFFTUNE_CACHE is {given}, but must be a folder of this machine.")
+    folder = user_path(given)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)

@@ -2,6 +2,7 @@
 
 import http.client
 import http.server
+import json
 import threading
 import time
 import urllib.request
@@ -178,3 +179,25 @@ def test_no_credentials_are_told_in_a_sentence(bucket, efftune_process, monkeypa
     found = efftune_process("check", f"s3://{BUCKET}/photos")
     assert found.returncode == 1
     assert "Credentials are those of AWS' own tools" in found.stderr
+
+
+def test_what_is_packed_into_a_bucket_is_read_there(bucket, source, own_cache, efftune_command):
+    place = f"s3://{BUCKET}/packed"
+    bucket.faults[:] = ["503"]
+    result = efftune_command("pack", source, "--into", place, "--megabytes", 1, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["source"] == place
+    assert not list(own_cache.glob("pack-*"))
+    bucket.faults[:] = []
+    found = described(discovery.find(place))
+    assert found == described(discovery.find(source))
+    again = efftune_command("pack", source, "--into", place)
+    assert again.returncode == 2
+    assert "not empty" in again.stderr
+
+
+def test_a_bucket_that_must_not_be_written_is_told(source, efftune_command, bucket):
+    result = efftune_command("pack", source, "--into", "s3://no-bucket-of-ours/packed")
+    assert result.returncode == 2
+    assert "no-bucket-of-ours" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -24,7 +24,7 @@ def driver(tmp_path, monkeypatch):
     """A machine with NVIDIA's driver; JAX sees no GPU on this one."""
     (tmp_path / "version").touch()
     monkeypatch.setattr(devices, "_DRIVERS", (tmp_path / "version",))
-    monkeypatch.setattr(devices, "_keras_backend", lambda: "jax")
+    monkeypatch.setattr(devices, "keras_backend", lambda: "jax")
     devices._gpu_problem.cache_clear()
 
 
@@ -51,7 +51,7 @@ def test_unknown_device_is_refused():
 
 
 def test_gpu_on_another_backend_is_refused(monkeypatch):
-    monkeypatch.setattr(devices, "_keras_backend", lambda: "tensorflow")
+    monkeypatch.setattr(devices, "keras_backend", lambda: "tensorflow")
     assert devices.chosen("auto") == "cpu"
     with pytest.raises(UsageError, match=r"Keras runs on tensorflow.*unset KERAS_BACKEND"):
         devices.chosen("gpu")
@@ -59,14 +59,14 @@ def test_gpu_on_another_backend_is_refused(monkeypatch):
 
 def test_gpu_that_keras_keeps_from_use_is_said(driver, monkeypatch):
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
-    monkeypatch.setattr(devices, "_keras_backend", lambda: "tensorflow")
+    monkeypatch.setattr(devices, "keras_backend", lambda: "tensorflow")
     with pytest.warns(EfftuneWarning, match="set it to jax before Keras is imported"):
         assert devices.chosen("auto") == "cpu"
 
 
 def test_backend_of_the_users_choice_is_taken_in_silence(driver, monkeypatch, recwarn):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    monkeypatch.setattr(devices, "_keras_backend", lambda: "tensorflow")
+    monkeypatch.setattr(devices, "keras_backend", lambda: "tensorflow")
     assert devices.chosen("auto") == "cpu"
     assert not recwarn.list
 
@@ -93,7 +93,7 @@ def test_only_training_on_the_cpu_keeps_jax_off_gpus():
 
 
 def test_missing_gpu_is_refused(no_driver, monkeypatch):
-    monkeypatch.setattr(devices, "_keras_backend", lambda: "jax")
+    monkeypatch.setattr(devices, "keras_backend", lambda: "jax")
     with pytest.raises(UsageError, match=f"--device gpu: {NO_GPU}"):
         devices.chosen("gpu")
 
@@ -158,7 +158,7 @@ def test_jax_takes_the_place_of_what_is_missing():
 
 def test_jax_beside_another_backend_is_refused(monkeypatch):
     monkeypatch.setattr(devices, "_is_installed", lambda name: name != "openvino")
-    monkeypatch.setattr(devices, "_keras_backend", lambda: "tensorflow")
+    monkeypatch.setattr(devices, "keras_backend", lambda: "tensorflow")
     with pytest.raises(UsageError, match=r"Keras runs on tensorflow.*install openvino"):
         devices.engine("cpu")
 
@@ -177,7 +177,7 @@ def test_cpu_is_refused_after_a_gpu_was_used_but_for_predictions(monkeypatch):
     jax = pytest.importorskip("jax")
     before = jax.config.jax_platforms
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(devices, "_keras_backend", lambda: "jax")
+    monkeypatch.setattr(devices, "keras_backend", lambda: "jax")
     monkeypatch.setattr(devices, "has_openvino", lambda: False)
     with pytest.raises(UsageError, match="JAX has begun with a GPU"):
         devices.chosen("cpu")

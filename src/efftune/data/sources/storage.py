@@ -224,13 +224,23 @@ class Storage:
         with self._readable(entry.path):
             return self._again(copy)
 
+    def put(self, file: Path) -> None:
+        """Write a file of this machine below the address, under its name.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        path = f"{self._root.rstrip('/')}/{file.name}"
+        with self._readable(path, "written"):
+            self._again(self._system.put_file, str(file), path)
+
     @property
     def at_once(self) -> int:
         """How many requests the file system can answer at a time."""
         return _AT_ONCE if self._system.async_impl else 1
 
     @contextmanager
-    def _readable(self, what: str) -> Iterator[None]:
+    def _readable(self, what: str, how: str = "read") -> Iterator[None]:
         """Convert what file systems raise; their exceptions have no common base class."""
         where = what if addresses.is_address(what) else f"{self._protocol}://{what}"
         try:
@@ -249,8 +259,10 @@ class Storage:
             reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
             advice = "Start again: what was copied is kept."
             if not _may_pass(error):
-                advice = _CREDENTIALS.get(self._protocol, "Check your permission to read it.")
-            raise DataError(f"{where} cannot be read: {reason}. {advice}") from None
+                advice = _CREDENTIALS.get(self._protocol, "Check your permission for it.")
+            elif how != "read":
+                advice = "Start again with a new folder."
+            raise DataError(f"{where} cannot be {how}: {reason}. {advice}") from None
 
     def _listing(self, folder: str) -> Sequence[Mapping[str, Any]]:
         # `walk` of fsspec leaves out what cannot be listed.

@@ -4,7 +4,8 @@ Draws some pictures of each class from a folder, fits a head on them, judges it 
 cross-validation, and by all the other pictures (mean recall). Prints, for each folder and number of
 pictures a class: the mean of both accuracies; the root mean square of their difference, in standard
 errors of as many independent trials; and how often Wilson's interval, with its standard error
-multiplied by 1 to 1.3, holds the accuracy on the others.
+multiplied by 1 to 1.3, holds the accuracy on the others; and how often that by 1.2 does whose upper
+end has the gain that the learning curve expects from a fold's pictures, as reports give it.
 
     python benchmarks/interval_coverage.py FOLDER… [--draws 40]
 """
@@ -18,7 +19,9 @@ import numpy as np
 from efftune.data import stratified_split
 from efftune.data.examples import Example
 from efftune.data.formats import SUFFIXES
-from efftune.evaluation.metrics import wilson
+from efftune.evaluation import learning_curve
+from efftune.evaluation.cross_fitting import CrossFitting
+from efftune.evaluation.metrics import CROSS_VALIDATION_SPREAD, wilson
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import Backbone
@@ -51,8 +54,20 @@ def predict(rows: np.ndarray, labels: np.ndarray, others: np.ndarray) -> np.ndar
     return known[head.logits(others).argmax(axis=1)]
 
 
-def draw(x: np.ndarray, y: np.ndarray, count: int, seed: int) -> tuple[float, float, int]:
-    """Accuracy on the others, accuracy in cross-validation, and number of pictures drawn."""
+def gain(rows: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> float:
+    """The gain in accuracy that the learning curve expects from the pictures of a fold."""
+    groups = np.arange(len(rows))
+    head = regression_head.fit(rows, labels, groups, Recipe())
+    fitting = CrossFitting(rows, labels, groups, head, Recipe())
+    correct = fitting.correct_by_size(rows, labels, folds)
+    names = [str(number) for number in range(int(labels.max()) + 1)]
+    return learning_curve.gain_to_all(
+        learning_curve.learning_curve(correct, labels, names, len(rows))
+    )
+
+
+def draw(x: np.ndarray, y: np.ndarray, count: int, seed: int) -> tuple[float, float, int, float]:
+    """Accuracy on the others, and in cross-validation; pictures drawn; gain by the curve."""
     random = np.random.default_rng([seed, count])
     classes = range(int(y.max()) + 1)
     chosen = np.concatenate([random.permutation(np.flatnonzero(y == c))[:count] for c in classes])
@@ -66,7 +81,7 @@ def draw(x: np.ndarray, y: np.ndarray, count: int, seed: int) -> tuple[float, fl
     for fold in np.unique(folds):
         inside, held = chosen[folds != fold], chosen[folds == fold]
         right[folds == fold] = predict(x[inside], y[inside], x[held]) == y[held]
-    return float(accuracy), float(right.mean()), len(chosen)
+    return float(accuracy), float(right.mean()), len(chosen), gain(x[chosen], y[chosen], folds)
 
 
 def main() -> None:
@@ -83,22 +98,27 @@ def main() -> None:
             if count * (int(y.max()) + 1) > MOST:
                 continue
             drawn = np.array([draw(x, y, count, seed) for seed in range(arguments.draws)])
-            accuracy, estimate, pictures = drawn.T
+            accuracy, estimate, pictures, gains = drawn.T
             error = np.sqrt(np.mean((estimate - accuracy) ** 2))
             trials = np.sqrt(np.mean(estimate * (1 - estimate) / pictures))
             shares = []
             for factor in FACTORS:
-                ends = [wilson(e * n / factor**2, n / factor**2) for e, n in drawn[:, 1:]]
-                inside = [low <= a <= high for a, (low, high) in zip(accuracy, ends, strict=True)]
-                shares.append(float(np.mean(inside)))
+                low, high = np.transpose(
+                    [wilson(e * n / factor**2, n / factor**2) for e, n in drawn[:, 1:3]]
+                )
+                shares.append(float(np.mean((low <= accuracy) & (accuracy <= high))))
+                if factor == CROSS_VALIDATION_SPREAD:
+                    inside = (low <= accuracy) & (accuracy <= high + gains)
+            shares.append(float(np.mean(inside)))
             all_shares.append(shares)
             print(
                 f"{folder.name:20} {count:3}  {accuracy.mean():.3f}  {estimate.mean():.3f}  "
+                f"{gains.mean():.3f}  "
                 f"{error / trials:.2f}  {'  '.join(f'{share:.2f}' for share in shares)}",
                 flush=True,
             )
     means, least = np.mean(all_shares, axis=0), np.min(all_shares, axis=0)
-    print(f"mean {means.round(3)}, least {least.round(3)} at factors {FACTORS}")
+    print(f"mean {means.round(3)}, least {least.round(3)} at factors {FACTORS} and with the gain")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import efftune
 from conftest import TUNED, fill
-from efftune.evaluation import cross_validation
+from efftune.evaluation import cross_validation, evaluator, learning_curve, metrics
+from efftune.evaluation.learning_curve import ExpectedAccuracy, LearningCurve, Point
 from efftune.model.backbone import Backbone
 from efftune.training import fine_tuning, fold_heads, regression_head
 
@@ -184,3 +186,21 @@ def test_other_choices_are_cross_validated(choices, source, tmp_path):
     assert len(run.evaluation.cross_validation.tried) == 1 + stages
     assert len(run.record["stages"]) == stages
     assert run.evaluation.test.pictures == 30
+
+
+def test_the_interval_reaches_up_to_what_more_pictures_may_bring():
+    labels = np.repeat([0, 1], 20)
+    probabilities = np.full((40, 2), 0.5, np.float32)
+    probabilities[np.arange(40), np.where(np.arange(40) % 4, labels, 1 - labels)] = 0.9
+    examples = SimpleNamespace(fold_of={"a": 0}, class_names=("x", "y"))
+    points = (Point(8, (0.5,)), Point(16, (0.65,)), Point(32, (0.75,)))
+    now = ExpectedAccuracy(40, 0.78, 0.7, 0.8)
+    curve = LearningCurve(points, now, now, ())
+    given = {"test": probabilities}, {"test": labels}, examples
+    plain = evaluator._scores(*given, None).test
+    found = evaluator._scores(*given, curve).test
+    assert plain.accuracy == found.accuracy == 0.75
+    assert (plain.low, plain.high) == metrics.accuracy_interval(30, 40, out_of_fold=True)
+    assert found.low == plain.low
+    assert found.high == pytest.approx(plain.high + learning_curve.gain_to_all(curve))
+    assert 0.01 < found.high - plain.high < 0.05

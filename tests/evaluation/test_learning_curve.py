@@ -66,3 +66,17 @@ def test_perfect_heads_stay_perfect():
     found = learning_curve.learning_curve(right, np.zeros(50, int), ["a"])
     assert (found.now.accuracy, found.double.accuracy, found.double.low) == (1, 1, 1)
     assert found.gains == ()
+
+
+@pytest.mark.parametrize(("law", "gain"), [(0.3, 0.0), (0.6, 0.032)])
+def test_the_gain_to_all_pictures_is_that_of_the_curve(law, gain):
+    """Errors of 0.3 that no picture changes, or of 0.6 / (n / 20) ** 0.5, for 80 of 100."""
+    counts = (10, 20, 40, 80)
+    errors = [0.3 if law == 0.3 else law * (count / 20) ** -0.5 for count in counts]
+    points = [
+        learning_curve.Point(count, (1 - error,))
+        for count, error in zip(counts, errors, strict=True)
+    ]
+    now = learning_curve.ExpectedAccuracy(100, 0.7, 0.6, 0.8)
+    curve = LearningCurve(tuple(points), now, now, ())
+    assert learning_curve.gain_to_all(curve) == pytest.approx(gain, abs=0.001)

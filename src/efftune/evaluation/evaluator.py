@@ -88,7 +88,7 @@ def evaluate(
     raw = {split: each.raw for split, each in judged.items()}
     probabilities = {split: each.probabilities for split, each in judged.items()}
     evaluation = replace(
-        _scores(probabilities, labels, examples),
+        _scores(probabilities, labels, examples, curve),
         calibration=calibration.calibration(uncertainty.temperature, raw, probabilities, labels),
         unsure=_unsure(judged, labels, uncertainty, recipe),
         unlike=_unlike(judged, uncertainty),
@@ -199,12 +199,17 @@ def _cross_fit(
 
 
 def _scores(
-    probabilities: Mapping[Split, Matrix], labels: Mapping[Split, Labels], examples: Examples
+    probabilities: Mapping[Split, Matrix],
+    labels: Mapping[Split, Labels],
+    examples: Examples,
+    curve: LearningCurve | None,
 ) -> Evaluation:
     if examples.fold_of:
         score = metrics.evaluate(
             probabilities["test"], labels["test"], examples.class_names, out_of_fold=True
         )
+        gain = learning_curve.gain_to_all(curve) if curve else 0.0
+        score = replace(score, high=min(1.0, score.high + gain))
         return Evaluation(score, score)
     inputs = {
         split: (

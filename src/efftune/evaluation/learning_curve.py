@@ -126,6 +126,18 @@ def learning_curve(
     return LearningCurve(tuple(points), now, double, tuple(gains[:_MAX_GAINS]))
 
 
+def gain_to_all(curve: LearningCurve) -> float:
+    """The gain in accuracy from the pictures of the largest measured number to all, 0 to 1.
+
+    In cross-validation, the classifier is trained on all pictures, and those that are judged on
+    fewer: it is likely to be more accurate by this.
+    """
+    counts = [point.pictures for point in curve.points]
+    errors = np.array([1 - np.mean(point.accuracy) for point in curve.points])
+    before, after = _predicted(counts, errors, (counts[-1], curve.now.pictures))
+    return max(0.0, float(before - after))
+
+
 def expected(
     counts: Sequence[int], wrong: Sequence[NDArray[np.float64]], sizes: Sequence[int]
 ) -> list[ExpectedAccuracy]:

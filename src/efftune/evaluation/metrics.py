@@ -73,7 +73,8 @@ class SplitEvaluation:
         pictures: number of pictures evaluated.
         accuracy: share of correct predictions, 0 to 1.
         low: lower end of the accuracy's 95 % interval (Wilson; in cross-validation, a wider one).
-        high: upper end of it.
+        high: upper end of it; in cross-validation, with the gain that the learning curve expects,
+            because the classifier is trained on more pictures than those that are judged.
         top5: top-5 accuracy, 0 to 1; 1 with five classes or fewer.
         loss: mean cross-entropy, in nats.
         macro_f1: mean F1 of the classes that occur in the split.

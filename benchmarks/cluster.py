@@ -145,14 +145,14 @@ def overhead(source: str, repeats: int, recipe: str) -> None:
     show(f"{recipe} with local:2 against alone", ratios)
 
 
-def losses(source: str, runs: int) -> None:
+def losses(source: str, runs: int, count: int) -> None:
     import efftune
 
     warnings.simplefilter("ignore")
     with empty_cache() as place:
         alone = efftune.train(source, run=place / "run", **CHOICES)
         expected = {name: (alone.folder / name).read_bytes() for name in FILES}
-    nodes = Nodes(2)
+    nodes = Nodes(count)
     same = 0
     for number in range(runs):
         kind: Callable[[], bool] = (nodes.kill_worker, nodes.kill_node)[number % 2]
@@ -165,13 +165,13 @@ def losses(source: str, runs: int) -> None:
                 threading.Thread(target=kind).start()  # noqa: B023
 
         with empty_cache() as place, efftune.cluster(nodes.cluster.address):
-            while cluster.is_starting() or cluster.current().count < 2:
+            while cluster.is_starting() or cluster.current().count < count:
                 time.sleep(0.1)
             choices = CHOICES | {"on_progress": on_progress}
             run = efftune.train(source, run=place / "run", **choices)
             is_same = expected == {name: (run.folder / name).read_bytes() for name in FILES}
         same += is_same
-        while len(nodes.nodes) < 2:
+        while len(nodes.nodes) < count:
             nodes.nodes.append(nodes.add())
         lost, told = run.record["cluster"]["lost"], "same" if is_same else "OTHER"
         print(number, kind.__name__, killed, "lost", lost, told, flush=True)
@@ -190,7 +190,8 @@ def main() -> None:
     parser.add_argument("--only", choices=("nodes", "folds", "overhead", "losses"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--recipe", default="balanced")
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=20, help="that lose a worker or a node")
+    parser.add_argument("--nodes", type=int, default=2, help="that these have")
     arguments = parser.parse_args()
     print(f"{machine.machine()}\n{machine.versions()}\n")
     if arguments.only in (None, "overhead"):
@@ -201,7 +202,7 @@ def main() -> None:
     if arguments.only in (None, "folds"):
         of_folds(arguments.source, arguments.repeats)
     if arguments.only in (None, "losses"):
-        losses(arguments.source, arguments.runs)
+        losses(arguments.source, arguments.runs, arguments.nodes)
 
 
 if __name__ == "__main__":

@@ -196,7 +196,8 @@ class _Search:
         works: dict[int, list[ahead.Work]] = {}
         for number in range(first, first + size):
             trial, name = trials[number], _name(number, trials, epochs)
-            if self._fits(trial, epochs, left):
+            is_left_out = self.timer.journal.recalled(name) is False  # before the run was stopped
+            if self._fits(trial, epochs, left) and not is_left_out:
                 with suppress(UsageError, LeftOut), self.timer.part(name):  # told at its turn
                     plan, data = self._prepared(trial.settings, epochs)
                     given = self.backbone, self.first_head, data, plan, self.timer

@@ -266,3 +266,8 @@ def test_a_stop_leaves_nothing_of_a_shard_that_is_not_complete(source, own_cache
     assert not list(own_cache.glob("pack-*"))
     with pytest.raises(UsageError, match="There is nothing at"):
         Storage(place).files()
+
+
+def test_an_address_without_a_folder_is_told(source, tmp_path):
+    with pytest.raises(UsageError, match="make its folder or bucket first"):
+        efftune.pack(source, f"file://{tmp_path}/missing/shards", on_progress=None)

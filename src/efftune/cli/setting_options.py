@@ -112,8 +112,7 @@ def command(
         settings: names of recipe settings to add as options; `ALL` also adds `--set`.
         default: the default that `--help` shows for these options, if it is not the recipe's.
         also: `--for`, which sets what an application needs; `--cluster`, workers that help.
-        more: further options, their annotations and defaults, which the function takes together
-            as `more`, by name.
+        more: annotations and defaults of further options, which the function takes as `more`.
         lines: whether `--json` prints one object per line; `csv` to add `--csv`, too.
     """
 

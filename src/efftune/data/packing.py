@@ -92,13 +92,13 @@ def pack(
             address cannot be written.
         DiskFull: there is no room for the shards.
     """
-    folder, place = _place(into)
     if megabytes < 1:
         raise UsageError(f"A shard of {megabytes} MB holds nothing: give 1 or more.")
-    if form == "parquet" and isinstance(folder, str):
+    if form == "parquet" and addresses.is_address(into):
         raise UsageError("Parquet shards are read from a disk only: use --format tar.")
     if form == "parquet" and find_spec("pyarrow") is None:
         raise UsageError('Parquet needs pyarrow. Run: pip install "efftune[parquet]".')
+    folder, place = _place(into)
     kind: type[_Writer] = _Parquet if form == "parquet" else _Tar
     with showing(on_progress) as report:
         examples = discovery.find(source, report, columns)
@@ -167,9 +167,13 @@ def _place(into: str | Path) -> tuple[Path | str, _Place]:
     """
     if addresses.is_address(into):
         storage = Storage(str(into))
+
+        def refuse(count: int) -> None:  # at the first file: there may be millions
+            if count:
+                raise UsageError(f"{into} exists, and is not empty. Name a new folder with --into.")
+
         with suppress(Missing):
-            storage.files()
-            raise UsageError(f"{into} exists, and is not empty. Name a new folder with --into.")
+            storage.files(refuse)
         return str(into).rstrip("/"), _at_address(storage)
     folder = files.user_path(into)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -242,14 +242,13 @@ class Workers:
     def _grow(self) -> None:
         """Ask for workers on processors, or nodes, that have none."""
         count = int(self._ray.cluster_resources().get("CPU", 0))
-        there = self.by_node
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         with self._lock:
             starting = [node for _, node in self._starting.values()]
-            if self.nodes is None:
-                missing = [""] * (count - self.count - len(starting))
-            else:
-                missing = [node for node in self.nodes if node in alive - {*there, *starting}]
+            missing = [""] * (count - self.count - len(starting))
+            if self.nodes is not None:
+                lacking = alive - {*(+self._on), *starting}
+                missing = [node for node in self.nodes if node in lacking]
             for node in missing:
                 self._start(node)
 

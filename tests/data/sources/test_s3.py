@@ -199,5 +199,5 @@ def test_what_is_packed_into_a_bucket_is_read_there(bucket, source, own_cache, e
 def test_a_bucket_that_must_not_be_written_is_told(source, efftune_command, bucket):
     result = efftune_command("pack", source, "--into", "s3://no-bucket-of-ours/packed")
     assert result.returncode == 2
-    assert "no-bucket-of-ours" in result.stderr
+    assert "photos-000000.tar cannot be written: make its folder or bucket first" in result.stderr
     assert "Traceback" not in result.stderr

@@ -251,7 +251,10 @@ class Storage:
             error = _origin(raised)
             status = getattr(error, "status", None)
             if isinstance(error, _NO_FILE) or status in _GONE:
-                raise Missing(f"There is nothing at {where}.") from None
+                nowhere = f"{where} cannot be {how}: make its folder or bucket first."
+                raise Missing(
+                    f"There is nothing at {where}." if how == "read" else nowhere
+                ) from None
             if status in _CLOSED:
                 raise Missing(f"{where} is not for everyone: the server says {status}.") from None
             if getattr(error, "errno", None) in _FULL:

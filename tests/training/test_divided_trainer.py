@@ -9,9 +9,7 @@ import pytest
 import efftune
 from conftest import fill
 from efftune.errors import EfftuneWarning
-from efftune.recipe.recipe import Stage
 from efftune.system import cluster
-from efftune.training.trainer import is_divided
 
 pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("own_cache")]
 CHOICES = {
@@ -69,8 +67,35 @@ def test_a_worker_that_is_lost_changes_nothing(nodes, pictures, own_cache, tmp_p
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_training_from_scratch_is_not_divided():
-    recipe = efftune.Recipe.named("balanced", divide_steps=True)
-    assert is_divided(recipe, Stage("upper", "block6a", 1, 1e-3))
-    assert not is_divided(recipe, Stage("scratch", "pixels", 1, 1e-3))
-    assert not is_divided(efftune.Recipe(), Stage("upper", "block6a", 1, 1e-3))
+@pytest.mark.long
+def test_training_from_scratch_is_divided(nodes, pictures, tmp_path):
+    choices = {key: CHOICES[key] for key in ("image_size", "val", "test", "seed", "on_progress")}
+    choices |= {"recipe": "scratch", "scratch_epochs": 6, "batch_size": 32, "precision": "f32"}
+    alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
+    with efftune.cluster(nodes.address):
+        nodes.wait()
+        before = cluster.costs().calls
+        run = efftune.train(pictures, run=tmp_path / "run", divide_steps=True, **choices)
+        assert cluster.costs().calls > before + 2 * 6 * 3
+    expected, found = curve(alone, "scratch"), curve(run, "scratch")
+    assert np.isfinite(found).all()
+    assert found[-1, 0] < 0.8 * found[0, 0]  # it has learnt
+    assert found[0, 0] == pytest.approx(expected[0, 0], rel=0.1)
+
+
+@pytest.mark.long
+def test_moving_averages_are_those_of_all_shares(nodes, pictures, tmp_path):
+    """A mean is exact even if each share is normalized by itself; a variance is not."""
+    choices = {key: CHOICES[key] for key in ("image_size", "val", "test", "seed", "on_progress")}
+    choices |= {"recipe": "scratch", "scratch_epochs": 1, "batch_size": 128, "precision": "f32"}
+    alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
+    with efftune.cluster(nodes.address):
+        nodes.wait()
+        run = efftune.train(pictures, run=tmp_path / "run", divide_steps=True, **choices)
+    expected, found = (moving_mean(each, "stem_bn") for each in (alone, run))
+    assert np.abs(expected).max() > 0.01
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def moving_mean(run, layer):
+    return np.asarray(run.classifier.model.get_layer(layer).moving_mean)

@@ -20,7 +20,7 @@ from efftune.training.batches import LabelledInputs, Mix, StageData
 from efftune.training.deadline import Deadline
 from efftune.training.schedule import Schedule, Tail
 from efftune.training.stage_result import Array, NetworkState, StageResult
-from efftune.training.trainer import is_divided, trainer_for
+from efftune.training.trainer import trainer_for
 from efftune.training.validation import Epoch, is_better, validation_metrics
 
 DIVERGED = 1.5  # times the reference loss, after an epoch
@@ -122,7 +122,7 @@ class Attempt:
         self.network = Network(initial.backbone, head, stage, recipe, state.parts, steps)
         self.initial_weights = self.best_weights = self.network.inference_model.get_weights()
         models = self.network.training_model, self.network.inference_model
-        self.trainer = trainer_for(*models, self.data, divided=is_divided(recipe, stage))
+        self.trainer = trainer_for(*models, self.data, divided=recipe.optimization.divide_steps)
 
     def undo(self) -> None:
         """Give the network its initial weights back."""

@@ -4,6 +4,9 @@ Each worker computes the gradients of its share with the same weights; their sum
 whole batch, but for random numbers (dropout), which each share draws for itself. Workers keep
 nothing between steps, so that one that is lost costs its share of one.
 
+Where BatchNorm is trained, each share is normalized by its own mean and variance, and their means
+become the moving averages, as in other libraries' data-parallel training.
+
 Source: synchronous training as in Chen et al., "Revisiting Distributed Synchronous SGD" (2016),
 https://arxiv.org/abs/1604.00981, without backup workers.
 """
@@ -24,6 +27,7 @@ from efftune.training.batches import StageData
 from efftune.training.trainer import KerasTrainer
 
 _LEAST = 8  # pictures of a share: fewer take hardly less time
+_LEAST_NORMALIZED = 16  # where each share is normalized by itself
 
 Arrays = list[NDArray[Any]]
 
@@ -38,7 +42,7 @@ class Program:
         outputs: names of its outputs: loss, number of correct answers, gradients, and what becomes
             of random states.
         fixed: values of the other variables, by position among them.
-        moving: positions of random states, which a step changes.
+        moving: positions of random states and moving averages, which a step changes.
         dtype: of the pictures, which may be sent as bytes.
         digest: of the graph.
     """
@@ -69,6 +73,9 @@ class DividedTrainer(KerasTrainer):
         super().__init__(training_model, inference_model, data)
         self._workers, self._most_shares = workers, max(1, workers.count)
         self._program = _program(inference_model, training_model.loss)
+        others = inference_model.non_trainable_variables
+        self._averages = {i for i in self._program.moving if "float" in others[i].dtype}
+        self._least = _LEAST_NORMALIZED if self._averages else _LEAST
         self._shared = workers.share_once(self._program)
         self._apply = _updating(training_model.optimizer, inference_model.trainable_variables)
 
@@ -86,14 +93,17 @@ class DividedTrainer(KerasTrainer):
         model, count = self._inference_model, len(targets)
         values = self._workers.share([np.asarray(each) for each in model.trainable_variables])
         others = model.non_trainable_variables
-        moving = [np.asarray(others[i]) for i in self._program.moving]  # random states
-        shares = max(1, min(self._most_shares, count // _LEAST))
+        moving = {i: np.asarray(others[i]) for i in self._program.moving}
+        shares = max(1, min(self._most_shares, count // self._least))
         parts = np.array_split(np.arange(count), shares)
 
         def computed(job: tuple[int, NDArray[np.int64]]) -> tuple[float, float, Arrays, Arrays]:
             number, part = job
             given = inputs[part], targets[part], weights[part]
-            before = [value + np.asarray(number, value.dtype) for value in moving]
+            before = [  # other random numbers for each share
+                value if i in self._averages else value + np.asarray(number, value.dtype)
+                for i, value in moving.items()
+            ]
             return self._workers.call(_gradients, self._shared, values, before, given)
 
         found = list(self._workers.map(computed, enumerate(parts)))
@@ -102,8 +112,10 @@ class DividedTrainer(KerasTrainer):
             for x in zip(*(x[2] for x in found), strict=True)
         ]
         self._apply(gradients)
-        for i, after in zip(self._program.moving, found[0][3], strict=True):
-            others[i].assign(after)
+        sizes = [len(part) for part in parts]
+        for place, i in enumerate(moving):
+            after = [share[3][place] for share in found]
+            others[i].assign(np.average(after, 0, sizes) if i in self._averages else after[0])
         return sum(x[0] for x in found) / count, sum(x[1] for x in found) / count
 
 
@@ -159,9 +171,8 @@ def _program(model: Any, loss: Any) -> Program:
         tf.TensorSpec((None, classes), tf.float32),
         tf.TensorSpec((None,), tf.float32),
     )
-    states = [others[i] for i in moving]
-    if concrete.captured_inputs or any(tf.as_dtype(each.dtype).is_floating for each in states):
-        raise AssertionError("a training step depends on, or changes, more than is sent")
+    if concrete.captured_inputs:
+        raise AssertionError("a training step depends on more than is sent")
     graph = concrete.graph.as_graph_def().SerializeToString()
     return Program(
         graph,

@@ -19,7 +19,7 @@ from efftune.recipe.recipe import Recipe, Stage
 from efftune.training import planning
 from efftune.training.batches import ArrayViews, LabelledInputs, StageData
 from efftune.training.planning import MOST_CHECKED, Plan
-from efftune.training.trainer import is_divided, trainer_for
+from efftune.training.trainer import trainer_for
 
 _MEASURED_PICTURES = 24
 # Pictures for warming up and in all; a GPU computes 256 of them at a time.
@@ -279,7 +279,7 @@ def _stage_seconds(stage: Stage, backbone: Backbone, plan: Plan) -> tuple[float,
     zeros = np.broadcast_to(np.zeros((), np.float32), shape)
     blank = LabelledInputs(ArrayViews(lambda _epoch: zeros, shape), np.arange(order.size) % 2)
     data = StageData(blank, np.ones(order.size, np.float32), blank, _MEASURED_STEPS, size, size)
-    divided = is_divided(recipe, stage)
+    divided = recipe.optimization.divide_steps
     trainer = trainer_for(network.training_model, network.inference_model, data, divided=divided)
     list(trainer.train(1, order[:1]))
     traced = time.perf_counter()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from efftune.recipe.recipe import Recipe, Stage
 from efftune.system import cluster
 from efftune.training.batches import Array, Mix, StageData
 
@@ -83,14 +82,6 @@ def trainer_for(
 
         return DividedTrainer(training_model, inference_model, data, workers)
     return KerasTrainer(training_model, inference_model, data)
-
-
-def is_divided(recipe: Recipe, stage: Stage) -> bool:
-    """Whether workers may compute a stage's steps.
-
-    Not from scratch: BatchNorm, if it is trained, needs the whole batch.
-    """
-    return recipe.optimization.divide_steps and stage.name != "scratch"
 
 
 class KerasTrainer:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from efftune.data.inspection import Finding
     from efftune.data.packing import Shards, pack
-    from efftune.errors import DataError, EfftuneError, EfftuneWarning, UsageError
+    from efftune.errors import DataError, DiskFull, EfftuneError, EfftuneWarning, UsageError
     from efftune.evaluation.comparison import Comparison
     from efftune.evaluation.metrics import Evaluation, SplitEvaluation
     from efftune.model.architectures import build
@@ -36,6 +36,7 @@ _HOMES = {
     "Classifier": "model.classifier",
     "Comparison": "evaluation.comparison",
     "DataError": "errors",
+    "DiskFull": "errors",
     "EfftuneError": "errors",
     "EfftuneWarning": "errors",
     "Evaluation": "evaluation.metrics",
@@ -70,6 +71,7 @@ __all__ = [
     "Classifier",
     "Comparison",
     "DataError",
+    "DiskFull",
     "EfftuneError",
     "EfftuneWarning",
     "Evaluation",

@@ -19,6 +19,8 @@ complete -p efftune
         ("efftune cl", "classify"),
         ("efftune models --fetch efficientnet-lite", "efficientnet-lite0 efficientnet-lite4"),
         ("efftune train photos --recipe ", "quick thorough keras-example"),
+        ("efftune train photos --model a", "auto"),
+        ("efftune train photos --set model=au", "model=auto"),
         ("efftune train photos --fit c", "crop"),
         ("efftune train photos --mod", "--model"),
         ("efftune train photos --set label_s", "label_smoothing="),

@@ -181,5 +181,5 @@ def test_nothing_is_written_to_addresses(address):
 
 def test_the_cache_is_no_address(monkeypatch):
     monkeypatch.setenv("EFFTUNE_CACHE", "s3://bucket/cache")
-    with pytest.raises(UsageError, match=r"EFFTUNE_CACHE is s3://bucket/cache, but must be"):
+    with pytest.raises(UsageError, match=r"_CACHE is s3://bucket/cache, .* EFFTUNE_SHARED_CACHE"):
         files.cache_folder()

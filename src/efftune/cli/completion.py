@@ -33,7 +33,7 @@ def assignments(incomplete: str) -> list[str]:
 def of_setting(key: str) -> Complete | None:
     """The completion of a setting; None if its values are not a few words."""
     if key == "model":
-        return models
+        return lambda incomplete: [*words("auto")(incomplete), *models(incomplete)]
     found = dict.fromkeys(_words(SETTINGS[key].annotation))
     return words(*found) if found else None
 

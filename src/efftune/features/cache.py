@@ -8,6 +8,7 @@ import errno
 import hashlib
 import io
 import os
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,9 +22,10 @@ from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 from numpy.typing import NDArray
 
 from efftune.errors import EfftuneWarning
+from efftune.features import shared_cache
+from efftune.features.shared_cache import Digest, SharedCache
 from efftune.system import files, pruning
 
-Digest = bytes  # SHA-256 of a picture's file, 32 bytes
 SHARD_ROWS = 4096  # at most; shards are also limited by `extraction.WAITING_BYTES`
 MAPPED_BYTES = 4 * 2**30  # default limit of the bytes of a cache that are memory-mapped at once
 _MAPPED_SHARDS = 128  # limit of the shards mapped at once; each holds a file open
@@ -59,14 +61,26 @@ class FeatureCache:
         self._unwritten: dict[Path, NDArray[np.void]] = {}
         self._mapped_bytes = mapped_bytes
         self._mapped: OrderedDict[Path, NDArray[np.void]] = OrderedDict()
+        self._shared: SharedCache | None = None
+        self._fetching = threading.Lock()
         if folder.is_dir():
             with suppress(OSError):
                 os.utime(folder)  # `prune` removes the least recently used folders
         for path in sorted(folder.glob("[0-9a-f]*.npy")):
             self._open(path)
 
+    def share(self) -> None:
+        """Share rows with other machines from now on, if that is asked for."""
+        known = {path.name for path, _ in self._places.values()}
+        self._shared = shared_cache.shared(self._folder.name, known)
+
     def __contains__(self, digest: Digest) -> bool:
-        """Whether a picture's row is cached."""
+        """Whether a picture's row is cached; it is fetched if another machine has shared it."""
+        if digest in self._places or self._shared is None:
+            return digest in self._places
+        with self._fetching:
+            if digest not in self._places and (path := self._shared.fetch(digest, self._folder)):
+                self._open(path)
         return digest in self._places
 
     def row(self, digest: Digest) -> NDArray[Any]:
@@ -138,6 +152,8 @@ class FeatureCache:
                 stacklevel=2,
             )
         self._places |= {digest: (path, i) for i, digest in enumerate(digests)}
+        if self._shared is not None and path not in self._unwritten:
+            self._shared.add(path, digests)
 
     def _shard(self, path: Path) -> NDArray[np.void]:
         """A shard's records, memory-mapped; the least recently used shards are unmapped."""

@@ -205,6 +205,8 @@ class _Extraction:
             for output in self.outputs
             for view in self.views
         }
+        for cache in self.caches.values():
+            cache.share()
         self.digests: dict[int, Digest] = {}
         self.failures: dict[Path, str] = {}
         self.computed = 0

@@ -11,7 +11,7 @@ from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
 from efftune.evaluation import model_choice
 from efftune.evaluation.model_choice import ModelTrial
-from efftune.features import cache
+from efftune.features import cache, shared_cache
 from efftune.model.backbone import Backbone
 from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
@@ -55,6 +55,7 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
     backbone, trials = None, tuple[ModelTrial, ...]()
     recipe, notes = within_budget.affordable(recipe, None, timer)
     with timer.phase("find"):
+        shared_cache.require_usable()
         device = devices.chosen(recipe.device)  # before anything imports Keras
         if recipe.backbone.model != AUTO_MODEL:
             backbone = Backbone.of(recipe, device, timer.on_progress)

@@ -176,7 +176,7 @@ class _Routes:
 
     async def is_ready(self, _request: Request) -> Response:
         """Whether the server answers pictures."""
-        ready = self._state.service is not None and not self._state.is_draining
+        ready = self._state.is_ready
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def metrics(self, _request: Request) -> Response:

@@ -85,13 +85,13 @@ class _Answers:
 
     async def ready(self, _request: Request) -> Response:
         """Whether it answers pictures."""
-        ready = self._state.service is not None and not self._state.is_draining
+        ready = self._state.is_ready
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def model_ready(self, request: Request) -> Response:
         """Whether a model answers pictures."""
         service = self._named(request)
-        ready = not self._state.is_draining
+        ready = self._state.is_ready
         return JSONResponse({"name": service.name, "ready": ready}, 200 if ready else 503)
 
     async def model(self, request: Request) -> Response:

@@ -51,6 +51,11 @@ class State:
         }
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it answers pictures, and will go on."""
+        return self.service is not None and not self.is_draining
+
+    @property
     def ready(self) -> Service:
         """What answers.
 

@@ -84,7 +84,10 @@ def cache_folder() -> Path:
     """
     given = os.environ.get("EFFTUNE_CACHE") or platformdirs.user_cache_dir("efftune")
     if _ADDRESS.match(given):
-        raise UsageError(f"EFFTUNE_CACHE is {given}, but must be a folder of this machine.")
+        raise UsageError(
+            f"EFFTUNE_CACHE is {given}, but must be a folder of this machine. "
+            "Features are shared at an address by EFFTUNE_SHARED_CACHE."
+        )
     folder = user_path(given)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import pytest
 
 from efftune.data.sources import discovery
-from efftune.errors import DataError
+from efftune.errors import DataError, EfftuneWarning
+from efftune.features import shared_cache
 
 pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("own_cache")]
 
@@ -201,3 +202,39 @@ def test_a_bucket_that_must_not_be_written_is_told(source, efftune_command, buck
     assert result.returncode == 2
     assert "photos-000000.tar cannot be written: make its folder or bucket first" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_machines_share_features_in_a_bucket(bucket, source, tmp_path, monkeypatch):
+    """A run from a bucket on a new machine computes nothing, and is the same."""
+    import efftune
+
+    place = f"{BUCKET}/cache"
+    monkeypatch.setattr(shared_cache, "_failed", set())
+    monkeypatch.setenv("EFFTUNE_SHARED_CACHE", f"s3://{place}")
+    bucket.faults[:] = ["503", "cut"]
+    choices = {"recipe": "quick", "image_size": 32, "val": 0.2, "test": 0.2, "on_progress": None}
+    runs, kept = [], []
+    for machine in "ab":
+        monkeypatch.setenv("EFFTUNE_CACHE", str(tmp_path / machine))
+        run = efftune.train(f"s3://{BUCKET}/photos", run=tmp_path / f"run-{machine}", **choices)
+        runs.append((run.folder / "evaluation.json").read_bytes())
+        kept.append({path.name for path in (tmp_path / machine).glob("features/*/*.npy")})
+    bucket.faults[:] = []
+    import s3fs
+
+    shared = s3fs.S3FileSystem().find(place)
+    assert kept[0] == kept[1] == {path.rpartition("/")[2] for path in shared if ".npy" in path}
+    assert runs[0] == runs[1]
+    assert bucket.made
+
+
+def test_a_cache_in_a_bucket_that_is_not_there_ends_no_run(bucket, source, tmp_path, monkeypatch):
+    import efftune
+
+    monkeypatch.setattr(shared_cache, "_failed", set())
+    monkeypatch.setenv("EFFTUNE_SHARED_CACHE", "s3://no-bucket-of-ours/cache")
+    choices = {"recipe": "quick", "image_size": 32, "val": 0.2, "test": 0.2, "on_progress": None}
+    with pytest.warns(
+        EfftuneWarning, match="not shared any more: .*make its folder or bucket first"
+    ):
+        efftune.train(source, run=tmp_path / "run", **choices)

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from efftune.errors import EfftuneWarning
 from efftune.features import shared_cache
-from efftune.features.shared_cache import Digest, SharedCache
+from efftune.features.shared_cache import SharedCache
 from efftune.system import files, pruning
 
+Digest = bytes  # SHA-256 of a picture's file, 32 bytes
 SHARD_ROWS = 4096  # at most; shards are also limited by `extraction.WAITING_BYTES`
 MAPPED_BYTES = 4 * 2**30  # default limit of the bytes of a cache that are memory-mapped at once
 _MAPPED_SHARDS = 128  # limit of the shards mapped at once; each holds a file open

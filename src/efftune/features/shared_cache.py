@@ -24,7 +24,6 @@ _VARIABLE = "EFFTUNE_SHARED_CACHE"
 _LIST = re.compile(r"([0-9a-f]{64})\.sha256s")  # the name of a list of digests
 _DIGEST_BYTES = 32
 
-Digest = bytes
 Result = TypeVar("Result")
 _failed = set[str]()  # addresses
 
@@ -62,11 +61,11 @@ class SharedCache:
             known: names of shards that are not fetched.
         """
         self._address, self._storage = address, _storage(address, key)
-        self._shards: dict[Digest, str] = {}
+        self._shards: dict[bytes, str] = {}
         self._sizes: dict[str, int] = {}  # of shards that were not fetched
         self._attempt(lambda: self._list(known))
 
-    def fetch(self, digest: Digest, folder: Path) -> Path | None:
+    def fetch(self, digest: bytes, folder: Path) -> Path | None:
         """Fetch the shard that has a picture's row.
 
         Returns:
@@ -77,10 +76,11 @@ class SharedCache:
         size = self._sizes.pop(name, None)
         return None if size is None else self._attempt(lambda: self._fetched(folder / name, size))
 
-    def add(self, shard: Path, digests: Sequence[Digest]) -> None:
+    def add(self, shard: Path, digests: Sequence[bytes]) -> None:
         """Share a shard with the rows of some pictures."""
 
         def put() -> None:
+            self._storage.make_folder()
             self._storage.put(shard)
             with tempfile.TemporaryDirectory() as place:
                 listed = Path(place) / f"{shard.stem}.sha256s"
@@ -109,7 +109,7 @@ class SharedCache:
                 self._shards |= dict.fromkeys(digests, shard)
                 self._sizes[shard] = there[shard].size or 0
 
-    def _digests(self, place: Path, entry: Entry) -> list[Digest]:
+    def _digests(self, place: Path, entry: Entry) -> list[bytes]:
         path = place / entry.name
         self._storage.fetch(entry, path, lambda _: None)
         content = path.read_bytes()

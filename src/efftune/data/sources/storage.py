@@ -234,6 +234,16 @@ class Storage:
         with self._readable(path, "written"):
             self._again(self._system.put_file, str(file), path)
 
+    def make_folder(self) -> None:
+        """Make the address a folder; object storage needs none, and would make a bucket.
+
+        Raises:
+            DataError: it cannot be made.
+        """
+        if not self._system.async_impl:
+            with self._readable(self._root, "written"):
+                self._again(self._system.makedirs, self._root, exist_ok=True)
+
     @property
     def at_once(self) -> int:
         """How many requests the file system can answer at a time."""

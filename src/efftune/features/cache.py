@@ -64,24 +64,31 @@ class FeatureCache:
         self._mapped: OrderedDict[Path, NDArray[np.void]] = OrderedDict()
         self._shared: SharedCache | None = None
         self._fetching = threading.Lock()
+        self._new: list[tuple[Path, Sequence[Digest]]] = []
         if folder.is_dir():
             with suppress(OSError):
                 os.utime(folder)  # `prune` removes the least recently used folders
         for path in sorted(folder.glob("[0-9a-f]*.npy")):
             self._open(path)
 
-    def share(self) -> None:
-        """Share rows with other machines from now on, if that is asked for."""
+    def begin_to_share(self) -> None:
+        """Fetch rows from other machines from now on, if that is asked for."""
         known = {path.name for path, _ in self._places.values()}
         self._shared = shared_cache.shared(self._folder.name, known)
+
+    def share(self) -> None:
+        """Give other machines what was added since."""
+        while self._new and self._shared is not None:
+            self._shared.add(*self._new.pop(0))
 
     def __contains__(self, digest: Digest) -> bool:
         """Whether a picture's row is cached; it is fetched if another machine has shared it."""
         if digest in self._places or self._shared is None:
             return digest in self._places
         with self._fetching:
-            if digest not in self._places and (path := self._shared.fetch(digest, self._folder)):
-                self._open(path)
+            path = None if digest in self._places else self._shared.fetch(digest, self._folder)
+            if path is not None and not self._open(path):
+                path.unlink(missing_ok=True)
         return digest in self._places
 
     def row(self, digest: Digest) -> NDArray[Any]:
@@ -154,7 +161,7 @@ class FeatureCache:
             )
         self._places |= {digest: (path, i) for i, digest in enumerate(digests)}
         if self._shared is not None and path not in self._unwritten:
-            self._shared.add(path, digests)
+            self._new.append((path, digests))
 
     def _shard(self, path: Path) -> NDArray[np.void]:
         """A shard's records, memory-mapped; the least recently used shards are unmapped."""
@@ -170,18 +177,23 @@ class FeatureCache:
         self._mapped.move_to_end(path)
         return self._mapped[path]
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path) -> bool:
+        """Whether a file is a shard of this cache. Rows that are there already stay."""
         try:
             if files.sha256(path) != path.stem:
                 path.unlink()
-                return
+                return False
             shard = _mapped(path)
-        except (OSError, ValueError):  # no permission, removed in the meantime, or no .npy file
-            return
-        if shard.dtype == self._record:
-            digests = shard["sha256"].tobytes()
-            for i in range(len(shard)):
-                self._places[digests[32 * i : 32 * (i + 1)]] = (path, i)
+        except OSError:  # no permission, or removed in the meantime
+            return False
+        except Exception:  # noqa: BLE001  (one that another machine has shared may hold anything)
+            return False
+        if shard.dtype != self._record or shard.ndim != 1:
+            return False
+        digests = shard["sha256"].tobytes()
+        for i in range(len(shard)):
+            self._places.setdefault(digests[32 * i : 32 * (i + 1)], (path, i))
+        return len(shard) > 0
 
 
 def prune(folder: Path, share: float = CACHE_SHARE) -> None:

@@ -53,6 +53,8 @@ class ExtractionSettings:
         mapped_bytes: limit of the cached bytes that are memory-mapped at once; does not affect the
             outputs.
         part: number of views that are computed before it is asked whether that is enough; neither.
+        shares: whether other machines are asked for rows and given them, if that is asked for (see
+            `shared_cache`); neither.
     """
 
     fit: Fit
@@ -64,6 +66,7 @@ class ExtractionSettings:
     depth: BitDepth = bit_depth.UNKNOWN
     mapped_bytes: int = MAPPED_BYTES
     part: int = SHARD_ROWS
+    shares: bool = True
 
     def key(self, backbone: Backbone, place: Place, outputs: Sequence[str] = (FEATURES,)) -> str:
         """The name of the cache folder, a hash of all settings and code versions that matter.
@@ -170,6 +173,7 @@ def extract(
             running.run(network, part, work.loading, work.deliver, views=len(views))
         finally:  # so that an interrupted run does not lose what it has computed
             work.store()
+        work.share()
     return work.result()
 
 
@@ -205,8 +209,9 @@ class _Extraction:
             for output in self.outputs
             for view in self.views
         }
-        for cache in self.caches.values():
-            cache.share()
+        if settings.shares:
+            for cache in self.caches.values():
+                cache.begin_to_share()
         self.digests: dict[int, Digest] = {}
         self.failures: dict[Path, str] = {}
         self.computed = 0
@@ -282,6 +287,12 @@ class _Extraction:
             waiting = self._waiting.pop(place)
             rows = waiting if len(new) == len(waiting) else waiting[new]
             cache.add_filled([self.digests[i] for i in complete], rows)
+
+    def share(self) -> None:
+        """Give other machines what was stored, unless the time is over."""
+        if not self._is_enough:
+            for cache in self.caches.values():
+                cache.share()
 
     def result(self) -> Features:
         sha256s = {self.paths[i]: digest.hex() for i, digest in sorted(self.digests.items())}

@@ -2,7 +2,8 @@
 
 A shard has the same name there, the SHA-256 of its content. Beside it lie the digests of its
 pictures, written after it, so that a machine fetches only what it needs. No run depends on them:
-once an address fails, this process goes on without it.
+it goes on without an address that fails. Who can write there is not trusted with more than the
+values of rows.
 """
 
 import os
@@ -11,6 +12,8 @@ import tempfile
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -23,19 +26,25 @@ from efftune.system import files
 _VARIABLE = "EFFTUNE_SHARED_CACHE"
 _LIST = re.compile(r"([0-9a-f]{64})\.sha256s")  # the name of a list of digests
 _DIGEST_BYTES = 32
+_MOST_LISTED = 2**18  # bytes; twice those of the largest shard
+_MOST_BYTES = 2**29  # of a shard; twice those of the largest
+_FETCH, _SHARE = "fetched", "shared"
 
 Result = TypeVar("Result")
-_failed = set[str]()  # addresses
+_failed = set[str]()  # what is not tried again in this run
+_lists: dict[str, bytes] = {}  # contents by address, which never change
 
 
-def require_usable() -> None:
-    """Check what can be checked before anything is computed.
+def begin_run() -> None:
+    """Check what can be checked before anything is computed; try again what failed before.
 
     Raises:
         UsageError: the variable holds no address, or one whose library is not installed.
     """
+    _failed.clear()
     if given := os.environ.get(_VARIABLE):
-        _storage(given, "")
+        with suppress(DataError):  # nobody answers: of which the first use will tell
+            _storage(given)
 
 
 def shared(key: str, known: Collection[str]) -> "SharedCache | None":
@@ -46,35 +55,56 @@ def shared(key: str, known: Collection[str]) -> "SharedCache | None":
         known: names of shards that are on this machine.
     """
     given = os.environ.get(_VARIABLE)
-    return SharedCache(given, key, known) if given and given not in _failed else None
+    if not given:
+        return None
+    return _attempt(_FETCH, lambda: SharedCache(f"{given.rstrip('/')}/features/{key}", known))
 
 
 class SharedCache:
     """Shards at an address, found by the digests of pictures."""
 
-    def __init__(self, address: str, key: str, known: Collection[str]):
+    def __init__(self, address: str, known: Collection[str]):
         """List the shards; see `shared`.
 
         Args:
-            address: of all that is shared.
-            key: the name of the folder there.
+            address: of the shards.
             known: names of shards that are not fetched.
         """
-        self._address, self._storage = address, _storage(address, key)
-        self._shards: dict[bytes, str] = {}
-        self._sizes: dict[str, int] = {}  # of shards that were not fetched
-        self._attempt(lambda: self._list(known))
+        self._address, self._storage = address, _storage(address)
+        self._shards: dict[bytes, Entry] = {}
+        self._tried = set[str]()
+        try:
+            there = {each.name: each for each in self._storage.files()}
+        except Missing:  # nobody has shared anything yet
+            return
+        lists = {
+            entry: shard
+            for entry in there.values()
+            if (shard := there.get(_shard_of(entry.name)))
+            and shard.name not in known
+            and 0 < (entry.size or 0) <= _MOST_LISTED
+            and 0 < (shard.size or 0) <= _MOST_BYTES
+        }
+        with (
+            tempfile.TemporaryDirectory() as place,
+            ThreadPoolExecutor(self._storage.at_once) as pool,
+        ):
+            found = pool.map(partial(self._digests, Path(place)), lists)
+            for shard, digests in zip(lists.values(), found, strict=True):
+                self._shards |= dict.fromkeys(digests, shard)
 
     def fetch(self, digest: bytes, folder: Path) -> Path | None:
         """Fetch the shard that has a picture's row.
 
         Returns:
-            The file, whose content may be damaged; None if there is none, it was fetched before, or
-            it cannot be.
+            The file, whose content may be anything; None if there is none, it was fetched before,
+            or it cannot be.
         """
-        name = self._shards.get(digest, "")
-        size = self._sizes.pop(name, None)
-        return None if size is None else self._attempt(lambda: self._fetched(folder / name, size))
+        shard = self._shards.get(digest)
+        if shard is None or shard.name in self._tried:
+            return None
+        self._tried.add(shard.name)
+        return _attempt(_FETCH, lambda: self._fetched(shard, folder))
 
     def add(self, shard: Path, digests: Sequence[bytes]) -> None:
         """Share a shard with the rows of some pictures."""
@@ -87,58 +117,48 @@ class SharedCache:
                 listed.write_bytes(b"".join(digests))
                 self._storage.put(listed)
 
-        self._attempt(put)
-
-    def _list(self, known: Collection[str]) -> None:
-        try:
-            there = {each.name: each for each in self._storage.files()}
-        except Missing:  # nobody has shared anything yet
-            return
-        lists = [
-            entry
-            for name, entry in there.items()
-            if (shard := _shard_of(name)) in there and shard not in known
-        ]
-        with (
-            tempfile.TemporaryDirectory() as place,
-            ThreadPoolExecutor(self._storage.at_once) as do,
-        ):
-            listed = do.map(partial(self._digests, Path(place)), lists)
-            for entry, digests in zip(lists, listed, strict=True):
-                shard = _shard_of(entry.name)
-                self._shards |= dict.fromkeys(digests, shard)
-                self._sizes[shard] = there[shard].size or 0
+        _attempt(_SHARE, put)
 
     def _digests(self, place: Path, entry: Entry) -> list[bytes]:
-        path = place / entry.name
-        self._storage.fetch(entry, path, lambda _: None)
-        content = path.read_bytes()
+        """What a list holds; nothing if it is gone."""
+        known = f"{self._address}/{entry.name}"
+        if known not in _lists:
+            path = place / entry.name
+            with suppress(Missing):  # half a list is as good as a whole one
+                self._storage.fetch(replace(entry, size=None), path, lambda _: None)
+                _lists[known] = path.read_bytes()[:_MOST_LISTED]
+        content = _lists.get(known, b"")
         starts = range(0, len(content) - _DIGEST_BYTES + 1, _DIGEST_BYTES)
         return [content[start : start + _DIGEST_BYTES] for start in starts]
 
-    def _fetched(self, path: Path, size: int) -> Path | None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not files.has_room(path.parent, size):
+    def _fetched(self, shard: Entry, folder: Path) -> Path | None:
+        path = folder / shard.name
+        folder.mkdir(parents=True, exist_ok=True)
+        if not files.has_room(folder, shard.size or 0):
             return None
-        with files.written_whole(path, flush=False) as partial:
-            self._storage.fetch(self._storage.inside(path.name), partial, lambda _: None)
-        return path
+        with suppress(Missing):  # its owner has removed it
+            with files.written_whole(path, flush=False) as unchecked:
+                self._storage.fetch(shard, unchecked, lambda _: None)
+            return path
+        return None
 
-    def _attempt(self, function: Callable[[], Result]) -> Result | None:
-        """What a function returns; None if the address fails, or has failed before."""
-        if self._address in _failed:
-            return None
-        try:
-            return function()
-        except (DataError, UsageError, OSError) as error:
-            _failed.add(self._address)
-            reason = str(error).partition(" Start again")[0]  # which is no advice here
-            warnings.warn(
-                f"Features are not shared any more: {reason} This process goes on without.",
-                EfftuneWarning,
-                stacklevel=2,
-            )
-            return None
+
+def _attempt(what: str, function: Callable[[], Result]) -> Result | None:
+    """What a function returns; None if it fails, of which the user is told, or has failed before.
+
+    Who may not write may still read; where nothing can be read, nothing is written.
+    """
+    if _FETCH in _failed or what in _failed:
+        return None
+    try:
+        return function()
+    except (DataError, UsageError, OSError) as error:
+        _failed.add(what)
+        reason = str(error).partition(" Start again")[0].rstrip(".")  # which is no advice here
+        warnings.warn(
+            f"Features are not {what} any more in this run: {reason}.", EfftuneWarning, stacklevel=2
+        )
+        return None
 
 
 def _shard_of(name: str) -> str:
@@ -147,15 +167,16 @@ def _shard_of(name: str) -> str:
     return f"{match[1]}.npy" if match else ""
 
 
-def _storage(address: str, key: str) -> Storage:
-    """Where a cache is shared.
+def _storage(address: str) -> Storage:
+    """The file system of an address.
 
     Raises:
         UsageError: it is no address, or its library is not installed.
+        DataError: nobody answers there.
     """
     if not addresses.is_address(address):
         raise UsageError(
             f"{_VARIABLE} is {address}, but must be an address, such as s3://bucket/cache. A "
             "folder of this machine is set by EFFTUNE_CACHE."
         )
-    return Storage(f"{address.rstrip('/')}/features/{key}")
+    return Storage(address)

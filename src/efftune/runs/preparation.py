@@ -55,7 +55,7 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
     backbone, trials = None, tuple[ModelTrial, ...]()
     recipe, notes = within_budget.affordable(recipe, None, timer)
     with timer.phase("find"):
-        shared_cache.require_usable()
+        shared_cache.begin_run()
         device = devices.chosen(recipe.device)  # before anything imports Keras
         if recipe.backbone.model != AUTO_MODEL:
             backbone = Backbone.of(recipe, device, timer.on_progress)

@@ -248,6 +248,7 @@ def _frozen_seconds(
     # Others each time: what was measured once is cached, and others may not be.
     chosen = np.random.default_rng().choice(len(paths), count, replace=len(paths) < count)
     sample = [paths[i] for i in chosen]
+    settings = replace(settings, shares=False)  # that would measure the network
     elapsed = []
     # The first call includes the conversion or the compilation.
     for part in (sample[:first], sample[first : 2 * first], sample[2 * first :]):

@@ -235,6 +235,6 @@ def test_a_cache_in_a_bucket_that_is_not_there_ends_no_run(bucket, source, tmp_p
     monkeypatch.setenv("EFFTUNE_SHARED_CACHE", "s3://no-bucket-of-ours/cache")
     choices = {"recipe": "quick", "image_size": 32, "val": 0.2, "test": 0.2, "on_progress": None}
     with pytest.warns(
-        EfftuneWarning, match="not shared any more: .*make its folder or bucket first"
+        EfftuneWarning, match="not shared any more .*make its folder or bucket first"
     ):
         efftune.train(source, run=tmp_path / "run", **choices)

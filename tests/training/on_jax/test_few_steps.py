@@ -17,12 +17,16 @@ def on_tensorflow(path, *names):
 
 
 def assert_same(name, expected, rounding):
-    """Adam's step is as long for a gradient that is 0 but for rounding: a few weights are off."""
+    """Adam's step is as long for a gradient that is 0 but for rounding: a few weights are off.
+
+    Of a deep network's random weights, rounding grows from layer to layer: TensorFlow with other
+    kernels (`TF_ENABLE_ONEDNN_OPTS=0`) differs from itself by 3e-5 of a BatchNorm's variances.
+    """
     found = few_steps.after_steps(name)
     assert {f"{name}:{key}" for key in found} <= set(expected)
     for key, change in found.items():
         off = np.abs(change - expected[f"{name}:{key}"])
-        assert off.max() < 1e-4, key
+        assert off.max() < 1e-4 * max(1, np.abs(change).max()), key
         assert off.mean() <= 0.03 * np.abs(change).mean() + rounding, key
 
 

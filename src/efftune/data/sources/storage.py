@@ -8,6 +8,7 @@ import errno
 import hashlib
 import posixpath
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ _VERSIONS = (
     *("ETag", "etag", "generation", "blob_id", "Content-MD5", "Digest", "Last-Modified"),
     *("LastModified", "last_modified", "mtime", "modified", "created"),
 )
+_DISKS = ("file", "local")
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _NOT_TRIED_AGAIN = (
     *(*_NO_FILE, PermissionError, InterruptedError),
@@ -232,7 +234,16 @@ class Storage:
         """
         path = f"{self._root.rstrip('/')}/{file.name}"
         with self._readable(path, "written"):
-            self._again(self._system.put_file, str(file), path)
+            if self._protocol not in _DISKS:
+                self._again(self._system.put_file, str(file), path)
+                return
+            # Object storage shows a file once it is complete, and knows no links.
+            partial = f"{path}.{secrets.token_hex(4)}.partial"
+            try:
+                self._again(self._system.put_file, str(file), partial)
+                Path(partial).replace(path)
+            finally:
+                Path(partial).unlink(missing_ok=True)
 
     def make_folder(self) -> None:
         """Make the address a folder; object storage needs none, and would make a bucket.

@@ -9,7 +9,8 @@ import pytest
 import efftune
 from conftest import fill
 from efftune.errors import EfftuneWarning
-from efftune.system import cluster
+from efftune.system.workers import Workers
+from efftune.training import divided_trainer
 
 pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("own_cache")]
 CHOICES = {
@@ -24,6 +25,21 @@ def pictures(tmp_path_factory):
     return fill(tmp_path_factory.mktemp("many") / "pictures", count=50)
 
 
+@pytest.fixture
+def shares(monkeypatch):
+    """The numbers of pictures of all shares of steps that workers have computed."""
+    found, call = [], Workers.call
+
+    def counting(self, function, *arguments):
+        answer = call(self, function, *arguments)
+        if function is divided_trainer._gradients:
+            found.append(len(arguments[-1][0]))
+        return answer
+
+    monkeypatch.setattr(Workers, "call", counting)
+    return found
+
+
 def curve(run, stage):
     with (run.folder / "history.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["stage"] == stage]
@@ -31,14 +47,13 @@ def curve(run, stage):
 
 
 @pytest.mark.parametrize("mix", ["none", pytest.param("mixup", marks=pytest.mark.long)])
-def test_the_loss_curve_is_that_of_one_process(nodes, pictures, tmp_path, mix):
+def test_the_loss_curve_is_that_of_one_process(nodes, pictures, tmp_path, mix, shares):
     choices = CHOICES | {"mix": mix}
     alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
     with efftune.cluster(nodes.address):
         nodes.wait()
-        before = cluster.costs().calls
         run = efftune.train(pictures, run=tmp_path / "run", divide_steps=True, **choices)
-        assert cluster.costs().calls > before + 2 * 8 * 6  # two shares of each step
+    assert shares.count(8) == len(shares) >= 2 * 8 * 6  # two shares of each step
     expected, found = curve(alone, "upper"), curve(run, "upper")
     assert len(found) == 8
     assert np.abs(found - expected).max() < 1e-3
@@ -68,15 +83,14 @@ def test_a_worker_that_is_lost_changes_nothing(nodes, pictures, own_cache, tmp_p
 
 
 @pytest.mark.long
-def test_training_from_scratch_is_divided(nodes, pictures, tmp_path):
+def test_training_from_scratch_is_divided(nodes, pictures, tmp_path, shares):
     choices = {key: CHOICES[key] for key in ("image_size", "val", "test", "seed", "on_progress")}
     choices |= {"recipe": "scratch", "scratch_epochs": 6, "batch_size": 32, "precision": "f32"}
     alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
     with efftune.cluster(nodes.address):
         nodes.wait()
-        before = cluster.costs().calls
         run = efftune.train(pictures, run=tmp_path / "run", divide_steps=True, **choices)
-        assert cluster.costs().calls > before + 2 * 6 * 3
+    assert shares.count(16) == len(shares) >= 2 * 6 * 3
     expected, found = curve(alone, "scratch"), curve(run, "scratch")
     assert np.isfinite(found).all()
     assert found[-1, 0] < 0.8 * found[0, 0]  # it has learnt
@@ -84,7 +98,7 @@ def test_training_from_scratch_is_divided(nodes, pictures, tmp_path):
 
 
 @pytest.mark.long
-def test_moving_averages_are_those_of_all_shares(nodes, pictures, tmp_path):
+def test_moving_averages_are_those_of_all_shares(nodes, pictures, tmp_path, shares):
     """A mean is exact even if each share is normalized by itself; a variance is not."""
     choices = {key: CHOICES[key] for key in ("image_size", "val", "test", "seed", "on_progress")}
     choices |= {"recipe": "scratch", "scratch_epochs": 1, "batch_size": 128, "precision": "f32"}
@@ -92,6 +106,8 @@ def test_moving_averages_are_those_of_all_shares(nodes, pictures, tmp_path):
     with efftune.cluster(nodes.address):
         nodes.wait()
         run = efftune.train(pictures, run=tmp_path / "run", divide_steps=True, **choices)
+    assert len(shares) >= 2
+    assert min(shares) > 40
     expected, found = (moving_mean(each, "stem_bn") for each in (alone, run))
     assert np.abs(expected).max() > 0.01
     assert found == pytest.approx(expected, abs=1e-5)

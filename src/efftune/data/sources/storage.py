@@ -237,7 +237,7 @@ class Storage:
             if self._protocol not in _DISKS:
                 self._again(self._system.put_file, str(file), path)
                 return
-            # Object storage shows a file once it is complete, and knows no links.
+            # On a disk, others would see half of it, and it would go where a link leads.
             partial = f"{path}.{secrets.token_hex(4)}.partial"
             try:
                 self._again(self._system.put_file, str(file), partial)

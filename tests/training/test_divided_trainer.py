@@ -19,6 +19,11 @@ CHOICES = {
     **{"precision": "f32", "augment": "light", "dropout": 0.0},
 }
 
+SCRATCH = {
+    **{"recipe": "scratch", "image_size": 32, "val": 0.15, "test": 0.15, "seed": 3},
+    **{"precision": "f32", "on_progress": None},
+}
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
@@ -84,8 +89,7 @@ def test_a_worker_that_is_lost_changes_nothing(nodes, pictures, own_cache, tmp_p
 
 @pytest.mark.long
 def test_training_from_scratch_is_divided(nodes, pictures, tmp_path, shares):
-    choices = {key: CHOICES[key] for key in ("image_size", "val", "test", "seed", "on_progress")}
-    choices |= {"recipe": "scratch", "scratch_epochs": 6, "batch_size": 32, "precision": "f32"}
+    choices = SCRATCH | {"scratch_epochs": 6, "batch_size": 32}
     alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
     with efftune.cluster(nodes.address):
         nodes.wait()
@@ -100,8 +104,7 @@ def test_training_from_scratch_is_divided(nodes, pictures, tmp_path, shares):
 @pytest.mark.long
 def test_moving_averages_are_those_of_all_shares(nodes, pictures, tmp_path, shares):
     """A mean is exact even if each share is normalized by itself; a variance is not."""
-    choices = {key: CHOICES[key] for key in ("image_size", "val", "test", "seed", "on_progress")}
-    choices |= {"recipe": "scratch", "scratch_epochs": 1, "batch_size": 128, "precision": "f32"}
+    choices = SCRATCH | {"scratch_epochs": 1, "batch_size": 128}
     alone = efftune.train(pictures, run=tmp_path / "alone", **choices)
     with efftune.cluster(nodes.address):
         nodes.wait()

@@ -103,9 +103,8 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command, with the options that several commands share.
 
-    The function takes its own arguments and `output`, an `Output` made from `--json`, `--csv` and
-    `--quiet`. If `settings` are given, it also takes `choices`: the settings from options, `--set`
-    and the file of `--config`, by name.
+    The function takes its own arguments and `output`, made from `--json`, `--csv` and `--quiet`. If
+    `settings` are given, also `choices`: those from options, `--set` and `--config`, by name.
 
     Args:
         app: the application to register the command with.

@@ -184,10 +184,8 @@ class FeatureCache:
                 path.unlink()
                 return False
             shard = _mapped(path)
-        except OSError:  # no permission, or removed in the meantime
-            return False
         except Exception:  # noqa: BLE001  (one that another machine has shared may hold anything)
-            return False
+            return False  # or no permission, or removed in the meantime
         if shard.dtype != self._record or shard.ndim != 1:
             return False
         digests = shard["sha256"].tobytes()

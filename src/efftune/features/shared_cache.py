@@ -136,11 +136,12 @@ class SharedCache:
         folder.mkdir(parents=True, exist_ok=True)
         if not files.has_room(folder, shard.size or 0):
             return None
-        with suppress(Missing):  # its owner has removed it
+        try:
             with files.written_whole(path, flush=False) as unchecked:
                 self._storage.fetch(shard, unchecked, lambda _: None)
-            return path
-        return None
+        except Missing:  # its owner has removed it
+            return None
+        return path
 
 
 def _attempt(what: str, function: Callable[[], Result]) -> Result | None:

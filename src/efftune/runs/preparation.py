@@ -55,8 +55,7 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
     backbone, trials = None, tuple[ModelTrial, ...]()
     recipe, notes = within_budget.affordable(recipe, None, timer)
     with timer.phase("find"):
-        shared_cache.begin_run()
-        device = devices.chosen(recipe.device)  # before anything imports Keras
+        device = _begun(recipe)
         if recipe.backbone.model != AUTO_MODEL:
             backbone = Backbone.of(recipe, device, timer.on_progress)
             recipe = recipe.changed(model=backbone.entry.name)  # it may have been given in short
@@ -91,6 +90,12 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
     is_within = len(trials) > 1  # the goal, as was measured for the choice
     plan = _limited(plan, backbone, examples, timer, is_within=is_within)
     return Setup(backbone, examples, findings, plan, trials)
+
+
+def _begun(recipe: Recipe) -> Device:
+    """The device of a run, chosen before anything imports Keras; and other checks at its start."""
+    shared_cache.begin_run()
+    return devices.chosen(recipe.device)
 
 
 def _limited(

@@ -1,9 +1,15 @@
-"""Folders of labelled pictures made from packages: four sets that nothing is chosen on.
+"""Folders of labelled pictures made from packages: sets that nothing is chosen on.
 
 - `elpv4`: solar cells by grade of damage (PyPI: elpv-dataset 1.0.0.post1; 4 classes).
 - `units`: figures of a game, drawn by hand (Debian: wesnoth-1.16-data; 18 classes).
 - `emojis`: four vendors' emojis by subcategory (npm: emoji-datasource-* 16.0.0; 33 classes).
 - `drawings`: clip art by subject (Debian: openclipart-png; 10 classes).
+- `terrain`: pieces of landscapes in a game (Debian: wesnoth-1.16-data; 15 classes).
+- `icons`: of a desktop, by what they stand for (Debian: oxygen-icon-theme; 6 classes).
+- `space`: small pictures of a game, by what they stand for (Debian: freeorion-data; 11 classes).
+- `stamps`: photos and drawings, by subject (Debian: tuxpaint-stamps-default; 8 classes).
+
+The choice of models was changed after it had been seen on the first four; the others came after.
 
 Packages are fetched with pip, npm and apt-get, so this needs a Debian system. Where a class has
 more pictures than a set takes, those are drawn with a fixed seed.
@@ -91,21 +97,49 @@ def emojis(place: Path) -> dict[str, list[Path]]:
     return found
 
 
+def folders(place: Path, least: int, but: tuple[str, ...] = ()) -> dict[str, list[Path]]:
+    """The pictures below each folder that has at least so many."""
+    kinds = {kind.name: list(kind.rglob("*.png")) for kind in place.iterdir() if kind.is_dir()}
+    return {kind: all_ for kind, all_ in kinds.items() if len(all_) >= least and kind not in but}
+
+
+def icons(place: Path) -> dict[str, list[Path]]:
+    """Each icon in the largest size that it has, up to 128 pixels."""
+    found: dict[str, dict[str, Path]] = {}
+    for size in (16, 22, 32, 48, 64, 128):
+        for picture in (place / f"{size}x{size}").rglob("*.png"):
+            found.setdefault(picture.parent.name, {})[picture.name] = picture
+    return {kind: list(all_.values()) for kind, all_ in found.items() if len(all_) >= 60}
+
+
+def space(place: Path) -> dict[str, list[Path]]:
+    """Pictures by folder; those of special places are in several."""
+    found = folders(place, 15)
+    for kind in [kind for kind in found if kind.startswith("specials_")]:
+        found.setdefault("specials", []).extend(found.pop(kind))
+    return {kind: all_ for kind, all_ in found.items() if len(all_) >= 30}
+
+
 def main() -> None:
-    """Make the four folders."""
+    """Make the folders."""
     out = Path(sys.argv[1])
     out.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         write(out / "elpv4", elpv(place), 750)
         write(out / "emojis", emojis(place), 120)
-        units = debian("wesnoth-1.16-data", place) / "games/wesnoth/1.16/data/core/images/units"
-        kinds = {kind.name: list(kind.rglob("*.png")) for kind in units.iterdir() if kind.is_dir()}
-        write(out / "units", {kind: all_ for kind, all_ in kinds.items() if len(all_) >= 60}, 200)
+        game = debian("wesnoth-1.16-data", place) / "games/wesnoth/1.16/data/core/images"
+        write(out / "units", folders(game / "units", 60), 200)
+        write(out / "terrain", folders(game / "terrain", 100, ("misc", "embellishments")), 120)
         clips = debian("openclipart-png", place) / "openclipart/png"
         write(
             out / "drawings", {name: list((clips / name).rglob("*.png")) for name in DRAWINGS}, 320
         )
+        write(out / "icons", icons(debian("oxygen-icon-theme", place) / "icons/oxygen/base"), 250)
+        art = debian("freeorion-data", place) / "games/freeorion/default/data/art"
+        write(out / "space", space(art / "icons"), 150)
+        stamps = debian("tuxpaint-stamps-default", place) / "tuxpaint/stamps"
+        write(out / "stamps", folders(stamps, 30), 150)
 
 
 if __name__ == "__main__":

@@ -243,6 +243,7 @@ def _worked(setup: Setup, timer: Timer, deadline: float) -> RunContents:
         )
     else:
         training = fine_tuning.fine_tune(backbone, head, data, plan, timer)
+        plan = within_budget.with_networks(plan, training.stages)
         if timer.left_out and not timer.journal.leaves_out_the_rest:
             what = "the rest of fine-tuning" if training.stages else "fine-tuning"
             plan = replace(plan, notes=(*plan.notes, f"{what} was left out: {timer.left_out}"))

@@ -116,6 +116,9 @@ def test_choice_is_told(chosen):
     assert "chosen" in words.model_choice(record, {})
     assert "optimistic" in words.model_choice(record, {"cross_validation": {"folds": 5}})
     assert words.model_choice({}, {}) == ""
+    slow = {"model": "large", "outcome": "too slow", "networks": 3}
+    told = words.model_choice({"models": [{"model": "small", "outcome": "chosen"}, slow]}, {})
+    assert "large would leave no time for 3 networks" in told
 
 
 @pytest.mark.ci
@@ -137,10 +140,11 @@ class Race(_Race):
         numbers = np.arange(count) % classes
         pictures = _Pictures([Path()] * count, numbers, np.arange(count))
         super().__init__(Recipe(model="auto", budget=budget), None, pictures, "cpu", Timer())
-        self.made, self.each_takes, self.tried = losses, each_takes, []
+        self.made, self.tried = losses, []
+        self.times.seconds = lambda *_: each_takes
 
     def _enter(self, entry):
-        trial = ModelTrial(entry.name, 224, seconds=self.each_takes)
+        trial = ModelTrial(entry.name, 224)
         self.trials[entry.name] = trial
         return model_choice._Entrant(entry, entry.name, None, trial, np.empty(0))
 
@@ -212,7 +216,7 @@ def test_best_model_that_becomes_too_slow_leaves_the_others(monkeypatch):
     apart = np.tile([0.1, -0.1], 1000)
     made = {name: noise(0.2, 1) + i * apart - 1e-3 * i for i, name in enumerate(LITE)}
     race = Race(made, budget=9)
-    monkeypatch.setattr(race, "_is_late", lambda _seconds: len(race.tried) >= 5)
+    monkeypatch.setattr(race.times, "is_late", lambda _seconds: len(race.tried) >= 5)
     model, found = outcomes(race)
     assert model == LITE[0]
     assert found == {LITE[0]: "chosen", LITE[1]: "too slow", LITE[2]: "too slow"}
@@ -221,7 +225,7 @@ def test_best_model_that_becomes_too_slow_leaves_the_others(monkeypatch):
 
 def test_beaten_model_is_not_taken_because_the_others_are_slow(monkeypatch):
     race = Race({LITE[0]: noise(0.9, 1), LITE[1]: noise(0.3, 2)}, budget=9)
-    monkeypatch.setattr(race, "_is_late", lambda _seconds: len(race.tried) >= 2)
+    monkeypatch.setattr(race.times, "is_late", lambda _seconds: len(race.tried) >= 2)
     model, found = outcomes(race)
     assert (model, found) == (LITE[1], {LITE[0]: "beaten", LITE[1]: "chosen"})
 

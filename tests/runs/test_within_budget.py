@@ -1,6 +1,7 @@
 """Runs whose time is limited; on machines of any speed, so the clock is not asked."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from efftune.recipe.recipe import Recipe
 from efftune.runs import within_budget
 from efftune.system import budget
 from efftune.system.progress import Timer
-from efftune.training import estimation
+from efftune.training import estimation, fine_tuning
 
 FOLDED = {key: value for key, value in TUNED.items() if key != "test"} | {"folds": 2}
 FROZEN = {"recipe": "quick", "image_size": 32, "test": 0.2, "val": 0.2}
@@ -95,6 +96,76 @@ def test_head_alone_is_trained_if_fine_tuning_does_not_fit(many, tmp_path, monke
     notes = run.record["plan"]["notes"]
     assert "--budget leaves no time for fine-tuning: only the head is trained" in notes
     Recipe().changed(**run.recipe.settings).require_effect()
+
+
+def plentiful(monkeypatch):
+    """A machine that is far faster than it was measured to be."""
+    prices = estimation.Prices(tracing={"upper": 1.0}, epoch={"upper": 150.0}, judging=1.0)
+    monkeypatch.setattr(estimation, "prices", lambda *_: prices)
+    return TUNED | {"epochs": 2, "budget": "10m"}
+
+
+@pytest.mark.ci
+def test_time_that_is_left_is_for_more_networks(many, tmp_path, monkeypatch):
+    choices = plentiful(monkeypatch)
+    run = efftune.train(many, run=tmp_path / "run", **choices)
+    told = "--budget leaves time for 3 networks, whose logits are averaged"
+    assert [note for note in run.record["plan"]["notes"] if "networks" in note] == [told]
+    assert run.recipe.tuning.members == 3
+    assert [each["members"] for each in run.record["stages"]] == [3]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("choices", "members"),
+    [({"members": 1}, 1), ({"goal": "1000 ms, 15 MB"}, 1), ({"budget": "15m"}, 3)],
+)
+def test_more_networks_are_trained_only_where_they_may(
+    many, tmp_path, monkeypatch, choices, members
+):
+    run = efftune.train(many, run=tmp_path / "run", **(plentiful(monkeypatch) | choices))
+    told = [note for note in run.record["plan"]["notes"] if "networks" in note]
+    assert len(told) == (members > 1)  # in 15 minutes, two are planned
+    assert [each["members"] for each in run.record["stages"]] == [members]
+
+
+@pytest.mark.long
+def test_where_folds_judge_networks_are_those_of_the_plan(many, tmp_path, monkeypatch):
+    choices = FOLDED | {
+        key: value for key, value in plentiful(monkeypatch).items() if key != "test"
+    }
+    run = efftune.train(many, run=tmp_path / "run", **choices | {"budget": "15m"})
+    assert [each["members"] for each in run.record["stages"]] == [1]
+
+
+@pytest.mark.long
+def test_networks_that_are_not_taken_are_not_told(many, tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "gains", lambda *_: False)
+    run = efftune.train(many, run=tmp_path / "run", **plentiful(monkeypatch))
+    assert not [note for note in run.record["plan"]["notes"] if "networks" in note]
+    assert run.recipe.members == 1
+
+
+@pytest.mark.long
+def test_run_stopped_in_another_network_comes_to_the_same(many, tmp_path, monkeypatch):
+    monkeypatch.setenv("EFFTUNE_CHECKPOINT_SECONDS", "0")
+    choices = plentiful(monkeypatch)
+    whole = efftune.train(many, run=tmp_path / "whole", **choices)
+
+    def stop(phase, done, _total):
+        if phase == "upper, network 2" and done > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="is not finished"):
+        efftune.train(many, run=tmp_path / "run", on_progress=stop, **choices)
+    kept = shutil.copytree(tmp_path / "run", tmp_path / "kept")
+    finished = efftune.finish(kept)
+    assert finished.recipe.members == 1
+    (failure,) = finished.record["stages"][0]["failures"]
+    assert failure == "network 2 is left out: the run was finished early, as asked"
+    resumed = efftune.resume(tmp_path / "run")
+    for name in ("predictions.csv", "evaluation.json", "recipe.toml"):
+        assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
 @pytest.mark.long

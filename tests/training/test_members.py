@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from efftune.errors import DataError, DiskFull
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.system.progress import Timer
@@ -16,13 +17,14 @@ from .conftest import with_head
 CHOICES = {"epochs": 2, "views": 1, "batch_size": 8, "augment": "light", "flip": "no"}
 
 
-def trained(given, backbone, timer=None, **choices):
+def trained(given, backbone, timer=None, most_members=1, **choices):
     """The network after stage `upper`, the stage's result, and the data."""
     plan, data, head = given
     backbone.restore(weights_before(backbone))
     timer = timer or Timer()
     data = fine_tuning.with_views(data, backbone, plan, timer)
-    plan = replace(plan, recipe=plan.recipe.changed(**choices))
+    recipe = plan.recipe.changed(**choices)
+    plan = replace(plan, recipe=recipe, most_members=most_members)
     ((network, result),) = fine_tuning.run_stages(backbone, head, data, plan, timer)
     return network, result, data
 
@@ -159,3 +161,95 @@ def test_ensemble_without_validation_takes_all(squares_with_head, backbone, eage
     judged = replace(result.selected, val_accuracy=1.0)
     advice = history.advice(plan.recipe, [*result.epochs[:-1], judged])
     assert any("augmentation and dropout make training harder" in each for each in advice)
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Epochs that took 100 s, as they say."""
+    fit = stages.fit
+
+    def slower(*arguments):
+        network, result = fit(*arguments)
+        epochs = tuple(replace(each, seconds=100.0) for each in result.epochs)
+        return network, replace(result, epochs=epochs)
+
+    monkeypatch.setattr(stages, "fit", slower)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("eager", "taken", "slow")
+@pytest.mark.parametrize(
+    ("seconds", "tracing", "judging", "epochs"),
+    # 5 s are for saving, and a margin is left: 235, 143, 87 s.
+    [(260, 0, 0, 2), (160, 0, 0, 1), (160, 60, 0, 0), (160, 0, 60, 0), (100, 0, 0, 0)],
+)
+def test_time_that_is_left_is_for_another_network(
+    squares_with_head, backbone, seconds, tracing, judging, epochs
+):
+    timer = Timer(seconds=seconds)
+    timer.budget.tracing, timer.budget.judging_network = tracing, judging
+    network, result, _ = trained(squares_with_head, backbone, timer, most_members=2)
+    rows = [epoch.network for epoch in result.epochs]
+    if epochs:
+        assert rows == ["1", "1", *["2"] * epochs, "all"]
+        assert result.members == 2
+    else:
+        assert rows == ["", ""]
+        assert network.backbone.features_of(network.kernel) == "features"
+    shorter = "network 2: 1 of 2 epochs, so that the run ends in time"
+    assert (shorter in result.failures) == (epochs == 1)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("eager", "taken", "slow")
+def test_judging_every_network_is_reserved(squares_with_head, backbone):
+    timer = Timer(seconds=700)
+    timer.budget.judging_network, reserved = 40.0, timer.budget.reserved
+    # 600 and 560 s with the margin, then 523: each has two epochs, of 100 s as they say.
+    _, result, _ = trained(squares_with_head, backbone, timer, most_members=3)
+    assert result.members == 3
+    assert timer.budget.reserved == pytest.approx(reserved + 80)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("eager", "taken")
+@pytest.mark.parametrize("error", [DataError("too little memory"), DiskFull("no room")])
+def test_another_network_that_fails_costs_only_itself(
+    squares_with_head, backbone, monkeypatch, error
+):
+    fit = stages.fit
+
+    def failing(start, stage, train, val, recipe, timer):
+        if recipe.seed == 1000:
+            raise error
+        return fit(start, stage, train, val, recipe, timer)
+
+    monkeypatch.setattr(stages, "fit", failing)
+    _, result, _ = trained(squares_with_head, backbone, Timer(seconds=9000), most_members=3)
+    assert (result.members, result.best) == (1, 2)
+    assert f"network 2 is left out: {error}" in result.failures
+    with pytest.raises(type(error)):
+        trained(squares_with_head, backbone, members=2)
+
+
+@pytest.mark.long
+def test_another_network_is_that_of_a_plan(squares_with_head, backbone, eager, taken):
+    network, result, data = trained(
+        squares_with_head, backbone, Timer(seconds=9000), most_members=3
+    )
+    logits = val_logits(network, data)
+    planned, asked, _ = trained(squares_with_head, backbone, members=3)
+    assert np.abs(logits - val_logits(planned, data)).max() <= 1e-3
+    assert (result.members, result.best) == (asked.members, asked.best) == (3, 7)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("eager", "taken")
+@pytest.mark.parametrize(("lost", "networks"), [(0, [""]), (1000, ["1", "2"])])
+def test_no_more_networks_are_trained_after_one_that_gains_nothing(
+    squares_with_head, backbone, outcome, lost, networks
+):
+    outcome[lost] = "rolled back"
+    _, result, _ = trained(squares_with_head, backbone, Timer(seconds=9000), most_members=3)
+    assert list(dict.fromkeys(epoch.network for epoch in result.epochs)) == networks
+    assert (result.members, result.best) == (1, 0 if lost == 0 else 2)

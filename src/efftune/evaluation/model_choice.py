@@ -5,7 +5,6 @@ pictures, then on more; a model that is clearly beaten drops out. What is comput
 run. Validation and test pictures are not looked at.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from efftune.data.stratified_split import OF_EACH_CLASS, stratified_order
 from efftune.errors import DataError, UsageError
 from efftune.evaluation import out_of_fold
 from efftune.evaluation.cross_fitting import CrossFitting
+from efftune.evaluation.run_times import RunTimes
 from efftune.features import extraction
 from efftune.model import catalogue
 from efftune.model.backbone import Backbone
@@ -53,9 +53,11 @@ class ModelTrial:
         error: standard error of `excess`.
         milliseconds: per picture in prediction, decoding included.
         seconds: estimated duration of a run; 0 if there is no budget.
+        networks: how many are trained in that time.
         outcome: `as good` as the best, within noise, but not the smallest such; `worse` than the
-            best; `beaten`, and dropped before all pictures were tried; `too slow` for the budget;
-            `over the goal`; `failed`, if it could not be used.
+            best; `beaten`, and dropped before all pictures were tried; `too slow` for the budget,
+            with as many networks as it leaves the smallest model time for; `over the goal`;
+            `failed`, if it could not be used.
         reason: why it failed, or how it misses the goal.
     """
 
@@ -68,6 +70,7 @@ class ModelTrial:
     error: float = 0.0
     milliseconds: float = 0.0
     seconds: float = 0.0
+    networks: int = 1
     outcome: Outcome = "too slow"
     reason: str = ""
 
@@ -78,8 +81,8 @@ def choose(
     """Choose the model of a recipe that leaves it to efftune.
 
     Of the models within one standard error of the lowest loss, the smallest is taken. A goal leaves
-    out the models that miss it. A budget leaves out those with which the run would take longer, but
-    not the smallest of all.
+    out the models that miss it. A budget leaves out those with which a run would take longer, with
+    as many networks as the smallest leaves time for, but not the smallest of all.
 
     Args:
         recipe: with `auto` as its model.
@@ -213,8 +216,7 @@ class _Race:
         self.device: Device = device
         self.timer = timer
         self.trials: dict[str, ModelTrial] = {}
-        self._deadline = time.perf_counter() + recipe.budget - sum(timer.seconds.values())
-        self._steps_per_cost = 0.0  # estimated seconds of steps per million multiplications
+        self.times = RunTimes(recipe, timer)
 
     def run(self, entries: Sequence[Model]) -> tuple[Backbone, tuple[ModelTrial, ...]]:
         """Try models, smallest first; the result is that of `choose`."""
@@ -242,10 +244,11 @@ class _Race:
     def _enter(self, entry: Model) -> _Entrant | None:
         """Let a model take part, if it can be used and a run with it is likely to be in time."""
         size = self.recipe.backbone.image_size or entry.resolution
-        trial = ModelTrial(entry.name, size)
+        trial, cost = ModelTrial(entry.name, size), _cost(entry, self.recipe)
         is_first = all(each.outcome == "over the goal" for each in self.trials.values())
         self.trials[entry.name] = trial
-        if not is_first and self._is_late(self._steps_per_cost * _cost(entry, self.recipe)):
+        if not is_first and self.times.is_late(self.times.steps(cost)):
+            self.trials[entry.name] = replace(trial, networks=self.times.networks)
             return None
         try:
             recipe = self.recipe.changed(model=entry.name)
@@ -261,16 +264,17 @@ class _Race:
                 raise
             self.trials[entry.name] = replace(trial, outcome="failed", reason=str(error))
             return None
-        if is_first and self.recipe.budget:
-            steps = estimation.fine_tuning_seconds(plan, backbone)
-            self._steps_per_cost = steps / _cost(entry, self.recipe)
+        if is_first:
+            self.times.measure(plan, backbone, cost, milliseconds)
         trial = replace(trial, milliseconds=round(milliseconds, 1))
-        if self.recipe.budget:
-            steps = self._steps_per_cost * _cost(entry, self.recipe)
-            trial = replace(
-                trial, seconds=round(steps + estimation.pass_seconds(plan, milliseconds), 2)
-            )
-        return _Entrant(entry, backbone, plan, trial, np.empty(0))
+        return self._timed(_Entrant(entry, backbone, plan, trial, np.empty(0)))
+
+    def _timed(self, entrant: _Entrant) -> _Entrant:
+        """An entrant with the duration of a run, as it is estimated now."""
+        cost, trial = _cost(entrant.entry, self.recipe), entrant.trial
+        seconds = self.times.seconds(entrant.plan, cost, trial.milliseconds)
+        entrant.trial = replace(trial, seconds=seconds, networks=self.times.networks)
+        return entrant
 
     def _missed(self, backbone: Backbone, recipe: Recipe) -> str:
         """How a classifier with one such network misses the goal; empty if it does not."""
@@ -288,16 +292,12 @@ class _Race:
         for number, each in enumerate(entrants):
             self.timer.count(number, len(entrants))
             new = (count - each.trial.pictures) * each.trial.milliseconds / 1000
-            if left and self._is_late(new + each.trial.seconds):
+            if left and self.times.is_late(new + self._timed(each).trial.seconds):
                 continue
             self._try(each, count)
             left.append(each)
         self._compare(left)
         return self._keep(entrants, left, "too slow")
-
-    def _is_late(self, seconds: float) -> bool:
-        """Whether what takes this long would end after the budget."""
-        return bool(self.recipe.budget) and time.perf_counter() + seconds > self._deadline
 
     def _keep(
         self, entrants: list[_Entrant], kept: list[_Entrant], outcome: Outcome

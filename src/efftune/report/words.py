@@ -96,7 +96,7 @@ def model_choice(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
             ("as good", "cannot be told apart from it, though larger"),
             ("worse", "did worse"),
             ("beaten", "did clearly worse"),
-            ("too slow", "would take too long"),
+            ("too slow", _too_slow(record["models"])),
             ("over the goal", "missed the goal"),
             ("failed", "could not be used"),
         )
@@ -108,6 +108,12 @@ def model_choice(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
             ". It was chosen on the pictures that judge it, so the accuracy is slightly optimistic"
         )
     return found
+
+
+def _too_slow(trials: Sequence[Mapping[str, Any]]) -> str:
+    """What is said of the models that there is no time for."""
+    networks = max(trial.get("networks", 1) for trial in trials)
+    return f"would leave no time for {networks} networks" if networks > 1 else "would take too long"
 
 
 def settings_search(record: Mapping[str, Any]) -> str:

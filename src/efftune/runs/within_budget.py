@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from efftune.system.progress import Timer
 from efftune.training import budgeting, estimation, planning
 from efftune.training.estimation import Prices
 from efftune.training.planning import Plan
+from efftune.training.stage_result import StageResult
 
 _LOGGER = logging.getLogger(__name__)
 _INSPECTION_SHARE = 0.5  # of the time that is left, at most
@@ -118,6 +120,8 @@ def planned(
     budget.reserved += made.seconds.get("evaluate", 0.0) * (not made.folds)
     budget.reserved += budget.head_seconds(made.pictures["train"])  # for cross-fitting
     budget.plan(decision["stages"], decision["repeats"])
+    budget.judging_network = decision["judging_network"]
+    budget.tracing = decision["tracing"]
     parts = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in made.seconds.items())
     _LOGGER.info("plan for the next %.0f s: %s", budget.left, parts)
     return made
@@ -137,12 +141,20 @@ def _decision(
     made = planning.plan_for(recipe, backbone, examples)  # fewer views take less memory
     seconds = {name: round(each, 1) for name, each in prices.phases(made).items()}
     made = replace(made, notes=(*plan.notes, *notes), seconds=seconds)
+    if fits and budgeting.has_open_members(plan.recipe) and not made.folds:
+        made = replace(made, most_members=most_members)
     stages, judging = prices.stages(made.recipe), prices.judging / (1 + made.folds)
     repeats = {name: _repeats(name, made) for name in stages}
     if made.folds:
         stages["evaluate"], repeats["evaluate"] = judging, made.folds * len(stages)
     tracing = max(prices.tracing.values())
-    return {"plan": made.to_state(), "stages": stages, "repeats": repeats, "tracing": tracing}
+    return {
+        "plan": made.to_state(),
+        "stages": stages,
+        "repeats": repeats,
+        "tracing": tracing,
+        "judging_network": prices.another * (2 if recipe.averages_mirror_images else 1),
+    }
 
 
 def _fitting(
@@ -174,3 +186,19 @@ def with_pictures(plan: Plan, before: Examples, after: Examples) -> Plan:
     used, all_of_them = after.counts["train"], before.counts["train"]
     note = f"--budget leaves time for {used:,} of the {all_of_them:,} training pictures"
     return replace(plan, notes=(*plan.notes, note))
+
+
+def with_networks(plan: Plan, trained: Sequence[StageResult]) -> Plan:
+    """The plan with as many networks as there was time for after all, and a note on that.
+
+    Args:
+        plan: of the run.
+        trained: the results of its stages.
+    """
+    members = trained[-1].members if trained and trained[-1].best else 1
+    if members <= plan.recipe.members:
+        return plan
+    planned = budgeting.networks_note(plan.recipe.members)
+    notes = [note for note in plan.notes if note != planned]
+    recipe = plan.recipe.changed(members=members)
+    return replace(plan, recipe=recipe, notes=(*notes, budgeting.networks_note(members)))

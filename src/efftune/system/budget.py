@@ -39,6 +39,8 @@ class Budget:
         reserved: seconds of them for all that has to be done after training.
         picture_seconds: that the frozen network takes for a picture.
         planned: seconds of training that are planned and have not begun.
+        tracing: seconds that it takes once to build and trace the training of a network.
+        judging_network: seconds that each further network of an ensemble adds to judging.
     """
 
     def __init__(self, seconds: float = math.inf, spent: float = 0.0):
@@ -57,7 +59,7 @@ class Budget:
         self.picture_seconds = 0.0
         self._began = time.perf_counter() - spent - before
         self._prices: dict[str, float] = {}
-        self.planned = 0.0
+        self.planned = self.tracing = self.judging_network = 0.0
 
     @property
     def is_limited(self) -> bool:

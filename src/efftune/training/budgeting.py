@@ -67,14 +67,19 @@ def within(
         return shorter, False
     if recipe != plan.recipe:
         return shorter, True
-    last = recipe.stages[-1]
-    if recipe.tuning.members != "auto" or last.name != "upper" or last.block == "pixels":
+    if not has_open_members(recipe):
         return plan, True
     for members in range(most_members, 1, -1):
         larger = replace(plan, recipe=recipe.changed(members=members))
         if sum(prices.phases(larger).values()) <= _MARGIN * seconds:
             return larger, True
     return plan, True
+
+
+def has_open_members(recipe: Recipe) -> bool:
+    """Whether the recipe leaves the number of networks open, which share cached activations."""
+    last = recipe.stages[-1]
+    return recipe.tuning.members == "auto" and last.name == "upper" and last.block != "pixels"
 
 
 def higher_block(plan: Plan, prices: Prices, seconds: float, blocks: Sequence[str]) -> str | None:
@@ -143,7 +148,10 @@ def changes(plan: Plan, asked: Plan) -> list[str]:
                 f"{stage.name}"
             )
     if plan.recipe.members > asked.recipe.members:
-        found.append(
-            f"--budget leaves time for {plan.recipe.members} networks, whose logits are averaged"
-        )
+        found.append(networks_note(plan.recipe.members))
     return found
+
+
+def networks_note(members: int) -> str:
+    """That there is time for more than one network, as text."""
+    return f"--budget leaves time for {members} networks, whose logits are averaged"

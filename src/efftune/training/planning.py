@@ -52,6 +52,7 @@ class Plan:
         seconds: estimated duration by phase; empty if it was not measured.
         depth: which values of pictures of more than 8 bits become black and white.
         folds: of the cross-validation that judges; 0 if there are validation and test pictures.
+        most_members: how many networks may be trained in all, if time is left after the recipe's.
     """
 
     recipe: Recipe
@@ -65,6 +66,7 @@ class Plan:
     seconds: Mapping[str, float] = field(default_factory=dict)
     depth: BitDepth = bit_depth.UNKNOWN
     folds: int = 0
+    most_members: int = 1
 
     @property
     def pooled_output(self) -> str:

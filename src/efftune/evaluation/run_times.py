@@ -4,12 +4,11 @@ import time
 
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
+from efftune.system.budget import MARGIN
 from efftune.system.progress import Timer
 from efftune.training import budgeting, estimation
 from efftune.training.members import LEAST_SHARE
 from efftune.training.planning import Plan
-
-_MARGIN = 0.92  # share of the time that is planned
 
 
 class RunTimes:
@@ -71,7 +70,8 @@ class RunTimes:
         Args:
             cost: millions of multiplications for a picture.
         """
-        count = self.networks - 1 + self._last if self._is_open and self.networks > 1 else 1
+        networks = self.networks if self._is_open else 1  # else they are counted in the steps
+        count = networks - 1 + self._last if networks > 1 else 1
         return count * self._steps_per_cost * cost
 
     def seconds(self, plan: Plan, cost: float, milliseconds: float) -> float:
@@ -94,5 +94,5 @@ class RunTimes:
     def _left(self) -> float:
         """Seconds that can be planned with."""
         if self._budget.is_limited:
-            return _MARGIN * self._budget.usable
+            return MARGIN * self._budget.usable
         return self._deadline - time.perf_counter()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+MARGIN = 0.92  # share of the time left that is planned
 _SAVING = 5.0  # seconds, for saving and the report
 _SLOWNESS = 1.8  # times the time that the process took to start, if that is more
 _FIRST_SLOWNESS = 0.75  # times that of the first pictures, if that is more

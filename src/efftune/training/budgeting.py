@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from efftune.data.examples import Split
 from efftune.recipe.recipe import Recipe
-from efftune.system.budget import Budget
+from efftune.system.budget import MARGIN, Budget
 from efftune.training.estimation import Prices
 from efftune.training.planning import Plan
 
@@ -13,7 +13,6 @@ MOST_MEMBERS = 3  # as many as `thorough` trains; more make predictions slow for
 _SHORT = 20.0  # seconds; not worth importing what fine-tuning needs
 _SHORT_STARTS = 24  # the same, as often as the process takes to start, on slow machines
 _LEAST_EPOCHS = 2
-_MARGIN = 0.92  # share of the time that is planned
 # Frozen passes that fine-tuning takes as long as, at least: for tracing, and per training picture.
 _TRACING, _TRAINING = 1000, 2.5
 _HIGHEST_TRAINING = 1.5  # the same, if the highest blocks alone are trained
@@ -61,7 +60,7 @@ def within(
     """
     for recipe in _shorter(plan.recipe):
         shorter = replace(plan, recipe=recipe)
-        if sum(prices.phases(shorter).values()) <= _MARGIN * seconds:
+        if sum(prices.phases(shorter).values()) <= MARGIN * seconds:
             break
     else:
         return shorter, False
@@ -71,7 +70,7 @@ def within(
         return plan, True
     for members in range(most_members, 1, -1):
         larger = replace(plan, recipe=recipe.changed(members=members))
-        if sum(prices.phases(larger).values()) <= _MARGIN * seconds:
+        if sum(prices.phases(larger).values()) <= MARGIN * seconds:
             return larger, True
     return plan, True
 
@@ -104,7 +103,7 @@ def higher_block(plan: Plan, prices: Prices, seconds: float, blocks: Sequence[st
         if not block.endswith("a"):  # within a stage
             continue
         training *= _SHARE_OF_BLOCK
-        if others + training + measuring <= _MARGIN * seconds:
+        if others + training + measuring <= MARGIN * seconds:
             return block
     return None
 

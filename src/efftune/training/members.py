@@ -20,7 +20,7 @@ from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.tensors import set_weights
 from efftune.recipe.recipe import Recipe, Stage
-from efftune.system.budget import Budget
+from efftune.system.budget import MARGIN, Budget
 from efftune.system.progress import Timer
 from efftune.training import stages
 from efftune.training.batches import LabelledInputs
@@ -30,7 +30,6 @@ from efftune.training.training_data import TrainingData
 from efftune.training.validation import ALL, Epoch, validation_metrics
 
 _SEEDS = 1000  # between the seeds of two members
-_MARGIN = 0.92  # share of the time left that one more is planned for
 _CONVERTING = 0.35  # tracings that it takes to convert and compile several networks
 LEAST_SHARE = 0.5  # of the epochs of the others, that one more is worth training for
 
@@ -186,7 +185,7 @@ def _epochs_in_time(before: StageResult, epochs: int, judging: float, budget: Bu
         As many as of those that were planned, at most; 0 if there is no time for half of them.
     """
     epoch = statistics.median(each.seconds for each in before.epochs)
-    seconds = _MARGIN * (budget.usable - judging) - budget.tracing
+    seconds = MARGIN * (budget.usable - judging) - budget.tracing
     found = min(epochs, int(seconds / max(epoch, 1e-9)))
     return found if found >= LEAST_SHARE * epochs else 0
 

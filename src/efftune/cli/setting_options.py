@@ -132,13 +132,12 @@ def command(
             with _joined(arguments.pop("cluster", "")):
                 function(**arguments, output=output)
 
-        parameters = [
+        parameters = [  # Typer builds the options from these
             *_own_parameters(function),
             *_more_parameters(more or {}),
             *_new_parameters(setting_options, None),
             *_new_parameters(output_options, False),
         ]
-        # Typer builds the options from these.
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
         app.command()(wrapper)

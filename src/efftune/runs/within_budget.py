@@ -120,7 +120,7 @@ def planned(
     budget.reserved += made.seconds.get("evaluate", 0.0) * (not made.folds)
     budget.reserved += budget.head_seconds(made.pictures["train"])  # for cross-fitting
     budget.plan(decision["stages"], decision["repeats"])
-    budget.judging_network = decision["judging_network"]
+    budget.judging_network = decision.get("judging_network", 0.0)  # older runs train no more
     budget.tracing = decision["tracing"]
     parts = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in made.seconds.items())
     _LOGGER.info("plan for the next %.0f s: %s", budget.left, parts)

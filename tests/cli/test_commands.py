@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 import efftune
 from conftest import COLOURS, fill, square
+from efftune.cli import tables
 from efftune.cli.main import app
 
 MODULES = (
@@ -568,6 +570,15 @@ def test_dry_run_prints_the_plan_and_trains_nothing(efftune_command, source, tmp
     assert [stage["name"] for stage in output["stages"]] == ["head", "upper"]
     assert output["stages"][1]["epochs"] == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ci
+def test_plan_tells_what_time_that_is_left_is_for(source, capsys):
+    plan = efftune.plan(source, recipe="quick", image_size=32, on_progress=None)
+    tables.show_plan(plan)
+    assert "another network" not in capsys.readouterr().out
+    tables.show_plan(replace(plan, most_members=2))
+    assert "and another network if time is left" in capsys.readouterr().out
 
 
 @pytest.mark.long

@@ -126,6 +126,14 @@ def test_small_and_imbalanced_classes_are_reported():
     assert not list(inspection.class_findings(equal))
 
 
+def test_single_class_is_reported():
+    found = list(inspection.class_findings(examples(counts={("a", ""): 10, ("a", "test"): 2})))
+    assert [(each.kind, each.name) for each in found] == [("only-class", "a")]
+    several = examples(counts={("a", ""): 1, ("b", ""): 1})
+    details = {each.detail for each in inspection.class_findings(several)}
+    assert details == {"1 training picture"}
+
+
 def test_class_missing_in_a_split_is_reported():
     counts = {("a", "train"): 20, ("b", "train"): 20, ("a", "test"): 9}
     (finding,) = inspection.class_findings(examples(counts=counts))

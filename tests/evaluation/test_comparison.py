@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,6 +192,14 @@ def test_more_runs_make_chance_less_surprising(tmp_path):
     among = compare([first, *better]).standings[1].difference
     assert (among.p, among.adjusted) == (alone.p, pytest.approx(3 * alone.p))
     assert among.verdict.startswith("no clear difference")
+
+
+def test_gain_that_is_expected_raises_the_upper_end(tmp_path):
+    plain = run(tmp_path / "one", [False] * 6 + [True] * 14)
+    first, second = compare([plain, replace(plain, expected_gain=0.02)]).standings
+    assert (second.low, second.high) == (first.low, pytest.approx(first.high + 0.02))
+    _, third = compare([plain, replace(plain, expected_gain=0.9)]).standings
+    assert third.high == 1
 
 
 def entry(run):

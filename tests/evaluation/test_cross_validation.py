@@ -79,6 +79,15 @@ def test_all_pictures_are_judged_and_trained_on(trained):
 
 
 @pytest.mark.ci
+def test_comparison_expects_the_gain_that_the_interval_has(trained, finished_run, monkeypatch):
+    run, _ = trained
+    monkeypatch.setattr(learning_curve, "gain_to_all", lambda _curve: 0.02)
+    assert {each.run.expected_gain for each in efftune.compare([run, run]).standings} == {0.02}
+    by_split = efftune.compare([finished_run, finished_run]).standings
+    assert {each.run.expected_gain for each in by_split} == {0.0}
+
+
+@pytest.mark.ci
 def test_classifier_handed_out_is_the_one_trained_on_all(trained, source):
     run, _ = trained
     paths = [source / row["path"] for row in table(run.folder / "predictions.csv")]

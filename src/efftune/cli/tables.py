@@ -146,7 +146,8 @@ def show_plan(plan: Plan) -> None:
     others = set(plan.seconds) - {stage.name for stage in recipe.stages}
     phases = ", ".join(f"{name} {plan.seconds[name]:,.0f} s" for name in sorted(others))
     echo(f"Other phases: {phases}")
-    echo(f"Total: about {sum(plan.seconds.values()):,.0f} s, plus start-up")
+    more = ", and another network if time is left" * (plan.most_members > recipe.members)
+    echo(f"Total: about {sum(plan.seconds.values()):,.0f} s, plus start-up{more}")
 
 
 def _trained(stage: Stage, recipe: Recipe) -> str:
@@ -173,7 +174,7 @@ def show_check(check: Check, out: Path | None) -> None:
         ],
     )
     echo()
-    echo(f"{numbers['pictures']:,} pictures of {len(numbers['classes'])} classes")
+    echo(check.counts)
     if numbers["sizes"]:
         (_, width, _), (_, height, _) = numbers["sizes"].values()
         formats = ", ".join(f"{count:,} {name}" for name, count in numbers["formats"].items())

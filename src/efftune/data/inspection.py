@@ -283,7 +283,7 @@ def _quality_problems(row: Example, record: NDArray[np.void]) -> Iterator[tuple[
 
 
 def class_findings(examples: Examples) -> Iterator[Finding]:
-    """Findings about classes: too small, imbalanced, missing from a split, similar names."""
+    """Findings about classes: too few, too small, imbalanced, missing from a split, similar."""
     counts = Counter(row.label for row in examples.rows if row.usable)
     train_counts = Counter(
         row.label for row in examples.rows if row.usable and row.split in ("", "train")
@@ -291,8 +291,11 @@ def class_findings(examples: Examples) -> Iterator[Finding]:
     # Includes classes without a usable file.
     labelled = {row.label for row in examples.rows if row.label and row.reason not in LEFTOVERS}
     for name in sorted(labelled | counts.keys()):
-        if train_counts[name] < _FEW:
-            yield Finding("small-class", name, f"{train_counts[name]} training pictures")
+        count = train_counts[name]
+        if count < _FEW:
+            yield Finding("small-class", name, f"{count} training picture{'s' * (count != 1)}")
+    if len(counts) == 1:
+        yield Finding("only-class", next(iter(counts)), "a classifier needs at least two")
     if counts and max(counts.values()) > _IMBALANCE * min(counts.values()):
         (large, most), (small, least) = counts.most_common()[0], counts.most_common()[-1]
         detail = f"{most:,} pictures of {large}, {least:,} of {small}"

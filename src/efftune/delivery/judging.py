@@ -208,9 +208,7 @@ def _answers(
     return answers
 
 
-def _one_by_one(
-    loaded: Loaded, originals: Originals, answers: NDArray[np.float32]
-) -> list[float]:
+def _one_by_one(loaded: Loaded, originals: Originals, answers: NDArray[np.float32]) -> list[float]:
     """Milliseconds for some photos, each by itself.
 
     Raises:

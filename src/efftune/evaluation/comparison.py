@@ -30,12 +30,15 @@ class ComparedRun:
         model: name of its model.
         recipe: name of its recipe.
         seconds: its total training time.
+        expected_gain: of accuracy, 0 to 1, by which the upper end of its interval is raised; see
+            `metrics.SplitEvaluation`.
     """
 
     folder: Path
     model: str
     recipe: str
     seconds: float
+    expected_gain: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class RunScore:
         pictures: number of pictures it was evaluated on, identical files counted once.
         right: number of compared pictures that it predicts correctly.
         accuracy: their share of the compared pictures, 0 to 1.
-        low: lower end of the accuracy's 95 % interval (Wilson).
+        low: lower end of the accuracy's 95 % interval; see `metrics.SplitEvaluation`.
         high: upper end of it.
         difference: from the first run; None for the first run itself.
     """
@@ -187,7 +190,7 @@ def compare(runs: Sequence[ComparedRun], split: str = "test") -> Comparison:
             len(each.predictions),
             sum(row),
             sum(row) / len(row),
-            *_interval(row, out_of_fold=each.out_of_fold),
+            *_interval(row, run, out_of_fold=each.out_of_fold),
             difference,
         )
         for run, each, row, difference in zip(runs, evaluated, correct, differences, strict=True)
@@ -306,8 +309,9 @@ def _count(first: _Correct, other: _Correct) -> tuple[int, int, int, int]:
     return counts[True, True], counts[False, False], counts[True, False], counts[False, True]
 
 
-def _interval(correct: _Correct, *, out_of_fold: bool) -> tuple[float, float]:
-    return accuracy_interval(sum(correct), len(correct), out_of_fold=out_of_fold)
+def _interval(correct: _Correct, run: ComparedRun, *, out_of_fold: bool) -> tuple[float, float]:
+    low, high = accuracy_interval(sum(correct), len(correct), out_of_fold=out_of_fold)
+    return low, min(1.0, high + run.expected_gain)
 
 
 def _rounded(p: float) -> str:

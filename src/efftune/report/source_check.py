@@ -32,8 +32,14 @@ class Check:
 
     def __repr__(self) -> str:
         """The numbers of pictures, classes and problems."""
-        numbers = f"{self.numbers['pictures']:,} pictures of {len(self.numbers['classes'])} classes"
-        return f"Check({self.examples.source!r}: {numbers}, {len(self.problems):,} problems)"
+        return f"Check({self.examples.source!r}: {self.counts}, {len(self.problems):,} problems)"
+
+    @property
+    def counts(self) -> str:
+        """The numbers of pictures and classes, in words."""
+        pictures, classes = self.numbers["pictures"], len(self.numbers["classes"])
+        many = f"{pictures:,} picture{'s' * (pictures != 1)}"
+        return f"{many} of {classes:,} class{'es' * (classes != 1)}"
 
     @property
     def problems(self) -> tuple[Finding, ...]:

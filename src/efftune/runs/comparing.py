@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from efftune.evaluation import comparison
+from efftune.evaluation import comparison, learning_curve
 from efftune.evaluation.comparison import ComparedRun, Comparison
 from efftune.report import comparison_plot
 from efftune.runs import loading
@@ -28,14 +28,14 @@ def compare(
     loaded = [each if isinstance(each, Run) else Run.load(each) for each in runs]
     for each in loaded:
         loading.require_pictures(each.folder, each.record)
-    summaries = [(each.folder, each.summary) for each in loaded]
-    result = comparison.compare(
-        [
-            ComparedRun(folder, summary["model"], summary["recipe"], summary["seconds"])
-            for folder, summary in summaries
-        ],
-        split,
-    )
+    result = comparison.compare([_compared(each) for each in loaded], split)
     if out is not None:
         comparison_plot.draw(result, files.output_path(out))
     return result
+
+
+def _compared(run: Run) -> ComparedRun:
+    summary, evaluation = run.summary, run.evaluation
+    curve = evaluation.learning_curve if evaluation.cross_validation else None
+    gain = learning_curve.gain_to_all(curve) if curve else 0.0
+    return ComparedRun(run.folder, summary["model"], summary["recipe"], summary["seconds"], gain)

@@ -231,7 +231,7 @@ def _worked(setup: Setup, timer: Timer, deadline: float) -> RunContents:
         setup = replace(setup, plan=plan)
     with timer.phase("head"):
         head = fine_tuning.fit_head(data, backbone, plan.recipe)
-        judges = fold_heads.fit(data, backbone, plan.recipe) if plan.folds else None
+        judges = fold_heads.fit(head, data, backbone, plan.recipe) if plan.folds else None
         starting = judges.starting if judges else head
         plan, view_accuracy = _with_views(setup, starting, data, timer)
     outcome, searched = None, tuple[SettingsTrial, ...]()

@@ -4,12 +4,12 @@ import pytest
 from efftune.evaluation import cross_fitting
 from efftune.evaluation.cross_fitting import CrossFitting
 from efftune.recipe.recipe import Recipe
-from efftune.training import regression_head
+from efftune.training import principal_components, regression_head
 
 
 def made(features, labels, strength=0.1, groups=None):
     groups = np.arange(len(labels)) if groups is None else groups
-    components = regression_head.fit_components(features, standardised=False)
+    components = principal_components.fit_components(features, standardised=False)
     nothing = np.zeros((features.shape[1], 1), np.float32), np.zeros(1, np.float32)
     head = regression_head.Head(*nothing, strength, components)
     return CrossFitting(features, labels, groups, head, Recipe())

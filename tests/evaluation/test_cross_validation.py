@@ -11,8 +11,10 @@ from efftune.evaluation import cross_validation, evaluator, learning_curve, metr
 from efftune.evaluation.learning_curve import ExpectedAccuracy, LearningCurve, Point
 from efftune.model.backbone import Backbone
 from efftune.training import fine_tuning, fold_heads, regression_head
+from efftune.training.regression_head import Head
 
 CHOICES = {key: value for key, value in TUNED.items() if key != "test"}
+UNUSED = Head(np.zeros((0, 3)), np.zeros(3))  # there is enough to choose by
 
 
 def table(path):
@@ -106,7 +108,7 @@ def test_classifier_handed_out_is_the_one_trained_on_all(trained, source):
 @pytest.mark.ci
 def test_heads_of_folds_are_fitted_without_them(trained):
     run, (data, *_) = trained
-    found = fold_heads.fit(data, Backbone("efficientnet-lite0", 32), run.recipe)
+    found = fold_heads.fit(UNUSED, data, Backbone("efficientnet-lite0", 32), run.recipe)
     features, labels = data.features["train"].pooled(), data.labels["train"]
     logits = found.logits(features)
     for fold in range(3):
@@ -125,7 +127,7 @@ def test_class_missing_from_a_fold_is_never_predicted_there(trained):
     known = type(data)(
         data.paths, data.labels | {"train": labels}, data.groups, data.features, data.folds
     )
-    found = fold_heads.fit(known, Backbone("efficientnet-lite0", 32), run.recipe)
+    found = fold_heads.fit(UNUSED, known, Backbone("efficientnet-lite0", 32), run.recipe)
     probabilities = found.probabilities(data.features["train"].pooled())
     assert probabilities[data.folds == 0, 2].max() < 1e-3
 

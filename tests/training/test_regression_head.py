@@ -4,7 +4,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from efftune.recipe.recipe import Recipe
-from efftune.training import regression_head
+from efftune.training import principal_components, regression_head
 
 
 def clouds(classes=4, each=40, width=30, spread=1.0, seed=0):
@@ -47,11 +47,11 @@ def test_head_equals_plain_logistic_regression(monkeypatch):
 @pytest.mark.parametrize("pictures", [400, 401, 9000])
 def test_components_are_principal_ones(monkeypatch, pictures, standardised):
     """Those of few pictures are exact, those of many approximated, block by block."""
-    monkeypatch.setattr(regression_head, "COMPONENTS", 40)
+    monkeypatch.setattr(principal_components, "COMPONENTS", 40)
     random = np.random.default_rng(0)
     mixing = random.normal(size=(60, 400)) * random.uniform(0.01, 3, 400)
     features = (random.normal(size=(pictures, 60)) @ mixing + 7).astype(np.float32)
-    found = regression_head.fit_components(features, standardised=standardised)
+    found = principal_components.fit_components(features, standardised=standardised)
     rotated = found.rotated(features)
     rows, variances = features - features.mean(axis=0), features.var(axis=0)
     if standardised:
@@ -89,6 +89,22 @@ def test_few_pictures_may_be_told_by_the_last_stage_alone(others_tell, each):
     if is_alone:
         alone = regression_head.fit(features, labels, np.arange(len(labels)), Recipe())
         assert fitted.logits(both) == pytest.approx(alone.logits(features), abs=1e-4)
+
+
+@pytest.mark.parametrize("sees_all", [True, False])
+@pytest.mark.parametrize(("each", "groups"), [(1, 4), (10, 4), (10, 40)])
+def test_what_cannot_be_chosen_is_that_of_a_head_for_more_pictures(sees_all, each, groups):
+    features, labels = clouds(each=each, spread=0.3)
+    other = np.random.default_rng(1).normal(0, 1, (len(labels), 40)).astype(np.float32)
+    both = np.hstack([other, features])
+    pca = principal_components.fit_components(both[:, 0 if sees_all else 40 :], standardised=True)
+    pca = pca if sees_all else pca.behind(40)
+    usual = regression_head.Head(np.zeros((70, 4)), np.zeros(4), 0.0777, pca)
+    numbers = labels if groups == 4 else np.arange(len(labels))
+    fitted = regression_head.fit(both, labels, numbers, Recipe(), 30, usual)
+    assert (fitted.strength == 0.0777) == (groups == 4)  # else other pictures can be held out
+    if groups == 4:
+        assert (np.abs(fitted.kernel[:40]).max() > 0) == sees_all
 
 
 def test_head_for_fewer_features_takes_the_last_ones():

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from efftune.recipe.recipe import Recipe
 from efftune.system import cluster
 from efftune.training import regression_head as heads
-from efftune.training.regression_head import Head, Labels, Matrix, PrincipalComponents
+from efftune.training.principal_components import PrincipalComponents
+from efftune.training.regression_head import Head, Labels, Matrix
 
 FOLDS = 5
 Part = tuple[NDArray[np.bool_], NDArray[np.bool_]]  # pictures to fit a head on, and to judge it by

@@ -62,26 +62,31 @@ class FoldHeads:
         return np.asarray(softmax(self.logits(features), axis=1))
 
 
-def fit(data: TrainingData, backbone: Backbone, recipe: Recipe) -> FoldHeads:
+def fit(usual: Head, data: TrainingData, backbone: Backbone, recipe: Recipe) -> FoldHeads:
     """Fit a head for each fold, each with its own penalty.
 
     Args:
+        usual: fitted on all pictures. Where the other folds are too few to choose by, its features
+            and penalty are taken.
         data: with folds.
         backbone: the pretrained network.
         recipe: completely resolved.
     """
     assert data.folds is not None  # noqa: S101  (only called in cross-validation)
     features, last = data.features["train"].pooled(), backbone.entry.features
-    found = starts = _fit(features, data, recipe, last)
+    found = starts = _fit(usual, features, data, recipe, last)
     if recipe.trains_by_gradient_descent and features.shape[1] > last:
-        starts = _fit(features[:, -last:], data, recipe, last)
+        starts = _fit(usual, features[:, -last:], data, recipe, last)
     return FoldHeads(found, starts, data.folds)
 
 
-def _fit(features: Matrix, data: TrainingData, recipe: Recipe, last: int) -> tuple[Head, ...]:
+def _fit(
+    usual: Head, features: Matrix, data: TrainingData, recipe: Recipe, last: int
+) -> tuple[Head, ...]:
     """A head for each fold, for all classes.
 
     Args:
+        usual: see `fit`.
         features: of the pictures, float32 (pictures, features).
         data: with folds.
         recipe: as for `regression_head.fit`.
@@ -89,17 +94,19 @@ def _fit(features: Matrix, data: TrainingData, recipe: Recipe, last: int) -> tup
     """
     labels, folds = data.labels["train"], data.folds
     assert folds is not None  # noqa: S101  (see `fit`)
-    given = features, labels, data.groups, folds, recipe, last
+    given = usual, features, labels, data.groups, folds, recipe, last
     jobs = range(int(folds.max()) + 1)
     return tuple(head for _, head in cluster.each(_head_without, given, jobs))
 
 
-def _head_without(given: tuple[Matrix, Labels, Labels, Labels, Recipe, int], fold: int) -> Head:
+def _head_without(
+    given: tuple[Head, Matrix, Labels, Labels, Labels, Recipe, int], fold: int
+) -> Head:
     """A head for all classes, fitted without a fold; see `_fit`."""
-    features, labels, groups, folds, recipe, last = given
+    usual, features, labels, groups, folds, recipe, last = given
     classes, inside = int(labels.max()) + 1, folds != fold
     known, numbers = np.unique(labels[inside], return_inverse=True)
-    head = regression_head.fit(features[inside], numbers, groups[inside], recipe, last)
+    head = regression_head.fit(features[inside], numbers, groups[inside], recipe, last, usual)
     kernel = np.zeros((len(head.kernel), classes), np.float32)
     bias = np.full(classes, _UNKNOWN, np.float32)
     kernel[:, known], bias[known] = head.kernel, head.bias

@@ -6,31 +6,25 @@ the head afterwards, so the result is an ordinary dense layer.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efftune.recipe.recipe import Recipe
 from efftune.system.linear_algebra import single_threaded
-from efftune.system.machine import usable_processors
+from efftune.training.principal_components import PrincipalComponents, fit_components, in_threads
 
-COMPONENTS = 512  # more did not improve accuracy
-_SMALLEST_VARIANCE = 0.01  # times the mean one, added so that values that hardly vary count less
-_EXTRA_COMPONENTS, _POWER_ITERATIONS = 32, 4  # of the approximation for many pictures
 _FEW_PICTURES = 1000  # up to which the last stage's features alone may be the better choice
-_BLOCK_ROWS = 4096
 SEARCH_PICTURES = 20_000  # enough to choose a strength on a split of any size
 SEARCH_TOLERANCE = 1e-2  # the ranking of strengths converges long before the coefficients
 FINAL_TOLERANCE = 1e-3
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]
-Result = TypeVar("Result")
+_Masks = tuple[NDArray[np.bool_], NDArray[np.bool_]]  # of pictures that train, and that judge
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class Head:
     kernel: Matrix
     bias: Matrix
     strength: float | None = None
-    components: "PrincipalComponents | None" = None
+    components: PrincipalComponents | None = None
 
     def logits(self, features: Matrix) -> Matrix:
         """Logits, float32 (pictures, classes), of features (pictures, features)."""
@@ -81,7 +75,12 @@ def solving() -> Iterator[None]:
 
 @solving()
 def fit(
-    features: Matrix, labels: Labels, groups: Labels, recipe: Recipe, last_stage: int = 0
+    features: Matrix,
+    labels: Labels,
+    groups: Labels,
+    recipe: Recipe,
+    last_stage: int = 0,
+    usual: Head | None = None,
 ) -> Head:
     """Fit a head.
 
@@ -95,6 +94,8 @@ def fit(
             with copies of a picture on both sides, too weak a penalty would look best.
         recipe: sets the candidate strengths, the number of folds and the seed.
         last_stage: how many of the features, at the end, are those of the last stage; 0 for all.
+        usual: a head fitted on these pictures and more. Its features and penalty are taken if most
+            pictures cannot be held out in order to choose: none other of their class is left.
 
     Returns:
         The head with the lowest cross-validated log-loss, refitted on all pictures.
@@ -105,6 +106,10 @@ def fit(
         alone = fit_components(features[:, others:], standardised=False)
         candidates.insert(0, alone.behind(others))
     strengths, tried = recipe.head.strengths, []
+    if usual and usual.components and not _can_choose(labels, groups, recipe):
+        strengths = (usual.strength or strengths[0],)
+        sees_all = usual.components.rotation[:others].any()
+        candidates = candidates[-1:] if sees_all else candidates[:1]
     for pca in candidates:
         components, losses = pca.rotated(features), np.zeros(1)
         if len(candidates) * len(strengths) > 1:
@@ -117,109 +122,6 @@ def fit(
     )
     kernel = pca.rotation @ coefficients.T
     return Head(kernel, intercepts - pca.centre @ kernel, strength, pca)
-
-
-@dataclass(frozen=True)
-class PrincipalComponents:
-    """A projection of features onto their principal components, scaled to unit mean variance.
-
-    Attributes:
-        centre: the mean of the features, float32 (features,).
-        rotation: from centred features to components, float32 (features, components).
-    """
-
-    centre: Matrix
-    rotation: Matrix
-
-    def behind(self, others: int) -> "PrincipalComponents":
-        """The same for features behind others, which do not matter."""
-        return PrincipalComponents(
-            np.pad(self.centre, (others, 0)), np.pad(self.rotation, ((others, 0), (0, 0)))
-        )
-
-    def rotated(self, features: Matrix) -> Matrix:
-        """Project features block by block, since `features` may be larger than memory."""
-        result = np.empty((len(features), self.rotation.shape[1]), np.float32)
-
-        def rotate(block: slice) -> None:
-            result[block] = (features[block] - self.centre) @ self.rotation
-
-        for _ in _in_threads(rotate, _blocks(features)):
-            pass
-        return result
-
-
-def fit_components(features: Matrix, *, standardised: bool) -> PrincipalComponents:
-    """Fit at most `COMPONENTS` principal components to features, float32 (pictures, features).
-
-    Args:
-        features: of the pictures.
-        standardised: give all features the same variance first.
-    """
-    from sklearn.decomposition import PCA
-
-    if standardised and len(features) > _FEW_PICTURES:
-        return _approximated(features)
-    centre, scales, rows = np.float32(0), np.ones(features.shape[1], np.float32), features
-    if standardised:
-        centre = features.mean(axis=0)
-        scales = _scales(features.var(axis=0))
-        rows = (features - centre) * scales
-    # The cost of the second depends on the number of features alone.
-    few = standardised or len(features) <= features.shape[1] // 4
-    solver = "full" if few else "covariance_eigh"
-    pca = PCA(min(COMPONENTS, *features.shape), svd_solver=solver).fit(rows)
-    scale = 1 / np.sqrt(max(pca.explained_variance_.sum() / features.shape[1], 1e-12))
-    return PrincipalComponents(
-        (centre + pca.mean_ / scales).astype(np.float32),
-        (scales[:, None] * pca.components_.T * scale).astype(np.float32),
-    )
-
-
-def _approximated(features: Matrix) -> PrincipalComponents:
-    """Components of many standardised features of many pictures, read block by block.
-
-    Source: Halko et al., "Finding Structure with Randomness" (2011),
-    https://arxiv.org/abs/0909.4061. The time depends little on the number of features.
-    """
-    from sklearn.utils.extmath import randomized_range_finder
-
-    centre = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    covariance = np.zeros((len(centre), len(centre)), np.float32)
-
-    def part(block: slice) -> Matrix:
-        centred = features[block] - centre
-        return np.asarray(centred.T @ centred / np.float32(len(features)))
-
-    for each in _in_threads(part, _blocks(features)):
-        covariance += each
-    scales = _scales(np.diagonal(covariance))
-    covariance *= np.outer(scales, scales)
-    count = min(COMPONENTS, len(centre))
-    size = min(count + _EXTRA_COMPONENTS, len(centre))
-    basis = randomized_range_finder(covariance, size=size, n_iter=_POWER_ITERATIONS, random_state=0)
-    variances, axes = np.linalg.eigh(basis.T @ covariance @ basis)
-    scale = 1 / np.sqrt(max(float(variances[-count:].sum()) / len(centre), 1e-12))
-    rotation = scales[:, None] * (basis @ axes)[:, : -count - 1 : -1] * np.float32(scale)
-    return PrincipalComponents(centre, rotation)
-
-
-def _blocks(features: Matrix) -> list[slice]:
-    return [slice(i, i + _BLOCK_ROWS) for i in range(0, len(features), _BLOCK_ROWS)]
-
-
-def _in_threads(function: Callable[[Any], Result], items: Sequence[Any]) -> Iterator[Result]:
-    """Results in order; those of as many items as there are processors are kept at once."""
-    count = usable_processors()
-    with single_threaded(), ThreadPoolExecutor(count) as pool:
-        for i in range(0, len(items), count):
-            yield from pool.map(function, items[i : i + count])
-
-
-def _scales(variances: Matrix) -> Matrix:
-    """Factors that standardise values of these variances, shape (features,)."""
-    floor = max(_SMALLEST_VARIANCE * float(variances.mean()), 1e-12)
-    return np.asarray(1 / np.sqrt(variances + floor), np.float32)
 
 
 def random(width: int, classes: int, seed: int) -> Head:
@@ -240,22 +142,38 @@ def _losses(
     features: Matrix, labels: Labels, groups: Labels, recipe: Recipe
 ) -> NDArray[np.float64]:
     """The cross-validated log-loss for each strength, summed over the pictures."""
-    strengths, folds = recipe.head.strengths, recipe.head.folds
-    random = np.random.default_rng(recipe.seed)
-    sample = random.permutation(len(labels))[:SEARCH_PICTURES]
+    sample, halves = _halves(labels, groups, recipe)
     features, labels = features[sample], labels[sample]
-    fold_of = assign_folds(labels, groups[sample], folds)
     weights = class_weights(labels, recipe)[labels]
 
-    def losses_of(fold: int) -> NDArray[np.float64]:
+    def losses_of(masks: _Masks) -> NDArray[np.float64]:
+        return _fold_losses(features, labels, weights, masks, recipe.head.strengths)
+
+    found = list(in_threads(losses_of, halves)) or [np.zeros(len(recipe.head.strengths))]
+    return np.asarray(np.sum(found, axis=0))
+
+
+def _halves(labels: Labels, groups: Labels, recipe: Recipe) -> tuple[Labels, list[_Masks]]:
+    """A sample of the pictures; and, by fold, those of it that train and those that judge.
+
+    A picture judges only if others of its class train.
+    """
+    random = np.random.default_rng(recipe.seed)
+    sample = random.permutation(len(labels))[:SEARCH_PICTURES]
+    labels, halves = labels[sample], list[_Masks]()
+    fold_of = assign_folds(labels, groups[sample], recipe.head.folds)
+    for fold in range(recipe.head.folds):
         train = fold_of != fold
-        # A class without training pictures in this fold cannot be predicted.
         held_out = ~train & np.isin(labels, labels[train])
         if held_out.any() and len(np.unique(labels[train])) > 1:
-            return _fold_losses(features, labels, weights, (train, held_out), strengths)
-        return np.zeros(len(strengths))
+            halves.append((train, held_out))
+    return sample, halves
 
-    return np.asarray(np.sum(list(_in_threads(losses_of, range(folds))), axis=0))
+
+def _can_choose(labels: Labels, groups: Labels, recipe: Recipe) -> bool:
+    """Whether most pictures can be held out in order to choose features and a penalty."""
+    sample, halves = _halves(labels, groups, recipe)
+    return 2 * sum(int(held_out.sum()) for _, held_out in halves) >= len(sample)
 
 
 def assign_folds(labels: Labels, groups: Labels, folds: int) -> Labels:
@@ -282,7 +200,7 @@ def _fold_losses(
     features: Matrix,
     labels: Labels,
     weights: Matrix,
-    masks: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    masks: _Masks,
     strengths: Sequence[float],
 ) -> NDArray[np.float64]:
     """Summed log-loss on a fold's held-out pictures for each strength; masks: train, held out."""

@@ -210,7 +210,8 @@ def _through(
             search = start["search"]
             timer = Timer(report, journal, math.inf if search else recipe.budget or math.inf)
             deadline = time.perf_counter() + search - sum(timer.seconds.values())
-            setup = preparation.set_up(start["asked"], recipe, timer, is_search=search > 0)
+            whole = search / _SEARCH_SHARE
+            setup = preparation.set_up(start["asked"], recipe, timer, search_seconds=whole)
             folders = [run] if run is not None else _run_folders(setup)
             with unfinished.at_work(journal, folders, start) as folder:
                 _worked(setup, timer, deadline if search else 0).write(folder, timer)

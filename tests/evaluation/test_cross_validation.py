@@ -156,7 +156,7 @@ def test_fine_tuning_that_diverges_leaves_the_head(tmp_path):
     assert run.evaluation.test.accuracy == verdict.tried[0].accuracy
     assert run.record["stages"] == []
     page = (run.folder / "report.html").read_text()
-    assert "because fine-tuning failed: Training diverged in stage upper" in page
+    assert "so only the head was trained: Training diverged in stage upper" in page
 
 
 @pytest.mark.long

@@ -115,6 +115,8 @@ def test_choice_is_told(chosen):
     record = json.loads((run.folder / "run.json").read_text())
     assert "chosen" in words.model_choice(record, {})
     assert "optimistic" in words.model_choice(record, {"cross_validation": {"folds": 5}})
+    untried = {**record, "models": [each | {"pictures": 0} for each in record["models"]]}
+    assert "optimistic" not in words.model_choice(untried, {"cross_validation": {"folds": 5}})
     assert words.model_choice({}, {}) == ""
     slow = {"model": "large", "outcome": "too slow", "networks": 3}
     told = words.model_choice({"models": [{"model": "small", "outcome": "chosen"}, slow]}, {})

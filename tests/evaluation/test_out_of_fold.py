@@ -31,14 +31,28 @@ def test_better_candidate_is_chosen_and_judged():
 
 def test_candidate_that_is_hardly_better_is_not_chosen():
     head = candidate(2, 0)
-    nudged = Candidate("upper", head.logits + np.float32(0.01) * np.eye(3)[LABELS], head.distances)
+    nudged, pushed = (
+        Candidate("upper", head.logits + np.float32(by) * np.eye(3)[LABELS], head.distances)
+        for by in (0.01, 0.5)
+    )
     noise = np.random.default_rng(5).normal(size=(60, 3)).astype(np.float32)
     noisy = Candidate("upper", head.logits + 0.3 * noise, head.distances)
     mask = np.ones(60, bool)
     assert out_of_fold.choose([head, noisy], LABELS, mask) == 0
     assert out_of_fold.choose([head, head], LABELS, mask) == 0
-    # The same gain on every picture is no noise, however small it is.
-    assert out_of_fold.choose([head, nudged], LABELS, mask) == 1
+    # The same gain on every picture is no noise, unless one mistake more would outweigh it.
+    assert out_of_fold.choose([head, pushed], LABELS, mask) == 1
+    assert out_of_fold.choose([head, nudged], LABELS, mask) == 0
+
+
+def test_losses_of_almost_nothing_do_not_tell_that_one_is_better():
+    head, better = candidate(9, 0), candidate(12, 0)
+    gains = [out_of_fold.losses(each.logits, LABELS) for each in (head, better)]
+    assert 0 < (gains[0] - gains[1]).mean() < 1e-3
+    assert out_of_fold.choose([head, better], LABELS, np.ones(60, bool)) == 0
+    assert not out_of_fold.is_hopeless(better.logits, head.logits, LABELS)
+    assert out_of_fold.noise(np.zeros(60)) == 1 / 60
+    assert out_of_fold.noise(np.zeros(1)) == np.inf
 
 
 def test_scale_of_the_logits_does_not_matter():

@@ -34,8 +34,15 @@ def test_the_least_likely_label_comes_first():
 
 def test_likely_ones_reach_the_threshold_of_their_class():
     """The thresholds are (0.9 + 0.7 + 0.45) / 3 for dogs and (0.9 + 0.4 + 0.05) / 3 for cats."""
+    labels = np.tile(LABELS, 2)
+    found = suspects.suspects(rows(labels), np.tile(PROBABILITIES, (2, 1)), labels, NAMES)
+    assert [each.likely for each in found] == [True, True, False, False, True, True]
+
+
+def test_none_is_likely_where_few_tell_what_is_usual():
     found = suspects.suspects(rows(LABELS), PROBABILITIES, LABELS, NAMES)
-    assert [each.likely for each in found] == [True, False, True]
+    assert len(found) == 3
+    assert not any(each.likely for each in found)
 
 
 def test_confirmed_labels_are_left_out():
@@ -52,9 +59,11 @@ def test_pictures_without_probabilities_are_left_out():
 
 
 def test_table_is_read_back(tmp_path):
-    found = suspects.suspects(rows(LABELS), PROBABILITIES, LABELS, NAMES)
+    labels = np.tile(LABELS, 2)
+    found = suspects.suspects(rows(labels), np.tile(PROBABILITIES, (2, 1)), labels, NAMES)
     text = suspects.to_csv(found)
-    assert [row["likely"] for row in csv.DictReader(io.StringIO(text))] == ["yes", "no", "yes"]
+    likely = [row["likely"] for row in csv.DictReader(io.StringIO(text))]
+    assert likely == ["yes", "yes", "no", "no", "yes", "yes"]
     (tmp_path / "suspects.csv").write_text(text)
     listed = suspects.read(tmp_path)
     assert [(each.name, each.label, each.suggested) for each in listed] == [

@@ -50,7 +50,7 @@ class ModelTrial:
         accuracy: out of fold, 0 to 1.
         loss: cross-entropy out of fold at the best temperature, in nats.
         excess: the loss minus that of the best model on the same pictures.
-        error: standard error of `excess`.
+        error: standard error of `excess`; see `out_of_fold.noise`.
         milliseconds: per picture in prediction, decoding included.
         seconds: estimated duration of a run; 0 if there is no budget.
         networks: how many are trained in that time.
@@ -341,5 +341,5 @@ class _Race:
         best = min(entrants, key=lambda each: each.losses[judged].mean())
         for each in entrants:
             behind = (each.losses - best.losses)[judged]
-            error = 0.0 if each is best else out_of_fold.standard_error(behind)
+            error = 0.0 if each is best else out_of_fold.noise(behind)
             each.trial = replace(each.trial, excess=float(behind.mean()), error=error)

@@ -163,7 +163,7 @@ def judge(
         len(np.unique(folds)),
         chosen,
         uncertainties.fit_temperature(candidates[chosen].logits[known], labels[known]),
-        _unsure_below(probabilities, labels, max_error),
+        _unsure_below(probabilities[known], labels[known], max_error),
         unlike_above(candidates[chosen].distances),
     )
 
@@ -184,8 +184,8 @@ def judgeable(labels: NDArray[np.int64], folds: NDArray[np.int64]) -> Mask:
 def choose(candidates: Sequence[Candidate], labels: NDArray[np.int64], pictures: Mask) -> int:
     """The number of the candidate that none after it beats by more than noise.
 
-    A candidate beats one before it if its loss at the best temperature is lower by more than one
-    standard error of the difference.
+    A candidate beats one before it if its loss at the best temperature is lower by more than the
+    `noise` of the difference.
 
     Args:
         candidates: in order of training.
@@ -196,7 +196,7 @@ def choose(candidates: Sequence[Candidate], labels: NDArray[np.int64], pictures:
     best = 0
     for number in range(1, len(found)):
         gain = found[best] - found[number]
-        if gain.mean() > standard_error(gain):
+        if gain.mean() > noise(gain):
             best = number
     return best
 
@@ -210,7 +210,7 @@ def is_hopeless(head: Matrix, tuned: Matrix, labels: NDArray[np.int64]) -> bool:
         labels: class numbers, shape (pictures,).
     """
     loss = losses(tuned, labels) - losses(head, labels)
-    return len(labels) >= _FEW and float(loss.mean()) > 2 * standard_error(loss)
+    return len(labels) >= _FEW and float(loss.mean()) > 2 * noise(loss)
 
 
 def score(stage: str, logits: Matrix, labels: NDArray[np.int64], known: Mask) -> CandidateScore:
@@ -236,9 +236,15 @@ def losses(logits: Matrix, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(-log_probabilities[np.arange(len(labels)), labels])
 
 
-def standard_error(values: NDArray[np.float64]) -> float:
-    """Standard error of the mean of independent values; infinite for fewer than two."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.inf
+def noise(values: NDArray[np.float64]) -> float:
+    """The standard error of a mean difference of losses, but at least that of 1 nat in one picture.
+
+    Where hardly any picture is a mistake, losses are almost 0 and vary hardly, although the next
+    picture may be one. Infinite for fewer than two pictures.
+    """
+    if len(values) < 2:
+        return np.inf
+    return max(float(values.std(ddof=1)) / len(values) ** 0.5, 1 / len(values))
 
 
 def _unsure_below(probabilities: Matrix, labels: NDArray[np.int64], max_error: float) -> float:

@@ -303,7 +303,7 @@ class _Search:
         best = min(attempts, key=lambda each: each.trial.loss)
         for each in attempts:
             behind = each.losses - best.losses
-            error = 0.0 if each is best else out_of_fold.standard_error(behind)
+            error = 0.0 if each is best else out_of_fold.noise(behind)
             each.trial = replace(each.trial, excess=float(behind.mean()), error=error)
 
     def _result(

@@ -14,6 +14,7 @@ from efftune.errors import DataError
 from efftune.system import files
 
 FILE = "suspects.csv"
+_FEWEST = 5  # pictures of a class whose probabilities tell what is usual
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Suspect:
         p_label: out-of-fold probability of the label, 0 to 1.
         p_suggested: out-of-fold probability of the suggested class, 0 to 1.
         likely: whether `p_suggested` reaches the mean out-of-fold probability of pictures labelled
-            as the suggested class, so that the label is probably wrong.
+            as the suggested class, so that the label is probably wrong. Never with fewer than five
+            of these, whose mean tells nothing.
     """
 
     example: Example
@@ -52,7 +54,7 @@ def suspects(
 
     Labels are ranked by the margin between the probabilities of the label and the suggested class.
     A label is `likely` wrong if the probability of the suggested class is at least the mean of that
-    probability over the pictures labelled as that class.
+    probability over the pictures labelled as that class, of which there must be a few.
 
     Source: Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021),
     https://arxiv.org/abs/1911.00068, implemented by its authors in cleanlab.
@@ -73,7 +75,7 @@ def suspects(
     valid = ~np.isnan(of_label)
     counts = np.bincount(labels[valid], minlength=len(class_names))
     sums = np.bincount(labels[valid], of_label[valid], minlength=len(class_names))
-    thresholds = np.where(counts > 0, sums / counts.clip(1), 1.0)
+    thresholds = np.where(counts >= _FEWEST, sums / counts.clip(1), np.inf)
     suggested = probabilities.argmax(axis=1)
     of_suggested = probabilities[numbers, suggested]
     order = np.argsort(of_label - of_suggested, kind="stable")

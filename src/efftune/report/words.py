@@ -46,7 +46,7 @@ def fine_tuning(evaluation: Mapping[str, Any]) -> str:
         return ""
     if cross_validation["failure"]:
         reason = cross_validation["failure"].rstrip(".")
-        return f"Only the head was trained, because fine-tuning failed: {reason}"
+        return f"Fine-tuning was not completed, so only the head was trained: {reason}"
     if len(cross_validation["tried"]) < 2:
         return ""
     head, *tuned = cross_validation["tried"]
@@ -103,7 +103,8 @@ def model_choice(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
         if outcome in by_outcome
     ]
     found += f": {'; '.join(parts)}" if parts else ""
-    if evaluation.get("cross_validation"):
+    compared = sum(trial.get("pictures", 0) > 0 for trial in record["models"])
+    if evaluation.get("cross_validation") and compared > 1:
         found += (
             ". It was chosen on the pictures that judge it, so the accuracy is slightly optimistic"
         )

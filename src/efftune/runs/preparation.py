@@ -43,14 +43,17 @@ class Setup:
     models: tuple[ModelTrial, ...] = ()
 
 
-def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool = False) -> Setup:
+def set_up(
+    source: str | Path, recipe: Recipe, timer: Timer, *, search_seconds: float = 0
+) -> Setup:
     """Find, inspect and split the pictures, and decide on the model and the plan.
 
     Args:
         source: as for `train`.
         recipe: the settings asked for.
         timer: measures the phases; has the decisions of a run that was stopped.
-        is_search: whether settings are going to be searched.
+        search_seconds: budget of a search for settings; 0 if it is none. Where cross-validation
+            judges, there is none, and the run itself has this time.
     """
     backbone, trials = None, tuple[ModelTrial, ...]()
     recipe, notes = within_budget.affordable(recipe, None, timer)
@@ -67,6 +70,11 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
     with timer.phase("inspect"):
         examples, findings, left_out = within_budget.inspected(examples, recipe, timer)
         unfinished.require_same_pictures(timer.journal, examples)
+    if search_seconds and examples.folds is not None:
+        notes, recipe = [*notes, _NOT_SEARCHED], recipe.changed(budget=search_seconds)
+        timer.budget.seconds = search_seconds
+        if backbone is not None:
+            within_budget.measure_pictures(backbone, recipe, examples, timer)
     if backbone is None:
         with timer.phase("choose"):
             backbone, trials = _chosen(recipe, examples, device, timer)
@@ -82,7 +90,6 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, is_search: bool 
     only_plans = timer.budget.is_limited and not recipe.trains_by_gradient_descent
     with timer.phase("plan" if only_plans else "start"):
         cache.prune(files.cache_folder() / "features")
-        notes += [_NOT_SEARCHED] if is_search and examples.folds is not None else []
         planned = timer.journal.decided(
             "plan", lambda: _planned(recipe, backbone, examples, notes).to_state()
         )

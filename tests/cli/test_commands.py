@@ -125,6 +125,27 @@ def test_evaluate_prints_every_class(efftune_command, finished_run, source):
     assert all(name in done.stdout for name in ("red", "green", "blue", "95 % interval"))
     output = json.loads(efftune_command("evaluate", finished_run.folder, source, "--json").stdout)
     assert (output["pictures"], output["accuracy"]) == (30, 1.0)
+    trained = finished_run.record["data"]["pictures"]["train"]
+    assert output["trained_on"] == trained < 30
+    assert f"was trained on {trained} of these pictures" in done.stdout
+
+
+@pytest.mark.ci
+def test_pictures_of_another_source_were_not_trained_on(efftune_command, finished_run, tmp_path):
+    for seed, (name, colour) in enumerate(COLOURS.items()):
+        (tmp_path / "new" / name).mkdir(parents=True)
+        square(colour, seed=900 + seed).save(tmp_path / "new" / name / "a.png")
+    done = efftune_command("evaluate", finished_run.folder, tmp_path / "new")
+    assert done.returncode == 0, done.stderr
+    assert "trained on" not in done.stdout
+
+
+@pytest.mark.ci
+def test_options_of_a_search_are_those_of_training(efftune_command):
+    text = " ".join(efftune_command("search", "--help").stdout.replace("│", " ").split())
+    assert "--set" in text
+    assert "default: efficientnet-lite0" not in text
+    assert "Fine-tuning ─" in text
 
 
 def test_predict_prints_a_table(efftune_command, finished_run, source):
@@ -184,7 +205,7 @@ def test_labels_reach_training(efftune_command, source, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "red/01.png,red" in (tmp_path / "run" / "examples.csv").read_text()
     assert "dropped in review" in (tmp_path / "run" / "examples.csv").read_text()
-    assert "1 files set aside" in done.stdout
+    assert "1 file set aside" in done.stdout
     done = efftune_command("train", source, *QUICK, "--labels", "gone.csv")
     assert (done.returncode, "gone.csv" in done.stderr) == (2, True)
 

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -130,6 +131,32 @@ def test_class_missing_from_a_fold_is_never_predicted_there(trained):
     found = fold_heads.fit(UNUSED, known, Backbone("efficientnet-lite0", 32), run.recipe)
     probabilities = found.probabilities(data.features["train"].pooled())
     assert probabilities[data.folds == 0, 2].max() < 1e-3
+
+
+@pytest.mark.ci
+def test_one_picture_left_of_each_class_is_judged_by_such_a_head_as_is_handed_out(trained):
+    _, (data, *_) = trained
+    pairs = np.concatenate(
+        [np.flatnonzero(data.labels["train"] == label)[:2] for label in range(3)]
+    )
+    folds = np.tile([0, 1], 3)
+    few = replace(
+        data,
+        paths={"train": [data.paths["train"][i] for i in pairs]},
+        labels={"train": data.labels["train"][pairs]},
+        groups=data.groups[pairs],
+        features={"train": data.features["train"].subset(pairs)},
+        folds=folds,
+    )
+    recipe, backbone = efftune.Recipe(), Backbone("efficientnet-lite0", 32)
+    whole = regression_head.fit(
+        few.features["train"].pooled(), few.labels["train"], few.groups, recipe, 1280
+    )
+    whole = replace(whole, strength=0.0777)
+    found = fold_heads.fit(whole, few, backbone, recipe)
+    assert {each.strength for each in (*found.heads, *found.starts)} == {0.0777}
+    sees_all = np.abs(whole.kernel[:-1280]).max() > 0
+    assert [np.abs(each.kernel[:-1280]).max() > 0 for each in found.heads] == [sees_all] * 2
 
 
 @pytest.mark.long

@@ -106,6 +106,17 @@ def test_few_pictures_keep_the_settings(source, tmp_path):
     run = efftune.search(source, run=tmp_path / "run", budget="5m", folds=2, **choices)
     assert run.record["settings"] == []
     assert any("not searched" in note for note in run.record["plan"]["notes"])
+    assert run.recipe.trains_by_gradient_descent
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("named", [{}, {"model": "auto"}])
+def test_run_of_few_pictures_is_over_in_the_time_of_the_search(source, tmp_path, named):
+    choices = {key: value for key, value in LITE0.items() if key != "test"} | named
+    run = efftune.search(source, run=tmp_path / "run", budget="5s", folds=2, **choices)
+    assert any("no time for fine-tuning" in note for note in run.record["plan"]["notes"])
+    assert [each.name for each in run.recipe.stages] == ["head"]
+    assert run.record["stages"] == []
 
 
 def test_candidates_change_one_or_two_settings_each_in_its_own_way():

@@ -236,6 +236,8 @@ def test_folds_that_cannot_judge_are_refused(choices, message):
 def test_folds_that_are_none_are_refused(folds):
     with pytest.raises(UsageError, match="folds"):
         Recipe(folds=folds)
+    with pytest.raises(UsageError, match="20 folds or fewer"):
+        Recipe(folds="21")
 
 
 def test_folds_are_a_number_auto_or_none():

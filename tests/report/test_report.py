@@ -137,7 +137,10 @@ def test_summary_mentions_a_wide_interval():
     assert "wide because there are only 20 test pictures" in remarks(
         scored(("hat", "hat", 10), ("shoe", "shoe", 8), ("shoe", "hat", 2))
     )
-    assert not remarks(scored(("hat", "hat", 600), ("shoe", "shoe", 380), ("shoe", "hat", 20)))
+    many = scored(("hat", "hat", 600), ("shoe", "shoe", 380), ("shoe", "hat", 20))
+    assert not remarks(many)
+    # In cross-validation, the upper end may be high for another reason than few pictures.
+    assert not remarks(many | {"test": many["test"] | {"high": 1.2}})
 
 
 def test_summary_mentions_an_optimistic_score():

@@ -18,7 +18,7 @@ def check(
     source: options.Source, choices: dict[str, Any], output: Output, out: options.CheckFolder = None
 ) -> None:
     """Check all pictures in SOURCE and list problems. Exits with 1 if there are any."""
-    from efftune.cli import progress_bars, tables
+    from efftune.cli import progress_bars, source_tables
     from efftune.data.sources.table_columns import Columns
 
     columns = Columns.of(efftune.Recipe(**choices))
@@ -27,7 +27,7 @@ def check(
     if output.json:
         typer.echo(json.dumps(result.to_dict()))
     else:
-        tables.show_check(result, out)
+        source_tables.show_check(result, out)
     if result.problems:
         raise typer.Exit(1)
 
@@ -42,7 +42,7 @@ def pack(
     megabytes: options.ShardMegabytes = 256,
 ) -> None:
     """Write the pictures in SOURCE into shards: large files that are read in order."""
-    from efftune.cli import progress_bars, tables
+    from efftune.cli import progress_bars, source_tables
     from efftune.data.sources.table_columns import Columns
 
     columns = Columns.of(efftune.Recipe(**choices))
@@ -58,7 +58,7 @@ def pack(
     if output.json:
         typer.echo(json.dumps(result.to_dict()))
     else:
-        tables.show_shards(result)
+        source_tables.show_shards(result)
 
 
 @command(app, settings=ALL, also=("for", "cluster"))
@@ -77,7 +77,12 @@ def train(
         _train(source, choices, output, run, resume=resume)
 
 
-@command(app, settings=tuple(key for key in ALL if key != "budget"), also=("for", "cluster"))
+@command(
+    app,
+    settings=tuple(key for key in ALL if key != "budget"),
+    default={"model": "auto"},
+    also=("for", "cluster"),
+)
 def search(
     source: options.Source,
     choices: dict[str, Any],

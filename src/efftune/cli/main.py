@@ -1,6 +1,7 @@
 """Entry point of the command line: signals, output streams, and error messages."""
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ def _run() -> None:
     # Raise on SIGTERM, so that partial files are removed as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything else sets it
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # folds are traced again on purpose
     if not sys.warnoptions:  # those of dependencies mean nothing to the user
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", EfftuneWarning)

@@ -31,7 +31,7 @@ def evaluate(
     from efftune.delivery import exported
     from efftune.evaluation import other_pictures
 
-    device = choices.get("device", "cpu")
+    device, finished = choices.get("device", "cpu"), None
     if exported.is_export(run):  # which does not know the columns that it was trained with
         classifier, recipe = efftune.load(run, device=device), efftune.Recipe()
     else:
@@ -42,10 +42,12 @@ def evaluate(
         score, examples = other_pictures.evaluate(
             classifier, source, split, columns=columns, on_progress=on_progress
         )
+    rows = other_pictures.rows_of_split(examples, split)
+    known = 0 if finished is None else other_pictures.trained_on(finished.folder, rows)
     if output.json:
-        typer.echo(json.dumps(score.to_dict()))
+        typer.echo(json.dumps(score.to_dict() | {"trained_on": known}))
     else:
-        tables.show_evaluation(score, examples)
+        tables.show_evaluation(score, examples, known)
 
 
 @command(

@@ -96,7 +96,7 @@ def command(
     app: typer.Typer,
     *,
     settings: Sequence[str] = (),
-    default: str = "",
+    default: str | Mapping[str, str] = "",
     also: Collection[Literal["for", "cluster"]] = (),
     more: Mapping[str, tuple[Any, Any]] | None = None,
     lines: bool | Literal["csv"] = False,
@@ -108,8 +108,10 @@ def command(
 
     Args:
         app: the application to register the command with.
-        settings: names of recipe settings to add as options; `ALL` also adds `--set`.
-        default: the default that `--help` shows for these options, if it is not the recipe's.
+        settings: names of recipe settings to add as options; with those of fine-tuning, also
+            `--set`.
+        default: the default that `--help` shows for these options, if it is not the recipe's; or
+            those of some of them.
         also: `--for`, which sets what an application needs; `--cluster`, workers that help.
         more: annotations and defaults of further options, which the function takes as `more`.
         lines: whether `--json` prints one object per line; `csv` to add `--csv`, too.
@@ -176,11 +178,12 @@ def _made_for(target: str | None, choices: dict[str, Any]) -> dict[str, Any]:
 
 
 def _setting_options(
-    settings: Sequence[str], default: str, also: Collection[str]
+    settings: Sequence[str], default: str | Mapping[str, str], also: Collection[str]
 ) -> dict[str, Any]:
-    trains = settings is ALL
-    defaults = dict.fromkeys(settings, default) | ({} if trains else _WITHOUT_TRAINING)
-    found = {key: option(key, defaults[key], panels=trains) for key in settings}
+    trains = "learning_rate" in settings
+    defaults = dict.fromkeys(settings, default) if isinstance(default, str) else default
+    defaults = {**defaults, **({} if trains else _WITHOUT_TRAINING)}
+    found = {key: option(key, defaults.get(key, ""), panels=trains) for key in settings}
     return (
         found
         | ({"config": _Config} if settings else {})

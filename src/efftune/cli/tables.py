@@ -1,16 +1,12 @@
 """Printing of results to the terminal."""
 
 import json
-import shlex
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from efftune.cli.console import echo, percent, show_table
-from efftune.data.examples import SPLITS, Examples, Split
-from efftune.data.inspection import Finding
-from efftune.data.packing import Shards
+from efftune.data.examples import Examples, Split
 from efftune.data.sources import addresses
 from efftune.delivery.prediction_parts import Parts
 from efftune.evaluation.comparison import Comparison, RunScore
@@ -20,8 +16,8 @@ from efftune.model.prediction import Prediction
 from efftune.recipe.recipe import Recipe, Stage
 from efftune.report import words
 from efftune.report.explanation_images import ExplanationFile
-from efftune.report.source_check import Check
 from efftune.runs.run import Run
+from efftune.system.text import counted
 from efftune.training.planning import Plan
 
 
@@ -40,7 +36,10 @@ def show_run(run: Run) -> None:
     _show_scores({name: part for name, part in scores.items() if part is not None})
     echo()
     weakest = sorted((each for each in score.per_class if each.support), key=lambda each: each.f1)
-    items = (f"{each.name} (F1 {each.f1:.2f}, {each.support:,} pictures)" for each in weakest[:3])
+    items = (
+        f"{each.name} (F1 {each.f1:.2f}, {counted(each.support, 'picture')})"
+        for each in weakest[:3]
+    )
     echo(f"Weakest classes: {', '.join(items)}")
     _show_reliability(evaluation)
     if wrong := run.record["likely_wrong_labels"]:
@@ -61,7 +60,8 @@ def _show_data(run: Run) -> None:
         f"{_counts(data['pictures'], folds or 0)}"
     )
     if data["set_aside"]:
-        echo(f"{data['set_aside']:,} files set aside; see {run.folder / 'examples.csv'}")
+        files = counted(data["set_aside"], "file")
+        echo(f"{files} set aside; see {run.folder / 'examples.csv'}")
     for kind, count in data["findings"].items():
         echo(f"Found: {count:,} {kind}")
     if data["findings"]:
@@ -99,7 +99,9 @@ def _show_reliability(evaluation: Evaluation) -> None:
     score, unsure, curve = evaluation.test, evaluation.unsure, evaluation.learning_curve
     pictures = "pictures" if evaluation.cross_validation else "test pictures"
     echo(f"Baseline:        {_baseline(score)}")
-    if unsure is not None:
+    if unsure is not None and not unsure.test.answered:
+        echo(f"Not unsure:      none of the {pictures}")
+    elif unsure is not None:
         echo(
             f"Not unsure:      {percent(unsure.test.coverage)} of the {pictures}, with "
             f"{percent(unsure.test.error)} errors (target: {percent(unsure.max_error)} or less)"
@@ -161,54 +163,6 @@ def _trained(stage: Stage, recipe: Recipe) -> str:
     }[stage.name]
 
 
-def show_check(check: Check, out: Path | None) -> None:
-    """Print the number of pictures in a source by class and split, and the findings."""
-    numbers = check.numbers
-    used = {name for counts in numbers["classes"].values() for name in counts}
-    splits = [name for name in (*SPLITS, "undecided") if name in used]
-    show_table(
-        ("class", *splits, "all"),
-        [
-            (name, *(f"{counts.get(split, 0):,}" for split in splits), f"{sum(counts.values()):,}")
-            for name, counts in numbers["classes"].items()
-        ],
-    )
-    echo()
-    echo(check.counts)
-    if numbers["sizes"]:
-        (_, width, _), (_, height, _) = numbers["sizes"].values()
-        formats = ", ".join(f"{count:,} {name}" for name, count in numbers["formats"].items())
-        echo(f"Median width {width} pixels, median height {height} pixels; {formats}")
-    for title, is_problem in (("Problems", True), ("Worth knowing", False)):
-        findings = [each for each in check.findings if each.is_problem is is_problem]
-        if findings:
-            echo(f"\n{title}:")
-            kinds = Counter(each.kind for each in findings)
-            examples = {each.kind: each for each in reversed(findings)}
-            show_table(
-                ("finding", "count", "example"),
-                [(kind, f"{n:,}", _as_text(examples[kind])) for kind, n in kinds.most_common()],
-                left=("example",),
-            )
-    if not check.problems:
-        echo("\nNo problems found.")
-    elif out is None:
-        echo("\nFor the complete list use --json, or --out FOLDER for a table and plots.")
-    if out is not None:
-        echo(f"\nTable and plots: {out}")
-
-
-def show_shards(result: Shards) -> None:
-    """Print what was packed, and how to use it."""
-    megabytes = sum(each["bytes"] for each in result.shards) / 1e6
-    count = len(result.shards)
-    shards = f"{count:,} shard{'s' * (count > 1)} of {megabytes:,.3g} MB"
-    echo(f"Packed {result.pictures:,} pictures into {result.folder}: {shards}")
-    if result.examples.set_aside:
-        echo(f"Left out: {result.examples.reasons_summary}")
-    echo(f"Train with them: efftune train {shlex.quote(result.source)}")
-
-
 def show_parts(found: Parts) -> None:
     """Print how many pictures are of each class, and where the predictions are."""
     show_table(("class", "pictures"), [(name, f"{n:,}") for name, n in found.classes.items()])
@@ -220,13 +174,14 @@ def show_parts(found: Parts) -> None:
     echo(f"Predictions: {found.folder}")
 
 
-def _as_text(finding: Finding) -> str:
-    other = f" and {finding.other}" if finding.other else ""
-    return f"{finding.name}{other}" + (f": {finding.detail}" if finding.detail else "")
+def show_evaluation(score: SplitEvaluation, examples: Examples, trained_on: int) -> None:
+    """Print the metrics of a run on another source, overall and by class.
 
-
-def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:
-    """Print the metrics of a run on another source, overall and by class."""
+    Args:
+        score: the metrics.
+        examples: the pictures.
+        trained_on: how many of them the run was trained on.
+    """
     _show_scores({examples.source: score})
     echo()
     show_table(
@@ -252,6 +207,11 @@ def show_evaluation(score: SplitEvaluation, examples: Examples) -> None:
         echo(f"Most confused:   {', '.join(pairs)}")
     if examples.set_aside:
         echo(f"\nSet aside: {examples.reasons_summary}")
+    if trained_on:
+        echo(
+            f"\nNote: the run was trained on {trained_on:,} of these pictures and may know them: "
+            "it may do worse with others."
+        )
 
 
 def show_predictions(predictions: Sequence[Prediction], form: str) -> None:

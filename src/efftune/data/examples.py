@@ -25,6 +25,7 @@ Undecided = Literal[""]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HIDDEN, MACOS, WINDOWS = "hidden", "left over from a macOS archive", "left over from Windows"
 NO_CLASS_FOLDER = "not in a class folder"
+_ALLOW = ", or pass --set missing_classes=allow"
 NO_TIME = "no time for it within the budget"  # a reason, too
 LEFTOVERS = frozenset({HIDDEN, MACOS, WINDOWS})  # reasons for files that belong to no class
 
@@ -225,9 +226,7 @@ class Examples:
             else:
                 problem = f"that can be read. Found: {self.reasons_summary}."
                 if "no such file" in self.reasons_summary:
-                    problem += (
-                        " Correct the paths in the table, or choose their folder with --root."
-                    )
+                    problem += " Correct the paths in the table, or name their folder: --root."
             raise DataError(f"{self.source} holds no picture {problem}")
         if not allow_missing:
             self._require_no_class_lost()
@@ -284,14 +283,14 @@ class Examples:
         if len(folds) - len(alone) * allow_missing < 2 or (alone and not allow_missing):
             raise DataError(
                 f"All usable pictures of class {_quoted_list(alone)} are in one fold: there is "
-                "only one, or they are copies or one group, or others were relabelled. Add some, "
-                "move the class out, or pass another --seed or --set missing_classes=allow."
+                "only one, or they are copies or one group, or others were relabelled. Add others "
+                "or move the class out" + _ALLOW * (not allow_missing) + "."
             )
 
     def _remedy(self, split: Split, *, empty: bool) -> str:
         if split == "train":
             return "Add training pictures of it, or remove it from the other splits."
-        allow = "" if empty else ", or pass --set missing_classes=allow"
+        allow = _ALLOW * (not empty)
         if split in self.cut:
             return f"Add pictures of it; at least three must be readable{allow}."
         return f"Add pictures there, or remove that split so that efftune creates one{allow}."

@@ -1,13 +1,17 @@
 """Classifiers evaluated on other pictures than those that they were trained and judged with."""
 
+import csv
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from efftune.data import picture_bytes
 from efftune.data.examples import SPLITS, Example, Examples, labels
 from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
-from efftune.errors import DataError, UsageError, unknown_name
+from efftune.errors import BadImage, DataError, UsageError, unknown_name
 from efftune.evaluation import metrics
 from efftune.evaluation.metrics import SplitEvaluation
 from efftune.model.classifier import Classifier
@@ -39,7 +43,7 @@ def evaluate(
         DataError: no picture can be decoded, or a class is unknown.
     """
     examples = discovery.find(source, on_progress, columns)
-    rows = _rows_of_split(examples, split)
+    rows = rows_of_split(examples, split)
     names = classifier.class_names
     unknown = sorted({row.label for row in rows} - set(names))
     if unknown:
@@ -58,7 +62,28 @@ def evaluate(
     return score, examples.as_read({}, failures)
 
 
-def _rows_of_split(examples: Examples, split: str | None) -> tuple[Example, ...]:
+def trained_on(run: Path, rows: Sequence[Example]) -> int:
+    """How many of some pictures a run was trained on, by the content of their files.
+
+    Args:
+        run: its folder.
+        rows: the pictures.
+    """
+    with (run / "examples.csv").open(encoding="utf-8", newline="") as stream:
+        known = {row["sha256"] for row in csv.DictReader(stream) if row["split"] == "train"}
+    return sum(_sha256(row) in known for row in rows)
+
+
+def _sha256(row: Example) -> str:
+    """That of the file's content; empty if it cannot be read."""
+    assert row.path is not None  # noqa: S101  (it is usable)
+    try:
+        return hashlib.sha256(picture_bytes.read(row.path)).hexdigest()
+    except BadImage:
+        return ""
+
+
+def rows_of_split(examples: Examples, split: str | None) -> tuple[Example, ...]:
     """The usable examples of a split; by default those of the test split, or else all."""
     if split not in (None, *SPLITS):
         raise unknown_name("split", str(split), SPLITS)

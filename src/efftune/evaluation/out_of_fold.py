@@ -244,7 +244,7 @@ def noise(values: NDArray[np.float64]) -> float:
     """
     if len(values) < 2:
         return np.inf
-    return max(float(values.std(ddof=1)) / len(values) ** 0.5, 1 / len(values))
+    return max(float(values.std(ddof=1) / np.sqrt(len(values))), 1 / len(values))
 
 
 def _unsure_below(probabilities: Matrix, labels: NDArray[np.int64], max_error: float) -> float:

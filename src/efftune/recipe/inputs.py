@@ -20,7 +20,6 @@ RecipeName = Literal["quick", "balanced", "thorough", "scratch", "keras-example"
 _SplitShare = Annotated[float, Ge(0.01), Le(0.5)]
 AUTO_MODEL = "auto"  # instead of a model's name
 _HELD_OUT_SHARE = 0.15  # of the pictures, for `auto`
-_MOST_FOLDS = 20
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ class DataSettings:
         ),
     ] = "auto"
     folds: Annotated[
-        Literal["auto", 0] | Annotated[int, Ge(2), Le(_MOST_FOLDS)],
+        Literal["auto", 0] | Annotated[int, Ge(2), Le(parsing.MOST_FOLDS)],
         Setting(
             "Folds of a cross-validation that judges the classifier, which is then trained on all "
             "pictures; 0 holds out --val and --test instead.",

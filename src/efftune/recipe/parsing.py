@@ -9,6 +9,7 @@ import re
 from typing import Any, Literal, get_args
 
 Phase = Literal["scratch", "head", "tune"]
+MOST_FOLDS = 20
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _UNITS = {  # of a goal: what it limits, and how many milliseconds or megabytes it is
     "us": ("time", 0.001),
@@ -46,6 +47,8 @@ def folds(value: Any) -> Any:
         return value
     if number == 1:
         raise ValueError("give 2 folds or more, or 0 for separate validation and test pictures")
+    if number > MOST_FOLDS:
+        raise ValueError(f"give {MOST_FOLDS} folds or fewer")
     return int(number) if number.is_integer() else value
 
 

@@ -14,6 +14,7 @@ from efftune.errors import DataError, UsageError
 from efftune.report import plots
 from efftune.system import files
 from efftune.system.progress import OnProgress, Timer, showing
+from efftune.system.text import counted
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,9 +38,8 @@ class Check:
     @property
     def counts(self) -> str:
         """The numbers of pictures and classes, in words."""
-        pictures, classes = self.numbers["pictures"], len(self.numbers["classes"])
-        many = f"{pictures:,} picture{'s' * (pictures != 1)}"
-        return f"{many} of {classes:,} class{'es' * (classes != 1)}"
+        classes = counted(len(self.numbers["classes"]), "class", "classes")
+        return f"{counted(self.numbers['pictures'], 'picture')} of {classes}"
 
     @property
     def problems(self) -> tuple[Finding, ...]:

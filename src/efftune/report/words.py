@@ -54,7 +54,7 @@ def fine_tuning(evaluation: Mapping[str, Any]) -> str:
     chosen = next((each for each in tuned if each["stage"] == cross_validation["chosen"]), None)
     if chosen:
         changed = [f"{percent(each['accuracy'])}" for each in (head, chosen)]
-        losses = [f"{each['calibrated_loss']:.3f}" for each in (head, chosen)]
+        losses = [f"{abs(each['calibrated_loss']):.3f}" for each in (head, chosen)]
         return (
             f"Fine-tuning helped: out of fold, accuracy went from {changed[0]} to {changed[1]}, "
             f"and loss from {losses[0]} to {losses[1]}"
@@ -223,7 +223,8 @@ def _remarks(score: Mapping[str, Any], evaluation: Mapping[str, Any], *, reused:
             f"{percent(with_leaks['accuracy'])}."
         )
     noun = judged_pictures(evaluation)["noun"]
-    if score["high"] - score["low"] > _WIDE_INTERVAL:
+    low, high = score["low"], score["high"]
+    if high - low > _WIDE_INTERVAL and 2 * (score["accuracy"] - low) > _WIDE_INTERVAL:
         remarks.append(
             f"The interval is wide because there are only {counted(score['pictures'], noun)}; four "
             "times as many would make it about half as wide."

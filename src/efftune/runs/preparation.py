@@ -1,11 +1,11 @@
 """What training starts from: the pictures in splits or folds, the model and the plan."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efftune.data.examples import Examples
+from efftune.data.examples import Examples, Split
 from efftune.data.inspection import Finding
 from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
@@ -43,9 +43,7 @@ class Setup:
     models: tuple[ModelTrial, ...] = ()
 
 
-def set_up(
-    source: str | Path, recipe: Recipe, timer: Timer, *, search_seconds: float = 0
-) -> Setup:
+def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, search_seconds: float = 0) -> Setup:
     """Find, inspect and split the pictures, and decide on the model and the plan.
 
     Args:
@@ -71,8 +69,9 @@ def set_up(
         examples, findings, left_out = within_budget.inspected(examples, recipe, timer)
         unfinished.require_same_pictures(timer.journal, examples)
     if search_seconds and examples.folds is not None:
-        notes, recipe = [*notes, _NOT_SEARCHED], recipe.changed(budget=search_seconds)
         timer.budget.seconds = search_seconds
+        recipe, notes = within_budget.affordable(recipe.changed(budget=search_seconds), None, timer)
+        notes = [_NOT_SEARCHED, *notes]
         if backbone is not None:
             within_budget.measure_pictures(backbone, recipe, examples, timer)
     if backbone is None:
@@ -86,14 +85,7 @@ def set_up(
     recipe, shorter = within_budget.affordable(recipe.changed(budget=0), examples, timer)
     notes += [*left_out, *shorter]
     unfinished.require_same_network(timer.journal, backbone)
-    # In the phase "start", the command line imports Keras; it avoids that in the phase "plan".
-    only_plans = timer.budget.is_limited and not recipe.trains_by_gradient_descent
-    with timer.phase("plan" if only_plans else "start"):
-        cache.prune(files.cache_folder() / "features")
-        planned = timer.journal.decided(
-            "plan", lambda: _planned(recipe, backbone, examples, notes).to_state()
-        )
-        plan = Plan.from_state(planned)
+    plan = _first_plan(recipe, backbone, examples, notes, timer)
     is_within = len(trials) > 1  # the goal, as was measured for the choice
     plan = _limited(plan, backbone, examples, timer, is_within=is_within)
     return Setup(backbone, examples, findings, plan, trials)
@@ -103,6 +95,20 @@ def _begun(recipe: Recipe) -> Device:
     """The device of a run, chosen before anything imports Keras; and other checks at its start."""
     shared_cache.begin_run()
     return devices.chosen(recipe.device)
+
+
+def _first_plan(
+    recipe: Recipe, backbone: Backbone, examples: Examples, notes: Iterable[str], timer: Timer
+) -> Plan:
+    """The plan, as it would be without a limit."""
+    # In the phase "start", the command line imports Keras; it avoids that in the phase "plan".
+    only_plans = timer.budget.is_limited and not recipe.trains_by_gradient_descent
+    with timer.phase("plan" if only_plans else "start"):
+        cache.prune(files.cache_folder() / "features")
+        planned = timer.journal.decided(
+            "plan", lambda: _planned(recipe, backbone, examples, notes).to_state()
+        )
+        return Plan.from_state(planned)
 
 
 def _limited(
@@ -139,4 +145,14 @@ def _planned(recipe: Recipe, backbone: Backbone, examples: Examples, notes: Iter
     plan = planning.plan_for(recipe, backbone, examples)
     if examples.val_is_test:
         plan = replace(plan, notes=(_VALIDATES_ON_TEST, *plan.notes))
-    return replace(plan, notes=(*plan.notes, *notes))
+    return replace(plan, notes=(*plan.notes, *_without_effect(recipe, examples), *notes))
+
+
+def _without_effect(recipe: Recipe, examples: Examples) -> Iterator[str]:
+    """Notes on shares to hold out that the source's own splits make void."""
+    if examples.val_is_test:
+        return
+    shares: dict[Split, Any] = {"val": recipe.data.val, "test": recipe.data.test}
+    for split, share in shares.items():
+        if isinstance(share, float) and share and examples.of(split) and split not in examples.cut:
+            yield f"--{split} {share:g} has no effect: {examples.source} has its own {split} split"

@@ -92,3 +92,12 @@ def test_recipes_without_features_give_the_reason(choices, word):
     why = cross_fitting.why_unavailable(Recipe().changed(**choices))
     assert bool(why) == bool(word)
     assert word in why
+
+
+@pytest.mark.parametrize(("count", "heads"), [(6, {3: 3, 6: 1}), (3, {3: 1}), (12, {3: 3, 6: 3})])
+def test_sizes_are_measured_three_times_at_most(count, heads):
+    """Of four pictures, a tenth and a fifth are one picture."""
+    features, labels = clusters(count)
+    found = made(features, labels).correct_by_size(features, labels)
+    assert {size: len(rows) for size, rows in found.items()}.items() >= heads.items()
+    assert all(len(rows) <= 3 for rows in found.values())

@@ -66,6 +66,14 @@ def test_settings_that_failed_were_tried():
     assert "no time" not in told
 
 
+def test_best_of_what_gains_nothing_is_not_praised():
+    trials = [{"settings": {}, "epochs": 3, "outcome": each} for each in ("chosen", "as good")]
+    told = words.settings_search({"settings": trials, "stages": [{"best_epoch": 0}]})
+    assert told.startswith("None of 2 ways of fine-tuning gained anything. ")
+    told = words.settings_search({"settings": trials, "stages": [{"best_epoch": 3}]})
+    assert "came out best; 1 other cannot be told apart" in told
+
+
 @pytest.mark.parametrize("outcomes", [["no time", "no time"], ["failed", "no time"]])
 def test_search_finished_before_anything_was_trained_is_told(outcomes):
     trials = [{"settings": {}, "epochs": 0, "outcome": each} for each in outcomes]

@@ -107,7 +107,7 @@ def _show_reliability(evaluation: Evaluation) -> None:
             f"{percent(unsure.test.error)} errors (target: {percent(unsure.max_error)} or less)"
         )
     if curve is not None:
-        gain = 100 * (curve.double.accuracy - curve.now.accuracy)
+        gain = 100 * min(curve.double.accuracy - curve.now.accuracy, 1 - score.accuracy)
         echo(f"Twice the data:  about {gain:+.1f} points (estimated on frozen features)")
 
 

@@ -86,7 +86,7 @@ class CrossFitting:
         """
         rotated = self._components.rotated(features)
         correct: dict[int, NDArray[np.bool_]] = {}
-        repeats = [(share, i) for share in SHARES for i in range(REPEATS if share < 1 else 1)]
+        repeats = [(s, i) for s in self._shares() for i in range(REPEATS if s < 1 else 1)]
         parts = (part for each in repeats for part in self._parts(*each, labels, folds))
         several = 1 if folds is None else len(np.unique(folds))
         with closing(cluster.each(_predicted, (self, rotated), parts)) as found:
@@ -118,8 +118,13 @@ class CrossFitting:
         random = np.random.default_rng([self._seed, repeat])
         for number in np.unique(self._labels):
             members = random.permutation(np.flatnonzero(self._labels == number))
-            inside[members[: max(1, round(share * len(members)))]] = True
+            inside[members[: _part_of(len(members), share)]] = True
         return inside
+
+    def _shares(self) -> list[float]:
+        """Those that differ: of a class of two pictures, most of them are one picture."""
+        counts = np.unique(self._labels, return_counts=True)[1].tolist()
+        return list({tuple(_part_of(n, share) for n in counts): share for share in SHARES}.values())
 
     def _probabilities(self, inside: NDArray[np.bool_], rows: Matrix) -> Matrix:
         """Probabilities for `rows` by a head fitted on a subset of the training pictures."""
@@ -135,6 +140,11 @@ class CrossFitting:
             )
         probabilities[:, present] = Head(coefficients.T, intercepts).probabilities(rows)
         return probabilities
+
+
+def _part_of(pictures: int, share: float) -> int:
+    """A share of the pictures of a class, at least one."""
+    return max(1, round(share * pictures))
 
 
 def _predicted(given: tuple[CrossFitting, Matrix], part: Part) -> Matrix:

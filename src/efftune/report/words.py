@@ -135,10 +135,13 @@ def settings_search(record: Mapping[str, Any]) -> str:
         return "There was no time to try other settings of fine-tuning than the recipe's own"
     alike = sum(each["outcome"] == "as good" for each in trials)
     what = shown_settings(chosen["settings"]) or "the recipe's own settings"
-    found = f"Of {counted(tried, 'way')} of fine-tuning, {what} came out best"
+    stages = record.get("stages", [])
+    gained = not stages or any(each["best_epoch"] for each in stages)
+    ways = f"{counted(tried, 'way')} of fine-tuning"
+    found = f"Of {ways}, {what} came out best" if gained else f"None of {ways} gained anything"
     if missed:
         found += f"; there was no time for {missed:,} more"
-    if alike:
+    if alike and gained:
         found += f"; {counted(alike, 'other')} cannot be told apart from it"
     return found + ". The test pictures were not looked at"
 

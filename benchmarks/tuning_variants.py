@@ -37,7 +37,7 @@ from few_photos import MODEL, drawn
 
 COLUMNS = ("set", "count", "draw", "way", "head", "accuracy", "seconds")
 WAYS = ("balanced", "norms", "sizes")
-RATE = 3e-3  # the best of 3e-3, 1e-2 and 3e-2 for `norms`
+RATE = 3e-3  # better for `norms` than 1e-2
 SMALL = 160  # pixels
 OTHERS = 300  # that judge
 

@@ -141,6 +141,30 @@ def test_pictures_of_another_source_were_not_trained_on(efftune_command, finishe
 
 
 @pytest.mark.ci
+def test_pictures_that_were_not_used_or_are_not_listed_were_not_trained_on(
+    efftune_command, finished_run, source, tmp_path
+):
+    run = shutil.copytree(finished_run.folder, tmp_path / "run")
+    text = (run / "examples.csv").read_text()
+    command = ("evaluate", run, source, "--json")
+    (run / "examples.csv").write_text(text.replace(",used,", ",set aside,"))
+    assert json.loads(efftune_command(*command).stdout)["trained_on"] == 0
+    (run / "examples.csv").write_text(text.replace("sha256", "other", 1))
+    done = efftune_command(*command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "examples.csv is damaged" in done.stderr
+    (run / "examples.csv").unlink()  # as in a run from the Hub
+    assert json.loads(efftune_command(*command).stdout)["trained_on"] is None
+
+
+@pytest.mark.ci
+def test_time_of_a_search_is_no_setting(efftune_command, source):
+    done = efftune_command("search", source, "--set", "budget=15s")
+    assert done.returncode == 2
+    assert "time of a search is --budget" in done.stderr
+
+
+@pytest.mark.ci
 def test_options_of_a_search_are_those_of_training(efftune_command):
     text = " ".join(efftune_command("search", "--help").stdout.replace("│", " ").split())
     assert "--set" in text

@@ -154,7 +154,11 @@ def test_one_picture_left_of_each_class_is_judged_by_such_a_head_as_is_handed_ou
     )
     whole = replace(whole, strength=0.0777)
     found = fold_heads.fit(whole, few, backbone, recipe)
-    assert {each.strength for each in (*found.heads, *found.starts)} == {0.0777}
+    assert {each.strength for each in found.heads} == {0.0777}
+    alone = regression_head.fit(
+        few.features["train"].pooled()[:, -1280:], few.labels["train"], few.groups, recipe, 1280
+    )
+    assert {each.strength for each in found.starts} == {alone.strength}
     sees_all = np.abs(whole.kernel[:-1280]).max() > 0
     assert [np.abs(each.kernel[:-1280]).max() > 0 for each in found.heads] == [sees_all] * 2
 

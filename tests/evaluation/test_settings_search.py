@@ -8,6 +8,7 @@ from efftune.evaluation import settings_search
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
 from efftune.report import words
+from efftune.runs import preparation
 
 LITE0 = {"model": "efficientnet-lite0", **TUNED}
 
@@ -119,9 +120,26 @@ def test_few_pictures_keep_the_settings(source, tmp_path):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("named", [{}, {"model": "auto"}])
-def test_run_of_few_pictures_is_over_in_the_time_of_the_search(source, tmp_path, named):
+def test_run_of_few_pictures_has_the_time_of_the_search(source, tmp_path, named, monkeypatch):
     choices = {key: value for key, value in LITE0.items() if key != "test"} | named
-    run = efftune.search(source, run=tmp_path / "run", budget="5s", folds=2, **choices)
+    choices |= {"run": tmp_path / "run", "budget": "5s", "folds": 2}
+    seen, limited = [], preparation._limited
+
+    def spy(plan, backbone, examples, timer, **others):
+        seen.append((timer.budget.seconds, timer.budget.left))
+        return limited(plan, backbone, examples, timer, **others)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparation, "_limited", spy)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("efftune.run._worked", stopped)
+        efftune.search(source, **choices)
+    run = efftune.search(source, resume=True, **choices)
+    first, again = seen
+    assert first[0] == again[0] == pytest.approx(5)
+    assert again[1] < first[1]  # what was spent before it was stopped counts
     assert any("no time for fine-tuning" in note for note in run.record["plan"]["notes"])
     assert [each.name for each in run.recipe.stages] == ["head"]
     assert run.record["stages"] == []

@@ -159,12 +159,14 @@ def test_what_was_not_computed_is_left_out(own_run, missing):
 
 @pytest.mark.parametrize(
     ("threshold", "told"),
-    [(0.0, "no answer is marked"), (1.1, "every answer is marked"), (0.7, "an answer below 70")],
+    [(0.0, "no answer is"), (1.1, "every answer is"), (0.7, "an answer below 70.0")],
 )
 def test_threshold_of_unsure_answers_is_told(own_run, threshold, told):
     unsure = json.loads((own_run / "evaluation.json").read_text(encoding="utf-8"))["unsure"]
     made_run.change(own_run, "evaluation.json", unsure=unsure | {"threshold": threshold})
-    assert told in model_card.text(own_run)
+    card = model_card.text(own_run)
+    assert f"*Unsure*: {told}" in card
+    assert "were marked; of the others" in card
 
 
 NAMES = st.lists(

@@ -11,6 +11,7 @@ import efftune
 from efftune.cli import options
 from efftune.cli.app import app
 from efftune.cli.setting_options import ALL, COLUMNS, Output, command
+from efftune.errors import UsageError
 
 
 @command(app, settings=COLUMNS, also=["cluster"])
@@ -94,6 +95,8 @@ def search(
     """Search for the model and settings that suit the pictures in SOURCE, and train with them."""
     from efftune.cli import keras_startup, progress_bars
 
+    if choices.pop("budget", 0):
+        raise UsageError("The time of a search is --budget, not a setting. Omit the setting.")
     choices = {"model": "auto"} | choices
     recipe = _recipe(choices)
     with progress_bars.progress(quiet=output.quiet) as report:

@@ -31,19 +31,19 @@ def evaluate(
     from efftune.delivery import exported
     from efftune.evaluation import other_pictures
 
-    device, finished = choices.get("device", "cpu"), None
+    device, folder, known = choices.get("device", "cpu"), None, None
     if exported.is_export(run):  # which does not know the columns that it was trained with
         classifier, recipe = efftune.load(run, device=device), efftune.Recipe()
     else:
         finished = efftune.Run.load(run, device=device)
-        classifier, recipe = finished.classifier, finished.recipe
+        classifier, recipe, folder = finished.classifier, finished.recipe, finished.folder
     columns = Columns.of(recipe.changed(**choices))
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         score, examples = other_pictures.evaluate(
             classifier, source, split, columns=columns, on_progress=on_progress
         )
-    rows = other_pictures.rows_of_split(examples, split)
-    known = 0 if finished is None else other_pictures.trained_on(finished.folder, rows)
+        if folder is not None:
+            known = other_pictures.trained_on(folder, examples, split, on_progress)
     if output.json:
         typer.echo(json.dumps(score.to_dict() | {"trained_on": known}))
     else:

@@ -174,13 +174,13 @@ def show_parts(found: Parts) -> None:
     echo(f"Predictions: {found.folder}")
 
 
-def show_evaluation(score: SplitEvaluation, examples: Examples, trained_on: int) -> None:
+def show_evaluation(score: SplitEvaluation, examples: Examples, trained_on: int | None) -> None:
     """Print the metrics of a run on another source, overall and by class.
 
     Args:
         score: the metrics.
         examples: the pictures.
-        trained_on: how many of them the run was trained on.
+        trained_on: how many of them the run was trained on, if that is known.
     """
     _show_scores({examples.source: score})
     echo()

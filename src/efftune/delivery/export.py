@@ -279,11 +279,12 @@ def _require_alike(made: Receipt, run: Exportable) -> None:
     """
     last = made.attempts[-1]
     if not last.kept:
-        tried = "; ".join(each.outcome for each in made.attempts)
+        tried = "; ".join(each.outcome.rstrip(".") for each in made.attempts)
+        split = next(each.split for each in made.attempts if each.split)
         raise DataError(
             f"The {made.format} file of {run.classifier.folder} loses more accuracy than "
-            f"{100 * (made.max_drop or 0):g} points on the {last.split} pictures ({tried}). It was "
-            "not kept. Allow more with --max-drop, or export another format."
+            f"{100 * (made.max_drop or 0):g} points on the {split} pictures, or cannot be written "
+            f"({tried}). It was not kept. Allow more with --max-drop, or export another format."
         )
     worst = max(made.same_pixels, key=lambda score: score.largest_gap)
     if made.bound is not None and worst.largest_gap > made.bound:

@@ -223,11 +223,11 @@ def _one_by_one(loaded: Loaded, originals: Originals, answers: NDArray[np.float3
         found = loaded.answer(pixels)
         times.append(1000 * (time.perf_counter() - began))
         gap = np.abs(found[0] - answers[number]).max()
-        if not gap <= _ALONE:  # not a number neither
+        if loaded.takes_any and not gap <= _ALONE:  # nor may it be no number
             raise DataError(
                 f"By itself, {originals.photos[number].name} is answered otherwise than together "
-                f"with other pictures (a probability differs by {gap:.2g}): a flaw of "
-                f"{loaded.runtime} on this processor. The file was not kept. Export another "
+                f"with other pictures (a probability differs by {gap:.2g}), a flaw of "
+                f"{loaded.runtime} on this processor: the file was not kept. Export another "
                 "format, or train with a larger --image-size."
             )
     return times[_WARMING:]

@@ -55,7 +55,7 @@ class Attempt:
         bytes: size of the file, with the files that belong to it.
         split: whose pictures judged it.
         drop: of the share of these that are given the right class; of those that are given the
-            classifier's, if it was trained on them. None if the file could not be written.
+            classifier's, if it was trained on them. None if it could not be written or judged.
         kept: whether it was good enough.
         temperature: by which the logits were divided to calibrate what 8 bits had changed; 1 if
             they were not.

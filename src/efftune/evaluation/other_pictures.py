@@ -2,7 +2,8 @@
 
 import csv
 import hashlib
-from collections.abc import Sequence
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from efftune.errors import BadImage, DataError, UsageError, unknown_name
 from efftune.evaluation import metrics
 from efftune.evaluation.metrics import SplitEvaluation
 from efftune.model.classifier import Classifier
+from efftune.system.machine import usable_processors
 from efftune.system.progress import Progress
 
 
@@ -43,7 +45,7 @@ def evaluate(
         DataError: no picture can be decoded, or a class is unknown.
     """
     examples = discovery.find(source, on_progress, columns)
-    rows = rows_of_split(examples, split)
+    rows = _rows_of_split(examples, split)
     names = classifier.class_names
     unknown = sorted({row.label for row in rows} - set(names))
     if unknown:
@@ -62,16 +64,40 @@ def evaluate(
     return score, examples.as_read({}, failures)
 
 
-def trained_on(run: Path, rows: Sequence[Example]) -> int:
-    """How many of some pictures a run was trained on, by the content of their files.
+def trained_on(
+    run: Path, examples: Examples, split: str | None, on_progress: Progress
+) -> int | None:
+    """How many of the pictures evaluated a run was trained on, by the content of their files.
 
     Args:
         run: its folder.
-        rows: the pictures.
+        examples: from `evaluate`.
+        split: as for `evaluate`.
+        on_progress: called with `compare`, the number of pictures done and their total.
+
+    Returns:
+        Their number; None if the run does not list its pictures, as on the Hub.
+
+    Raises:
+        DataError: the list is damaged.
     """
-    with (run / "examples.csv").open(encoding="utf-8", newline="") as stream:
-        known = {row["sha256"] for row in csv.DictReader(stream) if row["split"] == "train"}
-    return sum(_sha256(row) in known for row in rows)
+    path, done = run / "examples.csv", itertools.count(1)
+    if not path.exists():
+        return None
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            listed = [(r["sha256"], r["split"], r["status"]) for r in csv.DictReader(stream)]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise DataError(f"{path} is damaged: {error}. Train again.") from None
+    known = {sha256 for sha256, *how in listed if how == ["train", "used"]}
+    rows = _rows_of_split(examples, split)
+
+    def is_known(row: Example) -> bool:
+        on_progress("compare", next(done), len(rows))
+        return _sha256(row) in known
+
+    with ThreadPoolExecutor(usable_processors()) as pool:
+        return sum(pool.map(is_known, rows))
 
 
 def _sha256(row: Example) -> str:
@@ -83,7 +109,7 @@ def _sha256(row: Example) -> str:
         return ""
 
 
-def rows_of_split(examples: Examples, split: str | None) -> tuple[Example, ...]:
+def _rows_of_split(examples: Examples, split: str | None) -> tuple[Example, ...]:
     """The usable examples of a split; by default those of the test split, or else all."""
     if split not in (None, *SPLITS):
         raise unknown_name("split", str(split), SPLITS)

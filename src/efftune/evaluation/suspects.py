@@ -54,7 +54,7 @@ def suspects(
 
     Labels are ranked by the margin between the probabilities of the label and the suggested class.
     A label is `likely` wrong if the probability of the suggested class is at least the mean of that
-    probability over the pictures labelled as that class, of which there must be a few.
+    probability over the pictures labelled as that class, of which there must be five.
 
     Source: Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021),
     https://arxiv.org/abs/1911.00068, implemented by its authors in cleanlab.

@@ -66,8 +66,8 @@ def fit(usual: Head, data: TrainingData, backbone: Backbone, recipe: Recipe) -> 
     """Fit a head for each fold, each with its own penalty.
 
     Args:
-        usual: fitted on all pictures. Where the other folds are too few to choose by, its features
-            and penalty are taken.
+        usual: fitted on all pictures. Where those of the other folds are too few to choose by, its
+            features and penalty are taken.
         data: with folds.
         backbone: the pretrained network.
         recipe: completely resolved.
@@ -76,7 +76,9 @@ def fit(usual: Head, data: TrainingData, backbone: Backbone, recipe: Recipe) -> 
     features, last = data.features["train"].pooled(), backbone.entry.features
     found = starts = _fit(usual, features, data, recipe, last)
     if recipe.trains_by_gradient_descent and features.shape[1] > last:
-        starts = _fit(usual, features[:, -last:], data, recipe, last)
+        alone = features[:, -last:]
+        start = regression_head.fit(alone, data.labels["train"], data.groups, recipe, last)
+        starts = _fit(start, alone, data, recipe, last)
     return FoldHeads(found, starts, data.folds)
 
 

@@ -12,7 +12,7 @@ from efftune.system.linear_algebra import single_threaded
 from efftune.system.machine import usable_processors
 
 COMPONENTS = 512  # more did not improve accuracy
-FEW_PICTURES = 1000  # beyond, components of standardised features are approximated
+_FEW_PICTURES = 1000  # beyond, components of standardised features are approximated
 _SMALLEST_VARIANCE = 0.01  # times the mean one, added so that values that hardly vary count less
 _EXTRA_COMPONENTS, _POWER_ITERATIONS = 32, 4  # of the approximation for many pictures
 _BLOCK_ROWS = 4096
@@ -60,7 +60,7 @@ def fit_components(features: Matrix, *, standardised: bool) -> PrincipalComponen
     """
     from sklearn.decomposition import PCA
 
-    if standardised and len(features) > FEW_PICTURES:
+    if standardised and len(features) > _FEW_PICTURES:
         return _approximated(features)
     centre, scales, rows = np.float32(0), np.ones(features.shape[1], np.float32), features
     if standardised:

@@ -94,8 +94,8 @@ def fit(
             with copies of a picture on both sides, too weak a penalty would look best.
         recipe: sets the candidate strengths, the number of folds and the seed.
         last_stage: how many of the features, at the end, are those of the last stage; 0 for all.
-        usual: a head fitted on these pictures and more. Its features and penalty are taken if most
-            pictures cannot be held out in order to choose: none other of their class is left.
+        usual: a head fitted on these pictures and more. Its features and penalty are taken if less
+            than half of the pictures can be held out to choose: none other of their class is left.
 
     Returns:
         The head with the lowest cross-validated log-loss, refitted on all pictures.
@@ -171,7 +171,7 @@ def _halves(labels: Labels, groups: Labels, recipe: Recipe) -> tuple[Labels, lis
 
 
 def _can_choose(labels: Labels, groups: Labels, recipe: Recipe) -> bool:
-    """Whether most pictures can be held out in order to choose features and a penalty."""
+    """Whether half of the pictures or more can be held out to choose features and a penalty."""
     sample, halves = _halves(labels, groups, recipe)
     return 2 * sum(int(held_out.sum()) for _, held_out in halves) >= len(sample)
 

@@ -23,6 +23,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -120,35 +122,53 @@ def summary(rows: list[dict]) -> None:
         )
 
 
-def main() -> None:
-    """Measure what the file does not hold yet, and print a summary."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--counts", default="5,10,20,50")
-    parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--out", type=Path, default=Path("few_photos.csv"))
-    arguments = parser.parse_args()
+def rows_of(
+    arguments: argparse.Namespace, columns: Sequence[str], measure: Callable[..., dict]
+) -> list[dict]:
+    """Rows for each number of pictures, draw, folder and way, beside those that the file holds.
+
+    Args:
+        arguments: of `parser`, parsed.
+        columns: of the file.
+        measure: makes a row from a folder, a number of pictures, a draw, a way and an empty folder.
+    """
     rows = []
     if arguments.out.exists():
         with arguments.out.open(newline="") as stream:
             rows = list(csv.DictReader(stream))
     done = {(row["set"], int(row["count"]), int(row["draw"]), row["way"]) for row in rows}
-    for count in map(int, arguments.counts.split(",")):
-        for draw in range(arguments.draws):
-            for folder in arguments.folders:
-                for way in arguments.ways:
-                    if (folder.name, count, draw, way) in done:
-                        continue
-                    with tempfile.TemporaryDirectory() as place:
-                        row = measure(folder, count, draw, way, Path(place))
-                    rows.append(row)
-                    print({key: row[key] for key in COLUMNS}, file=sys.stderr, flush=True)
-                    with arguments.out.open("w", newline="") as stream:
-                        writer = csv.DictWriter(stream, COLUMNS)
-                        writer.writeheader()
-                        writer.writerows(rows)
-    summary(rows)
+    counts, draws = map(int, arguments.counts.split(",")), range(arguments.draws)
+    for count, draw, folder, way in product(counts, draws, arguments.folders, arguments.ways):
+        if (folder.name, count, draw, way) in done:
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            row = measure(folder, count, draw, way, Path(place))
+        rows.append(row)
+        print({key: row[key] for key in columns}, file=sys.stderr, flush=True)
+        with arguments.out.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+    return rows
+
+
+def parser(description: str, ways: Collection[str], **defaults: object) -> argparse.ArgumentParser:
+    """A parser of what is compared."""
+    made = argparse.ArgumentParser(description=description.splitlines()[0])
+    made.add_argument("folders", nargs="+", type=Path)
+    made.add_argument("--counts")
+    made.add_argument("--draws", type=int)
+    made.add_argument("--ways", nargs="+", choices=ways, default=list(ways))
+    made.add_argument("--out", type=Path)
+    made.set_defaults(**defaults)
+    return made
+
+
+def main() -> None:
+    """Measure what the file does not hold yet, and print a summary."""
+    defaults = {"counts": "5,10,20,50", "draws": 5, "out": Path("few_photos.csv")}
+    arguments = parser(__doc__, WAYS, **defaults).parse_args()
+    summary(rows_of(arguments, COLUMNS, measure))
 
 
 if __name__ == "__main__":

@@ -89,8 +89,9 @@ def search(
     """Search for the model and the settings of fine-tuning that suit the pictures best.
 
     The model is chosen as by `train` with `model="auto"`, unless it is named; the settings by
-    successive halving on the validation pictures, of which few cannot tell settings apart: then, or
-    where cross-validation judges, they stay as they are. For the other arguments, see `train`.
+    successive halving on the validation pictures, of which few cannot tell settings apart: then,
+    where cross-validation judges, or if there is hardly time to train more than once, they stay as
+    they are. For the other arguments, see `train`.
 
     Args:
         source: as for `train`.
@@ -238,7 +239,7 @@ def _worked(setup: Setup, timer: Timer, deadline: float) -> RunContents:
     outcome, searched = None, tuple[SettingsTrial, ...]()
     if judges is not None:
         training, outcome = cross_validation.train(head, judges, data, backbone, plan, timer)
-    elif deadline and plan.recipe.trains_by_gradient_descent:
+    elif deadline and plan.recipe.trains_by_gradient_descent and not timer.budget.is_limited:
         plan, training, searched = settings_search.search(
             head, data, backbone, plan, timer, deadline
         )

@@ -326,8 +326,15 @@ def test_class_of_few_pictures_is_on_the_first_rung():
     ],
 )
 def test_what_cannot_be_chosen_is_said(source, tmp_path, choices, message):
+    phases = []
     with pytest.raises(UsageError, match=message):
-        efftune.train(source, run=tmp_path / "run", **({"model": "auto"} | choices))
+        efftune.train(
+            source,
+            run=tmp_path / "run",
+            on_progress=lambda phase, *_: phases.append(phase),
+            **({"model": "auto"} | choices),
+        )
+    assert not phases  # it does not take until the pictures are read
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,7 @@ from efftune.evaluation import settings_search
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
 from efftune.report import words
-from efftune.runs import preparation
+from efftune.runs import preparation, within_budget
 
 LITE0 = {"model": "efficientnet-lite0", **TUNED}
 
@@ -82,7 +82,8 @@ def test_search_finished_before_anything_was_trained_is_told(outcomes):
 
 
 @pytest.mark.long
-def test_without_time_the_recipe_s_own_settings_are_taken(source, tmp_path):
+def test_without_time_the_recipe_s_own_settings_are_taken(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(within_budget, "has_time_to_search", lambda *_: True)
     run = efftune.search(source, run=tmp_path / "run", budget="1s", **LITE0)
     trials = run.record["settings"]
     (chosen,) = (each for each in trials if each["epochs"])
@@ -116,6 +117,19 @@ def test_few_pictures_keep_the_settings(source, tmp_path):
     assert run.record["settings"] == []
     assert any("not searched" in note for note in run.record["plan"]["notes"])
     assert run.recipe.trains_by_gradient_descent
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(("budget", "trained"), [("5s", []), ("10m", ["upper"])])
+def test_too_short_a_search_is_a_run_with_that_time(source, tmp_path, budget, trained, monkeypatch):
+    monkeypatch.setattr(within_budget, "_TRAININGS", 1e6)
+    run = efftune.search(source, run=tmp_path / "run", budget=budget, **LITE0)
+    notes = run.record["plan"]["notes"]
+    assert any("not searched: --budget leaves no time for that" in note for note in notes)
+    assert [each["name"] for each in run.record["stages"]] == trained
+    assert run.record["settings"] == []
+    assert run.recipe.budget == 0
+    assert (len(run.recipe.stages) > 1) == bool(trained)
 
 
 @pytest.mark.ci

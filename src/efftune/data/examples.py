@@ -293,7 +293,7 @@ class Examples:
         allow = _ALLOW * (not empty)
         if split in self.cut:
             return f"Add pictures of it; at least three must be readable{allow}."
-        return f"Add pictures there, or remove that split so that efftune creates one{allow}."
+        return f"Add some, or remove that split or --{split} so that some are held out{allow}."
 
     def _require_no_class_lost(self) -> None:
         present = {row.label for row in self.rows if row.label and row.reason not in LEFTOVERS}

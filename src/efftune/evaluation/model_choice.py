@@ -94,20 +94,23 @@ def choose(
         The chosen model, and what was tried, smallest model first.
 
     Raises:
-        UsageError: no weights are on this machine, the recipe does not use published ones, or no
-            model keeps the goal.
+        UsageError: as by `entries`, or no model keeps the goal.
         DataError: weights cannot be downloaded.
     """
-    entries = _entries(recipe)
+    found = entries(recipe)
     pictures = _Pictures.of(examples, recipe)
-    if len(entries) == 1 or len(np.unique(pictures.labels)) < 2:
-        backbone = Backbone.of(recipe.changed(model=entries[0].name), device, timer.on_progress)
+    if len(found) == 1 or len(np.unique(pictures.labels)) < 2:
+        backbone = Backbone.of(recipe.changed(model=found[0].name), device, timer.on_progress)
         return backbone, (ModelTrial(backbone.entry.name, backbone.image_size, outcome="chosen"),)
-    return _Race(recipe, examples, pictures, device, timer).run(entries)
+    return _Race(recipe, examples, pictures, device, timer).run(found)
 
 
-def _entries(recipe: Recipe) -> list[Model]:
-    """The models whose weights are here or may be downloaded, smallest first."""
+def entries(recipe: Recipe) -> list[Model]:
+    """The models whose weights are here or may be downloaded, smallest first.
+
+    Raises:
+        UsageError: no weights are on this machine, or the recipe uses none that are published.
+    """
     name = recipe.backbone.weights
     if not recipe.can_cross_validate:
         raise UsageError(

@@ -24,7 +24,8 @@ from efftune.training import planning, training_data
 from efftune.training.planning import Plan
 
 _FINISHED = "finished early, as asked: what was not trained by then is left out"
-_NOT_SEARCHED = "the settings were not searched: so few pictures cannot tell them apart"
+_TOO_FEW = "the settings were not searched: so few pictures cannot tell them apart"
+_NO_TIME = "the settings were not searched: --budget leaves no time for that"
 _VALIDATES_ON_TEST = (
     "the test split is also used for validation, as in the public example: the best epoch is "
     "selected on it, so the test score is optimistic; --set val_from=train holds out a separate "
@@ -51,10 +52,12 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, search_seconds: 
         recipe: the settings asked for.
         timer: measures the phases; has the decisions of a run that was stopped.
         search_seconds: budget of a search for settings; 0 if it is none. Where cross-validation
-            judges, there is none, and the run itself has this time.
+            judges, or this is too short for one, there is none, and the run itself has this time.
     """
     backbone, trials = None, tuple[ModelTrial, ...]()
     recipe, notes = within_budget.affordable(recipe, None, timer)
+    if recipe.backbone.model == AUTO_MODEL:
+        model_choice.entries(recipe)  # refuses what cannot be chosen, before any picture is read
     with timer.phase("find"):
         device = _begun(recipe)
         if recipe.backbone.model != AUTO_MODEL:
@@ -69,11 +72,7 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, search_seconds: 
         examples, findings, left_out = within_budget.inspected(examples, recipe, timer)
         unfinished.require_same_pictures(timer.journal, examples)
     if search_seconds and examples.folds is not None:
-        timer.budget.seconds = search_seconds
-        recipe, notes = within_budget.affordable(recipe.changed(budget=search_seconds), None, timer)
-        notes = [_NOT_SEARCHED, *notes]
-        if backbone is not None:
-            within_budget.measure_pictures(backbone, recipe, examples, timer)
+        recipe, notes = _unsearched(recipe, backbone, examples, timer, search_seconds, _TOO_FEW)
     if backbone is None:
         with timer.phase("choose"):
             backbone, trials = _chosen(recipe, examples, device, timer)
@@ -82,6 +81,10 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, search_seconds: 
         timer.budget.picture_seconds = chosen.milliseconds / 1000
         if not chosen.milliseconds:  # there was nothing to choose from
             within_budget.measure_pictures(backbone, recipe, examples, timer)
+    if search_seconds and not timer.budget.is_limited:
+        asked = recipe, backbone, examples, timer, search_seconds
+        if not within_budget.has_time_to_search(*asked):
+            recipe, notes = _unsearched(*asked, _NO_TIME)
     recipe, shorter = within_budget.affordable(recipe.changed(budget=0), examples, timer)
     notes += [*left_out, *shorter]
     unfinished.require_same_network(timer.journal, backbone)
@@ -89,6 +92,22 @@ def set_up(source: str | Path, recipe: Recipe, timer: Timer, *, search_seconds: 
     is_within = len(trials) > 1  # the goal, as was measured for the choice
     plan = _limited(plan, backbone, examples, timer, is_within=is_within)
     return Setup(backbone, examples, findings, plan, trials)
+
+
+def _unsearched(
+    recipe: Recipe,
+    backbone: Backbone | None,
+    examples: Examples,
+    timer: Timer,
+    seconds: float,
+    reason: str,
+) -> tuple[Recipe, list[str]]:
+    """The recipe of a run that has the time of a search, with notes; its timer knows that, too."""
+    timer.budget.seconds = seconds
+    recipe, notes = within_budget.affordable(recipe.changed(budget=seconds), None, timer)
+    if backbone is not None:
+        within_budget.measure_pictures(backbone, recipe, examples, timer)
+    return recipe, [reason, *notes]
 
 
 def _begun(recipe: Recipe) -> Device:
@@ -149,7 +168,14 @@ def _planned(recipe: Recipe, backbone: Backbone, examples: Examples, notes: Iter
 
 
 def _without_effect(recipe: Recipe, examples: Examples) -> Iterator[str]:
-    """Notes on shares to hold out that the source's own splits make void."""
+    """Notes on folds and shares to hold out that the source does not allow."""
+    if examples.folds is not None and recipe.data.folds != "auto":
+        folds = int(examples.folds.max()) + 1
+        if folds < recipe.data.folds:
+            yield (
+                f"--folds {recipe.data.folds} becomes {folds}, as no class has more pictures (or "
+                "groups of copies)"
+            )
     if examples.val_is_test:
         return
     shares: dict[Split, Any] = {"val": recipe.data.val, "test": recipe.data.test}

@@ -1,5 +1,6 @@
 """What a run decides because its time is limited: how many pictures, and which plan."""
 
+import copy
 import logging
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from efftune.data.examples import NO_TIME, Examples
 from efftune.data.inspection import Finding
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
-from efftune.system.budget import Budget
+from efftune.system.budget import MARGIN, Budget
 from efftune.system.progress import Timer
 from efftune.training import budgeting, estimation, planning
 from efftune.training.estimation import Prices
@@ -24,6 +25,7 @@ _WITHOUT_PRICE = 0.2  # the same, if it is not known how long the network takes
 _ALL = -1  # pictures
 _MEASURABLE = 60.0  # seconds; in less, a network without pretrained weights is not tried before
 _JUDGING_SHARE = 0.25  # of such a time
+_TRAININGS = 3  # with the recipe's own settings, that a search of settings has to have time for
 _CONVERTING = 0.35  # tracings of a step that it takes to convert a trained network and compile it
 _BROKEN_OFF = "--budget leaves no time to measure what fits: training is broken off in time"
 
@@ -92,6 +94,36 @@ def affordable(recipe: Recipe, examples: Examples | None, timer: Timer) -> tuple
         stays = timer.journal.decided("time for fine-tuning", lambda: shorter == recipe)
         shorter = recipe if stays else recipe.head_only()
     return shorter, [] if shorter == recipe else [budgeting.TOO_SHORT]
+
+
+def has_time_to_search(
+    recipe: Recipe, backbone: Backbone, examples: Examples, timer: Timer, seconds: float
+) -> bool:
+    """Whether there is time to train with several settings; decided once.
+
+    Args:
+        recipe: with the settings asked for.
+        backbone: the network to train.
+        examples: the pictures in splits.
+        timer: of the run.
+        seconds: budget of the whole run.
+    """
+    budget = copy.copy(timer.budget)
+    budget.seconds = seconds
+
+    def decide() -> bool:
+        if budgeting.affordable(recipe, None, budget) != recipe:
+            return False
+        plan = planning.plan_for(recipe, backbone, examples)
+        if not plan.recipe.trains_by_gradient_descent:
+            return True  # there is nothing to search for
+        paths = [row.path for row in examples.of("train")]
+        phases = estimation.prices(plan, backbone, paths).phases(plan)
+        needed = sum(phases.values()) + (_TRAININGS - 1) * phases["upper"]
+        return needed <= MARGIN * budget.usable
+
+    with timer.phase("measure"):
+        return bool(timer.journal.decided("time to search", decide))
 
 
 def planned(

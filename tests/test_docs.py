@@ -92,7 +92,7 @@ def test_every_command_of_the_tutorial_runs(command, efftune_command, tmp_path):
     if arguments[0] == "train":
         arguments += ["--config", "small.toml"]
         arguments += ["--head-epochs", "2"] if "keras-example" in command else []
-        arguments += [] if {"quick", "scratch"} & set(arguments) else ["--epochs", "1"]
+        arguments += [] if {"quick", "scratch", "head"} & set(arguments) else ["--epochs", "1"]
     done = efftune_command(*arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout

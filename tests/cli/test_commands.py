@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -165,6 +166,16 @@ def test_time_of_a_search_is_no_setting(efftune_command, source):
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("place", [0, 4])
+def test_fetching_is_a_flag(efftune_command, source, place):
+    command = ["train", "--model", "auto", "--weights", "advprop.h5"]
+    command.insert(1 + place, "--fetch")
+    done = efftune_command(*command, source)
+    assert done.returncode == 2
+    assert "name a model for --weights advprop.h5" in done.stderr
+
+
+@pytest.mark.ci
 def test_options_of_a_search_are_those_of_training(efftune_command):
     text = " ".join(efftune_command("search", "--help").stdout.replace("│", " ").split())
     assert "--set" in text
@@ -218,6 +229,43 @@ def test_accepted_labels_come_with_the_command_that_uses_them(efftune_command, f
     done = efftune_command("review", finished_run.folder, "--accept", 0)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.ci
+def test_command_of_accepted_labels_trains_with_them_and_the_run_s_settings(
+    efftune_command, source, tmp_path
+):
+    photos = shutil.copytree(source, tmp_path / "my photos")
+    chosen = [*QUICK, "--seed", 3, "--fit", "pad", "--max-error", "5%"]
+    done = efftune_command("train", photos.name, *chosen, "--run", "my run")
+    assert "Use it:          efftune predict 'my run' PHOTO.jpg" in done.stdout
+    (tmp_path / "my run" / "labels.csv").write_text(
+        "path,label,decision,new_label\nred/01.png,red,relabel,blue\n", encoding="utf-8"
+    )
+    done = efftune_command("review", "my run", "--accept", 1)
+    (command,) = re.findall(r"Train with them: efftune (.*)", done.stdout)
+    done = efftune_command(*shlex.split(command), "--run", "again")
+    assert done.returncode == 0, done.stderr
+    assert "red/01.png,blue" in (tmp_path / "again" / "examples.csv").read_text()
+    before, after = (efftune.Run.load(tmp_path / name).recipe for name in ("my run", "again"))
+    assert after == before.changed(labels="my run/labels.csv")
+
+
+def test_json_has_ascii_alone(efftune_command, finished_run, source, tmp_path):
+    shutil.copy(source / "red" / "01.png", tmp_path / "für später.png")
+    for command in ("predict", "explain"):
+        done = efftune_command(command, finished_run.folder, "für später.png", "--json")
+        assert done.stdout.isascii(), command
+        assert json.loads(done.stdout)["path"] == "für später.png"
+
+
+def test_where_labels_look_wrong_is_told_by_a_command_that_can_be_pasted(
+    finished_run, tmp_path, capsys
+):
+    run = efftune.Run.load(shutil.copytree(finished_run.folder, tmp_path / "my run"))
+    run.record["likely_wrong_labels"] = 2
+    tables.show_run(run)
+    assert f"2 look wrong; see efftune review '{run.folder}' --open" in capsys.readouterr().out
 
 
 @pytest.mark.ci

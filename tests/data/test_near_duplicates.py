@@ -4,6 +4,7 @@ from PIL import Image
 
 from efftune.data import inspection, near_duplicates
 from efftune.data.examples import Example
+from efftune.data.inspection import Finding
 from efftune.data.near_duplicates import DuplicatePair
 
 from .scenes import COPIES, encoded, scene
@@ -67,3 +68,48 @@ def test_leaks_are_validation_and_test_pictures():
     given = rows(("a", "test"), ("a", "train"), ("a", "val"), ("a", "test"), ("a", "test"))
     numbers = np.array([0, 0, 1, 1, 2])
     assert near_duplicates.leaks(given, numbers) == [0, 3]
+
+
+def test_leaks_of_groups_and_copies_of_copies_are_named():
+    given = [
+        Example(None, "a", "x", "train", group="anna"),
+        Example(None, "b", "x", "test", group="anna"),
+        Example(None, "c", "x", "train"),
+        Example(None, "d", "x", "test"),
+        Example(None, "e", "x", "test"),
+        Example(None, "f", "x", "test", group="ben"),
+        Example(None, "g", "x", "val", group="carl"),
+        Example(None, "h", "x", "test", group="carl"),
+    ]
+    pairs = [DuplicatePair(2, 3, exact=True), DuplicatePair(3, 4, exact=True)]
+    found = [each for each in near_duplicates.findings(given, pairs) if each.kind.endswith("leak")]
+    assert [(each.kind, each.name, each.other) for each in found] == [
+        ("leak", "d", "c"),
+        ("group-leak", "b", "a"),
+        ("leak", "e", "c"),
+        ("group-leak", "h", "g"),
+    ]
+    assert all(each.is_problem and each.split == "test" for each in found)
+    assert found[1].detail == "group anna; in train and test"
+    named = {each.name for each in found}
+    numbers = near_duplicates.groups(len(given), pairs, [row.group for row in given])
+    assert named == {given[i].name for i in near_duplicates.leaks(given, numbers)}
+
+
+def test_few_groups_among_what_judges_are_a_remark():
+    def found(*splits_and_groups):
+        given = [
+            Example(None, str(i), "x", split, group=group)
+            for i, (split, group) in enumerate(splits_and_groups)
+        ]
+        return [(each.name, each.detail) for each in near_duplicates.findings(given, [])]
+
+    few = [("test", "anna")] * 4 + [("test", "ben"), ("test", "")]
+    assert found(("train", "carl"), *few) == [("test", "6 pictures of 3 groups")]
+    assert found(("train", "carl"), *few, ("test", "")) == []
+    leaks = [("train", "carl"), *[("test", "carl")] * 4]
+    assert found(*leaks)[-1] == ("test", "4 pictures of 1 group")  # as no others judge
+    assert found(*leaks, *few)[-1] == ("test", "6 pictures of 3 groups")
+    assert found(*[("train", "carl")] * 3) == [("train", "3 pictures of 1 group")]
+    assert found(*[("", "carl")] * 3) == found(*[("test", "")] * 3) == []
+    assert not Finding("few-groups", "test").is_problem

@@ -1,3 +1,4 @@
+import csv
 import shutil
 
 import pytest
@@ -107,12 +108,28 @@ def test_label_that_has_changed_since_is_reported(photos, tmp_path):
         ("path,label,decision,new_label\na,b\n", "Line 2 .* Received: ''"),
         ('path,label,decision,new_label\n"a,b,keep,\n', "not a CSV table"),
         ("", "no column 'path'"),
+        ("label,decision,new_label,path\nb,keep\n", r"Line 2 of .*labels\.csv has no path"),
+        (
+            "path,label,decision,new_label\na,b,keep,\nc,b,keep,\na,b,relabel,d\n",
+            r"Lines 2 and 4 of .*labels\.csv decide differently about a\. Remove one",
+        ),
     ],
 )
 def test_invalid_labels_file_is_reported_with_the_line(tmp_path, text, message):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         relabelling.read(tmp_path / "labels.csv")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_table_of_a_spreadsheet_program_is_read(tmp_path, delimiter):
+    rows = [relabelling.COLUMNS, ("a, b.png", "c", "relabel", "d;e"), ("f.png", "c", "keep", "")]
+    with (tmp_path / "labels.csv").open("w", encoding="utf-8-sig", newline="") as stream:
+        csv.writer(stream, delimiter=delimiter).writerows([*rows, rows[1]])  # one of them twice
+    assert relabelling.read(tmp_path / "labels.csv") == {
+        "a, b.png": Decision("c", "relabel", "d;e"),
+        "f.png": Decision("c", "keep"),
+    }
 
 
 def test_names_of_any_bytes_and_files_listed_twice_are_met(photos, tmp_path):
@@ -169,6 +186,25 @@ def test_pictures_beside_the_labels_file_are_for_training(choices, photos, tmp_p
     others = [row for row in found.rows if row.name not in decided]
     assert others == list(plain.rows)
     assert found.confirmed == {added["kept-0.png"].path, added["kept-1.png"].path}
+
+
+def test_decisions_that_were_made_find_their_pictures_from_another_folder(photos, tmp_path):
+    decided = {
+        kept_beside(tmp_path, 0): Decision("red", "relabel", "blue"),
+        kept_beside(tmp_path, 1): Decision("red", "drop"),
+        "red/01.png": Decision("red", "relabel", "green"),
+        "red/02.png": Decision("red", "keep"),
+        "blue/02.png": Decision("red", "relabel", "blue"),  # as the source has it by now
+    }
+    found = split(photos, tmp_path, decided)
+    whole = {str(tmp_path / name) if "kept" in name else name: decided[name] for name in decided}
+    assert relabelling.made(found) == whole
+    (tmp_path / "elsewhere").mkdir()
+    again = split(photos, tmp_path / "elsewhere", whole)
+    assert relabelling.made(again) == whole
+    rows = [[(row.path, row.label, row.reason) for row in each.rows] for each in (found, again)]
+    assert rows[0] == rows[1]
+    assert again.confirmed == found.confirmed
 
 
 def test_copy_of_what_judges_is_not_trained_on(photos, tmp_path):

@@ -96,6 +96,13 @@ def test_run_is_evaluated_with_and_without_leaks(leaky, tmp_path):
     assert run.evaluation.test.pictures == 18
     assert run.evaluation.test_without_leaks.pictures == 12
     assert run.record["data"]["leaked"] == {"val": 0, "test": 6}
+    evaluation = run.evaluation
+    assert evaluation.unsure.test.pictures == evaluation.unlike.test.pictures == 12
+    assert sum(each.pictures for each in evaluation.calibration.bins["after"]) == 12
+    clean = evaluation.test_without_leaks
+    assert evaluation.calibration.ece["test"]["after"] == pytest.approx(clean.ece)
+    assert "also the leaks" in (page := (run.folder / "report.html").read_text())  # of the matrix
+    assert "test, without leaks" in page
     assert efftune.Run.load(run.folder).evaluation == run.evaluation
     assert "leak" in (run.folder / "findings.csv").read_text()
 

@@ -12,6 +12,8 @@ import openvino.opset13 as ops
 import pytest
 
 import efftune
+from conftest import fill
+from efftune.cli import export_tables
 from efftune.delivery import judging, openvino_file
 from efftune.delivery import photos as run_photos
 from efftune.delivery.formats import FORMATS
@@ -376,6 +378,28 @@ def test_pictures_that_have_moved_are_found_where_they_are(run, source, tmp_path
         moved.export("onnx", tmp_path / "out")
     (made,) = moved.export("onnx", tmp_path / "out", photos=source)
     assert made.receipt.same_pixels[0].agreement == 1
+
+
+@pytest.mark.ci
+def test_held_out_pictures_that_have_moved_are_told(source, tmp_path):
+    val, test = (fill(tmp_path / name, count=4, offset=50 * i) for i, name in enumerate("vt", 1))
+    choices = {"recipe": "quick", "image_size": 32, "val": str(val), "test": str(test)}
+    run = efftune.train(source, run=tmp_path / "run", **choices)
+    val.rename(tmp_path / "moved")
+    with pytest.warns(UserWarning, match=rf"no {val} any more, which has val pictures of the run"):
+        (made,) = run.export("onnx", tmp_path / "out", photos=source)
+    assert [score.split for score in made.receipt.same_pixels] == ["test"]
+    test.rename(tmp_path / "moved, too")
+    with pytest.raises(efftune.DataError, match=rf"no {val} any more.*no {test} any more"):
+        run.export("onnx", tmp_path / "out")
+
+
+def test_json_of_exports_has_ascii_alone(run, tmp_path, capsys):
+    exports = run.export("onnx", tmp_path / "für später")
+    export_tables.show_exports(exports, as_json=True)
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    assert json.loads(printed)["path"] == str(exports[0].path)
 
 
 def test_pictures_of_another_set_are_no_proof(run, tmp_path, source):

@@ -216,6 +216,49 @@ def test_undo_keeps_what_has_changed(photos, tmp_path):
     assert (found.removed, set(found.kept)) == (0, {"cat/a.jpg", "cat/a-2.jpg", "dog/b ü.jpg"})
 
 
+@pytest.mark.parametrize("which", ["the copies", "the photos", "both"])
+def test_undo_takes_away_copies_whose_times_a_disk_has_rounded(photos, tmp_path, which):
+    into = tmp_path / "sorted"
+    for photo in photos:
+        os.utime(photo, ns=(0, 1_700_000_001_234_567_890))
+    found = place(photos, into, copy=True)
+    copies = [each.path for each in found]
+    rounded = {"the copies": copies, "the photos": photos, "both": copies + photos}[which]
+    for path in rounded:
+        os.utime(path, ns=(0, 1_700_000_000_000_000_000))
+    assert sorted_files.undo(into) == Undone(3, {})
+    assert all(map(Path.is_file, photos))
+
+
+def test_undo_keeps_a_copy_that_was_edited_without_a_change_of_size(photos, tmp_path):
+    into = tmp_path / "sorted"
+    (found,) = place(photos[:1], into, ("cat",), copy=True)
+    content = found.path.read_bytes()
+    found.path.write_bytes(content[:-1] + b"?")
+    os.utime(found.path, ns=(0, photos[0].stat().st_mtime_ns - 10**9))
+    assert sorted_files.undo(into) == Undone(0, {"cat/a.jpg": "it has changed"})
+
+
+@pytest.mark.parametrize("copy", [False, True])
+@pytest.mark.parametrize("xmp", [False, True])
+@pytest.mark.parametrize("stem", ["ü" * 125 + "a", "a" * 251, "a." + "b" * 249])
+def test_names_that_are_as_long_as_can_be_are_shortened(tmp_path, stem, xmp, copy):
+    photos = [tmp_path / "photos" / folder / f"{stem}.jpg" for folder in ("one", "two")]
+    for number, path in enumerate(photos):
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(path)
+    into = tmp_path / "sorted"
+    found = place(photos, into, ("cat", "cat"), xmp=xmp, copy=copy)
+    for photo, each in zip(photos, found, strict=True):
+        assert each.path.read_bytes() == photo.read_bytes()
+        assert each.path.name[:100] == stem[:100]
+        assert each.path.suffix == ".jpg"
+    assert found[1].path.stem.endswith("-2")
+    assert xmp or found[0].path.name == photos[0].name
+    assert len(list(into.rglob("*.xmp"))) == 2 * xmp
+    assert sorted_files.undo(into) == Undone(2 + 2 * xmp, {})
+
+
 @pytest.mark.parametrize(
     "line",
     [

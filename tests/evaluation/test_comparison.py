@@ -217,13 +217,14 @@ def test_real_runs_on_one_source_share_their_test_split(finished_run, tuned_run)
             assert standing.accuracy == pytest.approx(score.accuracy)
             assert (standing.low, standing.high) == pytest.approx((score.low, score.high))
     assert found.to_dict()["runs"][0]["model"] == "efficientnet-lite0"
+    assert found.to_dict()["out_of_fold"] is found.out_of_fold
 
 
 def test_plain_values_hold_everything(tmp_path):
     runs = [run(tmp_path / "one", [True, False]), run(tmp_path / "two", [True, True], seconds=99)]
     values = json.loads(json.dumps(compare(runs).to_dict()))
     counts = [values[key] for key in ("pictures", "trained_on", "relabelled")]
-    assert (values["split"], counts) == ("test", [2, 0, 0])
+    assert (values["split"], counts, values["out_of_fold"]) == ("test", [2, 0, 0], False)
     first, second = values["runs"]
     assert first["run"] == str(tmp_path / "one")
     assert (first["accuracy"], first["right"], first["difference"]) == (0.5, 1, None)

@@ -84,6 +84,14 @@ def test_few_pictures_leave_one_of_each_class():
     assert max(found) == 9
 
 
+def test_head_for_a_fold_knows_every_class_however_few_it_is_fitted_on():
+    features = np.eye(20, dtype=np.float32).repeat(5, axis=0)
+    labels, folds = np.arange(20).repeat(5), np.arange(100) % 5
+    found = made(features, labels, 1e3).correct_by_size(features, labels, folds)
+    assert min(found) == 20
+    assert all(rows.all() for rows in found.values())
+
+
 @pytest.mark.parametrize(
     ("choices", "word"),
     [({}, ""), ({"head_epochs": 3}, "gradient"), ({"phases": ["scratch"]}, "random weights")],

@@ -170,10 +170,13 @@ def test_fine_tuning_that_does_harm_is_given_up(source, tmp_path, monkeypatch):
     verdict = run.evaluation.cross_validation
     assert verdict.chosen == "head"
     assert (verdict.tried[0].pictures, verdict.tried[1].pictures) == (30, 10)
+    assert verdict.alone.pictures == 10
+    assert efftune.Run.load(run.folder).evaluation == run.evaluation
     (stage,) = run.record["stages"]
     assert stage["rolled_back"]
     assert not stage["failures"]
-    assert "so only the head was trained" in (run.folder / "report.html").read_text()
+    page = (run.folder / "report.html").read_text()
+    assert "so only the head was trained: on the first 10 pictures left out, loss was" in page
 
 
 @pytest.mark.long

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -146,3 +148,18 @@ def test_thresholds_of_a_fold_are_chosen_without_it():
         labels = np.where(inside, other, LABELS)
         after = judge(candidate(2, 0), labels=labels, max_error=0.1).judged
         assert np.array_equal(before.unsure[inside], after.unsure[inside])
+
+
+def test_summary_counts_pictures_whose_class_their_judges_cannot_know():
+    labels = LABELS.copy()
+    labels[[0, 5]] = 3  # of the same fold
+    logits = np.pad(candidate(2, 0).logits, ((0, 0), (0, 1)), constant_values=-20)
+    given = [Candidate("head", logits, candidate(2, 0).distances)]
+    outcome = out_of_fold.judge(given, FOLDS, labels, 0.1)
+    score = out_of_fold.score("head", logits, labels, out_of_fold.judgeable(labels, FOLDS))
+    summary = replace(outcome, tried=(score,), alone=score).summary
+    assert summary.unknown == 2
+    assert summary.alone == score
+    assert CrossValidation.from_dict(summary.to_dict()) == summary
+    older = {k: each for k, each in summary.to_dict().items() if k not in ("alone", "unknown")}
+    assert CrossValidation.from_dict(older).unknown == 0

@@ -190,6 +190,12 @@ def test_of_equals_the_one_with_fewest_changes_is_chosen():
     chosen, alike = settings_search.preferred(attempts)
     assert chosen.trial.settings == {"mix": "mixup"}
     assert attempts[2] not in alike
+    own = attempt({}, -0.099, 0.2)
+    settings_search._Search._compare(None, [own, attempts[1]])
+    assert settings_search.preferred([own, attempts[1]])[0] is own
+    better = settings_search.preferred([own, attempts[1]], lambda each: each is not own)
+    assert better[0] is attempts[1]  # than the head alone, which its own settings are not
+    assert settings_search.preferred([own, attempts[1]], lambda _: False)[0] is own
 
 
 def test_test_pictures_are_not_chosen_on(source, tmp_path):

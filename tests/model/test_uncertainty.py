@@ -52,6 +52,13 @@ def test_threshold_gives_the_most_answers_with_few_enough_errors(cases, max_erro
         assert (~right[more]).sum() > max_error * more.sum()
 
 
+def test_if_nothing_qualifies_even_certainty_is_below_the_threshold():
+    confidences = np.ones(3, np.float32)
+    least = uncertainty.confidence_threshold(confidences, [False, True, True], 0.1)
+    assert (confidences < least).all()
+    assert (confidences.astype(np.float64) < least).all()
+
+
 def clusters(count, seed):
     random = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(0, 1, (3, 20))

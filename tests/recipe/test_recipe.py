@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import math
 import pickle
+import re
 import tomllib
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efftune.errors import UsageError
-from efftune.recipe.recipe import Recipe
+from efftune.recipe.recipe import RECIPES, Recipe
 
 Recipe(seed=1)  # imports pydantic, which Hypothesis would take for a slow draw
 
@@ -97,6 +98,55 @@ def test_choice_made_in_vain_is_named(choices):
         Recipe.named("quick", **choices).require_effect()
 
 
+@pytest.mark.parametrize(
+    ("name", "choices", "why"),
+    [
+        ("scratch", {"epochs": 5}, "epochs would have no effect: .* Use --set scratch_epochs"),
+        ("scratch", {"learning_rate": 0.1}, "Use --set scratch_learning_rate"),
+        ("scratch", {"unfreeze": "block6"}, "unfreeze would have no effect: nothing is fine-tuned"),
+        ("quick", {"phases": ("head",), "unfreeze": "block6"}, "add tune to --phases"),
+        ("quick", {"head_epochs": 3, "epochs": 5}, "epochs would have no effect: .* Omit it"),
+    ],
+)
+def test_setting_of_what_is_not_done_is_refused(name, choices, why):
+    with pytest.raises(UsageError, match=why):
+        Recipe.named(name, **choices).require_effect()
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "note"),
+    [
+        ("scratch", {"layer_decay": 0.5}, "layer_decay has no effect: nothing is fine-tuned"),
+        ("scratch", {"head_strengths": (0.1,)}, "head_strengths has no effect: no head"),
+        ("balanced", {"scratch_epochs": 3}, "scratch_epochs has no effect: nothing is trained"),
+        ("balanced", {"whole_learning_rate": 0.1}, "whole_learning_rate .*whole_epochs is 0"),
+        ("balanced", {"head_learning_rate": 0.1}, "head_learning_rate .*by regression"),
+        ("balanced", {"mix_alpha": 0.5}, "mix_alpha has no effect: mix is none"),
+        ("balanced", {"optimizer": "adam", "weight_decay": 0.1}, "weight_decay .*not adamw"),
+    ],
+)
+def test_setting_in_a_file_for_several_recipes_is_noted(name, choices, note):
+    recipe = Recipe.named(name, **choices)
+    recipe.require_effect()
+    (found,) = recipe.without_effect
+    assert re.match(note, found)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_as_they_are_have_effect(name):
+    recipe = Recipe.named(name)
+    recipe.require_effect()
+    assert recipe.without_effect == ()
+    if recipe.trains_by_gradient_descent:
+        recipe.changed(batch_size=64).resolved(1000).require_effect()
+    if recipe.can_cross_validate:
+        recipe.head_only().require_effect()
+    trained = recipe.changed(batch_size=64, head_epochs=2).resolved(1000).without_tuning()
+    if "head" in recipe.phases:
+        trained.require_effect()
+        assert trained.without_effect == ()
+
+
 @pytest.mark.parametrize("choices", [{"unfreeze": "all"}, {"whole_epochs": 2}])
 def test_ensemble_of_networks_that_share_nothing_is_refused(choices):
     Recipe.named("thorough").require_effect()
@@ -181,7 +231,7 @@ def test_phases_that_are_none_are_refused(phases):
 
 
 def test_head_alone_by_gradient_descent_trains_something():
-    recipe = Recipe.named("keras-example", phases=("head",), learning_rate=1e-3)
+    recipe = Recipe.named("keras-example", phases=("head",), head_learning_rate=1e-3)
     assert recipe.trains_by_gradient_descent
     recipe.require_effect()
 
@@ -275,3 +325,9 @@ def test_goal_that_limits_nothing_is_refused(text):
 def test_goal_is_read_as_it_is_written(milliseconds, megabytes):
     goal = Recipe(goal=f"{milliseconds:.6f} ms, {megabytes:.6f} MB").goal
     assert Recipe(goal=goal).goal == goal
+
+
+@pytest.mark.parametrize("key", ["val", "test", "labels", "root", "weights"])
+def test_path_that_cannot_be_written_down_is_refused(key):
+    with pytest.raises(UsageError, match=rf"{key} = 'caf\\udce9': not UTF-8: rename"):
+        Recipe(**{key: "caf\udce9"})

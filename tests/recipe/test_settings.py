@@ -34,3 +34,15 @@ def test_settings_file_that_is_not_toml_is_named(tmp_path):
 def test_missing_settings_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"gone\.toml: No such file"):
         read_choices(tmp_path / "gone.toml")
+
+
+def test_file_of_another_recipe_is_refused(tmp_path):
+    whole = tmp_path / "recipe.toml"
+    whole.write_text(Recipe.named("balanced").to_toml())
+    assert merged_choices(whole, [], {"name": "balanced"})["name"] == "balanced"
+    assert merged_choices(whole, [], {"name": None})["name"] == "balanced"
+    with pytest.raises(UsageError, match="all settings of a recipe balanced, so --recipe quick"):
+        merged_choices(whole, [], {"name": "quick"})
+    some = tmp_path / "some.toml"
+    some.write_text("image_size = 64")
+    assert merged_choices(some, [], {"name": "quick"}) == {"image_size": 64, "name": "quick"}

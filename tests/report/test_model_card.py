@@ -306,3 +306,41 @@ def test_code_in_the_card_of_an_export_runs(finished_run, tmp_path, name, fit):
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("red 0.")
+
+
+def test_card_tells_which_numbers_count_leaks(own_run):
+    evaluation = json.loads((own_run / "evaluation.json").read_text(encoding="utf-8"))
+    record = json.loads((own_run / "run.json").read_text(encoding="utf-8"))
+    groups = {"leaked": {"val": 0, "test": 2}, "findings": {"group-leak": 2}}
+    made_run.change(own_run, "run.json", data=record["data"] | groups)
+    clean = evaluation["test"] | {"pictures": 58}
+    clean["per_class"] = [each | {"recall": 0.123} for each in clean["per_class"]]
+    made_run.change(own_run, "evaluation.json", test_without_leaks=clean)
+    card = model_card.text(own_run)
+    related = "copies or pictures of the same group in an earlier split"
+    assert f"the test pictures that have no {related}." in card
+    assert f"test, without {related}" in [row[0] for row in tables(card)[2]]
+    assert [f"test pictures with {related}", "2"] in tables(card)[1]
+    assert {row[4] for row in tables(card)[0][1:]} == {"12.3\N{NO-BREAK SPACE}%"}
+    assert f"These are of all test pictures, also of those with {related}." in card
+    assert "Of all test pictures, " in card
+    unsure = evaluation["unsure"] | {"test": {"pictures": 58, "answered": 50, "wrong": 1}}
+    made_run.change(own_run, "evaluation.json", unsure=unsure)
+    assert "Of the test pictures, " in model_card.text(own_run)
+
+
+def test_accuracy_on_leaks_alone_is_told_as_such(own_run):
+    record = json.loads((own_run / "run.json").read_text(encoding="utf-8"))
+    leaked = {"leaked": {"val": 0, "test": 60}}
+    made_run.change(own_run, "run.json", data=record["data"] | leaked)
+    card = model_card.text(own_run)
+    assert "used for nothing else" not in card
+    assert "on 60 test pictures, all of which have copies\nin an earlier split: this says" in card
+
+
+def test_promise_about_unsure_answers_leaves_out_what_could_not_be_judged(own_run):
+    evaluation = json.loads((own_run / "evaluation.json").read_text(encoding="utf-8"))
+    folds = {"folds": 5, "tried": [], "chosen": "head", "failure": "", "unknown": 6}
+    made_run.change(own_run, "evaluation.json", cross_validation=folds, val=evaluation["test"])
+    card = model_card.text(own_run)
+    assert "among the others (not counting 6 pictures whose class no other fold has)." in card

@@ -409,3 +409,101 @@ def test_mistake_with_a_copy_of_another_label_says_so(own_run):
     made_run.write_table(own_run / "findings.csv", findings)
     name = Path(copy["path"]).name
     assert f"its copy {name} is labelled {copy['label']}" in body(own_run)
+
+
+def leaked(folder: Path, clean: int | None, findings: dict[str, int]) -> None:
+    """Say of a made-up run that its test pictures leaked: all of them, or all but so many."""
+    record = json.loads((folder / "run.json").read_text())["data"]
+    test = json.loads((folder / "evaluation.json").read_text())["test"]
+    count = test["pictures"] - (clean or 0)
+    change = {"leaked": {"val": 0, "test": count}, "findings": findings}
+    made_run.change(folder, "run.json", data=record | change)
+    if clean:
+        rows = [row for row in made_run.read(folder, "predictions.csv") if row["split"] == "test"]
+        scores = made_run.score(rows[:clean], made_run.CLASSES) | {"ece": 0.123}
+        made_run.change(folder, "evaluation.json", test_without_leaks=scores)
+
+
+def test_page_of_leaks_alone_says_that_the_accuracy_means_nothing(own_run):
+    leaked(own_run, None, {"group-leak": 60})
+    text = body(own_run)
+    assert "all of which have copies or pictures of the same group in an earlier split" in text
+    assert "Leaks: 60 pictures of test have copies or pictures of the same group" in text
+    assert "so the accuracy above counts them and says nothing about new pictures" in text
+    assert "does not count them" not in text
+    made_run.write_table(own_run / "findings.csv", [dict.fromkeys(made_run._findings()[0], "")])
+    (own_run / "findings.csv").write_text("problem,kind,name,other,label,split,detail\n")
+    assert "no leaks" not in body(own_run)
+
+
+def test_numbers_that_count_leaks_say_so(own_run):
+    rows = [row for row in made_run.read(own_run, "predictions.csv") if row["split"] == "test"]
+    assert not re.search("(with|without|also the) leaks", body(own_run))
+    leaked(own_run, 20, {"leak": 40})
+    text = body(own_run)
+    assert "on 60 test pictures. Rows are" in text
+    assert "Unlike the accuracy above, this counts all test pictures, also the leaks." in text
+    assert "without them, confidence and accuracy differ by 12.3 %" in text
+    assert "test, with leaks" in text
+    assert "validation, with leaks" not in text
+    assert "The leaks among the test pictures are not counted." in text
+    table = page(own_run).partition('id="classes"')[2].partition("</table>")[0]
+    supports = [int(each) for each in re.findall(r"</th><td>(\d+)</td>", table)]
+    assert sum(supports) == 20 < len(rows)
+    unsure = json.loads((own_run / "evaluation.json").read_text())["unsure"]
+    unsure["test"] = {"pictures": 20, "answered": 15, "wrong": 1}
+    made_run.change(own_run, "evaluation.json", unsure=unsure)
+    assert "test, without leaks201" in body(own_run).replace(" ", "").replace(
+        "test,withoutleaks", "test, without leaks"
+    )
+
+
+def test_stage_that_was_left_out_is_not_called_trained(own_run):
+    assert "left out" not in re.search(r'aria-label="Stages".*?</table>', page(own_run), re.S)[0]
+    made_run.change(own_run, "run.json", stages=[])
+    rows = re.findall(r"<tr>(.*?)</tr>", re.search(r'"Stages".*?</table>', page(own_run), re.S)[0])
+    head, upper = (re.findall(r"<td[^>]*>(.*?)</td>", each) for each in rows[-2:])
+    assert (head[-1], plain(head[-2])) == ("fitted", "83.0 %")
+    assert upper[1:] == ["–", "–", "–", "left out"]
+
+
+def test_unjudged_pictures_are_left_out_of_the_promise_about_unsure_ones(own_run):
+    folds = {"folds": 5, "tried": [], "chosen": "head", "failure": ""}
+    unsure = json.loads((own_run / "evaluation.json").read_text())["unsure"]
+    for threshold in (0.0, 0.7, 1.1):
+        made_run.change(
+            own_run,
+            "evaluation.json",
+            cross_validation=folds | {"unknown": 6},
+            unsure=unsure | {"threshold": threshold},
+        )
+        text = body(own_run)
+        assert "(not counting 6 pictures whose class no other fold has, so that" in text
+    made_run.change(own_run, "evaluation.json", cross_validation=folds)
+    assert "not counting" not in body(own_run)
+
+
+def test_curve_of_one_size_is_not_drawn(own_run):
+    curve = json.loads((own_run / "evaluation.json").read_text())["learning_curve"]
+    assert "extrapolated" in body(own_run)
+    one = curve | {"points": curve["points"][:1]}
+    made_run.change(own_run, "evaluation.json", learning_curve=one)
+    text = body(own_run)
+    assert "This cannot be told" in text
+    assert "extrapolated" not in text
+    assert "Classes that would gain most" not in text
+
+
+def test_few_groups_are_told_beside_the_interval(own_run):
+    row = dict.fromkeys(made_run.read(own_run, "findings.csv")[0], "")
+    row |= {"problem": "no", "kind": "few-groups", "name": "test"}
+    row |= {"detail": "60 pictures of 5 groups"}
+    findings = [row, *made_run.read(own_run, "findings.csv")]
+    made_run.write_table(own_run / "findings.csv", findings)
+    header = plain(page(own_run).partition("<header>")[2].partition("</header>")[0])
+    assert "these are 60 pictures of 5 groups of the source" in header
+    assert "few groups" in body(own_run)
+
+
+def test_macro_f1_is_explained_as_it_is_computed(run):
+    assert "Macro-F1 is the mean F1 of the classes that these pictures are of" in body(run)

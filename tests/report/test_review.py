@@ -82,7 +82,8 @@ def test_page_shows_where_to_put_the_table_and_what_to_run(run):
     place = str(run / "labels.csv")
     assert f"<code>{place}</code>" in text
     command = re.search(r"<code>(efftune train .*)</code>", text)[1]
-    assert shlex.split(command) == ["efftune", "train", "my photos", "--labels", place]
+    settings = ["--config", str(run / "recipe.toml")]
+    assert shlex.split(command) == ["efftune", "train", "my photos", "--labels", place, *settings]
 
 
 def test_a_source_that_is_here_is_named_in_full(run, monkeypatch):

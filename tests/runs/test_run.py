@@ -9,8 +9,9 @@ import pytest
 import tomli_w
 
 import efftune
-from conftest import TUNED, fill
+from conftest import COLOURS, TUNED, fill, square
 from efftune.data import relabelling
+from efftune.data.relabelling import Decision
 from efftune.training import planning
 
 
@@ -146,6 +147,58 @@ def test_accepted_suggestions_train_a_better_run(flipped_run, tmp_path):
     assert again.record["features"]["computed"] == 0
     confirmed = set(relabelling.read(again.folder / "labels.csv"))
     assert confirmed.isdisjoint(row["path"] for row in table(again.folder / "suspects.csv"))
+
+
+def test_accepting_suggestions_leaves_earlier_decisions(flipped_run, tmp_path):
+    run = efftune.Run.load(shutil.copytree(flipped_run.folder, tmp_path / "copy"))
+    first, second, third = table(run.folder / "suspects.csv")[:3]
+    decided = {
+        first["path"]: Decision(first["label"], "keep"),
+        second["path"]: Decision(second["label"], "drop"),
+    }
+    relabelling.write(run.folder / "labels.csv", decided)
+    suggestion = {third["path"]: Decision(third["label"], "relabel", third["suggested"])}
+    for _ in range(2):
+        assert relabelling.read(run.accept(3)) == decided | suggestion
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("change", ["more", "gone"])
+def test_run_keeps_the_decisions_that_it_began_with(source, tmp_path, change):
+    kept = tmp_path / "corrections"
+    kept.mkdir()
+    for number in range(2):
+        square(COLOURS["red"], seed=7000 + number).save(kept / f"photo-{number}.png")
+    labels = kept / "labels.csv"
+    decided = {
+        "photo-0.png": Decision("blue", "relabel", "red"),
+        "red/01.png": Decision("red", "keep"),
+    }
+    relabelling.write(labels, decided)
+
+    def meanwhile(phase, _done, _total):
+        if phase != "evaluate":
+            return
+        if change == "gone":
+            labels.unlink(missing_ok=True)
+        else:  # as a server adds them
+            relabelling.write(labels, decided | {"photo-1.png": Decision("red", "keep")})
+
+    choices = {"recipe": "quick", "image_size": 32, "test": 0.15, "labels": str(labels)}
+    run = efftune.train(source, run=tmp_path / "run", on_progress=meanwhile, **choices)
+    assert labels.exists() == (change == "more")
+    whole = {
+        str(kept / "photo-0.png"): decided["photo-0.png"],
+        "red/01.png": Decision("red", "keep"),
+    }
+    assert relabelling.read(run.folder / "labels.csv") == whole
+    labels = run.accept(1)  # the next training finds the corrected picture from there
+    again = efftune.train(source, run=tmp_path / "again", **(choices | {"labels": str(labels)}))
+    used = {Path(row["path"]).name: row for row in table(again.folder / "examples.csv")}
+    assert [used["photo-0.png"][key] for key in ("label", "split", "status")] == [
+        *("red", "train", "used")
+    ]
+    assert relabelling.read(again.folder / "labels.csv") == relabelling.read(labels)
 
 
 @pytest.mark.long

@@ -18,6 +18,7 @@ from PIL import Image
 import efftune
 from conftest import TUNED
 from efftune.evaluation import out_of_fold, settings_search
+from efftune.recipe.recipe import Recipe
 from efftune.runs import listing, unfinished
 from efftune.system import journal, machine
 from efftune.system.journal import Journal
@@ -231,6 +232,37 @@ def test_error_after_the_run_is_finished_leaves_it(noise, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         efftune.train(noise, run=tmp_path / "run", on_progress=stop_in("report"), **choices)
     assert efftune.Run.load(tmp_path / "run").record["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("source", "choices", "is_needed"),
+    [
+        ("photos", {}, True),
+        ("sample:digits", {}, False),
+        ("sample:digits", {"val": 0.2, "test": 0.15}, False),
+        ("sample:digits", {"labels": "photos/labels.csv"}, True),
+        ("sample:digits", {"labels": "/corrections/labels.csv", "val": "s3://bucket/val"}, False),
+        ("sample:digits", {"weights": "photos/own.pth"}, True),
+    ],
+)
+def test_run_needs_the_folder_where_it_began_for_relative_paths(
+    tmp_path, monkeypatch, source, choices, is_needed
+):
+    (tmp_path / "there" / "photos").mkdir(parents=True)
+    for name in ("labels.csv", "own.pth"):
+        (tmp_path / "there" / "photos" / name).touch()
+    monkeypatch.chdir(tmp_path / "there")
+    start = unfinished.start_of(source, Recipe(**choices), 0)
+    monkeypatch.chdir(tmp_path)
+    with unfinished.working_folder(start):
+        assert Path.cwd() == tmp_path / ("there" if is_needed else "")
+    shutil.rmtree(tmp_path / "there")
+    if is_needed:
+        with pytest.raises(efftune.UsageError, match="Restore that folder"):
+            unfinished.working_folder(start).__enter__()
+    else:
+        with unfinished.working_folder(start):
+            assert Path.cwd() == tmp_path
 
 
 @pytest.mark.ci

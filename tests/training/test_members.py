@@ -1,5 +1,6 @@
 import functools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,9 +8,10 @@ import pytest
 from efftune.errors import DataError, DiskFull
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
+from efftune.recipe.recipe import Recipe
 from efftune.system.progress import Timer
-from efftune.training import attempt, fine_tuning, history, stages
-from efftune.training.stage_result import TrainingDiverged
+from efftune.training import attempt, fine_tuning, history, members, stages
+from efftune.training.stage_result import LeftOut, TrainingDiverged
 from efftune.training.validation import validation_metrics
 
 from .conftest import with_head
@@ -159,7 +161,7 @@ def test_ensemble_without_validation_takes_all(squares_with_head, backbone, eage
     assert np.isnan(result.selected.val_accuracy)
     # As cross-validation does: its metrics are those of the last row.
     judged = replace(result.selected, val_accuracy=1.0)
-    advice = history.advice(plan.recipe, [*result.epochs[:-1], judged])
+    advice = history.advice(plan.recipe, [*result.epochs[:-1], judged], [result])
     assert any("augmentation and dropout make training harder" in each for each in advice)
 
 
@@ -253,3 +255,22 @@ def test_no_more_networks_are_trained_after_one_that_gains_nothing(
     _, result, _ = trained(squares_with_head, backbone, Timer(seconds=9000), most_members=3)
     assert list(dict.fromkeys(epoch.network for epoch in result.epochs)) == networks
     assert (result.members, result.best) == (1, 0 if lost == 0 else 2)
+
+
+@pytest.mark.parametrize(
+    ("missing", "note"), [(2, "1 of 3 networks is"), (1, "2 of 3 networks are")]
+)
+def test_networks_left_out_are_counted(missing, note, monkeypatch):
+    def fit(_start, _stage, _train, _val, recipe, _timer):
+        if recipe.seed >= 1000 * missing:
+            raise LeftOut("there is no time")
+        return None, SimpleNamespace(best=1)
+
+    monkeypatch.setattr(stages, "fit", fit)
+    monkeypatch.setattr(members, "set_weights", lambda *_: None)
+    start = SimpleNamespace(backbone=SimpleNamespace(keras_model=SimpleNamespace(get_weights=list)))
+    plan = SimpleNamespace(recipe=Recipe(members=3), most_members=3)
+    stage = SimpleNamespace(name="upper")
+    trained, notes = members._train_each(start, stage, lambda _: (None, None), plan, Timer())
+    assert len(trained) == missing
+    assert notes == [f"{note} left out: there is no time"]

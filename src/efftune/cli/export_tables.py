@@ -17,7 +17,7 @@ def show_exports(exports: Sequence[Export], *, as_json: bool) -> None:
     if as_json:
         for each in exports:
             line = {"path": str(each.path)} | each.receipt.to_dict()
-            print(json.dumps(line, ensure_ascii=False))
+            print(json.dumps(line))
         return
     show_table(_HEADINGS, [_export_row(each) for each in exports])
     pictures = sum(score.pictures for score in exports[0].receipt.same_pixels)

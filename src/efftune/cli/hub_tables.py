@@ -12,7 +12,7 @@ from efftune.runs.run import Run
 def show_pushed(pushed: Pushed, *, as_json: bool) -> None:
     """Print where a run is now, and what of it."""
     if as_json:
-        print(json.dumps(asdict(pushed), ensure_ascii=False))
+        print(json.dumps(asdict(pushed)))
         return
     echo(f"Files:    {', '.join(pushed.files)}   ({pushed.bytes / 1e6:.1f} MB)")
     echo(f"Page:     {pushed.url}")
@@ -22,7 +22,7 @@ def show_pushed(pushed: Pushed, *, as_json: bool) -> None:
 def show_loaded(run: Run, *, as_json: bool) -> None:
     """Print where a run is now, and how good it is."""
     if as_json:
-        print(json.dumps(run.summary, ensure_ascii=False))
+        print(json.dumps(run.summary))
         return
     test, judged_by = run.evaluation.test, run.summary["judged_by"]
     low, high = percent(test.low), percent(test.high)

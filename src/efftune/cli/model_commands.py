@@ -37,7 +37,7 @@ def evaluate(
     else:
         finished = efftune.Run.load(run, device=device)
         classifier, recipe, folder = finished.classifier, finished.recipe, finished.folder
-    columns = Columns.of(recipe.changed(**choices))
+    columns = Columns.of(recipe, **choices)
     with progress_bars.progress(quiet=output.quiet) as on_progress:
         score, examples = other_pictures.evaluate(
             classifier, source, split, columns=columns, on_progress=on_progress

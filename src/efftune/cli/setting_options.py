@@ -257,7 +257,7 @@ def _kind(annotation: Any) -> tuple[Any, list[str]]:
         kinds = [_kind(each) for each in get_args(annotation)]
         is_enumeration = all(values for _, values in kinds)
         return str, [value for _, values in kinds for value in values] if is_enumeration else []
-    return (annotation, []) if annotation in (int, float) else (str, [])
+    return (annotation, []) if annotation in (int, float, bool) else (str, [])
 
 
 def _help(place: Place, default: str) -> str:

@@ -18,7 +18,7 @@ def show_sorted(found: Sequence[Sorted], into: Path, *, as_json: bool) -> None:
         for each in found:
             placed = None if each.path is None else str(each.path)
             line = each.prediction.to_dict() | {"placed": placed}
-            print(json.dumps(line, ensure_ascii=False))
+            print(json.dumps(line))
         return
     counts = Counter(each.path.parent.name for each in found if each.path is not None)
     if counts:
@@ -32,7 +32,7 @@ def show_sorted(found: Sequence[Sorted], into: Path, *, as_json: bool) -> None:
 def show_undone(undone: Undone, *, as_json: bool) -> None:
     """Print how many files were removed, and which had to stay."""
     if as_json:
-        print(json.dumps(asdict(undone), ensure_ascii=False))
+        print(json.dumps(asdict(undone)))
         return
     echo(f"Removed: {undone.removed:,}")
     for path, reason in undone.kept.items():

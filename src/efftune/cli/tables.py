@@ -1,6 +1,7 @@
 """Printing of results to the terminal."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,11 @@ from efftune.data.examples import Examples, Split
 from efftune.data.sources import addresses
 from efftune.delivery.prediction_parts import Parts
 from efftune.evaluation.comparison import Comparison, RunScore
-from efftune.evaluation.metrics import Evaluation, SplitEvaluation
+from efftune.evaluation.metrics import SplitEvaluation
 from efftune.evaluation.predictions import write_csv
 from efftune.model.prediction import Prediction
 from efftune.recipe.recipe import Recipe, Stage
-from efftune.report import words
+from efftune.report import related, review, words
 from efftune.report.explanation_images import ExplanationFile
 from efftune.runs.run import Run
 from efftune.system.text import counted
@@ -35,19 +36,21 @@ def show_run(run: Run) -> None:
         scores = {"out of fold": score}
     _show_scores({name: part for name, part in scores.items() if part is not None})
     echo()
-    weakest = sorted((each for each in score.per_class if each.support), key=lambda each: each.f1)
+    per_class = (evaluation.test_without_leaks or score).per_class
+    weakest = sorted((each for each in per_class if each.support), key=lambda each: each.f1)
     items = (
         f"{each.name} (F1 {each.f1:.2f}, {counted(each.support, 'picture')})"
         for each in weakest[:3]
     )
     echo(f"Weakest classes: {', '.join(items)}")
-    _show_reliability(evaluation)
+    _show_reliability(run)
+    folder = shlex.quote(str(run.folder))
     if wrong := run.record["likely_wrong_labels"]:
-        echo(f"Labels:          {wrong:,} look wrong; see efftune review {run.folder} --open")
+        echo(f"Labels:          {wrong:,} look wrong; see efftune review {folder} --open")
     echo(f"Report:          {run.folder / 'report.html'}")
     echo(f"Run folder:      {run.folder}   ({run.summary['seconds']:.1f} s)")
     echo(f"Plots:           {run.folder / 'plots'}")
-    echo(f"Use it:          efftune predict {run.folder} PHOTO.jpg")
+    echo(f"Use it:          efftune predict {folder} PHOTO.jpg")
 
 
 def _show_data(run: Run) -> None:
@@ -94,11 +97,19 @@ def _show_notes(run: Run) -> None:
             echo(f"Stage {stage['name']} was rolled back: nothing was gained on validation")
 
 
-def _show_reliability(evaluation: Evaluation) -> None:
+def _show_reliability(run: Run) -> None:
     """Print the baseline, the error rate of sure predictions, and the gain from more pictures."""
-    score, unsure, curve = evaluation.test, evaluation.unsure, evaluation.learning_curve
+    evaluation, values = run.evaluation, run.evaluation.to_dict()
+    unsure, curve = evaluation.unsure, evaluation.learning_curve
+    score = evaluation.test_without_leaks or evaluation.test
     pictures = "pictures" if evaluation.cross_validation else "test pictures"
+    if unsure is not None and related.counts_leaks(values, unsure.test.pictures):
+        pictures += ", also of leaks"
     echo(f"Baseline:        {_baseline(score)}")
+    if related.all_leaked(values, run.record):
+        echo(f"Leaks:           {related.left_out(values, run.record)}")
+    if groups := related.few_groups(related.findings(run.folder)):
+        echo(f"Groups:          {groups}")
     if unsure is not None and not unsure.test.answered:
         echo(f"Not unsure:      none of the {pictures}")
     elif unsure is not None:
@@ -106,7 +117,7 @@ def _show_reliability(evaluation: Evaluation) -> None:
             f"Not unsure:      {percent(unsure.test.coverage)} of the {pictures}, with "
             f"{percent(unsure.test.error)} errors (target: {percent(unsure.max_error)} or less)"
         )
-    if curve is not None:
+    if curve is not None and len(curve.points) >= words.LEAST_POINTS:
         gain = 100 * min(curve.double.accuracy - curve.now.accuracy, 1 - score.accuracy)
         echo(f"Twice the data:  about {gain:+.1f} points (estimated on frozen features)")
 
@@ -223,7 +234,7 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
     """
     if form == "json":
         for each in predictions:
-            print(json.dumps(each.to_dict(), ensure_ascii=False))
+            print(json.dumps(each.to_dict()))
     elif form == "csv":
         write_csv(sys.stdout, predictions)
     elif predictions:
@@ -245,7 +256,7 @@ def _flags_and_path(prediction: Prediction) -> tuple[str, str]:
 def show_labels(run: Run, path: Path) -> None:
     """Print where the accepted labels are, and the command that trains with them."""
     echo(f"Labels: {path}")
-    echo(f"Train with them: efftune train {run.record['source']} --labels {path}")
+    echo(f"Train with them: {review.command(run.folder, run.record['source'])}")
 
 
 def show_explanations(explanations: Sequence[ExplanationFile], *, as_json: bool) -> None:
@@ -258,7 +269,7 @@ def show_explanations(explanations: Sequence[ExplanationFile], *, as_json: bool)
                 "label": each.label,
                 "confidence": each.confidence,
             }
-            print(json.dumps(line, ensure_ascii=False))
+            print(json.dumps(line))
         return
     rows = [(each.label, percent(each.confidence), str(each.png)) for each in explanations]
     show_table(("class", "confidence", "picture"), rows, left=("picture",))

@@ -43,7 +43,8 @@ _DETAILS = re.compile("[:,(]")  # after the kind of a reason come its details
 _STRAY = {"not-an-image", "not-in-a-class-folder", "not-in-a-split-folder"}
 _REMARKS = {"other-file", "empty-folder", "rotated", "animated", "pages"}
 _DEEP = "more-than-8-bits"
-_REMARKS |= {"greyscale", "tiny", "long", _DEEP}
+FEW_GROUPS = "few-groups"
+_REMARKS |= {"greyscale", "tiny", "long", _DEEP, FEW_GROUPS}
 _FORMATS = tuple(FORMATS)
 
 _DEPTH_FIELDS = ("kind", "low", "high")

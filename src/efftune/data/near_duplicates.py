@@ -7,7 +7,7 @@ similar pictures.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,7 +21,7 @@ from efftune.data import bit_depth, images, picture_bytes
 from efftune.data.copy_candidates import SomeThumbnails, candidates
 from efftune.data.examples import SPLITS, Example
 from efftune.data.images import Pixels
-from efftune.data.inspection import Finding
+from efftune.data.inspection import FEW_GROUPS, Finding
 from efftune.data.measurements import SMALL
 from efftune.errors import BadImage
 from efftune.system.machine import usable_processors
@@ -36,6 +36,7 @@ _MAX_CROP = 0.2  # fraction of a side
 _MAX_ITERATIONS = 15  # of the alignment
 _FILTER_SIZE = 3  # pixels: Gaussian filter during alignment
 _CACHE_SIZE = 4096  # pictures of _SIDE pixels cached in memory
+_OF_A_GROUP = 2  # pictures, on average: from here on, they are far from independent
 
 _Floats = NDArray[np.float32]
 
@@ -139,7 +140,7 @@ def groups(
 
 
 def findings(rows: Sequence[Example], duplicates: Sequence[DuplicatePair]) -> Iterator[Finding]:
-    """Findings about copies: within a class, with different labels, across splits."""
+    """Findings about copies (within a class, with different labels), leaks and groups."""
     for pair in duplicates:
         first, second = sorted(
             (rows[pair.first], rows[pair.second]), key=lambda row: _ORDER.get(row.split, 0)
@@ -157,6 +158,48 @@ def findings(rows: Sequence[Example], duplicates: Sequence[DuplicatePair]) -> It
             detail += f"; in {first.split} and {second.split}"
         for each in kinds:
             yield Finding(each, second.name, detail, first.name, second.label, second.split)
+    group_ids = groups(len(rows), duplicates, [row.group for row in rows])
+    yield from _other_leaks(rows, duplicates, group_ids)
+    yield from _few_groups(rows, set(leaks(rows, group_ids)))
+
+
+def _other_leaks(
+    rows: Sequence[Example], duplicates: Sequence[DuplicatePair], group_ids: NDArray[np.int64]
+) -> Iterator[Finding]:
+    """Findings about the leaks that are no pair of copies: of groups, and copies of copies."""
+    splits = [_ORDER.get(row.split, 0) for row in rows]
+    told = {
+        max(pair.first, pair.second, key=splits.__getitem__)
+        for pair in duplicates
+        if splits[pair.first] != splits[pair.second]
+    }
+    first: dict[int | str, int] = {}  # of each group, named or not: a picture of the first split
+    for i in sorted(range(len(rows)), key=splits.__getitem__):
+        first.setdefault(int(group_ids[i]), i)
+        first.setdefault(rows[i].group, i)
+    for i in leaks(rows, group_ids):
+        if i in told:
+            continue
+        row, other = rows[i], rows[first[int(group_ids[i])]]
+        detail = "related through other pictures"
+        if row.group and splits[first[row.group]] < splits[i]:
+            other, detail = rows[first[row.group]], f"group {row.group}"
+        detail += f"; in {other.split} and {row.split}"
+        kind = "group-leak" if row.group else "leak"
+        yield Finding(kind, row.name, detail, other.name, row.label, row.split)
+
+
+def _few_groups(rows: Sequence[Example], leaked: Set[int]) -> Iterator[Finding]:
+    """A finding about the pictures that judge, if they are of much fewer groups of the source."""
+    splits = {row.split for row in rows}
+    split = "train" if splits == {"train"} else "test"  # in folds, all judge
+    judging = [row for i, row in enumerate(rows) if row.split == split and i not in leaked]
+    judging = judging or [row for row in rows if row.split == split]  # which count, then
+    named = {row.group for row in judging if row.group}
+    count = len(named) + sum(not row.group for row in judging)
+    if named and len(judging) >= _OF_A_GROUP * count:
+        detail = f"{len(judging):,} pictures of {count:,} group{'s' * (count != 1)}"
+        yield Finding(FEW_GROUPS, split, detail, split=split)
 
 
 def _grey_picture(path: Path, depth: bit_depth.BitDepth) -> Pixels:

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,6 +15,7 @@ Choice = Literal["keep", "relabel", "drop"]
 COLUMNS = ("path", "label", "decision", "new_label")
 LABELS_FILE = "labels.csv"  # in a run folder
 DROPPED = "dropped in review"
+_DELIMITERS = (",", ";", "\t")  # Excel writes semicolons in many European locales
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,26 @@ class Decision:
     new_label: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Decided(Example):
+    """An example about which there is a decision.
+
+    Attributes:
+        decision: about it.
+        listed: its name in the labels file of a run, by which it is found again: that of the
+            example, or the whole path of a picture that lies beside another labels file.
+    """
+
+    decision: Decision = Decision("", "keep")
+    listed: str = ""
+
+
 def read(path: str | Path) -> dict[str, Decision]:
     """Read label decisions.
 
     Args:
         path: a CSV file with the columns path, label, decision and new_label, as saved from the
-            review page that `efftune review` writes.
+            review page that `efftune review` writes; a spreadsheet may have written semicolons.
 
     Returns:
         Decisions by picture name, as in `examples.csv`.
@@ -47,11 +62,19 @@ def read(path: str | Path) -> dict[str, Decision]:
         DataError: the table is invalid; the message gives the line.
     """
     file = files.user_path(path)
+    found, line_of = dict[str, Decision](), dict[str, int]()
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            table = csv.DictReader(stream, strict=True)
-            _require_columns(file, table.fieldnames)
-            return {row["path"]: _parse_decision(file, table.line_num, row) for row in table}
+            lines = list(stream)  # once, since it may be a pipe
+        table = csv.DictReader(lines, delimiter=_delimiter(lines), strict=True)
+        _require_columns(file, table.fieldnames)
+        for row in table:
+            name, decision = _parse_row(file, table.line_num, row)
+            if found.setdefault(name, decision) != decision:
+                both = f"Lines {line_of[name]} and {table.line_num} of {file}"
+                raise DataError(f"{both} decide differently about {name}. Remove one of them.")
+            line_of.setdefault(name, table.line_num)
+        return found
     except OSError as error:
         raise UsageError(f"Cannot read the labels file {file}: {error.strerror}.") from None
     except (csv.Error, UnicodeDecodeError) as error:
@@ -70,15 +93,21 @@ def write(path: Path, decisions: Mapping[str, Decision]) -> None:
             writer.writerow([name, each.label, each.choice, each.new_label])
 
 
+def made(examples: Examples) -> dict[str, Decision]:
+    """The decisions that were applied to examples, for a labels file in any folder."""
+    return {row.listed: row.decision for row in examples.rows if isinstance(row, Decided)}
+
+
 def further(examples: Examples, decisions: Mapping[str, Decision], folder: Path) -> list[Example]:
     """Examples for decided pictures that are not in the source, but beside the labels file.
 
-    So a server keeps the pictures that people have corrected; see `efftune serve --feedback`.
+    So a server keeps the pictures that people have corrected; see `efftune serve --feedback`. The
+    labels file of a run that was trained with them has their whole paths.
 
     Args:
         examples: of the source.
         decisions: by picture name.
-        folder: of the labels file; what lies outside of it is not looked for.
+        folder: of the labels file; names that lead out of it are not looked for.
     """
     names = {_table_name(row.name) for row in examples.rows}
     found = list[Example]()
@@ -90,15 +119,18 @@ def further(examples: Examples, decisions: Mapping[str, Decision], folder: Path)
             picture_bytes.sniff(folder / name)
         except BadImage as error:
             reason = error.reason
-        found.append(Example(folder / name, name, each.new_label or each.label, reason=reason))
+        path, label = folder / name, each.new_label or each.label
+        listed = _table_name(str(path.absolute()))
+        found.append(Decided(path, name, label, reason=reason, decision=each, listed=listed))
     return found
 
 
 def _is_in(folder: Path, name: str) -> bool:
-    """Whether there is such a file in a folder."""
+    """Whether there is such a file in a folder, or anywhere if the name is its whole path."""
     try:
         path = (folder / name).resolve()
-        return path.is_relative_to(folder.resolve()) and path.is_file()
+        is_in = Path(name).is_absolute() or path.is_relative_to(folder.resolve())
+        return is_in and path.is_file()
     except (OSError, ValueError, RuntimeError):  # a name that cannot be, or a loop of links
         return False
 
@@ -117,8 +149,8 @@ def relabelled(examples: Examples, decisions: Mapping[str, Decision]) -> Example
         if name not in names:
             raise DataError(
                 f"The labels file has a decision about {name}, which is not in {examples.source}, "
-                "nor beside that file. Remove that line, or use the file with the source it was "
-                "made for."
+                "nor beside that file. If that picture lies in another folder, give its whole path "
+                "there. Else remove that line, or use the file with the source it was made for."
             )
     matched = [(row, decisions.get(_table_name(row.name))) for row in examples.rows]
     rows = tuple(
@@ -149,7 +181,19 @@ def _apply(row: Example, decision: Decision, source: str) -> Example:
             f"The labels file lists {row.name} as {decision.label!r}, but its label in {source} is "
             f"now {row.label!r}. Remove that line, or review the picture again."
         )
+    if not isinstance(row, Decided):
+        values = {each.name: getattr(row, each.name) for each in fields(row)}
+        row = Decided(**values, decision=decision, listed=_table_name(row.name))
     return replace(row, label=decision.new_label) if decision.choice == "relabel" else row
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """The delimiter with which most of the columns are found in the header."""
+
+    def found(delimiter: str) -> int:
+        return len({*COLUMNS} & {*next(csv.reader(lines[:1], delimiter=delimiter), [])})
+
+    return max(_DELIMITERS, key=found)
 
 
 def _require_columns(path: Path, columns: Sequence[str] | None) -> None:
@@ -161,7 +205,8 @@ def _require_columns(path: Path, columns: Sequence[str] | None) -> None:
         )
 
 
-def _parse_decision(path: Path, line: int, row: Mapping[str, str | None]) -> Decision:
+def _parse_row(path: Path, line: int, row: Mapping[str, str | None]) -> tuple[str, Decision]:
+    """The name of a picture, and the decision about it; a row may lack its last cells."""
     cells = {name: row[name] or "" for name in COLUMNS}
     choice = cells["decision"]
     choices = get_args(Choice)
@@ -174,5 +219,7 @@ def _parse_decision(path: Path, line: int, row: Mapping[str, str | None]) -> Dec
         raise DataError(
             f"Line {line} of {path}: the decision relabel needs a new_label. Fill in that column."
         )
+    if not cells["path"]:
+        raise DataError(f"Line {line} of {path} has no path. Fill in that column.")
     new_label = cells["new_label"] if choice == "relabel" else ""
-    return Decision(cells["label"], choice, new_label)  # type: ignore[arg-type]  # checked above
+    return cells["path"], Decision(cells["label"], choice, new_label)  # type: ignore[arg-type]  # checked above

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from efftune.data.examples import Example, Examples
 from efftune.data.images import Pixels
 from efftune.data.sources import addresses, discovery, hf, tfds
 from efftune.data.sources.table_columns import Columns
-from efftune.errors import BadImage, DataError, UsageError
+from efftune.errors import BadImage, DataError, EfftuneWarning, UsageError
 from efftune.evaluation.predictions import FILE as PREDICTIONS_FILE
 from efftune.evaluation.predictions import OUT_OF_FOLD
 from efftune.model.classifier import Classifier
@@ -107,10 +108,18 @@ def of_run(
         each = photo(*row)
         found += [] if each is None else [each]
         missing += [row[0]] if each is None else []
+    gone = " ".join(
+        f"There is no {files.user_path(path).absolute()} any more, which has {split} pictures of "
+        "the run: put it there again."
+        for split, path in recipe.data.held_out.items()
+        if not _exists(path)
+    )
     if not found:
-        raise DataError(
-            f"None of the run's {len(judged):,} judged pictures is in {source}. {_SAY_WHERE}"
-        )
+        told = f"None of the run's {len(judged):,} judged pictures is in {source}."
+        raise DataError(" ".join(filter(None, (told, gone, _SAY_WHERE))))
+    if gone:
+        message = f"{gone} Without its pictures, the export is judged by the others."
+        warnings.warn(message, EfftuneWarning, stacklevel=2)
     training = [photo(*row) for row in _trained_on(used, recipe.seed, CALIBRATION)]
     return RunPhotos(found, missing, [each for each in training if each is not None])
 
@@ -149,7 +158,7 @@ def _photos(
 ) -> Callable[[str, str, str], Photo | None]:
     """What finds a run's photo by its name, its split and its label."""
     held_out = {split: path for split, path in recipe.data.held_out.items() if _exists(path)}
-    examples = discovery.find(source, on_progress, Columns.of(recipe), held_out)
+    examples = discovery.find(source, on_progress, Columns.of(recipe), held_out, strict=False)
     rows = [*examples.rows, *_beside_labels(examples, recipe)]
     paths = {_as_written(row.name): row.path for row in rows}
     numbers = {_as_written(label): number for number, label in enumerate(class_names)}

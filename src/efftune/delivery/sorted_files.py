@@ -1,5 +1,6 @@
 """The record of what was sorted into a folder, by which all of it can be taken away again."""
 
+import filecmp
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ class Placed:
         path: of what was placed, relative to the folder.
         way: `link`, a hard link to the photo; `copy`; or `sidecar`, its keywords.
         size: in bytes.
-        changed: when it was last modified, in nanoseconds since 1970.
+        changed: when the photo was last modified, in nanoseconds since 1970; a disk may round that.
     """
 
     photo: str
@@ -140,17 +141,30 @@ def _why_kept(into: Path, placed: Placed) -> str:
     is_sidecar = placed.way == "sidecar"
     if not is_ours or status.st_size != placed.size:
         return "it is another file now"
-    if is_sidecar or status.st_mtime_ns != placed.changed:
+    is_true_copy = placed.way == "copy" and _is_alike(path, placed)
+    if is_sidecar or not (is_true_copy or status.st_mtime_ns == placed.changed):
         return "" if is_sidecar else "it has changed"
     try:
         original = Path(placed.photo).stat()
     except OSError:
         return f"{placed.photo} is gone, and this is what is left of it"
     known = (placed.size, placed.changed)
-    is_same = known == (original.st_size, original.st_mtime_ns)
+    is_same = is_true_copy or known == (original.st_size, original.st_mtime_ns)
     if os.path.samestat(original, status) and status.st_nlink == 1:  # found through a link
         return f"{placed.photo} is this file, and there is no other"
     return "" if is_same else f"{placed.photo} has changed, and this is how it was"
+
+
+def _is_alike(path: Path, placed: Placed) -> bool:
+    """Whether a copy holds what its photo holds, if their times do not tell.
+
+    Disks such as those of cameras keep times to 2 s, and some change with the clock in summer.
+    """
+    try:
+        times = {path.stat().st_mtime_ns, Path(placed.photo).stat().st_mtime_ns}
+        return times != {placed.changed} and filecmp.cmp(placed.photo, path, shallow=False)
+    except OSError:
+        return False
 
 
 def _line(placed: Placed) -> str:

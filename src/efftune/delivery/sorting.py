@@ -26,6 +26,9 @@ _NO_LETTERS = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 _AT_ONCE = 2048  # photos that are predicted before they are placed
 _MOST_BYTES = 120  # of a folder's name
+_MOST_OF_FILE = 255  # bytes of a file's name, on most disks
+_MOST_OF_SUFFIX = 16  # what is longer is part of the name
+_SIDECAR_SUFFIX = ".xmp"
 _SIDECAR = """\
 <?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
@@ -191,19 +194,25 @@ class Sorter:
 
     def _describe(self, photo: Path, path: str, label: str, record: TextIO) -> None:
         """Place the class of a photo as a keyword beside it."""
-        place, text = f"{path}.xmp", _SIDECAR.format(escape(_NO_LETTERS_OF_XML.sub("_", label)))
-        content = text.encode(errors="replace")
+        place, keyword = f"{path}{_SIDECAR_SUFFIX}", escape(_NO_LETTERS_OF_XML.sub("_", label))
+        content = _SIDECAR.format(keyword).encode(errors="replace")
         note(record, Placed(str(photo), place, "sidecar", len(content)))
         files.write(self.into / place, content, flush=False)
 
     def _free(self, folder: str, name: str) -> str:
-        """A path of no file yet, with the photo's name or nearly."""
+        """A path of no file yet, with the photo's name or nearly; there is room for a sidecar's."""
         stem, suffix = os.path.splitext(name)  # noqa: PTH122  (of any name)
-        number, path = 1, f"{folder}/{name}"
-        while os.path.lexists(self.into / path) or os.path.lexists(self.into / f"{path}.xmp"):
+        if len(os.fsencode(suffix)) > _MOST_OF_SUFFIX:
+            stem, suffix = name, ""
+        most = _MOST_OF_FILE - len(_SIDECAR_SUFFIX) * self._xmp
+        number, end = 1, suffix
+        while True:
+            path = f"{folder}/{_shortened(stem, most - len(os.fsencode(end)))}{end}"
+            taken = (self.into / path, self.into / f"{path}{_SIDECAR_SUFFIX}")
+            if not any(map(os.path.lexists, taken)):
+                return path
             number += 1
-            path = f"{folder}/{stem}-{number}{suffix}"
-        return path
+            end = f"-{number}{suffix}"
 
 
 # What XML 1.0 cannot hold.
@@ -225,6 +234,13 @@ def folder_names(class_names: Sequence[str]) -> dict[str, str]:
         taken.add(name.casefold())
         found[label] = name
     return found
+
+
+def _shortened(stem: str, most: int) -> str:
+    """A name of at most so many bytes, by whole letters; it may have any bytes."""
+    while len(os.fsencode(stem)) > most:
+        stem = stem[:-1]
+    return stem
 
 
 def _linked(photo: Path, path: Path) -> bool:

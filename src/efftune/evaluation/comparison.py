@@ -129,6 +129,7 @@ class Comparison:
             "pictures": self.pictures,
             "trained_on": self.trained_on,
             "relabelled": self.relabelled,
+            "out_of_fold": self.out_of_fold,
             "runs": [_to_dict(standing) for standing in self.standings],
         }
 

@@ -105,19 +105,19 @@ class CrossFitting:
         self, share: float, repeat: int, labels: Labels, folds: Labels | None
     ) -> Iterator[Part]:
         """For one measurement, which pictures heads are fitted on, and which they are judged by."""
-        inside = self._subset(share, repeat)
         if folds is None:
-            yield inside, np.ones(len(labels), bool)
+            everything = np.ones(len(self._labels), bool)
+            yield self._subset(share, repeat, everything), np.ones(len(labels), bool)
             return
         for fold in np.unique(folds):
-            yield inside & (folds != fold), folds == fold
+            yield self._subset(share, repeat, folds != fold), folds == fold
 
-    def _subset(self, share: float, repeat: int) -> NDArray[np.bool_]:
-        """A random share of each class, at least one picture; bool (pictures,)."""
+    def _subset(self, share: float, repeat: int, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A random share of each class among known pictures, at least one; bool (pictures,)."""
         inside = np.zeros(len(self._labels), bool)
         random = np.random.default_rng([self._seed, repeat])
-        for number in np.unique(self._labels):
-            members = random.permutation(np.flatnonzero(self._labels == number))
+        for number in np.unique(self._labels[known]):
+            members = random.permutation(np.flatnonzero(known & (self._labels == number)))
             inside[members[: _part_of(len(members), share)]] = True
         return inside
 

@@ -80,13 +80,13 @@ def train(
     known = out_of_fold.judgeable(labels, folds)
     results += [replace(each, best=0) for each in tried.results[len(results) :]]  # not taken
     # Before and after a stage, the same pictures count: those of the folds that were tried.
-    everything = np.ones(len(labels), bool)
-    seen = tried.judged if tried.judged.any() else everything
+    seen = tried.judged if tried.judged.any() else ~tried.judged
     scores = [_score(each, seen, labels, known) for each in scored]
     results = [
         _with_metrics(each, *pair) for each, pair in zip(results, pairwise(scores), strict=True)
     ]
-    scores[0] = _score(scored[0], everything, labels, known)
+    outcome = replace(outcome, alone=None if seen.all() else scores[0])
+    scores[0] = _score(scored[0], np.ones_like(seen), labels, known)
     taken = [each for each in results if each.best]
     epochs = history.history(head, data, timer.seconds["head"], taken, judges)
     training = TrainingResult(network, head, tuple(results), tuple(epochs))

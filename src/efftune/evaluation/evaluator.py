@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from efftune.data.examples import Examples, Split
 from efftune.evaluation import (
@@ -14,7 +15,12 @@ from efftune.evaluation import (
     out_of_fold,
     trained_features,
 )
-from efftune.evaluation.calibration import FlaggedCount, OutOfDistribution, SelectivePrediction
+from efftune.evaluation.calibration import (
+    Calibration,
+    FlaggedCount,
+    OutOfDistribution,
+    SelectivePrediction,
+)
 from efftune.evaluation.cross_fitting import CrossFitting
 from efftune.evaluation.learning_curve import LearningCurve
 from efftune.evaluation.metrics import Evaluation
@@ -31,6 +37,7 @@ from efftune.training.stage_result import NetworkState
 from efftune.training.training_data import TrainingData
 
 HELD_OUT: tuple[Split, ...] = ("val", "test")
+_FEWEST_CLEAN = 20  # validation pictures, to choose thresholds on
 
 
 @dataclass(frozen=True)
@@ -85,13 +92,13 @@ def evaluate(
     suspect_rows, curve = (
         ((), None) if missing else _cross_fit(training.head, data, examples, recipe, timer)
     )
-    raw = {split: each.raw for split, each in judged.items()}
     probabilities = {split: each.probabilities for split, each in judged.items()}
+    clean, known = _without_leaks(judged, labels, examples)
     evaluation = replace(
         _scores(probabilities, labels, examples, curve),
-        calibration=calibration.calibration(uncertainty.temperature, raw, probabilities, labels),
-        unsure=_unsure(judged, labels, uncertainty, recipe),
-        unlike=_unlike(judged, uncertainty),
+        calibration=_calibration(clean, known, uncertainty),
+        unsure=_unsure(clean, known, uncertainty, recipe),
+        unlike=_unlike(clean, uncertainty),
         learning_curve=curve,
         cross_validation=outcome.summary if outcome else None,
     )
@@ -118,8 +125,9 @@ def _judge_splits(
 ) -> tuple[dict[Split, Judged], Uncertainty]:
     """What the network says of the validation and test pictures; and its thresholds."""
     features = trained_features.compute(network, data, examples.depth, recipe, timer)
-    labels = data.labels["val"]
-    temperature = uncertainties.fit_temperature(network.head.logits(features["val"]), labels)
+    clean, labels = _clean(data, examples), data.labels["val"]
+    logits = network.head.logits(features["val"])
+    temperature = uncertainties.fit_temperature(logits[clean], labels[clean])
     plain, calibrated = (
         Head(np.float32(factor) * network.kernel, np.float32(factor) * network.bias)
         for factor in (1.0, 1 / temperature)
@@ -127,11 +135,11 @@ def _judge_splits(
     probabilities = {split: calibrated.probabilities(features[split]) for split in HELD_OUT}
     correct = probabilities["val"].argmax(axis=1) == labels
     unsure_below = uncertainties.confidence_threshold(
-        probabilities["val"].max(axis=1), correct, recipe.evaluation.max_error
+        probabilities["val"].max(axis=1)[clean], correct[clean], recipe.evaluation.max_error
     )
     detector = _detector(features["train"], network, data, recipe)
     distances = {split: detector.distances(features[split]) for split in HELD_OUT}
-    unlike_above = out_of_fold.unlike_above(distances["val"])
+    unlike_above = out_of_fold.unlike_above(distances["val"][clean])
     judged = {
         split: Judged(
             plain.probabilities(features[split]),
@@ -142,6 +150,15 @@ def _judge_splits(
         for split in HELD_OUT
     }
     return judged, Uncertainty(temperature, unsure_below, unlike_above, detector)
+
+
+def _clean(data: TrainingData, examples: Examples) -> NDArray[np.bool_]:
+    """Which validation pictures have no copy in training; all, if those are too few.
+
+    The network knows copies: it is surer of them than of new pictures, and more often right.
+    """
+    clean = np.array([path not in examples.leaked for path in data.paths["val"]], bool)
+    return clean if clean.sum() >= _FEWEST_CLEAN else np.ones_like(clean)
 
 
 def _uncertainty(
@@ -220,6 +237,29 @@ def _scores(
         for split in HELD_OUT
     }
     return metrics.evaluate_all(inputs, examples.class_names)
+
+
+def _without_leaks(
+    judged: Mapping[Split, Judged], labels: Mapping[Split, Labels], examples: Examples
+) -> tuple[dict[Split, Judged], dict[Split, Labels]]:
+    """What is said of the pictures without leaks, with labels; of all if there are no others."""
+    found, known = dict(judged), dict(labels)
+    for split in HELD_OUT if examples.leaked else ():
+        clean = np.array([row.path not in examples.leaked for row in examples.of(split)], bool)
+        if clean.any():
+            each = judged[split]
+            parts = (each.raw, each.probabilities, each.unsure, each.unlike)
+            found[split] = Judged(*(part[clean] for part in parts))
+            known[split] = labels[split][clean]
+    return found, known
+
+
+def _calibration(
+    judged: Mapping[Split, Judged], labels: Mapping[Split, Labels], uncertainty: Uncertainty
+) -> Calibration:
+    raw = {split: each.raw for split, each in judged.items()}
+    calibrated = {split: each.probabilities for split, each in judged.items()}
+    return calibration.calibration(uncertainty.temperature, raw, calibrated, labels)
 
 
 def _unsure(

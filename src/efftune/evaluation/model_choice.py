@@ -35,7 +35,9 @@ _FINALISTS = 3  # models that are tried on all pictures
 _BEATEN = 2.0  # standard errors
 _ALIKE = 1.0  # standard errors
 
-Outcome = Literal["chosen", "as good", "worse", "beaten", "too slow", "over the goal", "failed"]
+Outcome = Literal[
+    "chosen", "as good", "worse", "behind", "beaten", "too slow", "over the goal", "failed"
+]
 Numbers = NDArray[np.int64]
 
 
@@ -55,9 +57,9 @@ class ModelTrial:
         seconds: estimated duration of a run; 0 if there is no budget.
         networks: how many are trained in that time.
         outcome: `as good` as the best, within noise, but not the smallest such; `worse` than the
-            best; `beaten`, and dropped before all pictures were tried; `too slow` for the budget,
-            with as many networks as it leaves the smallest model time for; `over the goal`;
-            `failed`, if it could not be used.
+            best; `behind` others on some pictures, so not tried on all; `beaten` clearly; `too
+            slow` for the budget, with as many networks as it leaves the smallest model time for;
+            `over the goal`; `failed`, if it could not be used.
         reason: why it failed, or how it misses the goal.
     """
 
@@ -232,7 +234,7 @@ class _Race:
         for rung in self.pictures.rungs:
             if rung == len(self.pictures.labels) and alive[0].trial.pictures:
                 best = sorted(alive, key=lambda each: each.trial.excess)[:_FINALISTS]
-                alive = self._keep(alive, [each for each in alive if each in best], "beaten")
+                alive = self._keep(alive, [each for each in alive if each in best], "behind")
             alive = self._tried(alive, rung)
             if len(alive) == 1:
                 break

@@ -44,7 +44,7 @@ def evaluate(
         UsageError: the source does not exist, or has no such split.
         DataError: no picture can be decoded, or a class is unknown.
     """
-    examples = discovery.find(source, on_progress, columns)
+    examples = discovery.find(source, on_progress, columns, strict=False)
     rows = _rows_of_split(examples, split)
     names = classifier.class_names
     unknown = sorted({row.label for row in rows} - set(names))

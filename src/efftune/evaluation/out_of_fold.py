@@ -81,18 +81,25 @@ class CrossValidation:
         tried: what was tried, in order of training.
         chosen: the last stage that the classifier was trained with.
         failure: why fine-tuning failed; empty if it did not.
+        alone: the score of the head alone on those pictures that fine-tuning was judged by, if it
+            was given up early.
+        unknown: number of pictures whose class their judges could not know; see `judgeable`.
     """
 
     folds: int
     tried: tuple[CandidateScore, ...]
     chosen: str
     failure: str = ""
+    alone: CandidateScore | None = None
+    unknown: int = 0
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CrossValidation":
         """Rebuild the object from `dataclasses.asdict`."""
         tried = tuple(CandidateScore(**each) for each in values["tried"])
-        return cls(values["folds"], tried, values["chosen"], values["failure"])
+        alone = CandidateScore(**values["alone"]) if values.get("alone") else None
+        unknown = values.get("unknown", 0)
+        return cls(values["folds"], tried, values["chosen"], values["failure"], alone, unknown)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -112,6 +119,8 @@ class OutOfFold:
         unlike_above: its threshold for the distance.
         tried: scores of what was tried, also of what was given up before all folds were tried.
         failure: why fine-tuning failed; empty if it did not.
+        alone: as in `CrossValidation`.
+        unknown: likewise.
     """
 
     judged: Judged
@@ -122,12 +131,16 @@ class OutOfFold:
     unlike_above: float
     tried: tuple[CandidateScore, ...] = ()
     failure: str = ""
+    alone: CandidateScore | None = None
+    unknown: int = 0
 
     @property
     def summary(self) -> CrossValidation:
         """What is told of it."""
         chosen = self.tried[self.chosen].stage
-        return CrossValidation(self.folds, self.tried, chosen, self.failure)
+        return CrossValidation(
+            self.folds, self.tried, chosen, self.failure, self.alone, self.unknown
+        )
 
 
 def judge(
@@ -165,6 +178,7 @@ def judge(
         uncertainties.fit_temperature(candidates[chosen].logits[known], labels[known]),
         _unsure_below(probabilities[known], labels[known], max_error),
         unlike_above(candidates[chosen].distances),
+        unknown=int((~known).sum()),
     )
 
 

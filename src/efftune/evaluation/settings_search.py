@@ -9,7 +9,7 @@ activations.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -78,10 +78,18 @@ def search(
     return _Search(head, data, backbone, plan, timer, deadline).run()
 
 
-def preferred(attempts: list[_Attempt]) -> tuple[_Attempt, list[_Attempt]]:
-    """The one with the fewest changes of those that cannot be told apart from the best; and all."""
+def preferred(
+    attempts: list[_Attempt], gains: Callable[[_Attempt], bool] = lambda _: True
+) -> tuple[_Attempt, list[_Attempt]]:
+    """The one with the fewest changes of those that cannot be told apart from the best; and all.
+
+    Args:
+        attempts: compared with each other.
+        gains: whether one is better than the head alone; others are preferred only if none is.
+    """
     alike = [each for each in attempts if each.trial.excess <= _ALIKE * each.trial.error]
-    return min(alike, key=lambda each: (len(each.trial.settings), each.trial.excess)), alike
+    gaining = [each for each in alike if gains(each)] or alike
+    return min(gaining, key=lambda each: (len(each.trial.settings), each.trial.excess)), alike
 
 
 def _name(number: int, trials: list[SettingsTrial], epochs: int) -> str:
@@ -106,7 +114,9 @@ class _Search:
         self.backbone = backbone
         self.plan = plan
         self.timer = timer
-        self.start, self.deadline = time.perf_counter(), deadline
+        spent = sum(timer.seconds.values())
+        began = timer.journal.decided("search began", lambda: spent)
+        self.start, self.deadline = time.perf_counter() - (spent - began), deadline
         self.trials: list[SettingsTrial] = []
         self._plans: dict[str, tuple[Plan, TrainingData]] = {}
         self._epoch_seconds: dict[str, float] = {}
@@ -242,8 +252,10 @@ class _Search:
             weights = self.backbone.keras_model.get_weights() if may_be_chosen else []
         losses = out_of_fold.losses(network.head.logits(features), data.labels["val"])
         elapsed = time.perf_counter() - started
-        self._epoch_seconds[plan.recipe.tuning.unfreeze] = (elapsed + self._waited) / epochs
-        seconds = max(elapsed, sum(epoch.seconds for epoch in result.epochs))  # on a node
+        # On a node, or before the run was stopped, the epochs took longer than to get them here.
+        seconds = max(elapsed, sum(epoch.seconds for epoch in result.epochs))
+        waited = elapsed + self._waited if self._waited else seconds
+        self._epoch_seconds[plan.recipe.tuning.unfreeze] = waited / epochs
         trial = replace(
             trial,
             epochs=len(result.epochs),  # fewer than asked if the run is finished early
@@ -306,6 +318,9 @@ class _Search:
             error = 0.0 if each is best else out_of_fold.noise(behind)
             each.trial = replace(each.trial, excess=float(behind.mean()), error=error)
 
+    def _gains(self, attempt: _Attempt) -> bool:
+        return fine_tuning.gains(attempt.result, self.head, self.data)
+
     def _result(
         self, attempts: list[_Attempt]
     ) -> tuple[Plan, TrainingResult, tuple[SettingsTrial, ...]]:
@@ -316,13 +331,13 @@ class _Search:
             epochs = history.history(self.head, self.data, seconds, [])
             training = TrainingResult(frozen, self.head, (), tuple(epochs))
             return self.plan, training, tuple(reversed(self.trials))
-        chosen, alike = preferred(attempts)
+        chosen, alike = preferred(attempts, self._gains)
         for each in attempts:
             outcome: Outcome = "as good" if each in alike else "worse"
             outcome = "chosen" if each is chosen else outcome
             self.trials.append(replace(each.trial, outcome=outcome))
         network, result = chosen.network, chosen.result
-        if fine_tuning.gains(result, self.head, self.data):
+        if self._gains(chosen):
             set_weights(self.backbone.keras_model, chosen.weights)
             self.backbone.weights_changed |= result.best > 0
         else:

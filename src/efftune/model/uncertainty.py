@@ -259,6 +259,6 @@ def confidence_threshold(
     ends = np.append(ranked[1:] < ranked[:-1], True)
     qualifying = np.flatnonzero(ends & (wrong <= max_error * np.arange(1, len(ranked) + 1)))
     if not len(qualifying):
-        return float(np.nextafter(1.0, 2.0))
+        return float(np.nextafter(np.float32(1), np.float32(2)))  # above 1 in that type, too
     last = int(qualifying[-1])
     return 0.0 if last == len(ranked) - 1 else float((ranked[last] + ranked[last + 1]) / 2)

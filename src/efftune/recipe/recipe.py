@@ -1,6 +1,7 @@
 """All settings of a run as one immutable value, and its conversion from and to TOML."""
 
 import math
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ LEAST_EPOCHS = 3  # minimum of automatic epochs of fine-tuning, for large datase
 MOST_EPOCHS = 30  # maximum, for small ones
 MOST_VIEWS = 15  # maximum of automatic cached views per picture
 
+# Settings of what is named at once: `epochs` of training from random weights are others.
+_INSTEAD = {"epochs": "scratch_epochs", "learning_rate": "scratch_learning_rate"}
 # Settings that have no effect if only the head is fitted.
 _FINE_TUNING = {
     key
@@ -128,6 +131,12 @@ class Recipe:
         usual = {key: settings[key] for key in _FINE_TUNING}
         return self.changed(**(usual | {"unfreeze": "none"}))
 
+    def without_tuning(self) -> "Recipe":
+        """The same recipe without the stages of fine-tuning, and without settings of them."""
+        settings = Recipe.named(self.name).settings
+        usual = {key: settings[key] for key, place in SETTINGS.items() if place.section == "tuning"}
+        return self.changed(**(usual | {"unfreeze": "none"}))
+
     def to_toml(self) -> str:
         """The recipe as TOML with a table per section; `Recipe(**values)` accepts the values."""
         import tomli_w
@@ -169,7 +178,8 @@ class Recipe:
         epochs = automatic if tuning.epochs == "auto" else tuning.epochs
         new = max(0, epochs - augmentation.plain_view)
         views = min(MOST_VIEWS, new) if augmentation.views == "auto" else augmentation.views
-        return self.changed(epochs=epochs, views=0 if augmentation.augment == "none" else views)
+        recipe = self.changed(views=0 if augmentation.augment == "none" else views)
+        return recipe.changed(epochs=epochs) if self.fine_tunes else recipe
 
     @property
     def averages_mirror_images(self) -> bool:
@@ -211,6 +221,11 @@ class Recipe:
         return self.head.epochs > 0 or self.stages[-1].name != "head"
 
     @property
+    def fine_tunes(self) -> bool:
+        """Whether blocks of a pretrained network are trained."""
+        return any(stage.name in ("upper", "whole") for stage in self.stages)
+
+    @property
     def draws_example_plots(self) -> bool:
         """Whether the run also writes the plots of the public Keras example."""
         return "scratch" in self.phases or self.head.epochs > 0
@@ -224,9 +239,9 @@ class Recipe:
         """Check that every changed setting has an effect.
 
         Raises:
-            UsageError: a setting of fine-tuning was changed but only the head is trained; the
-                weights are random but not all of them are trained; a required phase is missing; or
-                folds cannot judge such a run.
+            UsageError: a setting was changed of what the recipe does not do; the weights are random
+                but not all of them are trained; a required phase is missing; or folds cannot judge
+                such a run.
         """
         if self.backbone.weights == "none" and self.phases != ("scratch",):
             raise UsageError("Random weights must be trained from scratch: use --recipe scratch.")
@@ -251,12 +266,54 @@ class Recipe:
         if "tune" in self.phases and "head" not in self.phases:
             raise UsageError("Phase tune requires the head from phase head: add head to --phases.")
         defaults, settings = Recipe.named(self.name).settings, self.settings
-        idle = sorted(key for key in _FINE_TUNING if settings[key] != defaults[key])
-        if idle and not self.trains_by_gradient_descent:
-            raise UsageError(
-                f"{idle[0]} would have no effect: only the head is trained. Omit it, or fine-tune "
-                "more, for example with --unfreeze block5."
-            )
+        for keys, why in self._idle():
+            idle = sorted(key for key in keys if settings[key] != defaults[key])
+            if idle:
+                raise UsageError(f"{idle[0]} would have no effect: {why}.")
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Notes on changed settings of what the recipe does not do, as in a file for several."""
+        defaults, settings = Recipe.named(self.name).settings, self.settings
+        names = {stage.name for stage in self.stages}
+        parts = [
+            *([] if "scratch" in names else [("scratch", "nothing is trained from scratch")]),
+            *([] if "head" in names else [("head", "no head is fitted before all is trained")]),
+            *([] if self.fine_tunes else [("tuning", "nothing is fine-tuned")]),
+        ]
+        idle = {
+            key: why
+            for section, why in parts
+            for key, place in SETTINGS.items()
+            if place.section == section
+        }
+        idle.pop("unfreeze", None)
+        if "whole" not in names:
+            idle["whole_learning_rate"] = "whole_epochs is 0"
+        if not self.head.epochs:
+            idle["head_learning_rate"] = "the head is fitted by regression"
+        if self.augmentation.mix == "none":
+            idle["mix_alpha"] = "mix is none"
+        if self.optimization.optimizer != "adamw":
+            idle["weight_decay"] = "the optimizer is not adamw"
+        return tuple(
+            f"{key} has no effect: {why}"
+            for key, why in idle.items()
+            if settings[key] != defaults[key]
+        )
+
+    def _idle(self) -> Iterator[tuple[Collection[str], str]]:
+        """Settings that are refused if they are changed, and what to do about that."""
+        if "tune" not in self.phases:
+            yield {"unfreeze"}, "nothing is fine-tuned. Omit it, or add tune to --phases"
+        if not self.trains_by_gradient_descent:
+            how = "Omit it, or fine-tune more, for example with --unfreeze block5"
+            yield _FINE_TUNING, f"only the head is trained. {how}"
+        if not self.fine_tunes:
+            is_scratch = "scratch" in self.phases
+            for key, instead in _INSTEAD.items():
+                how = f"Use --set {instead}" if is_scratch else "Omit it"
+                yield {key}, f"it is of fine-tuning, and there is none. {how}"
 
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -100,6 +100,7 @@ def validated(choices: Mapping[str, Any]) -> dict[str, Any]:
             continue
         try:
             parsed = place.setting.parse(value) if place.setting.parse else value
+            _require_text(parsed)
             values[key] = _adapter(key).validate_python(parsed)
         except ValueError as error:  # includes pydantic's ValidationError
             reason = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
@@ -107,6 +108,18 @@ def validated(choices: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise UsageError("The recipe is invalid. " + "; ".join(problems) + ".")
     return values
+
+
+def _require_text(value: Any) -> None:
+    """Check that a setting can be written down.
+
+    Raises:
+        ValueError: it is a path with bytes that are no UTF-8.
+    """
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise ValueError("not UTF-8: rename it, or give a link to it") from None
 
 
 @cache

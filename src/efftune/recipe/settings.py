@@ -34,10 +34,16 @@ def merged_choices(
         options: values by name of the setting; None means not given.
 
     Raises:
-        UsageError: the file is invalid, an argument does not have that form, or a setting does not
-            exist.
+        UsageError: the file is invalid or of another recipe than an option, an argument does not
+            have that form, or a setting does not exist.
     """
     choices = flat(read_choices(config)) if config else {}
+    asked, kept = options.get("name"), choices.get("name")
+    if asked and kept and asked != kept:
+        raise UsageError(
+            f"{config} holds all settings of a recipe {kept}, so --recipe {asked} would have no "
+            "effect: omit one of them, or remove what should not count from a copy of the file."
+        )
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():

@@ -87,7 +87,7 @@ class AugmentationSettings:
         Literal["auto"] | Annotated[int, Ge(0), Le(64)],
         Setting(
             "Augmented views to cache per training picture, in addition to the picture itself. "
-            "Each epoch uses one of them; auto caches one less than the number of epochs."
+            "Each epoch uses one of them; auto caches one less than the number of epochs, up to 15."
         ),
     ] = "auto"
     plain_view: Annotated[

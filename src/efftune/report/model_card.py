@@ -20,7 +20,7 @@ from markupsafe import Markup
 from efftune.data.sources import addresses
 from efftune.errors import DataError, EfftuneWarning, UsageError
 from efftune.model import catalogue
-from efftune.report import words
+from efftune.report import related, words
 from efftune.report.page import read_json, read_table, reading
 from efftune.system import files
 from efftune.system.text import counted, interval, percent, shown
@@ -71,8 +71,9 @@ def text(folder: Path, *, repository: str = "", receipt: Mapping[str, Any] | Non
             **{"licence": licence, "dataset": dataset, "classes": classes},
             **{"model": _model_name(record), "judged": words.judged_pictures(evaluation)},
             **{"rows": _class_rows(folder, record, evaluation, classes)},
-            **{"scores": _scores(evaluation), "best": words.headline(evaluation)},
+            **{"scores": _scores(evaluation, record), "best": words.headline(evaluation)},
             **{"repository": repository, "receipt": receipt},
+            **_leaks(record, evaluation),
         }
         metadata = _front_matter(values)
         return metadata + str(_template().render(values))
@@ -152,16 +153,33 @@ def _result(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _scores(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def _scores(
+    evaluation: Mapping[str, Any], record: Mapping[str, Any]
+) -> list[tuple[str, Mapping[str, Any]]]:
     """The rows of the table of scores."""
     if evaluation.get("cross_validation"):
         return [("all, out of fold", evaluation["test"])]
     names = {
         "test": "test",
-        "test_without_leaks": "test, without copies of other splits' pictures",
+        "test_without_leaks": f"test, without {related.relatives(record)} in an earlier split",
         "val": "validation",
     }
     return [(text, evaluation[key]) for key, text in names.items() if evaluation.get(key)]
+
+
+def _leaks(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of leaks, and which numbers count them."""
+    unsure, bins = evaluation.get("unsure"), (evaluation.get("calibration") or {}).get("bins", {})
+    judged = {
+        "unsure": unsure["test"]["pictures"] if unsure else 0,
+        "calibration": sum(each["pictures"] for each in bins.get("after", ())),
+    }
+    counting = {part for part, count in judged.items() if related.counts_leaks(evaluation, count)}
+    return {
+        "relatives": related.relatives(record),
+        "all_leaked": related.all_leaked(evaluation, record),
+        "counting_leaks": counting,
+    }
 
 
 def _class_rows(
@@ -169,7 +187,7 @@ def _class_rows(
 ) -> list[dict[str, Any]]:
     """Name, pictures by split, and scores of each class."""
     counts = record["data"].get("classes") or class_counts(folder, classes)
-    scores = evaluation["test"]["per_class"]
+    scores = words.headline(evaluation)["per_class"]
     return [
         {"name": name, **{split: counts[split][i] for split in _SPLITS}, "score": score}
         for i, (name, score) in enumerate(zip(classes, scores, strict=True))

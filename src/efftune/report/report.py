@@ -5,10 +5,9 @@ and works offline. File and class names are escaped.
 """
 
 import json
-import math
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from markupsafe import Markup
 
 from efftune.data.sources import addresses
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
-from efftune.report import charts, words
+from efftune.report import charts, confusion, related, words
 from efftune.report.page import Row, reading, render
 from efftune.report.stored_run import StoredRun
 from efftune.system import files
-from efftune.system.text import counted, shown
+from efftune.system.text import shown
 
 FILE = "report.html"
-_MAX_MATRIX_CLASSES = 40
 _MAX_LISTED = 20_000  # test pictures listed for the confusion matrix, mistakes first
 _MAX_THUMBNAIL_BYTES = 3_900_000  # keeps the page below 5 MB
 _MAX_MISTAKES, _MAX_SUSPECTS, _MAX_FINDINGS = 12, 12, 8  # shown; findings are counted per kind
@@ -63,6 +61,14 @@ def _title(stored: StoredRun) -> dict[str, str]:
     return {"source": shown(Path(addresses.plain(source)).name or source), "model": shown(model)}
 
 
+def _verdict(stored: StoredRun) -> dict[str, list[Markup]]:
+    """The sentences and remarks at the top."""
+    told = words.summary(stored.evaluation, stored.record)
+    with reading(stored.folder / "findings.csv"):
+        groups = related.few_groups(stored.findings)
+    return told | {"remarks": [*told["remarks"], *filter(None, [Markup.escape(groups)])]}
+
+
 def _scores(stored: StoredRun) -> dict[str, Any]:
     """The headline accuracy and the metrics of all splits."""
     names = {
@@ -85,23 +91,12 @@ def _scores(stored: StoredRun) -> dict[str, Any]:
 def _done(stored: StoredRun) -> dict[str, Any]:
     """Recipe, stages and time per phase."""
     record = stored.record
-    results = {result["name"]: result for result in record["stages"]}
-    head = [row["val_accuracy"] for row in stored.history if row["stage"] == "head"]
-    stages = []
-    for stage in record["plan"]["stages"]:
-        result = results.get(stage["name"])
-        val = result["val_accuracy"] if result else {"after": float(head[-1])} if head else {}
-        trained = _TRAINED.get(stage["name"], f"{stage['block']} and above")
-        members = result.get("members", 1) if result else 1
-        stages.append(
-            stage | {"trained": trained, "members": members, "result": result, "val": val}
-        )
     spent: Mapping[str, float] = record["seconds"]
     longest = max(spent.values(), default=0) or 1
     settings = stored.folder / "recipe.toml"
     return {
         "record": record,
-        "stages": stages,
+        "stages": _stages(stored),
         "models": record.get("models", []),
         "searched": [
             each | {"shown": words.shown_settings(each["settings"])}
@@ -125,54 +120,28 @@ def _done(stored: StoredRun) -> dict[str, Any]:
     }
 
 
+def _stages(stored: StoredRun) -> list[dict[str, Any]]:
+    """The planned stages, with the results of those that were trained by gradient descent."""
+    results = {result["name"]: result for result in stored.record["stages"]}
+    head = [row["val_accuracy"] for row in stored.history if row["stage"] == "head"]
+    fitted = {"head": {"after": float(head[-1])}} if head else {}
+    stages = []
+    for stage in stored.record["plan"]["stages"]:
+        result = results.get(stage["name"])
+        val = result["val_accuracy"] if result else fitted.get(stage["name"], {})
+        trained = _TRAINED.get(stage["name"], f"{stage['block']} and above")
+        members = result.get("members", 1) if result else 1
+        stages.append(
+            stage | {"trained": trained, "members": members, "result": result, "val": val}
+        )
+    return stages
+
+
 def _curves(stored: StoredRun) -> Markup | None:
     """The accuracy of all stages in one figure; None if no epoch was recorded."""
     results = {result["name"]: result for result in stored.record["stages"]}
     held_out = words.judged_pictures(stored.evaluation)["held_out"]
     return charts.curves(stored.history, results, held_out) if stored.history else None
-
-
-def _matrix(stored: StoredRun) -> dict[str, Any]:
-    """The confusion matrix, limited to the classes with the most mistakes."""
-    evaluation = stored.evaluation["test"]
-    confusion: Sequence[Sequence[int]] = evaluation["confusion"]
-    indices = range(len(stored.classes))
-    mistakes = [
-        sum(confusion[i]) + sum(row[i] for row in confusion) - 2 * confusion[i][i] for i in indices
-    ]
-    chosen = sorted(sorted(indices, key=lambda i: -mistakes[i])[:_MAX_MATRIX_CLASSES])
-    names = [stored.classes[i] for i in chosen]
-    rows = [
-        (stored.classes[i], [_cell(stored.classes, confusion[i], i, j) for j in chosen])
-        for i in chosen
-    ]
-    number = {each: i for i, each in enumerate(stored.classes)}
-    pairs = [
-        pair
-        | {"row": number[pair["label"]], "column": number[pair["answer"]]}
-        | {"support": sum(confusion[number[pair["label"]]])}
-        for pair in evaluation.get("confused", [])
-    ]
-    return {
-        **{"names": names, "rows": rows, "pairs": pairs, "left_out": len(indices) - len(chosen)},
-        **{"pictures": evaluation["pictures"], "wrong": sum(mistakes) // 2},
-    }
-
-
-def _cell(classes: Sequence[str], row: Sequence[int], label: int, predicted: int) -> dict[str, Any]:
-    count, correct = row[predicted], label == predicted
-    text = f"{counted(count, 'picture')} of {shown(classes[label])} "
-    text += "predicted correctly" if correct else f"confused with {shown(classes[predicted])}"
-    # The square root keeps rare mistakes visible.
-    shade = round(100 * math.sqrt(count / max(1, sum(row))))
-    values = {"count": count, "text": text, "shade": shade}
-    return values | {"classes": (label, predicted), "correct": correct}
-
-
-def _per_class(stored: StoredRun) -> list[dict[str, Any]]:
-    """Metrics of the classes, lowest F1 first, classes without test pictures last."""
-    scores: list[dict[str, Any]] = stored.evaluation["test"]["per_class"]
-    return sorted(scores, key=lambda score: (not score["support"], score["f1"], score["name"]))
 
 
 def _mistakes(stored: StoredRun) -> dict[str, Any]:
@@ -246,11 +215,25 @@ def _calibration(stored: StoredRun) -> dict[str, Any]:
     why = stored.missing("calibration")["missing"]
     unsure = evaluation.get("unsure")
     unlike = evaluation.get("unlike") or stored.missing("unlike")
-    rows = [("test", "test"), ("val", "validation")]
-    if evaluation.get("cross_validation"):
-        rows = [("test", "out of fold")]
+    names = {"test": "test", "val": "validation"}
+    folds = evaluation.get("cross_validation") or {}
+    if folds:
+        names = {"test": "out of fold"}
+    rows = [(split, text + _which(evaluation, split)) for split, text in names.items()]
+    pictures = sum(each["pictures"] for each in result["bins"]["after"]) if result else 0
+    counts_leaks = related.counts_leaks(evaluation, pictures)
     values = {"result": result, "drawn": drawn, "why": why, "unsure": unsure, "unlike": unlike}
-    return values | {"rows": rows}
+    values |= {"counts_leaks": counts_leaks, "clean": words.headline(evaluation)}
+    return values | {"rows": rows, "unknown": folds.get("unknown", 0)}
+
+
+def _which(evaluation: Mapping[str, Any], split: str) -> str:
+    """Whether the unsure predictions of a split are counted with its leaks, if it has any."""
+    if not evaluation.get("unsure") or f"{split}_without_leaks" not in evaluation:
+        return ""
+    pictures = evaluation["unsure"][split]["pictures"]
+    counts_leaks = related.counts_leaks(evaluation, pictures, split)
+    return ", with leaks" if counts_leaks else ", without leaks"
 
 
 def _learning(stored: StoredRun) -> dict[str, Any]:
@@ -259,8 +242,9 @@ def _learning(stored: StoredRun) -> dict[str, Any]:
     if not curve:
         return stored.missing("learning_curve")
     held_out = words.judged_pictures(stored.evaluation)["held_out"]
-    drawn = charts.learning_curve(curve, held_out)
-    text = words.more_photos(curve, held_out)
+    text = words.more_photos(curve, held_out, 1 - words.headline(stored.evaluation)["accuracy"])
+    has_trend = len(curve["points"]) >= words.LEAST_POINTS
+    drawn = charts.learning_curve(curve, held_out) if has_trend else None
     return {"curve": curve, "drawn": drawn, "text": text}
 
 
@@ -324,16 +308,17 @@ def _data(stored: StoredRun) -> dict[str, Any]:
 
 _PARTS: tuple[tuple[str, str, Callable[[StoredRun], Any]], ...] = (
     ("title", "run.json", _title),
-    ("verdict", "evaluation.json", lambda stored: words.summary(stored.evaluation, stored.record)),
+    ("verdict", "evaluation.json", _verdict),
     ("judged", "evaluation.json", lambda stored: words.judged_pictures(stored.evaluation)),
     ("scores", "evaluation.json", _scores),
     ("done", "run.json", _done),
     ("curves", "history.csv", _curves),
-    ("matrix", "evaluation.json", _matrix),
-    ("per_class", "evaluation.json", _per_class),
+    ("matrix", "evaluation.json", confusion.matrix),
+    ("per_class", "evaluation.json", confusion.per_class),
     ("mistakes", "predictions.csv", _mistakes),
     ("suspects", SUSPECTS_FILE, _suspects),
     ("set_aside", "examples.csv", _set_aside),
+    ("leaks", "run.json", lambda stored: related.leaks(stored.evaluation, stored.record)),
     ("findings", "findings.csv", _findings),
     ("contradictions", "findings.csv", _contradictions),
     ("calibration", "evaluation.json", _calibration),

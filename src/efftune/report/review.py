@@ -81,16 +81,21 @@ def _as_row(path: str, decision: Decision) -> Row:
     return dict(zip(relabelling.COLUMNS, values, strict=True))
 
 
+def command(folder: Path, source: str) -> str:
+    """The command that trains with a run's `labels.csv` and its settings, quoted for a shell."""
+    paths = {"--labels": folder / LABELS_FILE, "--config": folder / "recipe.toml"}
+    options = (word for option, path in paths.items() for word in (option, str(path)))
+    return shlex.join(["efftune", "train", source, *options])
+
+
 def _instructions(folder: Path, source: str) -> dict[str, str]:
-    """Where to put `labels.csv`, and the command to train with it, quoted for a shell."""
+    """Where to put `labels.csv`, and the command to train with it."""
     if Path(source).exists():  # not for names such as `tfds:cifar100`
         source = str(Path(source).absolute())
-    place = str(folder.absolute() / LABELS_FILE)
-    command = f"efftune train {shlex.quote(source)} --labels {shlex.quote(place)}"
     return {
         "source": shown(Path(addresses.plain(source)).name or source),
-        "place": place,
-        "command": command,
+        "place": str(folder.absolute() / LABELS_FILE),
+        "command": command(folder.absolute(), source),
     }
 
 

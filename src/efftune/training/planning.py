@@ -139,7 +139,7 @@ def plan(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int], fold
     fitting = _fitting_block(recipe, backbone, kept, room)
     if fitting is None:
         can_fit = recipe.can_cross_validate  # a head that needs no settings of training
-        head = recipe.head_only() if can_fit else recipe.changed(unfreeze="none")
+        head = recipe.head_only() if can_fit else recipe.without_tuning()
         made = plan(head, backbone, pictures, folds)
         return replace(made, notes=(*made.notes, f"only the head is trained: {_NO_ROOM}"))
     block, views = fitting

@@ -455,3 +455,84 @@ def test_held_out_pictures_must_not_be_given_twice(tmp_path):
         discovery.find(tmp_path / "other", held_out={"test": str(tmp_path / "nowhere")})
     with pytest.raises(UsageError, match=r"holds all pictures of .*: none are left"):
         discovery.find(tmp_path / "other", held_out={"test": str(tmp_path / "other")})
+
+
+@pytest.mark.parametrize("spelling", ["hold", "{}/hold", "../photos/hold", "link/hold"])
+def test_held_out_pictures_in_the_source_are_no_class(tmp_path, monkeypatch, spelling):
+    photos = fill(tmp_path / "photos", count=2)
+    fill(photos / "hold", count=1)
+    (tmp_path / "other").symlink_to(photos)
+    monkeypatch.chdir(photos)
+    place = spelling.format(photos).replace("link", str(tmp_path / "other"))
+    found = discovery.find(".", held_out={"val": place})
+    assert found.class_names == tuple(COLOURS)
+    assert (len(found.of("val")), sum(row.usable for row in found.rows)) == (3, 9)
+
+
+def run_folder(folder):
+    (folder / "plots").mkdir(parents=True)
+    square(COLOURS["red"], 1).save(folder / "plots" / "curves.png")
+    (folder / "run.json").write_text("{}")
+    (folder / "recipe.toml").touch()
+    return folder
+
+
+@pytest.mark.parametrize("place", ["runs/photos-1", "runs/photos-2", "mine", "red/mine"])
+def test_runs_in_the_folder_are_no_pictures(tmp_path, place):
+    fill(tmp_path, count=2)
+    run_folder(tmp_path / "runs" / "photos-1")
+    (tmp_path / "runs" / ".hidden").touch()
+    if place != "runs/photos-1":
+        run_folder(tmp_path / place)
+    found = discovery.find(tmp_path)
+    assert found.class_names == tuple(COLOURS)
+    assert len(found.rows) - len(found.set_aside) == 6
+    assert set(reasons(found).values()) == {"run folder"}
+    assert len(image_paths.pictures([str(tmp_path)])[0]) == 6
+
+
+def test_run_that_is_not_finished_is_no_picture_and_no_split(tmp_path):
+    for split in ("train", "test"):
+        fill(tmp_path / split, count=2)
+    (tmp_path / "runs" / "one" / "unfinished").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "run.json").write_text("{}")
+    found = discovery.find(tmp_path)
+    assert [len(found.of(split)) for split in ("train", "test")] == [6, 6]
+    assert reasons(found) == {"runs": "run folder"}
+
+
+def test_class_with_a_run_among_its_pictures_stays_one(tmp_path):
+    fill(tmp_path, count=2)
+    (tmp_path / "runs").mkdir()
+    square(COLOURS["red"], 5).save(tmp_path / "runs" / "sprint.png")
+    run_folder(tmp_path / "runs" / "photos-1")
+    found = discovery.find(tmp_path)
+    assert found.class_names == (*tuple(COLOURS), "runs")
+    assert reasons(found) == {"runs/photos-1": "run folder"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "option"),
+    [
+        ({"group": "site"}, "--group-column"),
+        ({"split": "part"}, "--split-column"),
+        ({"label": "species"}, "--label-column"),
+        ({"labels": ("a", "b")}, "--label-columns"),
+        ({"root": "pictures"}, "--root"),
+    ],
+)
+def test_column_of_what_is_no_table_is_refused(source, choice, option):
+    with pytest.raises(UsageError, match=f"{option} has no effect on .*class folders"):
+        discovery.find(source, columns=Columns(**choice))
+    assert discovery.find(source, columns=Columns(**choice), strict=False).class_names
+
+
+def test_table_in_the_folder_is_read_if_its_columns_are_named(tmp_path):
+    fill(tmp_path, count=2)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
+    rows = [f"{path},{path.split('/')[0]}ish,{i}" for i, path in enumerate(files)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,species,site", *rows]))
+    assert discovery.find(tmp_path).class_names == tuple(COLOURS)
+    found = discovery.find(tmp_path, columns=Columns(label="species", group="site"))
+    assert found.class_names == tuple(sorted(f"{name}ish" for name in COLOURS))
+    assert len({row.group for row in found.rows}) == 6

@@ -264,3 +264,10 @@ def test_nothing_but_our_own_progress_is_printed(tmp_path, capfd):
     discovery.find(f"hf:{tmp_path / 'photos'}")
     assert capfd.readouterr() == ("", "")
     assert not datasets.utils.are_progress_bars_disabled()
+
+
+def test_columns_that_are_not_read_are_refused(tmp_path):
+    source = saved(made(patient=(TEXT, lambda _, i: str(i))), tmp_path / "squares")
+    with pytest.raises(UsageError, match="--group-column has no effect on hf:"):
+        discovery.find(source, columns=Columns(group="patient"))
+    assert discovery.find(source, columns=Columns(path="image")).class_names == tuple(COLOURS)

@@ -12,6 +12,7 @@ from conftest import COLOURS, fill, square
 from efftune.data.sources import discovery
 from efftune.data.sources.table_columns import Columns
 from efftune.errors import DataError, UsageError
+from efftune.recipe.recipe import Recipe
 
 LISTED = "path,label,split\nred/01.png,red,train\nblue/01.png,blue,Test\ngreen/01.png,green,\n"
 
@@ -174,7 +175,7 @@ def test_columns_of_classes_may_be_chosen(dogs):
     assert reasons(found) == {(4, "r1f"): "no label"}
     with pytest.raises(DataError, match="line 2: '7' in column 'age' is neither 0 nor 1"):
         discovery.find(table, columns=Columns(labels=("blue", "red", "age")))
-    with pytest.raises(DataError, match="no column 'green'"):
+    with pytest.raises(DataError, match=r"no column 'green'"):
         discovery.find(table, columns=Columns(labels=("blue", "green")))
 
 
@@ -189,6 +190,13 @@ def test_blanks_around_paths_are_left_out(dogs):
 @pytest.mark.parametrize("hint", ["sep=;", "SEP=;", '"sep=;"', "\ufeffsep=;"])
 def test_separator_that_excel_notes_is_no_header(dogs, hint):
     table = written(dogs, f"{hint}\r\nid;label\r\nb0f;blue, pale\r\nzzz;red\r\n")
+    blue, red = discovery.find(table).rows
+    assert (blue.label, blue.line, blue.path.stem) == ("blue, pale", 3, "b0f")
+    assert (red.label, red.line) == ("red", 4)
+
+
+def test_separator_that_excel_notes_may_be_a_tab(dogs):
+    table = written(dogs, "sep=\t\r\nid\tlabel\r\nb0f\tblue, pale\r\nzzz\tred\r\n")
     blue, red = discovery.find(table).rows
     assert (blue.label, blue.line, blue.path.stem) == ("blue, pale", 3, "b0f")
     assert (red.label, red.line) == ("red", 4)
@@ -387,3 +395,20 @@ def test_parquet_without_pyarrow_names_the_command(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r'pip install "efftune\[parquet\]"'):
         discovery.find(written(folder, b"PAR1", "pictures.parquet"))
+
+
+def test_classes_are_named_once(folder):
+    table = written(folder, "path,label,red,blue\nred/01.png,red,1,0\nblue/01.png,blue,0,1\n")
+    with pytest.raises(UsageError, match="give one of them"):
+        discovery.find(table, columns=Columns(label="red", labels=("red", "blue")))
+    with pytest.raises(DataError, match=r"no column 'green'.*Choose some with --label-columns"):
+        discovery.find(table, columns=Columns(labels=("red", "green")))
+
+
+def test_class_column_chosen_for_other_pictures_replaces_columns_of_0_and_1():
+    marks = Recipe(label_columns=("red", "blue"), group_column="site")
+    assert Columns.of(marks).labels == ("red", "blue")
+    chosen = Columns.of(marks, label_column="species")
+    assert (chosen.label, chosen.labels, chosen.group) == ("species", (), "site")
+    one = Columns.of(Recipe(label_column="species"), label_columns=("red", "blue"))
+    assert (one.label, one.labels) == ("label", ("red", "blue"))

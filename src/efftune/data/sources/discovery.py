@@ -1,8 +1,10 @@
 """Selects the reader for a source: folder, archive, table or named data set."""
 
+import functools
 import logging
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -13,7 +15,7 @@ from efftune.data.formats import SUFFIXES
 from efftune.data.sources import addresses, archives, copies, folders, hf, shards, tables, tfds
 from efftune.data.sources.folders import SPLIT_FOLDERS, Layout
 from efftune.data.sources.samples import digits_folder
-from efftune.data.sources.table_columns import Columns
+from efftune.data.sources.table_columns import OPTIONS, Columns
 from efftune.errors import DataError, UsageError, unknown_name
 from efftune.system import files
 from efftune.system.progress import Progress, silent
@@ -32,6 +34,8 @@ def find(
     on_progress: Progress = silent,
     columns: Columns = Columns(),  # noqa: B008  (frozen)
     held_out: Mapping[Literal["val", "test"], str] = MappingProxyType({}),
+    *,
+    strict: bool = True,
 ) -> Examples:
     """Find the examples in a source.
 
@@ -47,6 +51,8 @@ def find(
         columns: column names of a table or of a Hugging Face data set.
         held_out: further sources, of the pictures of the splits `val` and `test`. Their names get
             the source in front.
+        strict: refuse names of columns that the source has no use for. A run's need not fit
+            another source.
 
     Returns:
         One example per file, sorted by name, or one per row of a table, in its order. Splits are
@@ -54,11 +60,14 @@ def find(
 
     Raises:
         UsageError: a source does not exist, or a package that it needs is not installed; or both
-            the source and `held_out` have pictures of a split.
+            the source and `held_out` have pictures of a split; or see `strict`.
         DataError: a folder, archive or table cannot be read, split folders are ambiguous, or a
             data set cannot be downloaded.
     """
-    rows = _rows(source, on_progress, columns)
+    layout = _found(source, on_progress, columns)
+    if strict:
+        _require_use(str(source), layout, columns)
+    rows = list(layout.rows)
     splits = {row.split for row in rows if row.usable}
     for split, other in held_out.items():
         if split in splits:
@@ -66,15 +75,16 @@ def find(
                 f"{source} has {split} pictures already: omit --{split} {other}, or train on "
                 "the folder of its training pictures only."
             )
-        further = _rows(other, on_progress, columns)
+        further = _found(other, on_progress, columns).rows
         own = {row.split for row in further} - {""}
         if own - {split} and split not in own:
             raise UsageError(
                 f"--{split} {other} is divided into splits, and none is {split}: give the folder "
                 "of one of them."
             )
-        paths, folder = {row.path for row in further}, other.rstrip("/\\")
-        rows = [row for row in rows if row.path not in paths]  # it may lie in the source
+        places, folder = set(_places(further)), other.rstrip("/\\")
+        found = zip(rows, _places(rows), strict=True)
+        rows = [row for row, place in found if place not in places]  # it may lie in the source
         if splits and not any(row.usable for row in rows):
             raise UsageError(
                 f"--{split} {other} holds all pictures of {source}: none are left to train on."
@@ -87,7 +97,27 @@ def find(
     return Examples(str(source), tuple(rows))
 
 
-def _rows(source: str | Path, on_progress: Progress, columns: Columns) -> list[Example]:
+def _places(rows: Iterable[Example]) -> Iterator[str]:
+    """Where the files are, however their folders were named."""
+    real = functools.cache(os.path.realpath)
+    return (os.path.join(real(row.path.parent), row.path.name) for row in rows)  # noqa: PTH118
+
+
+def _require_use(source: str, layout: Layout, columns: Columns) -> None:
+    """Check that columns which were chosen by name are looked at.
+
+    Raises:
+        UsageError: one is not.
+    """
+    idle = [option for role, option in columns.chosen.items() if role not in layout.columns]
+    if idle:
+        raise UsageError(
+            f"{idle[0]} has no effect on {source}, which was read as {layout.description}. Omit "
+            "it, or list the pictures in a table that has what it names."
+        )
+
+
+def _found(source: str | Path, on_progress: Progress, columns: Columns) -> Layout:
     try:
         layout = _layout(str(source), source, on_progress, columns)
     except PermissionError as error:
@@ -95,13 +125,14 @@ def _rows(source: str | Path, on_progress: Progress, columns: Columns) -> list[E
             f"No permission to access {error.filename}. Change its permissions, or move it out."
         ) from None
     _LOGGER.info("%s: %s", source, layout.description)
-    return list(layout.rows)
+    return layout
 
 
 def _layout(name: str, source: str | Path, on_progress: Progress, columns: Columns) -> Layout:
     named = _named(name, on_progress, columns)
     if named is not None:
-        return folders.read(named)
+        used = frozenset({"path", "label"} if name.startswith(hf.PREFIX) else ())
+        return replace(folders.read(named), columns=used)
     if shards.is_pattern(name):
         return shards.read(_shards(name, on_progress, columns), on_progress)
     root = files.user_path(source)
@@ -210,7 +241,7 @@ def _folder(root: Path, columns: Columns, on_progress: Progress) -> Layout:
         if len(named) != 1:
             raise
         return _table(named[0], columns, on_progress)
-    is_better = layout.is_weak and len(named) == 1
+    is_better = (layout.is_weak or columns.chosen) and len(named) == 1
     return _table(named[0], columns, on_progress) if is_better else layout
 
 
@@ -219,7 +250,7 @@ def _table(path: Path, columns: Columns, on_progress: Progress) -> Layout:
         root = _copy_listed(path, columns.root, on_progress, columns)
         columns = replace(columns, root=str(root or ""))
     rows, description = tables.read(path, columns, SPLIT_FOLDERS, on_progress)
-    return Layout(tuple(rows), f"table {path.name} with {description}")
+    return Layout(tuple(rows), f"table {path.name} with {description}", columns=frozenset(OPTIONS))
 
 
 def _sample(name: str) -> Path:

@@ -3,6 +3,7 @@
 No file is dropped silently: each becomes an example, and an unusable file has a reason.
 """
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -15,6 +16,7 @@ from efftune.data.examples import (
     HIDDEN,
     MACOS,
     NO_CLASS_FOLDER,
+    RUN,
     WINDOWS,
     Example,
     Split,
@@ -47,11 +49,13 @@ class Layout:
         rows: one example per file.
         description: for the user, such as "class folders" or "classes from the file names".
         from_names: whether the classes are from the names of files.
+        columns: attributes of `Columns` that were looked at.
     """
 
     rows: tuple[Example, ...]
     description: str
     from_names: bool = False
+    columns: frozenset[str] = frozenset()
 
     @property
     def is_weak(self) -> bool:
@@ -212,7 +216,10 @@ def files_below(
     above = [each for each in folder.parents if each == root or root in each.parents]
     for path in _walk(folder, frozenset(map(_identity, above))):
         count += 1
-        reason = _leftover(path) or ("folder links back to itself" if path.is_dir() else "")
+        if path.is_dir():
+            reason = _leftover(path) or "folder links back to itself"
+        else:
+            reason = _left_by_system(path)
         if not reason:
             try:
                 picture_bytes.sniff(path)
@@ -251,6 +258,30 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _leftover(path: Path) -> str:
+    """The reason if it is left by the operating system, or by training in this folder."""
+    return _left_by_system(path) or (RUN if path.is_dir() and _holds_runs(path) else "")
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether a folder is a run, or holds runs and nothing else that is visible."""
+    try:
+        if _is_run(folder):
+            return True
+        with os.scandir(folder) as entries:
+            visible = (each for each in entries if not each.name.startswith("."))
+            first = next(visible, None)
+            return first is not None and _is_run(first) and all(map(_is_run, visible))
+    except OSError:  # as whoever reads the folder is going to find out
+        return False
+
+
+def _is_run(folder: os.PathLike[str]) -> bool:
+    place = Path(folder)
+    others = (place / "recipe.toml", place / "unfinished")
+    return (place / "run.json").is_file() and any(each.exists() for each in others)
+
+
+def _left_by_system(path: Path) -> str:
     """The reason if the name is that of a hidden or operating-system file, else empty."""
     if path.name.startswith(".") or path.name == "Icon\r":  # of a folder, under macOS
         return HIDDEN

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from efftune.data.formats import SUFFIXES
 from efftune.data.sources import addresses
@@ -18,6 +18,14 @@ from efftune.system import files
 _MAX_LISTED = 20  # columns listed in an error message
 _SAMPLE = 100  # rows that are looked at
 _MAX_PLACES = 50  # folders beside a table that are looked into
+OPTIONS = {  # by attribute of `Columns`
+    "path": "--path-column",
+    "label": "--label-column",
+    "labels": "--label-columns",
+    "split": "--split-column",
+    "group": "--group-column",
+    "root": "--root",
+}
 _LABEL_NAMES = {"class", "category", "class_name", "label_name", "species", "breed", "target"}
 
 
@@ -45,10 +53,26 @@ class Columns:
     splits: Literal["auto", "none"] = "auto"
     keeps_copies: bool = True
 
+    @property
+    def chosen(self) -> dict[str, str]:
+        """The options that chose a name, by attribute."""
+        usual = Columns()
+        return {
+            role: option
+            for role, option in OPTIONS.items()
+            if getattr(self, role) != getattr(usual, role)
+        }
+
     @classmethod
-    def of(cls, recipe: Recipe) -> "Columns":
-        """What is set in a recipe."""
-        data = recipe.data
+    def of(cls, recipe: Recipe, **choices: Any) -> "Columns":
+        """What is set in a recipe, of which some settings are chosen anew.
+
+        A column of classes then replaces columns with 0 and 1, or the other way about.
+        """
+        usual = {"label_column": cls.label, "label_columns": ()}
+        if len(usual.keys() & choices.keys()) == 1:
+            choices = usual | choices
+        data = recipe.changed(**choices).data
         names = (data.path_column, data.label_column, data.split_column, data.group_column)
         keeps_copies = data.copies == "keep"
         return cls(*names, data.root, data.label_columns, data.splits, keeps_copies)
@@ -145,11 +169,13 @@ def find(table: TableFile, columns: Columns) -> Meaning:
     only other column or one with a usual name, or in columns of 0 and 1.
 
     Raises:
-        UsageError: the folder that was chosen does not exist.
+        UsageError: the folder that was chosen does not exist, or classes are chosen twice.
         DataError: a column is missing, or several would do.
     """
+    if {"label", "labels"} <= columns.chosen.keys():
+        raise UsageError("--label-column and --label-columns name the classes: give one of them.")
     path, split, group = (_chosen(table, columns, role) for role in ("path", "split", "group"))
-    labels = [_required(table, name, "label") for name in columns.labels]
+    labels = [_required(table, name, "labels") for name in columns.labels]
     labels = labels or [_chosen(table, columns, "label")]
     names = [name for name in table.text_names if name not in (split, group)]
     sample = _sample(table, [path, *labels] if path and all(labels) else names)
@@ -262,6 +288,6 @@ def _required(table: TableFile, name: str, role: str) -> str:
     is_optional = role in {"split", "group"}
     optional = f"; only {getattr(Columns(), role)!r} may be missing" if is_optional else ""
     raise DataError(
-        f"{table.path} has {number} {name!r}. Its columns: {listing}. Choose one with "
-        f"--{role}-column{optional}."
+        f"{table.path} has {number} {name!r}. Its columns: {listing}. Choose "
+        f"{'some' if role == 'labels' else 'one'} with {OPTIONS[role]}{optional}."
     )

@@ -46,7 +46,7 @@ class CsvTable:
         """
         self.path = path
         with _open(path) as stream:
-            hint = stream.readline().strip().strip('"').casefold()
+            hint = stream.readline().strip(" \r\n").strip('"').casefold()  # it may end with a tab
         self._has_hint = hint.startswith(_DELIMITER_HINT) and len(hint) == len(_DELIMITER_HINT) + 1
         delimiters = hint[-1:] if self._has_hint else _DELIMITERS
         headers = {each: _header(path, each, skip=self._has_hint) for each in delimiters}

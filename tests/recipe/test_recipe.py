@@ -116,7 +116,7 @@ def test_setting_of_what_is_not_done_is_refused(name, choices, why):
 @pytest.mark.parametrize(
     ("name", "choices", "note"),
     [
-        ("scratch", {"layer_decay": 0.5}, "layer_decay has no effect: nothing is fine-tuned"),
+        ("scratch", {"activations": "bfloat16"}, "activations has no effect: nothing is fine"),
         ("scratch", {"head_strengths": (0.1,)}, "head_strengths has no effect: no head"),
         ("balanced", {"scratch_epochs": 3}, "scratch_epochs has no effect: nothing is trained"),
         ("balanced", {"whole_learning_rate": 0.1}, "whole_learning_rate .*whole_epochs is 0"),
@@ -130,6 +130,21 @@ def test_setting_in_a_file_for_several_recipes_is_noted(name, choices, note):
     recipe.require_effect()
     (found,) = recipe.without_effect
     assert re.match(note, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("scratch", {"layer_decay": 0.5}),  # which is of all stages
+        ("quick", {"head_epochs": 2, "memory": 1.0}),
+        ("balanced", {"phases": ("head",), "unfreeze": "none"}),
+        ("scratch", {"epochs": 30, "views": 15}),  # as older runs wrote them
+    ],
+)
+def test_settings_that_have_effect_or_do_no_harm_pass(name, choices):
+    recipe = Recipe.named(name, **choices)
+    recipe.require_effect()
+    assert [note for note in recipe.without_effect if "epochs" not in note] == []
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -44,5 +44,7 @@ def test_file_of_another_recipe_is_refused(tmp_path):
     with pytest.raises(UsageError, match="all settings of a recipe balanced, so --recipe quick"):
         merged_choices(whole, [], {"name": "quick"})
     some = tmp_path / "some.toml"
-    some.write_text("image_size = 64")
+    some.write_text('image_size = 64\nname = "scratch"')
     assert merged_choices(some, [], {"name": "quick"}) == {"image_size": 64, "name": "quick"}
+    with pytest.raises(UsageError, match="all settings of a recipe balanced, so --recipe quick"):
+        merged_choices(whole, ["name=quick"], {"name": None})

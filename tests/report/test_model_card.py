@@ -123,6 +123,16 @@ def test_weights_of_ones_own_have_no_known_licence(finished_run, tmp_path):
     assert "anna" not in card
 
 
+def test_few_groups_are_told_beside_the_interval(own_run):
+    assert "for pictures of new groups" not in model_card.text(own_run)
+    row = dict.fromkeys(made_run.read(own_run, "findings.csv")[0], "")
+    row |= {"kind": "few-groups", "name": "test", "detail": "60 pictures of 5 groups"}
+    made_run.write_table(own_run / "findings.csv", [row])
+    assert "these are 60 pictures of 5 groups of the source" in model_card.text(own_run)
+    (own_run / "findings.csv").unlink()  # as in a run from the Hub
+    assert "for pictures of new groups" not in model_card.text(own_run)
+
+
 def test_out_of_fold_scores_are_told_as_such(own_run):
     evaluation = json.loads((own_run / "evaluation.json").read_text(encoding="utf-8"))
     folds = {"folds": 5, "tried": [], "chosen": "head", "failure": ""}

@@ -38,6 +38,15 @@ class Elements(HTMLParser):
         self.text += data
 
 
+def test_few_groups_are_told_with_the_result(stored, tmp_path):
+    folder = shutil.copytree(stored, tmp_path / "run")
+    row = dict.fromkeys(made_run.read(folder, "findings.csv")[0], "")
+    row |= {"kind": "few-groups", "name": "test", "detail": "60 pictures of 5 groups"}
+    made_run.write_table(folder / "findings.csv", [row])
+    shown = Elements(efftune.Run.load(folder)._repr_html_())
+    assert "these are 60 pictures of 5 groups of the source" in shown.text
+
+
 def test_run_shows_its_result_its_classes_and_its_mistakes(stored, tmp_path, monkeypatch):
     monkeypatch.chdir(stored.parent)
     run = efftune.Run.load(stored.name)

@@ -93,7 +93,7 @@ def evaluate(
         ((), None) if missing else _cross_fit(training.head, data, examples, recipe, timer)
     )
     probabilities = {split: each.probabilities for split, each in judged.items()}
-    clean, known = _without_leaks(judged, labels, examples)
+    clean, known = _without_leaks(judged, labels, data, examples)
     evaluation = replace(
         _scores(probabilities, labels, examples, curve),
         calibration=_calibration(clean, known, uncertainty),
@@ -240,16 +240,27 @@ def _scores(
 
 
 def _without_leaks(
-    judged: Mapping[Split, Judged], labels: Mapping[Split, Labels], examples: Examples
+    judged: Mapping[Split, Judged],
+    labels: Mapping[Split, Labels],
+    data: TrainingData,
+    examples: Examples,
 ) -> tuple[dict[Split, Judged], dict[Split, Labels]]:
-    """What is said of the pictures without leaks, with labels; of all if there are no others."""
+    """What is said of the pictures without leaks, with labels; of all if there are no others.
+
+    Of validation, the pictures that the thresholds were chosen on.
+    """
     found, known = dict(judged), dict(labels)
     for split in HELD_OUT if examples.leaked else ():
         clean = np.array([row.path not in examples.leaked for row in examples.of(split)], bool)
+        clean = _clean(data, examples) if split == "val" else clean
         if clean.any():
             each = judged[split]
-            parts = (each.raw, each.probabilities, each.unsure, each.unlike)
-            found[split] = Judged(*(part[clean] for part in parts))
+            found[split] = Judged(
+                each.raw[clean],
+                each.probabilities[clean],
+                each.unsure[clean],
+                each.unlike[clean],
+            )
             known[split] = labels[split][clean]
     return found, known
 

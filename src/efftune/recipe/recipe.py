@@ -288,6 +288,10 @@ class Recipe:
             if place.section == section
         }
         idle.pop("unfreeze", None)
+        if "scratch" in names:
+            idle.pop("layer_decay", None)
+        if self.head.epochs:
+            idle.pop("memory", None)
         if "whole" not in names:
             idle["whole_learning_rate"] = "whole_epochs is 0"
         if not self.head.epochs:
@@ -304,7 +308,7 @@ class Recipe:
 
     def _idle(self) -> Iterator[tuple[Collection[str], str]]:
         """Settings that are refused if they are changed, and what to do about that."""
-        if "tune" not in self.phases:
+        if "tune" not in self.phases and self.tuning.unfreeze != "none":
             yield {"unfreeze"}, "nothing is fine-tuned. Omit it, or add tune to --phases"
         if not self.trains_by_gradient_descent:
             how = "Omit it, or fine-tune more, for example with --unfreeze block5"
@@ -312,6 +316,8 @@ class Recipe:
         if not self.fine_tunes:
             is_scratch = "scratch" in self.phases
             for key, instead in _INSTEAD.items():
+                if key == "epochs" and self.augmentation.views != "auto":
+                    continue  # recipes of older runs had numbers for both
                 how = f"Use --set {instead}" if is_scratch else "Omit it"
                 yield {key}, f"it is of fine-tuning, and there is none. {how}"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from efftune.errors import UsageError
-from efftune.recipe.schema import flat
+from efftune.recipe.schema import SETTINGS, flat
 
 
 def read_choices(path: Path) -> Mapping[str, Any]:
@@ -38,18 +38,19 @@ def merged_choices(
             have that form, or a setting does not exist.
     """
     choices = flat(read_choices(config)) if config else {}
-    asked, kept = options.get("name"), choices.get("name")
-    if asked and kept and asked != kept:
-        raise UsageError(
-            f"{config} holds all settings of a recipe {kept}, so --recipe {asked} would have no "
-            "effect: omit one of them, or remove what should not count from a copy of the file."
-        )
+    kept = choices.get("name") if 2 * len(choices) > len(SETTINGS) else None  # of a whole recipe
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"--set takes KEY=VALUE, for example views=2. Received: {setting!r}.")
         choices |= flat({key.strip(): _value(text.strip())})
-    return choices | {key: value for key, value in options.items() if value is not None}
+    choices |= {key: value for key, value in options.items() if value is not None}
+    if kept and choices["name"] != kept:
+        raise UsageError(
+            f"{config} holds all settings of a recipe {kept}, so --recipe {choices['name']} would "
+            "have no effect: omit it, or take what should not count out of a copy of the file."
+        )
+    return choices
 
 
 def _value(text: str) -> Any:

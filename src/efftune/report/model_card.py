@@ -74,6 +74,7 @@ def text(folder: Path, *, repository: str = "", receipt: Mapping[str, Any] | Non
             **{"scores": _scores(evaluation, record), "best": words.headline(evaluation)},
             **{"repository": repository, "receipt": receipt},
             **_leaks(record, evaluation),
+            "few_groups": related.few_groups(related.findings(folder)),
         }
         metadata = _front_matter(values)
         return metadata + str(_template().render(values))

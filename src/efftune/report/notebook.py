@@ -12,7 +12,7 @@ from markupsafe import Markup
 from efftune.errors import DataError
 from efftune.evaluation import predictions
 from efftune.evaluation.metrics import Evaluation
-from efftune.report import report, thumbnails, words
+from efftune.report import related, report, thumbnails, words
 from efftune.report.page import read_table, reading
 from efftune.system import text
 
@@ -44,7 +44,9 @@ def _summary(folder: Path, record: Mapping[str, Any], evaluation: Evaluation) ->
         spent = text.seconds(sum(record["seconds"].values()))
         model = f"{record['model']['name']}, recipe {record['recipe']}, {spent}"
         told = words.summary(evaluation.to_dict(), record)
-    lines = [*told["sentences"], *told["remarks"], text.shown(model)]
+        groups = related.few_groups(related.findings(folder))
+    remarks = [*told["remarks"], *filter(None, [Markup.escape(groups)])]
+    lines = [*told["sentences"], *remarks, text.shown(model)]
     return [Markup("<div>{}</div>").format(line) for line in lines]
 
 

@@ -111,9 +111,10 @@ def has_time_to_search(
     budget = copy.copy(timer.budget)
     budget.seconds = seconds
 
+    if budgeting.affordable(recipe, None, budget) != recipe:
+        return False
+
     def decide() -> bool:
-        if budgeting.affordable(recipe, None, budget) != recipe:
-            return False
         plan = planning.plan_for(recipe, backbone, examples)
         if not plan.recipe.trains_by_gradient_descent:
             return True  # there is nothing to search for

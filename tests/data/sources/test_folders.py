@@ -536,3 +536,17 @@ def test_table_in_the_folder_is_read_if_its_columns_are_named(tmp_path):
     found = discovery.find(tmp_path, columns=Columns(label="species", group="site"))
     assert found.class_names == tuple(sorted(f"{name}ish" for name in COLOURS))
     assert len({row.group for row in found.rows}) == 6
+    columns = Columns(label="breed")  # of a run that was trained on another table
+    assert discovery.find(tmp_path, columns=columns, strict=False).class_names == tuple(COLOURS)
+
+
+def test_columns_may_be_those_of_a_table_that_is_held_out(source, tmp_path):
+    files = sorted(fill(tmp_path, count=2).rglob("*.*"))
+    rows = [f"{path},{path.parent.name},{i}" for i, path in enumerate(files)]
+    table = tmp_path / "third.csv"
+    table.write_text("\n".join(["path,breed,site", *rows]))
+    found = discovery.find(source, columns=Columns(label="breed"), held_out={"test": str(table)})
+    assert len(found.of("test")) == 6
+    other = fill(tmp_path / "other", count=1)
+    with pytest.raises(UsageError, match="--label-column has no effect"):
+        discovery.find(source, columns=Columns(label="breed"), held_out={"test": str(other)})

@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -65,9 +65,7 @@ def find(
             data set cannot be downloaded.
     """
     layout = _found(source, on_progress, columns)
-    if strict:
-        _require_use(str(source), layout, columns)
-    rows = list(layout.rows)
+    rows, used = list(layout.rows), layout.columns
     splits = {row.split for row in rows if row.usable}
     for split, other in held_out.items():
         if split in splits:
@@ -75,7 +73,8 @@ def find(
                 f"{source} has {split} pictures already: omit --{split} {other}, or train on "
                 "the folder of its training pictures only."
             )
-        further = _found(other, on_progress, columns).rows
+        found = _found(other, on_progress, columns)
+        further, used = found.rows, used | found.columns
         own = {row.split for row in further} - {""}
         if own - {split} and split not in own:
             raise UsageError(
@@ -83,8 +82,8 @@ def find(
                 "of one of them."
             )
         places, folder = set(_places(further)), other.rstrip("/\\")
-        found = zip(rows, _places(rows), strict=True)
-        rows = [row for row, place in found if place not in places]  # it may lie in the source
+        own_places = zip(rows, _places(rows), strict=True)
+        rows = [row for row, place in own_places if place not in places]  # it may lie in the source
         if splits and not any(row.usable for row in rows):
             raise UsageError(
                 f"--{split} {other} holds all pictures of {source}: none are left to train on."
@@ -94,6 +93,8 @@ def find(
             for row in further
             if not own or row.split == split
         ]
+    if strict:
+        _require_use(str(source), layout, columns, used)
     return Examples(str(source), tuple(rows))
 
 
@@ -103,17 +104,17 @@ def _places(rows: Iterable[Example]) -> Iterator[str]:
     return (os.path.join(real(row.path.parent), row.path.name) for row in rows)  # noqa: PTH118
 
 
-def _require_use(source: str, layout: Layout, columns: Columns) -> None:
+def _require_use(source: str, layout: Layout, columns: Columns, used: Set[str]) -> None:
     """Check that columns which were chosen by name are looked at.
 
     Raises:
-        UsageError: one is not.
+        UsageError: one is not, in the source or in what is held out.
     """
-    idle = [option for role, option in columns.chosen.items() if role not in layout.columns]
+    idle = [option for role, option in columns.chosen.items() if role not in used]
     if idle:
         raise UsageError(
             f"{idle[0]} has no effect on {source}, which was read as {layout.description}. Omit "
-            "it, or list the pictures in a table that has what it names."
+            "it, also in a settings file, or list the pictures in a table that has what it names."
         )
 
 
@@ -241,7 +242,7 @@ def _folder(root: Path, columns: Columns, on_progress: Progress) -> Layout:
         if len(named) != 1:
             raise
         return _table(named[0], columns, on_progress)
-    is_better = (layout.is_weak or columns.chosen) and len(named) == 1
+    is_better = len(named) == 1 and (layout.is_weak or tables.has_chosen(named[0], columns))
     return _table(named[0], columns, on_progress) if is_better else layout
 
 

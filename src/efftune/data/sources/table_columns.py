@@ -173,7 +173,10 @@ def find(table: TableFile, columns: Columns) -> Meaning:
         DataError: a column is missing, or several would do.
     """
     if {"label", "labels"} <= columns.chosen.keys():
-        raise UsageError("--label-column and --label-columns name the classes: give one of them.")
+        raise UsageError(
+            "--label-column and --label-columns both name the classes: give one of them. (--set "
+            "label_columns=[] drops those of a settings file.)"
+        )
     path, split, group = (_chosen(table, columns, role) for role in ("path", "split", "group"))
     labels = [_required(table, name, "labels") for name in columns.labels]
     labels = labels or [_chosen(table, columns, "label")]

@@ -89,6 +89,16 @@ def paths(table: Path, columns: Columns) -> set[str]:
     }
 
 
+def has_chosen(table: Path, columns: Columns) -> bool:
+    """Whether columns were chosen by name, and a table has them all.
+
+    For the exceptions, see `read`.
+    """
+    chosen = [getattr(columns, role) for role in columns.chosen if role != "root"]
+    names = {name for each in chosen for name in ((each,) if isinstance(each, str) else each)}
+    return bool(names) and names <= set(_opened(table, columns).names)
+
+
 def _opened(table: Path, columns: Columns) -> TableFile:
     if table.suffix.casefold() == ".parquet":
         return ParquetTable(table)

@@ -538,6 +538,8 @@ def test_table_in_the_folder_is_read_if_its_columns_are_named(tmp_path):
     assert len({row.group for row in found.rows}) == 6
     columns = Columns(label="breed")  # of a run that was trained on another table
     assert discovery.find(tmp_path, columns=columns, strict=False).class_names == tuple(COLOURS)
+    (tmp_path / "labels.csv").write_text("path,breed", encoding="utf-16")  # which is not read
+    assert discovery.find(tmp_path, columns=columns, strict=False).class_names == tuple(COLOURS)
 
 
 def test_columns_may_be_those_of_a_table_that_is_held_out(source, tmp_path):

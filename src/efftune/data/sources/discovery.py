@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -74,28 +74,32 @@ def find(
                 "the folder of its training pictures only."
             )
         found = _found(other, on_progress, columns)
-        further, used = found.rows, used | found.columns
-        own = {row.split for row in further} - {""}
+        used |= found.columns
+        own = {row.split for row in found.rows} - {""}
         if own - {split} and split not in own:
             raise UsageError(
                 f"--{split} {other} is divided into splits, and none is {split}: give the folder "
                 "of one of them."
             )
-        places, folder = set(_places(further)), other.rstrip("/\\")
-        own_places = zip(rows, _places(rows), strict=True)
-        rows = [row for row, place in own_places if place not in places]  # it may lie in the source
+        rows, folder = _outside(rows, found.rows), other.rstrip("/\\")
         if splits and not any(row.usable for row in rows):
             raise UsageError(
                 f"--{split} {other} holds all pictures of {source}: none are left to train on."
             )
         rows += [
             replace(row, name=f"{folder}/{row.name}", split=split)
-            for row in further
+            for row in found.rows
             if not own or row.split == split
         ]
     if strict:
         _require_use(str(source), layout, columns, used)
     return Examples(str(source), tuple(rows))
+
+
+def _outside(rows: Sequence[Example], others: Iterable[Example]) -> list[Example]:
+    """Examples of other files than some: those may lie in the source, too."""
+    places = set(_places(others))
+    return [row for row, place in zip(rows, _places(rows), strict=True) if place not in places]
 
 
 def _places(rows: Iterable[Example]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from efftune.data.examples import Example, Split, Undecided
 from efftune.data.sources import addresses, copies, table_columns
 from efftune.data.sources.table_columns import Columns, Meaning, PictureFiles
 from efftune.data.sources.table_files import CsvTable, ParquetTable, TableFile
-from efftune.errors import BadImage, DataError
+from efftune.errors import BadImage, DataError, UsageError
 from efftune.system.progress import Progress, silent
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -90,13 +90,13 @@ def paths(table: Path, columns: Columns) -> set[str]:
 
 
 def has_chosen(table: Path, columns: Columns) -> bool:
-    """Whether columns were chosen by name, and a table has them all.
-
-    For the exceptions, see `read`.
-    """
+    """Whether columns were chosen by name, and a table that can be read has them all."""
     chosen = [getattr(columns, role) for role in columns.chosen if role != "root"]
     names = {name for each in chosen for name in ((each,) if isinstance(each, str) else each)}
-    return bool(names) and names <= set(_opened(table, columns).names)
+    try:
+        return bool(names) and names <= set(_opened(table, columns).names)
+    except (DataError, UsageError):
+        return False
 
 
 def _opened(table: Path, columns: Columns) -> TableFile:

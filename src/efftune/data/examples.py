@@ -24,11 +24,11 @@ Split = Literal["train", "val", "test"]
 Undecided = Literal[""]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HIDDEN, MACOS, WINDOWS = "hidden", "left over from a macOS archive", "left over from Windows"
-RUN = "run folder"
+RUN, HEAT_MAPS, FINDINGS = "run folder", "heat maps of efftune", "findings of efftune"
 NO_CLASS_FOLDER = "not in a class folder"
 _ALLOW = ", or pass --set missing_classes=allow"
 NO_TIME = "no time for it within the budget"  # a reason, too
-LEFTOVERS = frozenset({HIDDEN, MACOS, WINDOWS, RUN})  # reasons for files that belong to no class
+LEFTOVERS = frozenset({HIDDEN, MACOS, WINDOWS, RUN, HEAT_MAPS, FINDINGS})  # files of no class
 
 
 @dataclass(frozen=True, slots=True)

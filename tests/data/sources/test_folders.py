@@ -501,6 +501,34 @@ def test_run_that_is_not_finished_is_no_picture_and_no_split(tmp_path):
     assert reasons(found) == {"runs": "run folder"}
 
 
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("a-explained.png", "a-explained-2.png"), "heat maps of efftune"),
+        (("findings.csv", "samples.png", "sizes.png"), "findings of efftune"),
+    ],
+)
+def test_what_was_drawn_in_the_folder_is_no_picture(tmp_path, names, reason):
+    fill(tmp_path, count=2)
+    for name in (*names, ".hidden"):
+        path = tmp_path / "drawn" / name
+        path.parent.mkdir(exist_ok=True)
+        square(COLOURS["red"], 1).save(path, "PNG")
+    assert reasons(discovery.find(tmp_path)) == {"drawn": reason}
+    assert len(image_paths.pictures([str(tmp_path)])[0]) == 6
+
+
+@pytest.mark.parametrize(
+    "names", [("a-explained.png", "b.png"), ("samples.png",), ("findings.csv", "1.png")]
+)
+def test_class_of_pictures_with_such_names_stays_one(tmp_path, names):
+    fill(tmp_path, count=2)
+    (tmp_path / "drawn").mkdir()
+    for name in names:
+        square(COLOURS["red"], 1).save(tmp_path / "drawn" / name, "PNG")
+    assert "drawn" in discovery.find(tmp_path).class_names
+
+
 def test_class_with_a_run_among_its_pictures_stays_one(tmp_path):
     fill(tmp_path, count=2)
     (tmp_path / "runs").mkdir()

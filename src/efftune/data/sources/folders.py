@@ -13,6 +13,8 @@ from pathlib import Path
 
 from efftune.data import picture_bytes
 from efftune.data.examples import (
+    FINDINGS,
+    HEAT_MAPS,
     HIDDEN,
     MACOS,
     NO_CLASS_FOLDER,
@@ -30,6 +32,9 @@ SPLIT_FOLDERS: dict[str, Split] = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _WINDOWS_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
+_HEAT_MAP = re.compile(r".+-explained(-\d+)?\.png")
+_FINDINGS = "findings.csv"
+_PLOTS = {"samples.png", "augmented.png", "sizes.png", "classes.png", "duplicates.png"}
 _CLASS_AND_NUMBER = re.compile(
     r"(.*[^\W\d_].*?)(?:[ ._-]+\d+(?: \(\d+\))?|[ ._-]*\(\d+\))", re.DOTALL
 )
@@ -258,27 +263,41 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _leftover(path: Path) -> str:
-    """The reason if it is left by the operating system, or by training in this folder."""
-    return _left_by_system(path) or (RUN if path.is_dir() and _holds_runs(path) else "")
+    """The reason if it is left by the operating system, or by this package in this folder."""
+    return _left_by_system(path) or (_left_by_efftune(path) if path.is_dir() else "")
 
 
-def _holds_runs(folder: Path) -> bool:
-    """Whether a folder is a run, or holds runs and nothing else that is visible."""
+def _left_by_efftune(folder: Path) -> str:
+    """The reason if a folder is a run, or holds runs, heat maps or findings and nothing else."""
+    kinds = {RUN: _is_run, HEAT_MAPS: _is_heat_map}
     try:
         if _is_run(folder):
-            return True
+            return RUN
+        if (folder / _FINDINGS).is_file():
+            kinds = {FINDINGS: _is_finding}
         with os.scandir(folder) as entries:
             visible = (each for each in entries if not each.name.startswith("."))
-            first = next(visible, None)
-            return first is not None and _is_run(first) and all(map(_is_run, visible))
+            if first := next(visible, None):
+                for reason, is_left in kinds.items():
+                    if is_left(first) and all(map(is_left, visible)):
+                        return reason
     except OSError:  # as whoever reads the folder is going to find out
-        return False
+        pass
+    return ""
 
 
 def _is_run(folder: os.PathLike[str]) -> bool:
     place = Path(folder)
     others = (place / "recipe.toml", place / "unfinished")
     return (place / "run.json").is_file() and any(each.exists() for each in others)
+
+
+def _is_heat_map(file: os.DirEntry[str]) -> bool:
+    return bool(_HEAT_MAP.fullmatch(file.name))
+
+
+def _is_finding(file: os.DirEntry[str]) -> bool:
+    return file.name == _FINDINGS or file.name in _PLOTS
 
 
 def _left_by_system(path: Path) -> str:

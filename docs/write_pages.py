@@ -26,15 +26,16 @@ _EXIT_CODES = """\
 ## Output and exit codes
 
 Results go to standard output; progress, notes and errors to standard error. `--json` prints one
-JSON document and nothing else, or one object per line for `predict`, `explain`, `export` and
-`classify`.
+JSON document and nothing else, or one object per line for `predict`, `explain`, `sort`, `export`,
+`classify` and `serve` (of each event).
 `--quiet` leaves only results, errors and the pictures that cannot be decoded.
 
 | code | meaning |
 |---|---|
 | 0 | done |
 | 1 | `check` found problems |
-| 1 | `predict`, `explain` or `classify` left out a picture that cannot be decoded |
+| 1 | `predict`, `explain`, `sort` or `classify` left out a picture that cannot be decoded |
+| 1 | `unsort` had to leave something in place |
 | 1 | the files are at fault: no pictures, too few of a class, a damaged or modified run |
 | 1 | a file of `export` answers otherwise than the classifier |
 | 1 | a download or the system failed, as on a full disk; the reader of a pipe went away |
@@ -42,7 +43,8 @@ JSON document and nothing else, or one object per line for `predict`, `explain`,
 | 130 | stopped by Ctrl-C; a run that was being trained can go on: `efftune resume` |
 | 143 | stopped by SIGTERM; likewise |
 
-An error is one line that begins with `efftune:`. A traceback is a fault of efftune itself (code 1).
+An error is one line that begins with `efftune:`, or, if it is in the options themselves, the usage
+and a box (code 2). A traceback is a fault of efftune itself (code 1).
 """
 
 

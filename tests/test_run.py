@@ -421,6 +421,8 @@ def test_modified_model_is_refused(finished_run, tmp_path, name, damage):
 def test_folder_that_is_not_a_run_is_refused(source, tmp_path):
     with pytest.raises(efftune.DataError, match="is not a finished run"):
         efftune.load(source)
+    with pytest.raises(efftune.UsageError, match="from the Hub first: efftune load hf:anna/photos"):
+        efftune.load("hf:anna/photos")
     with pytest.raises(efftune.UsageError, match="There is no run folder"):
         efftune.load(tmp_path / "nowhere")
 

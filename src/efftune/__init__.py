@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from efftune.data.inspection import Finding
     from efftune.data.packing import Shards, pack
+    from efftune.data.sources.table_columns import Columns
     from efftune.errors import DataError, DiskFull, EfftuneError, EfftuneWarning, UsageError
     from efftune.evaluation.comparison import Comparison
     from efftune.evaluation.metrics import Evaluation, SplitEvaluation
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Check": "report.source_check",
     "Classifier": "model.classifier",
+    "Columns": "data.sources.table_columns",
     "Comparison": "evaluation.comparison",
     "DataError": "errors",
     "DiskFull": "errors",
@@ -69,6 +71,7 @@ _HOMES = {
 __all__ = [
     "Check",
     "Classifier",
+    "Columns",
     "Comparison",
     "DataError",
     "DiskFull",

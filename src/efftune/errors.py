@@ -45,10 +45,19 @@ class BadImage(DataError):
         self.reason = reason
 
 
-def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
-    """A UsageError for an unknown name, with the closest match, and the valid names if few."""
+def unknown_name(
+    kind: str, name: str, valid: Iterable[str], other: Iterable[str] = ()
+) -> UsageError:
+    """A UsageError for an unknown name, with the closest match, and the valid names if few.
+
+    Args:
+        kind: of name.
+        name: the unknown one.
+        valid: names, which may be listed.
+        other: names that are valid, too, and may be the closest, but are not listed.
+    """
     names = list(valid)
-    matches = difflib.get_close_matches(name, names, n=1)
+    matches = difflib.get_close_matches(name, dict.fromkeys([*names, *other]), n=1)
     suggestion = f" Did you mean {matches[0]!r}?" if matches else ""
     listed = "" if matches and len(names) > _MAX_LISTED else f" Choose from: {', '.join(names)}."
     return UsageError(f"Unknown {kind} {name!r}.{suggestion}{listed}")

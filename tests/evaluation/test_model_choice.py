@@ -320,7 +320,10 @@ def test_class_of_few_pictures_is_on_the_first_rung():
         ({"recipe": "scratch"}, "--model auto compares heads on pretrained networks"),
         ({"head_epochs": 3}, "--model auto compares heads on pretrained networks"),
         ({"weights": "nothing.h5"}, "compares published weights: name a model"),
-        ({"weights": "advprop"}, r"No model's advprop weights are on this machine.*--fetch"),
+        (
+            {"weights": "advprop"},
+            r"No model's advprop weights are on this machine\. Let efftune download.*--fetch",
+        ),
         ({"budget": "soon"}, "such as 90s, 10m or 1h30m"),
         ({"model": "efficientnet-lite0", "fetch": True}, "--fetch has an effect with --model auto"),
     ],

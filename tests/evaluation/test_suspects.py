@@ -65,18 +65,18 @@ def test_table_is_read_back(tmp_path):
     likely = [row["likely"] for row in csv.DictReader(io.StringIO(text))]
     assert likely == ["yes", "yes", "no", "no", "yes", "yes"]
     (tmp_path / "suspects.csv").write_text(text)
-    listed = suspects.read(tmp_path)
+    listed = suspects.read(tmp_path, lambda _: "no time")
     assert [(each.name, each.label, each.suggested) for each in listed] == [
         (each.example.name, each.example.label, each.suggested) for each in found
     ]
 
 
 def test_run_without_suspects_gives_the_reason(tmp_path):
-    with pytest.raises(DataError, match="no suspect labels"):
-        suspects.read(tmp_path)
+    with pytest.raises(DataError, match="no suspect labels: no time"):
+        suspects.read(tmp_path, lambda _: "no time")
 
 
 def test_damaged_table_is_named(tmp_path):
     (tmp_path / "suspects.csv").write_text("path,label\n1.png,cat\n")
     with pytest.raises(DataError, match=r"suspects\.csv is damaged"):
-        suspects.read(tmp_path)
+        suspects.read(tmp_path, lambda _: "no time")

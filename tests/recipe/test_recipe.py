@@ -346,3 +346,17 @@ def test_goal_is_read_as_it_is_written(milliseconds, megabytes):
 def test_path_that_cannot_be_written_down_is_refused(key):
     with pytest.raises(UsageError, match=rf"{key} = 'caf\\udce9': not UTF-8: rename"):
         Recipe(**{key: "caf\udce9"})
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"epochs": "x"}, "epochs = 'x': Input should be 'auto', or a valid integer"),
+        ({"epochs": -1}, "or greater than or equal to 0"),
+        ({"batch_size": "x"}, "a valid integer, unable to parse string as an integer, or 'auto'"),
+        ({"seed": "x"}, "seed = 'x': Input should be a valid integer"),
+    ],
+)
+def test_value_of_several_types_is_told_all_of_them(choices, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        Recipe.named("balanced", **choices)

@@ -249,8 +249,8 @@ def test_run_from_scratch_records_what_is_not_available(source, tmp_path):
     assert set(run.record["not_available"]) == {"suspects", "learning_curve"}
     assert run.evaluation.learning_curve is None
     assert run.evaluation.unlike is not None
-    assert (run.folder / "report.html").exists()
-    with pytest.raises(efftune.DataError, match="no suspect labels"):
+    assert "efftune review" not in (run.folder / "report.html").read_text(encoding="utf-8")
+    with pytest.raises(efftune.DataError, match="no suspect labels: the network is trained from"):
         run.accept(1)
     with pytest.raises(efftune.DataError, match=r"no suspects\.csv"):
         run.review()

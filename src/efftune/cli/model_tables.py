@@ -30,6 +30,7 @@ def show_models(models: Sequence[Model], *, as_json: bool) -> None:
     _show_other_weights(models)
     sources = sorted({each.top1_source for model in models for each in model.published})
     echo(f"\nSource of the top-1 accuracies: {', '.join(sources)}.")
+    echo("Families, and where each file comes from: efftune models --json")
 
 
 def _show_other_weights(models: Sequence[Model]) -> None:

@@ -13,8 +13,9 @@ Source = Annotated[
         help="A folder with one folder per class; a folder with train, val and test folders that "
         "contain class folders; a .zip, .tar, .tar.gz or .tgz archive of either; a .csv, .tsv or "
         ".parquet table of paths and labels; the address of any of these, such as "
-        "s3://bucket/photos; sample:digits; tfds:NAME, such as tfds:stanford_dogs; hf:NAME, such "
-        "as hf:beans; or hf:FOLDER.",
+        "s3://bucket/photos; shards that efftune pack has written, such as shards/ or "
+        "shards/train-{000..099}.tar; sample:digits; tfds:NAME, such as tfds:stanford_dogs; "
+        "hf:NAME, such as hf:beans; or hf:FOLDER.",
         metavar="SOURCE",
     ),
 ]

@@ -290,17 +290,17 @@ def values(annotation: Any) -> str:
 
 def _range(annotation: Any) -> str:
     """The range of a number, as text."""
-    low = high = ""
+    low = least = high = ""
     for each in getattr(annotation, "__metadata__", ()):
         match each:
             case Ge():
-                low = f"{each.ge:,}"
+                low, least = f"{each.ge:,}", f"{each.ge:,} or more"
             case Gt():
-                low = f"above {each.gt:,}"
+                low = least = f"above {each.gt:,}"
             case Le():
                 high = f"{each.le:,}"
             case Lt():
                 high = f"below {each.lt:,}"
     if low and high:
         return f"{low} to {high}"
-    return f"{low} or more" if low else ""
+    return least

@@ -21,7 +21,7 @@ from efftune.data.sources import addresses, discovery, shards
 from efftune.data.sources.storage import Missing, Storage
 from efftune.data.sources.table_columns import Columns
 from efftune.errors import BadImage, DataError, UsageError
-from efftune.system import files
+from efftune.system import files, packages
 from efftune.system.progress import OnProgress, Progress, showing
 
 _Place: TypeAlias = AbstractContextManager[tuple[Path, Callable[[Path], None]]]
@@ -97,7 +97,7 @@ def pack(
     if form == "parquet" and addresses.is_address(into):
         raise UsageError("Parquet shards are read from a disk only: use --format tar.")
     if form == "parquet" and find_spec("pyarrow") is None:
-        raise UsageError('Parquet needs pyarrow. Run: pip install "efftune[parquet]".')
+        raise UsageError(f"Parquet needs pyarrow. Run: {packages.install('efftune[parquet]')}")
     folder, place = _place(into)
     kind: type[_Writer] = _Parquet if form == "parquet" else _Tar
     with showing(on_progress) as report:

@@ -11,7 +11,7 @@ from efftune.delivery import receipt as receipts
 from efftune.delivery.formats import FORMATS, Format
 from efftune.delivery.targets import ALIASES, TARGETS, Target
 from efftune.errors import UsageError, unknown_name
-from efftune.system import files
+from efftune.system import files, packages
 from efftune.system.progress import Progress
 
 MAX_DROP = 0.005  # of accuracy, by 8 bits
@@ -118,9 +118,10 @@ def require_possible(requests: Sequence[ExportRequest], run: Path, image_size: i
     for request in requests:
         missing = [package for package in request.format.needs if find_spec(package) is None]
         if missing:
-            packages = " ".join(each.replace("_", "-") for each in missing)
+            names = [each.replace("_", "-") for each in missing]
             raise UsageError(
-                f"Format {request.format_name} needs {packages}. Run: pip install {packages}"
+                f"Format {request.format_name} needs {' '.join(names)}. Run: "
+                f"{packages.install(*names)}"
             )
         if request.target is not None:
             request.target.require(run, image_size)

@@ -30,7 +30,7 @@ from efftune.model.engines.openvino_check import MOST_CLASSES, MOST_SIDE
 from efftune.model.prediction import ModelOutputs, Prediction
 from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.inputs import Fit
-from efftune.system import files, machine
+from efftune.system import files, machine, packages
 from efftune.system.journal import RECORD
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ def load(path: Path) -> "ExportedClassifier":
     needed = KINDS[path.suffix.lower()].needs
     missing = [package for package in needed if find_spec(package) is None]
     if missing:
-        packages = " ".join(each.replace("_", "-") for each in missing)
-        raise UsageError(f"{path} needs {packages}. Run: pip install {packages}")
+        names = [each.replace("_", "-") for each in missing]
+        command = packages.install(*names)
+        raise UsageError(f"{path} needs {' '.join(names)}. Run: {command}")
     return ExportedClassifier(path)
 
 

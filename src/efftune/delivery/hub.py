@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from efftune.errors import DataError, EfftuneError, UsageError
-from efftune.system import files
+from efftune.system import files, packages
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -46,8 +46,8 @@ def require_installed() -> None:
         import huggingface_hub  # noqa: F401
     except ImportError:
         raise UsageError(
-            "The Hugging Face Hub needs the package huggingface_hub. Run: pip install "
-            '"efftune[hub]".'
+            "The Hugging Face Hub needs the package huggingface_hub. Run: "
+            f"{packages.install('efftune[hub]')}"
         ) from None
 
 

@@ -15,7 +15,7 @@ from efftune.model.engines.engine import KERAS_FILE, OPENVINO_FILE
 from efftune.recipe.recipe import Recipe
 from efftune.report import model_card, thumbnails
 from efftune.report.page import read_json
-from efftune.system import files
+from efftune.system import files, packages
 from efftune.system.journal import RECORD
 
 MANIFEST = "efftune.json"
@@ -118,7 +118,8 @@ def entries(text: str) -> dict[str, Entry]:
     try:
         values = json.loads(text)
         if values["format"] != _FORMAT:
-            raise DataError(f"{MANIFEST} is of a later efftune. Run: pip install -U efftune")
+            command = packages.install("-U", "efftune")
+            raise DataError(f"{MANIFEST} is of a later efftune. Run: {command}")
         found = {name: Entry(**each) for name, each in values["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{MANIFEST} is no manifest of efftune: {error!r}.") from None

@@ -23,7 +23,7 @@ from efftune.errors import DataError, UsageError
 from efftune.model import saving
 from efftune.model.classifier import Classifier
 from efftune.model.prediction import Prediction
-from efftune.system import files
+from efftune.system import files, packages
 
 MANIFEST = "predictions.json"
 PART = 10_000  # pictures
@@ -106,7 +106,7 @@ def write(
         DiskFull: there is no room for a part.
     """
     if form.kind == "parquet" and find_spec("pyarrow") is None:
-        raise UsageError('Parquet needs pyarrow. Run: pip install "efftune[parquet]".')
+        raise UsageError(f"Parquet needs pyarrow. Run: {packages.install('efftune[parquet]')}")
     started, given = time.perf_counter(), [*paths, *failures]
     columns = _columns(min(form.top, len(classifier.class_names)))
     with _writing(folder):

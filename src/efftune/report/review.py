@@ -34,17 +34,23 @@ def write(folder: Path) -> Path:
     Raises:
         DataError: the run has no suspects, or a file of it is missing or damaged.
     """
-    record = read_json(folder / "run.json")
     if not (folder / SUSPECTS_FILE).exists():
-        with reading(folder / "run.json"):
-            why = record.get("not_available", {}).get("suspects", "this run was trained without it")
-        raise DataError(f"{folder} has no {SUSPECTS_FILE} to review: {why}.")
+        raise DataError(f"{folder} has no {SUSPECTS_FILE} to review: {why_missing(folder)}.")
     data = _data(folder)
+    record = read_json(folder / "run.json")
     with reading(folder / "run.json"):
         source = str(record["source"])
     page = render("review", data=data, **_instructions(folder, source))
     files.write(folder / FILE, page)
     return folder / FILE
+
+
+def why_missing(folder: Path) -> str:
+    """Why a run has no suspects, by its `run.json`."""
+    record = read_json(folder / "run.json")
+    with reading(folder / "run.json"):
+        reasons = record.get("not_available", {})
+        return str(reasons.get("suspects", "this run was trained without it"))
 
 
 def _data(folder: Path) -> dict[str, Any]:

@@ -138,10 +138,13 @@ def record_of(folder: Path) -> dict[str, Any]:
         DataError: it is not a finished run, or one of its files is unsafe to read.
     """
     if not folder.exists():
-        raise UsageError(f"There is no run folder {folder}.")
+        name = str(folder)
+        hub = f" Take it from the Hub first: efftune load {name}" if name.startswith("hf:") else ""
+        raise UsageError(f"There is no run folder {name}.{hub}")
     if exported.is_export(folder):
         raise UsageError(
-            f"{folder} is an export, which only `predict` and `evaluate` take. Give its run folder."
+            f"{folder} is an export, which only `predict`, `evaluate`, `sort` and `serve` take. "
+            "Give its run folder."
         )
     try:
         has_record = folder.is_dir() and os.path.lexists(folder / RECORD)

@@ -140,7 +140,7 @@ class Run:
         loading.require_pictures(self.folder, self.record)
         path = self.folder / LABELS_FILE
         decisions = relabelling.read(path) if path.exists() else {}
-        for each in suspects.read(self.folder)[:count]:
+        for each in suspects.read(self.folder, review.why_missing)[:count]:
             decisions.setdefault(each.name, Decision(each.label, "relabel", each.suggested))
         relabelling.write(path, decisions)
         return path

@@ -141,7 +141,8 @@ def require_new(run: Path | None) -> None:
     """
     if run is not None and is_unfinished(run):
         raise UsageError(
-            f"{run} is an unfinished run. Go on with it by --resume, or choose another name."
+            f"{run} is an unfinished run. Go on with it by efftune resume "
+            f"{shlex.quote(str(run))}, or choose another name."
         )
     files.require_free(run)
 
@@ -191,7 +192,7 @@ def require_same_network(kept: Journal, backbone: Backbone) -> None:
     if changes := _changes(before, json.loads(json.dumps(now))):
         raise UsageError(
             f"The run cannot go on as it began: {'; '.join(changes)}. Undo that, or start a new "
-            "run without --resume."
+            "run in another folder."
         )
 
 
@@ -220,7 +221,7 @@ def require_same_pictures(kept: Journal, examples: Examples) -> None:
     if found:
         raise DataError(
             f"The pictures are not those that the run began with: {'; '.join(found)}. Undo that, "
-            "or start a new run without --resume."
+            "or start a new run in another folder."
         )
 
 
@@ -323,7 +324,7 @@ def _require_same(run: Path, begun: Mapping[str, Any], start: Mapping[str, Any])
     if changes := _differences(begun, start):
         raise UsageError(
             f"{run} cannot go on as it began: {'; '.join(changes)}. Undo that, or start a new run "
-            "without --resume."
+            "in another folder."
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from efftune.errors import UsageError
 from efftune.runs import loading
 from efftune.runs.loading import PrecisionChoice
-from efftune.system import files
+from efftune.system import files, packages
 
 
 def _print(event: str, value: str) -> None:
@@ -45,7 +45,8 @@ def serve(
     try:
         from efftune.serving import server
     except ModuleNotFoundError as error:
-        raise UsageError(f"Serving needs {error.name}. Run: pip install 'efftune[serve]'") from None
+        command = packages.install("efftune[serve]")
+        raise UsageError(f"Serving needs {error.name}. Run: {command}") from None
     from efftune.serving.settings import ServerSettings
 
     try:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 from efftune.errors import EfftuneError, EfftuneWarning, UsageError
+from efftune.system import packages
 from efftune.system.worker import Shared
 from efftune.system.workers import Costs, Workers
 
@@ -119,7 +120,7 @@ class _Connection:
         if match is None:
             _require_answer(address)
         if importlib.util.find_spec("ray") is None:
-            raise UsageError('A cluster needs Ray: pip install "efftune[ray]"')
+            raise UsageError(f"A cluster needs Ray. Run: {packages.install('efftune[ray]')}")
         self._workers: Workers | None = None
         self._trainers: Workers | None = None
         self._problem: EfftuneError | None = None

@@ -101,7 +101,7 @@ def test_missing_gpu_is_refused(no_driver, monkeypatch):
 def test_gpu_without_jax_is_said_how_to_use(driver, monkeypatch):
     monkeypatch.setattr(devices, "_is_installed", lambda name: name != "jax")
     with pytest.warns(
-        EfftuneWarning, match=r"JAX is not installed; .*pip install 'efftune\[gpu\]'"
+        EfftuneWarning, match=r'JAX is not installed; .*pip install "efftune\[gpu\]"'
     ):
         assert devices.chosen("auto") == "cpu"
     with pytest.raises(UsageError, match="pip install"):

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from efftune.errors import DataError, UsageError
+from efftune.system import packages
 
 WEB = ("http", "https")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.\-]+(::[a-z][a-z0-9+.\-]+)*://", re.IGNORECASE)
@@ -102,4 +103,5 @@ def _web_options(address: str) -> dict[str, Any]:
 
 
 def _install(protocol: str) -> str:
-    return 'Run: pip install "efftune[cloud]".' if protocol in _PACKAGED else "Install that."
+    command = packages.install("efftune[cloud]")
+    return f"Run: {command}" if protocol in _PACKAGED else "Install that."

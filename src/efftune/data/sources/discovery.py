@@ -1,10 +1,8 @@
 """Selects the reader for a source: folder, archive, table or named data set."""
 
-import functools
 import logging
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -98,14 +96,9 @@ def find(
 
 def _outside(rows: Sequence[Example], others: Iterable[Example]) -> list[Example]:
     """Examples of other files than some: those may lie in the source, too."""
-    places = set(_places(others))
-    return [row for row, place in zip(rows, _places(rows), strict=True) if place not in places]
-
-
-def _places(rows: Iterable[Example]) -> Iterator[str]:
-    """Where the files are, however their folders were named."""
-    real = functools.cache(os.path.realpath)
-    return (os.path.join(real(row.path.parent), row.path.name) for row in rows)  # noqa: PTH118
+    places = {*files.places(row.path for row in others)}
+    at = files.places(row.path for row in rows)
+    return [row for row, place in zip(rows, at, strict=True) if place not in places]
 
 
 def _require_use(source: str, layout: Layout, columns: Columns, used: Set[str]) -> None:
@@ -184,8 +177,9 @@ def _require_folder(root: Path, name: str) -> None:
             "address as text.)"
         )
     is_file = root.suffix.casefold() in tables.SUFFIXES or archives.is_archive(root)
-    kind = "file" if is_file else "folder"
-    raise UsageError(f"There is no {kind} {name!r}. Give a folder with one folder per class.")
+    if is_file:
+        raise UsageError(f"There is no file {name!r}.")
+    raise UsageError(f"There is no folder {name!r}. Give a folder with one folder per class.")
 
 
 def _copied(address: str, on_progress: Progress, columns: Columns) -> Path:

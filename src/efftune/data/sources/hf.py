@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from efftune.data.sources import records
 from efftune.data.sources.table_columns import Columns
 from efftune.errors import DataError, EfftuneError, UsageError
-from efftune.system import files
+from efftune.system import files, packages
 from efftune.system.progress import Progress, silent
 
 PREFIX = "hf:"
@@ -71,7 +71,7 @@ def _load(source: str, on_progress: Progress) -> Mapping[str, Any]:
         import datasets
     except ImportError:
         raise UsageError(
-            f'{source} needs the package datasets. Run: pip install "efftune[hf]".'
+            f"{source} needs the package datasets. Run: {packages.install('efftune[hf]')}"
         ) from None
     name = source.removeprefix(PREFIX)
     folder = files.user_path(name)

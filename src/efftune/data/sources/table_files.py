@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from efftune.errors import DataError, UsageError
+from efftune.system import packages
 
 _DELIMITERS = (",", ";", "\t")  # Excel writes semicolons in many European locales
 _DELIMITER_HINT = "sep="  # with the delimiter, a first line that is Excel's own and no header
@@ -134,7 +135,7 @@ class ParquetTable:
             from pyarrow import parquet, types
         except ImportError:
             raise UsageError(
-                f'{path} needs pyarrow. Run: pip install "efftune[parquet]".'
+                f"{path} needs pyarrow. Run: {packages.install('efftune[parquet]')}"
             ) from None
         self.path = path
         self._errors = (pyarrow.ArrowException, OSError, UnicodeDecodeError)

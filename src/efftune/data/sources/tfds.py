@@ -17,7 +17,7 @@ from PIL import Image
 
 from efftune.data.sources import records
 from efftune.errors import DataError, UsageError
-from efftune.system import files
+from efftune.system import files, packages
 from efftune.system.progress import Progress, silent
 
 PREFIX = "tfds:"
@@ -55,7 +55,7 @@ def _prepare(source: str) -> Any:
         import tensorflow_datasets as tfds
     except ImportError:
         raise UsageError(
-            f'{source} needs TensorFlow Datasets. Run: pip install "efftune[tfds]".'
+            f"{source} needs TensorFlow Datasets. Run: {packages.install('efftune[tfds]')}"
         ) from None
     name = source.removeprefix(PREFIX)
     try:

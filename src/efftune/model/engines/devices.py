@@ -9,17 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import psutil
-
 from efftune.errors import EfftuneWarning, UsageError, unknown_name
 from efftune.model.engines.engine import Engine
 from efftune.recipe.inputs import DeviceChoice
-from efftune.system import files
+from efftune.system import files, machine, packages
 
 Device = Literal["cpu", "gpu"]
 
 _PROGRAM_BYTES = 2**30  # of compiled programs that are kept
-_INSTALL = "install it with: pip install 'efftune[gpu]'"
 # NVIDIA's driver on Linux, in containers, and under WSL.
 _DRIVERS = tuple(
     map(Path, ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1"))
@@ -70,7 +67,7 @@ def engine(device: Device) -> Engine:
     """
     name = "openvino" if device == "cpu" and has_openvino() else "jax"
     if not _is_installed(name):
-        raise UsageError("Neither OpenVINO nor JAX is installed: pip install openvino.")
+        raise UsageError(f"Neither OpenVINO nor JAX is installed: {packages.install('openvino')}.")
     if name == "jax":
         backend = keras_backend()
         if backend is None:
@@ -99,7 +96,7 @@ def memory_bytes(device: Device) -> int:
         stats = jax.local_devices()[0].memory_stats() or {}
         if "bytes_limit" in stats:
             return int(stats["bytes_limit"])
-    return int(psutil.virtual_memory().total)
+    return machine.memory_bytes()
 
 
 def name(device: Device) -> str:
@@ -147,7 +144,7 @@ def _gpu_problem(is_wanted: bool) -> str:
     if not _has_driver() and not is_wanted and "jax" not in sys.modules:
         return "no NVIDIA driver was found"  # importing JAX would take a second
     if not _is_installed("jax"):
-        return f"JAX is not installed; {_INSTALL}"
+        return f"JAX is not installed; install it with: {packages.install('efftune[gpu]')}"
     import jax
 
     try:
@@ -172,8 +169,9 @@ def _why_unusable(error: RuntimeError) -> str:
         return "no NVIDIA driver was found; nvidia-smi should list the GPU"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown error"
     return (
-        f"JAX cannot use it ({reason.removesuffix('.')}); {_INSTALL}, and if it is installed, "
-        "update NVIDIA's driver, or close other programs that fill its memory"
+        f"JAX cannot use it ({reason.removesuffix('.')}); install it with: "
+        f"{packages.install('efftune[gpu]')}, and if it is installed, update NVIDIA's driver, or "
+        "close other programs that fill its memory"
     )
 
 

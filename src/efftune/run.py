@@ -15,6 +15,7 @@ from efftune.evaluation import cross_validation, evaluator, settings_search
 from efftune.evaluation.settings_trials import SettingsTrial
 from efftune.recipe.inputs import AUTO_MODEL
 from efftune.recipe.recipe import Recipe
+from efftune.report.report import FILE as REPORT_FILE
 from efftune.runs import preparation, unfinished, within_budget
 from efftune.runs.contents import RunContents
 from efftune.runs.preparation import Setup
@@ -189,7 +190,10 @@ def _train(
     named = None if run is None else files.output_path(run)
     start = unfinished.start_of(str(source), recipe, search_seconds)
     if resume and named is not None and unfinished.is_finished(named, start):
-        return Run.load(named)
+        finished = Run.load(named)
+        if not (named / REPORT_FILE).exists():  # stopped when all but the report was done
+            finished.report()
+        return finished
     journal = unfinished.reopened(start, named) if resume else None
     if journal is None:
         unfinished.require_new(named)

@@ -186,6 +186,32 @@ def test_deep_pictures_are_turned_upright(channels):
     assert decoded.pixels[6].max() == 0
 
 
+def turned(tiff: bytes, orientation: int) -> bytes:
+    """A TIFF file of OpenCV, with a tag that says how it is to be turned."""
+    start = int.from_bytes(tiff[4:8], "little")
+    count = int.from_bytes(tiff[start : start + 2], "little")
+    tags = [tiff[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
+    tags = [tag for tag in tags if tag[:2] != b"\x12\x01"]
+    tags.append(b"\x12\x01\x03\x00\x01\x00\x00\x00" + bytes([orientation, 0, 0, 0]))
+    tags.sort(key=lambda tag: int.from_bytes(tag[:2], "little"))
+    tiff += b"\0" * (len(tiff) % 2)
+    directory = len(tags).to_bytes(2, "little") + b"".join(tags) + bytes(4)
+    return tiff[:4] + len(tiff).to_bytes(4, "little") + tiff[8:] + directory
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_deep_colours_of_tiff_files_are_turned_as_those_of_8_bits(orientation, dtype):
+    bytes_ = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    deep = bytes_.astype(dtype) * 257 if dtype == "uint16" else bytes_.astype(dtype) / 255
+    depth = BitDepth(integers=(0, 65535), floats=(0, 1))
+    found = images.decoded(turned(colour(deep, ".tiff"), orientation), 8, "stretch", depth)
+    plain = images.decoded(turned(colour(bytes_, ".tiff"), orientation), 8, "stretch", depth)
+    assert (found.width, found.height) == (plain.width, plain.height)
+    assert (found.width, found.height) == ((7, 5) if orientation < 5 else (5, 7))
+    np.testing.assert_array_equal(found.pixels, plain.pixels)
+
+
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=50))
 @example([0.0, 4.5e-42])
 @example([0.0, 1e-29, 1e6])

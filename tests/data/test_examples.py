@@ -190,6 +190,26 @@ def test_groups_hardly_change_the_shares():
     assert abs(counts["test"] - 30) <= 4
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_large_group_does_not_take_the_place_of_many_small_ones(seed):
+    rows = examples({"a": 200, "b": 200})
+    groups = {row.path: max(0, i % 200 - 90) for i, row in enumerate(rows.rows)}  # one of 91
+    together = {row.path: 1000 * (row.label == "b") + groups[row.path] for row in rows.rows}
+    assert rows.split(0.15, 0.15, seed, together).counts == {"train": 280, "val": 60, "test": 60}
+
+
+def test_where_all_groups_are_large_the_smallest_is_held_out():
+    rows = examples({"a": 100, "b": 100})
+    ends = (40, 70, 90, 100)  # groups of 40, 30, 20 and 10
+    together = {
+        row.path: 10 * (row.label == "b") + sum(i % 100 >= end for end in ends)
+        for i, row in enumerate(rows.rows)
+    }
+    for seed in range(4):
+        counts = rows.split(0.03, 0.03, seed, together).counts
+        assert counts == {"train": 140, "val": 40, "test": 20}
+
+
 def test_class_of_one_group_stays_in_training():
     rows = examples({"a": 9, "b": 9})
     split = rows.split(0.2, 0.2, 0, {row.path: 1 for row in rows.rows if row.label == "a"})

@@ -1,7 +1,9 @@
+import gc
 import io
 import itertools
 import struct
 import zlib
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,25 @@ def halves(size: int = 64) -> Image.Image:
 
 def is_red(pixel: np.ndarray) -> bool:
     return pixel[0] > 200 and pixel[2] < 60
+
+
+def futures():
+    """How many calls that somebody waits for are kept in memory."""
+    return sum(isinstance(each, Future) for each in gc.get_objects())
+
+
+def test_pictures_wait_for_a_thread_in_small_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "_BATCH", 3)
+    (tmp_path / "a.png").write_bytes(encoded(halves()))
+    waiting, others = [], futures()
+
+    def on_done():
+        waiting.append(futures() - others)
+
+    pixels = images.decode_all([tmp_path / "a.png"] * 20, 8, "stretch", on_done=on_done)
+    assert len(waiting) == 20
+    assert max(waiting) <= 3 + 3  # the last of a batch and the next
+    assert (pixels == images.decode(encoded(halves()), 8, "stretch")).all()
 
 
 @pytest.mark.parametrize("form", FORMATS)

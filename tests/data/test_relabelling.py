@@ -17,7 +17,7 @@ TEXT = st.text(
 )
 DECISIONS = st.one_of(
     st.builds(Decision, TEXT, st.sampled_from(["keep", "drop"])),
-    st.builds(Decision, TEXT, st.just("relabel"), TEXT),
+    st.builds(Decision, TEXT, st.just("relabel"), TEXT.filter(str.strip)),
 )
 
 
@@ -205,6 +205,49 @@ def test_decisions_that_were_made_find_their_pictures_from_another_folder(photos
     rows = [[(row.path, row.label, row.reason) for row in each.rows] for each in (found, again)]
     assert rows[0] == rows[1]
     assert again.confirmed == found.confirmed
+
+
+@pytest.mark.parametrize("where", ["photos/{}", "{folder}/photos/{}", "link/{}"])
+def test_paths_that_lead_into_the_source_are_its_own_pictures(photos, tmp_path, where):
+    (tmp_path / "link").symlink_to(photos, target_is_directory=True)
+    plain = splitting.split(discovery.find(photos), Recipe(test=0.15))[0]
+    names = [row.name for row in plain.of("train") if row.label == "red"]
+    choices = [Decision("red", "drop"), Decision("red", "relabel", "blue")]
+    decided = dict(zip(names[:2], choices, strict=True))
+    listed = {where.format(name, folder=tmp_path): each for name, each in decided.items()}
+    found = split(photos, tmp_path, listed, test=0.15)
+    assert [row.name for row in found.rows] == [row.name for row in plain.rows]
+    after = {row.name: row for row in found.rows}
+    assert after[names[0]].reason == "dropped in review"
+    assert after[names[1]].label == "blue" and after[names[1]].usable
+    before = {row.name: row.split for row in plain.rows}
+    assert {row.name: row.split for row in found.rows} == before
+    assert relabelling.made(found) == decided
+
+
+def test_picture_with_two_names_is_decided_once(photos, tmp_path):
+    same = {"red/01.png": Decision("red", "keep"), "photos/red/01.png": Decision("red", "keep")}
+    assert relabelling.made(split(photos, tmp_path, same)) == {
+        "red/01.png": Decision("red", "keep")
+    }
+    other = same | {"photos/red/01.png": Decision("red", "drop")}
+    with pytest.raises(DataError, match=r"about photos/red/01\.png and red/01\.png"):
+        split(photos, tmp_path, other)
+
+
+def test_classes_are_those_of_the_source_however_a_spreadsheet_writes_them(photos, tmp_path):
+    (photos / "green").rename(photos / "vert\u00e9")
+    (photos / "blue").rename(photos / "blue ")  # a class folder may be called so
+    decided = {
+        "red/01.png": Decision("red ", "relabel", " verte\u0301 "),
+        "red/02.png": Decision("red", "relabel", "blue"),
+        "red/04.png": Decision("red", "relabel", "crimson "),
+        kept_beside(tmp_path): Decision("red", "relabel", "verte\u0301"),
+    }
+    found = split(photos, tmp_path, decided, missing_classes="allow")
+    labels = {row.name: row.label for row in found.rows}
+    assert [labels[name] for name in decided] == ["vert\u00e9", "blue ", "crimson", "vert\u00e9"]
+    assert {row.label for row in found.rows} == {"blue ", "crimson", "red", "vert\u00e9"}
 
 
 def test_copy_of_what_judges_is_not_trained_on(photos, tmp_path):

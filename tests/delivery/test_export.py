@@ -14,12 +14,14 @@ import pytest
 import efftune
 from conftest import fill
 from efftune.cli import export_tables
-from efftune.delivery import judging, openvino_file
+from efftune.delivery import export_requests, judging, openvino_file
 from efftune.delivery import photos as run_photos
 from efftune.delivery.formats import FORMATS
 from efftune.delivery.runtimes import Loaded
 from efftune.delivery.targets import TARGETS
+from efftune.errors import UsageError
 from efftune.model.engines import openvino_engine
+from efftune.system.progress import silent
 
 
 @pytest.fixture(scope="module")
@@ -454,3 +456,23 @@ def test_classes_of_any_name_that_folds_have_judged(source, tmp_path):
     assert score.pictures == sum(run.record["data"]["pictures"].values())
     assert made.receipt.left_out == ()
     assert (made.path.parent / "labels.txt").read_text().splitlines() == ["a b", r"caf\udce9"]
+
+
+def test_options_that_change_nothing_are_refused(tmp_path):
+    """Of what is written from several names, one has to take them."""
+
+    def read(names, **options):
+        return export_requests.read(names, tmp_path, options, silent)
+
+    with pytest.raises(UsageError, match="--batch is not for triton"):
+        read("triton", batch=1)
+    for names in ("onnx", "triton"):
+        with pytest.raises(UsageError, match=r"--max-drop is for files of 8 bits: openvino-int8"):
+            read(names, max_drop=0.1)
+    for names in (["onnx", "triton"], "litert", "ovms"):
+        assert {each.batch for each in read(names, batch=1)} == {1}
+    for names in (["onnx", "openvino-int8"], "raspberry-pi"):
+        assert {each.max_drop for each in read(names, max_drop=0.1)} == {0.1}
+    assert read("onnx", max_drop=None)[0].max_drop == export_requests.MAX_DROP
+    assert read("onnx", max_drop=0.5 / 100)  # as the command gives its default
+    assert read([], batch=1, max_drop=0.1) == []

@@ -6,8 +6,12 @@ import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -19,7 +23,7 @@ from PIL import Image
 
 import efftune
 from conftest import square
-from efftune.delivery import exported, litert_file
+from efftune.delivery import asking, exported, litert_file
 from efftune.errors import EfftuneError
 
 NAMES = ["blue", "green", "red"]
@@ -242,17 +246,72 @@ def test_what_lies_in_the_working_folder_is_not_imported(made, tmp_path, monkeyp
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("signal", [9, 11])
-def test_crash_of_the_runtime_is_an_error(made, source, signal):
+def ended_while_asked(loaded, photo, number):
+    """The error of a request whose process is ended by a signal."""
+    process = loaded.network._process
+    process.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(loaded.predict, photo)
+        while not any(isinstance(each, threading.Timer) for each in threading.enumerate()):
+            time.sleep(0.01)
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        return asked.exception()
+
+
+@pytest.mark.parametrize("number", [9, 11])
+def test_crash_of_the_runtime_is_an_error_and_it_begins_again(made, source, number):
+    photo = source / "red" / "01.png"
     loaded = efftune.load(made / "onnx")
-    os.kill(loaded._answers._process.pid, signal)
-    with pytest.raises(efftune.DataError, match=rf"crashes on it \(exit status -{signal}\)"):
+    expected = loaded.predict(photo)
+    error = ended_while_asked(loaded, photo, number)
+    assert isinstance(error, efftune.DataError)
+    assert f"crashes on it (exit status -{number})" in str(error)
+    assert loaded.predict(photo) == expected
+
+
+@pytest.mark.ci
+def test_process_that_has_died_is_begun_again(made, source):
+    photo = source / "red" / "01.png"
+    loaded = efftune.load(made / "onnx")
+    expected = loaded.predict(photo)
+    process = loaded.network._process
+    process.kill()
+    process.wait()
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(loaded.predict, [photo] * 8)) == [expected] * 8
+    assert process.stdin.closed and process.stdout.closed
+
+
+@pytest.mark.ci
+def test_another_file_in_its_place_does_not_answer_for_it(made, source, tmp_path):
+    path = altered(made, tmp_path / "model.onnx", lambda _: None)
+    loaded = efftune.load(path)
+    altered(made, path, props(classes='["green", "red", "blue"]'))
+    loaded.network._process.kill()
+    loaded.network._process.wait()
+    for _ in range(2):
+        with pytest.raises(efftune.DataError, match="another file than when it was loaded"):
+            loaded.predict(source / "red" / "01.png")
+    path.unlink()
+    with pytest.raises(efftune.DataError, match="cannot be read"):
         loaded.predict(source / "red" / "01.png")
+
+
+def test_signals_that_come_to_the_whole_group_are_left_to_the_parent(made, source):
+    photo = source / "red" / "01.png"
+    loaded = efftune.load(made / "onnx")
+    expected = loaded.predict(photo)
+    process = loaded.network._process
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+    assert loaded.predict(photo) == expected
+    assert loaded.network._process is process
 
 
 def test_file_that_takes_for_ever_is_an_error(made, source, monkeypatch):
     loaded = efftune.load(made / "onnx")
-    monkeypatch.setattr(exported, "_SECONDS", 0.5)
+    monkeypatch.setattr(asking, "_SECONDS", 0.5)
     os.kill(loaded._answers._process.pid, 19)  # it is stopped
     with pytest.raises(efftune.DataError, match="takes more than"):
         loaded.predict(source / "red" / "01.png")

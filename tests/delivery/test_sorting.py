@@ -76,6 +76,72 @@ def test_sorting_again_leaves_out_what_is_there(photos, tmp_path):
     assert place(photos[:1], into, ("cat",))[0].path == into / "cat" / "a.jpg"
 
 
+def test_another_photo_under_the_same_name_is_sorted_too(photos, tmp_path):
+    into = tmp_path / "sorted"
+    place(photos[:1], into, ("cat",))
+    photos[0].unlink()  # as if the card had been emptied, and the camera had begun anew
+    Image.new("RGB", (30, 30), "green").save(photos[0])
+    assert place(photos[:1], into, ("cat",))[0].path == into / "cat" / "a-2.jpg"
+    assert (into / "cat" / "a-2.jpg").samefile(photos[0])
+    assert place(photos[:1], into, ("cat",))[0].path is None
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_photo_whose_time_alone_differs_is_there_already(photos, tmp_path, copy):
+    into = tmp_path / "sorted"
+    place(photos[:1], into, ("cat",), copy=copy)
+    os.utime(photos[0], ns=(0, 1_700_000_000_000_000_000))
+    assert place(photos[:1], into, ("dog",), copy=copy)[0].path is None  # by another classifier
+    same_size = photos[0].read_bytes()[:-1] + b"?"
+    photos[0].unlink()
+    photos[0].write_bytes(same_size)
+    assert place(photos[:1], into, ("cat",), copy=copy)[0].path == into / "cat" / "a-2.jpg"
+
+
+def test_link_to_a_photo_that_is_overwritten_goes_where_it_belongs_now(photos, tmp_path):
+    into = tmp_path / "sorted"
+    place(photos[:1], into, ("cat",))
+    for size, label in ((30, "dog"), (40, "dog"), (50, "cat")):
+        Image.new("RGB", (size, size), "green").save(photos[0])  # where it lies
+        assert place(photos[:1], into, (label,))[0].path == into / label / "a.jpg"
+        assert [path.parent.name for path in into.rglob("*.jpg")] == [label]
+        assert place(photos[:1], into, (label,))[0].path is None
+    assert sorted_files.undo(into) == Undone(1, {})
+    assert photos[0].is_file()
+
+
+def test_photo_that_is_reached_through_the_sorted_ones_is_never_taken_away(photos, tmp_path):
+    into = tmp_path / "sorted"
+    place(photos[:1], into, ("cat",))
+    folder = photos[0].parent
+    (tmp_path / "more.jpg").hardlink_to(photos[0])
+    shutil.rmtree(into / "cat")
+    (into / "cat").symlink_to(folder)  # by somebody else
+    photos[0].write_bytes(b"overwritten")
+    place(photos[:1], into, ("dog",))
+    assert photos[0].read_bytes() == b"overwritten"
+
+
+def test_photos_of_one_name_are_placed_without_a_look_at_each_before(tmp_path, monkeypatch):
+    into, photos = tmp_path / "sorted", []
+    for number in range(40):
+        photos.append(tmp_path / f"{number:02}" / "a.jpg")
+        photos[-1].parent.mkdir()
+        photos[-1].write_bytes(b"%d" % number)
+    looks, look = [], os.path.lexists
+
+    def counted(path):
+        looks.append(path)
+        return look(path)
+
+    monkeypatch.setattr(os.path, "lexists", counted)
+    place(photos, into, ["cat"] * 40)
+    assert sorted(path.name for path in (into / "cat").iterdir()) == sorted(
+        ["a.jpg", *(f"a-{number}.jpg" for number in range(2, 41))]
+    )
+    assert len(looks) < 5 * 40
+
+
 @pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK])
 def test_copies_take_the_place_of_links_that_cannot_be(photos, tmp_path, monkeypatch, number):
     def refused(*_):

@@ -2,9 +2,12 @@ import ast
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -73,17 +76,24 @@ def test_script_classifies_without_efftune(run, tmp_path):
     paths.append(photo(tmp_path / "profile.jpg", icc_profile=b"\0" * 16 + b"RGB " + b"\0" * 200))
     no_photo = tmp_path / "text.jpg"
     no_photo.write_text("no picture")
+    too_large = tmp_path / "too-large.png"
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    header = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    too_large.write_bytes(b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I4s", 99, b"IDAT"))
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(too_large)
     program = "import sys; sys.modules['efftune'] = None; sys.argv = sys.argv[1:]; import runpy; "
     done = subprocess.run(
         [
             *(sys.executable, "-c", f"{program} runpy.run_path(sys.argv[0], run_name='__main__')"),
-            *(script, no_photo, *paths),
+            *(script, no_photo, too_large, *paths),
         ],
         capture_output=True,
         text=True,
         check=True,
     )
     assert f"{no_photo} cannot be read" in done.stderr
+    assert f"{too_large} cannot be read" in done.stderr
     expected = run.classifier.predict(paths)
     for line, prediction in zip(done.stdout.splitlines(), expected, strict=True):
         assert line.split()[1] == prediction.label
@@ -131,6 +141,25 @@ def test_script_makes_the_pixels_of_training(tmp_path, fit, size, options):
     assert made.shape == expected.shape == (32, 32, 3)
     assert np.abs(made.astype(int) - expected).mean() < 0.6
     assert np.abs(made.astype(int) - expected).max() <= 6
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "grey.png", "alpha.png", "packed.tif"])
+def test_script_refuses_more_than_8_bits(tmp_path, name):
+    known = {"fit": "crop", "image_size": "32", "run": "a", "classes": "[]"}
+    classifier = Classifier(tmp_path, ["a", "b"], 32, "crop")
+    target_files.write_python(Material(classifier, known, None, tmp_path, None, None, 0), tmp_path)
+    prepare = targets._script(tmp_path / "predict.py")
+    shape = {"grey.png": (40, 40), "alpha.png": (40, 40, 4)}.get(name, (40, 40, 3))
+    packing = [cv2.IMWRITE_TIFF_COMPRESSION, 5 if name == "packed.tif" else 1]
+    for dtype in (np.uint8, np.uint16):
+        pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
+        cv2.imwrite(str(tmp_path / name), pixels, packing if name.endswith("tif") else [])
+        content = (tmp_path / name).read_bytes()
+        if dtype == np.uint8:
+            assert prepare(content).shape == (32, 32, 3)
+            continue
+        with pytest.raises(BadImage):
+            prepare(content)
 
 
 def test_applications_see_what_their_sources_say(tmp_path):

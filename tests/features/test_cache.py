@@ -113,6 +113,19 @@ def test_stores_not_used_for_longest_are_pruned(own_cache, monkeypatch):
     assert {path.name for path in (own_cache / "features").iterdir()} == {"0", "1"}
 
 
+def test_store_of_a_long_run_is_in_use(own_cache, monkeypatch):
+    folder = own_cache / "features" / "store"
+    store = FeatureCache(folder, "float32", (2, 3), mapped_bytes=1)
+    for start in (0, 4):
+        store.add(digests(4, start), values(4, start=start))
+    has_free(monkeypatch, 0)
+    for digest in digests(8)[::4]:
+        os.utime(folder, times=(0, 0))  # opened long ago
+        store.row(digest)
+        cache.prune(own_cache / "features", share=0.0)
+        assert len(list(folder.iterdir())) == 2
+
+
 def test_nothing_is_pruned_while_there_is_room(own_cache):
     folder = own_cache / "features" / "old"
     FeatureCache(folder, "float32", (2, 3)).add(digests(4), values(4))

@@ -1,11 +1,14 @@
 import itertools
 import shutil
 
+import cv2
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageOps
 
 from conftest import fill
+from efftune.data import images
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.features.views import MIRRORED
@@ -35,7 +38,7 @@ def shards(own_cache):
 
 @pytest.mark.ci
 def test_features_are_those_of_the_keras_model(backbone, paths):
-    from efftune.data import images, picture_bytes
+    from efftune.data import picture_bytes
 
     pixels = np.stack([images.decode(picture_bytes.read(path), 32, "crop") for path in paths])
     expected = backbone.keras_model.predict(pixels.astype(np.float32), verbose=0)
@@ -111,6 +114,16 @@ def test_outputs_views_and_sizes_share_nothing(backbone):
     keys.add(settings().key(Backbone("efficientnet-lite0", 64), PICTURE))
     keys.add(settings().key(backbone, PICTURE, ["block6a", "features"]))
     assert len(keys) == 7
+
+
+def test_what_other_decoders_have_computed_is_not_taken(backbone, monkeypatch):
+    found = images.versions()
+    assert {f"opencv {cv2.__version__}", f"pillow {PIL.__version__}"} <= set(found)
+    assert f"decode {images.VERSION}" in found
+    before = settings().key(backbone, PICTURE)
+    changed = [each.replace("pillow", "pillow 1.") for each in found]
+    monkeypatch.setattr(images, "versions", lambda: changed)
+    assert settings().key(backbone, PICTURE) != before
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])

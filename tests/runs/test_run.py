@@ -12,7 +12,7 @@ import efftune
 from conftest import COLOURS, TUNED, fill, square
 from efftune.data import relabelling
 from efftune.data.relabelling import Decision
-from efftune.training import planning
+from efftune.system import machine
 
 
 def table(path):
@@ -228,9 +228,9 @@ def test_full_disk_of_the_cache_only_makes_a_run_slower(source, tmp_path, monkey
 @pytest.mark.ci
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_search_without_room_trains_the_head(source, tmp_path, monkeypatch):
-    usage, memory = namedtuple("disk", "free")(0), namedtuple("memory", "available")(2**40)
+    usage = namedtuple("disk", "free")(0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
-    monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(machine, "free_memory", lambda: 2**40)
     choices = TUNED | {"memory": 1e-6, "budget": "1h", "model": "efficientnet-lite0"}
     run = efftune.search(source, run=tmp_path / "run", **choices)
     assert run.record["stages"] == []

@@ -192,7 +192,9 @@ def test_other_surroundings_are_refused(unfinished_run, monkeypatch, name, told)
 
 
 def test_run_that_exists_is_not_begun_again(noise, unfinished_run):
-    with pytest.raises(efftune.UsageError, match=r"is an unfinished run\. Go on with it by efftune resume"):
+    with pytest.raises(
+        efftune.UsageError, match=r"is an unfinished run\. Go on with it by efftune resume"
+    ):
         efftune.train(noise, run=unfinished_run, **CHOICES)
 
 

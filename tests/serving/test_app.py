@@ -1,14 +1,16 @@
 """What the server answers, over HTTP."""
 
+import base64
 import csv
 import io
 import json
+import os
 import shutil
 import socket
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from PIL import Image
 from data import odd_files, planted
 from efftune.data import images
 from efftune.errors import BadImage
+from efftune.serving.service import Service
+from efftune.system import files
 
 from .client import MULTIPART, multipart
 from .conftest import serving
@@ -131,6 +135,76 @@ def test_info_knows_the_run_and_no_place(client, finished_run):
     assert info["versions"]["efftune"]
     for path in ("/info", "/metrics", "/openapi.json", f"/v2/models/{info['name']}"):
         assert str(finished_run.folder.parent) not in client.ask(path).body.decode()
+
+
+@pytest.mark.ci
+def test_names_of_any_bytes_are_told_as_in_the_tables(finished_run, squares, tmp_path):
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/run-\xff"))
+    shutil.copytree(finished_run.folder, folder)
+    (folder / "classes.json").write_text(json.dumps(["blue", "green", "caf\udce9"]))
+    record = json.loads((folder / "run.json").read_text())
+    record["files"]["classes.json"] = files.sha256(folder / "classes.json")
+    (folder / "run.json").write_text(json.dumps(record))
+    with serving(folder) as client:
+        picture, name = squares["red.png"], "caf\\udce9"
+        info = client.ask("/info").json
+        assert (info["name"], info["classes"][2]) == ("run-\\udcff", name)
+        assert client.send("/predict", picture).json["label"] == name
+        answer = client.send(f"/explain?label={quote(name)}", picture)
+        assert (answer.status, unquote(answer.headers["x-label"])) == (200, name)
+        assert 'label="caf\\\\udce9"' in client.ask("/metrics").body.decode()
+        asked = infer(picture, parameters={"binary_data": True})
+        answer = client.send(f"/v2/models/{quote(info['name'])}/infer", asked)
+        assert answer.body.endswith(name.encode())
+
+
+@pytest.mark.ci
+def test_accuracy_without_leaks_is_told(finished_run, tmp_path):
+    folder = Path(shutil.copytree(finished_run.folder, tmp_path / "leaking"))
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    evaluation["test_without_leaks"] = {**evaluation["test"], "accuracy": 0.5, "low": 0.25}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    judged = Service.load(folder).info["judged"]
+    high = evaluation["test"]["high"]
+    assert judged["test_without_leaks"] == {"accuracy": 0.5, "low": 0.25, "high": high}
+    assert judged["test"]["accuracy"] == evaluation["test"]["accuracy"]
+    assert "test_without_leaks" not in Service.load(finished_run.folder).info["judged"]
+
+
+@pytest.mark.ci
+def test_exported_file_whose_process_has_died_answers_again(finished_run, squares, tmp_path):
+    """And if it cannot, it is not the server that has failed."""
+    finished_run.export("onnx", tmp_path)
+    with serving(tmp_path / "onnx") as client:
+
+        def end():
+            process = client.state.service.classifier.network._process
+            process.kill()
+            process.wait()
+
+        expected = client.send("/predict", squares["red.png"]).json["top"]
+        end()
+        answer = client.send("/predict", squares["red.png"])
+        assert (answer.status, answer.json["top"]) == (200, expected)
+        file = (tmp_path / "onnx" / "model.onnx").rename(tmp_path / "away")
+        end()
+        for path, content in (
+            ("/predict", squares["red.png"]),
+            ("/v2/models/onnx/infer", infer(squares["red.png"])),
+        ):
+            answer = client.send(path, content)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert str(tmp_path) not in answer.body.decode()
+        assert client.ask("/readyz").status == 200
+        file.rename(tmp_path / "onnx" / "model.onnx")
+        assert client.send("/predict", squares["red.png"]).json["top"] == expected
+
+
+def infer(picture, **output):
+    """A request of the Open Inference Protocol."""
+    file = base64.b64encode(picture).decode()
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [file]}
+    return json.dumps({"inputs": [tensor], "outputs": [{"name": "label", **output}]}).encode()
 
 
 def test_pages_and_states(client):

@@ -112,6 +112,17 @@ def test_server_without_feedback_says_so(service):
         assert ask(f"{url}/info")[1]["feedback"] is False
 
 
+def test_table_that_cannot_be_opened_is_told(server, folder):
+    (folder / "labels.csv").mkdir()
+    status, answer = ask(
+        f"{server}/feedback", encoded(COLOURS["red"], 1), label="blue", predicted="red"
+    )
+    assert (status, answer["error"]) == (
+        *(507, "Its folder cannot be written to: the correction is not kept."),
+    )
+    assert not list(folder.glob("*.png"))
+
+
 @pytest.mark.parametrize("writer", ["write", "written_whole"])
 def test_full_disk_is_told_and_loses_nothing(server, folder, monkeypatch, writer):
     ask(f"{server}/feedback", encoded(COLOURS["red"], 1), label="blue", predicted="red")

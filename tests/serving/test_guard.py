@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+import signal
 import socket
 
 import pytest
@@ -126,10 +127,13 @@ def test_named_origins_pass(guarded, picture):
     allowed = guarded.ask("/predict", method="OPTIONS", **asked)
     assert allowed.status == 204
     assert allowed.headers["access-control-allow-origin"] == ORIGIN
-    assert "Authorization" in allowed.headers["access-control-allow-headers"]
+    taken = allowed.headers["access-control-allow-headers"].lower().split(", ")
+    assert {"authorization", "inference-header-content-length"} <= set(taken)
     answer = guarded.send("/predict", picture, origin=ORIGIN, **bearer, **PICTURE)
     assert answer.status == 200
     assert answer.headers["access-control-allow-origin"] == ORIGIN
+    shown = answer.headers["access-control-expose-headers"].lower().split(", ")
+    assert {"x-unreadable", "inference-header-content-length"} <= set(shown)
     assert answer.headers["vary"] == "Origin"
     refused = guarded.send("/predict", picture, origin=ORIGIN)
     assert refused.status == 401
@@ -267,6 +271,27 @@ def test_failures_are_told_in_the_log_alone(client, monkeypatch, caplog, picture
         RuntimeError("in /home/me/run\n\x1b[31mof somebody")
     )
     assert "\x1b" not in record.message
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("https://Photos.Example", "https://photos.example"),
+        ("https://photos.example:443", "https://photos.example"),
+        ("HTTP://photos.example:80", "http://photos.example"),
+        ("http://photos.example:443", "http://photos.example:443"),
+        ("https://photos.example:8080", "https://photos.example:8080"),
+    ],
+)
+def test_origins_are_compared_as_browsers_write_them(given, sent):
+    assert ServerSettings(origins=(given,)).origins == (sent,)
+
+
+def test_reloading_needs_its_signal(monkeypatch):
+    monkeypatch.delattr(signal, "SIGHUP")  # as on Windows
+    with pytest.raises(UsageError, match="--latest FOLDER"):
+        ServerSettings(reloads=True)
+    assert ServerSettings(serves_latest=True)
 
 
 def test_settings_that_would_open_the_server():

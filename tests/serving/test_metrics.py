@@ -3,10 +3,12 @@
 import re
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from efftune.model.classifier import Classifier
 from efftune.model.prediction import Prediction
 from efftune.serving.metrics import Expected, Metrics
 
@@ -122,6 +124,36 @@ def test_many_classes_stay_few_labels():
     page = metrics.page().decode()
     assert len(values(page, "efftune_answers_total")) == 1001
     assert len(values(page, "efftune_class_share")) <= 6000
+
+
+def test_answers_of_what_was_served_before_are_not_compared():
+    old, new = (Classifier(Path(), ("cat", "dog"), 32, "crop") for _ in range(2))
+    metrics = Metrics(lambda: (0, 0))
+    metrics.expect(Expected(2, 1, (("cat", 2),)), old)
+
+    def shares(name):
+        return values(metrics.page().decode(), name)
+
+    def answered(label, unlike, by):
+        metrics.answered(Prediction(None, label, 1.0, (), unlike=unlike), 0, 0, by)
+
+    answered("cat", True, old)
+    assert shares("efftune_class_share")["share", "cat", "recent"] == 1
+    metrics.expect(Expected(4, 1, (("dog", 4),)), new)
+    assert ("share", "cat", "recent") not in shares("efftune_class_share")
+    answered("cat", True, old)  # which was under way
+    answered("dog", False, new)
+    assert shares("efftune_class_share")["share", "dog", "recent"] == 1
+    assert shares("efftune_unlike_share")["share", "recent"] == 0
+    assert shares("efftune_answers_total") == {("cat",): 2, ("dog",): 1}
+
+
+def test_classifiers_that_cannot_tell_have_no_share_of_unlike_pictures():
+    metrics = Metrics(lambda: (0, 0))
+    metrics.answered(Prediction(None, "cat", 1.0, (), unlike=None), 0, 0)
+    page = metrics.page().decode()
+    assert values(page, "efftune_unlike_share") == {}
+    assert values(page, "efftune_class_share")["share", "cat", "recent"] == 1
 
 
 def test_names_of_classes_do_not_break_the_page():

@@ -253,6 +253,19 @@ def test_dropped_pictures_get_the_answers_of_the_run(opened, squares, finished_r
     api.expect(page.get_by_role("alert")).to_contain_text("drop its file here")
 
 
+def test_accuracy_counts_no_leaks(opened, server, finished_run, tmp_path):
+    folder = shutil.copytree(finished_run.folder, tmp_path / "leaking")
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    shares = {"accuracy": 0.625, "low": 0.5, "high": 0.75}
+    evaluation["test_without_leaks"] = evaluation["test"] | shares
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    with server(folder) as address:
+        api.expect(opened(address).locator("#accuracy")).to_have_text(
+            "Right for 62.5 % of test pictures without copies or relatives in an earlier split "
+            "(95 % interval 50.0 to 75.0 %)."
+        )
+
+
 def test_pasted_picture_is_answered(opened, squares, finished_run):
     page = opened(squares, permissions=["clipboard-read", "clipboard-write"])
     content = photo("green")

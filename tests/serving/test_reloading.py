@@ -91,9 +91,30 @@ def test_run_that_cannot_be_served_is_told_once_and_the_old_one_stays(runs, tmp_
     assert newest.newer() is None and newest.newer() is None
     (problem,) = problems
     assert "second is not served" in problem and "Restore it" in problem
+    assert newest.again() is None and len(problems) == 2  # as that was asked for
     shutil.copy2(tmp_path / "others" / "second" / "model.keras", damaged)
-    assert newest.newer() is None
-    assert newest.again().run == "second"  # when that is asked for
+    assert newest.newer().run == "second"
+
+
+def test_run_that_is_still_copied_is_served_when_it_is_whole(runs, tmp_path):
+    problems = []
+    newest = served(runs, problems)
+    newest.first()
+    whole = tmp_path / "others" / "second"
+    copied = runs / "second"
+    copied.mkdir()
+    shutil.copy2(whole / "run.json", copied)  # first of all, as any program may
+    for path in sorted(whole.rglob("*")):
+        place = copied / path.relative_to(whole)
+        if path.is_dir():
+            place.mkdir()
+            continue
+        place.write_bytes(path.read_bytes()[:10])
+        if (found := newest.newer()) is not None:
+            break
+        shutil.copy2(path, place)
+    assert (found or newest.newer()).run == "second"
+    assert len(problems) == len(set(problems)) > 1
 
 
 def test_folder_that_goes_for_a_moment_is_looked_at_again(runs, tmp_path):

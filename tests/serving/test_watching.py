@@ -102,6 +102,75 @@ def test_restart_does_nothing_twice(folder, into, state):
     assert again.look() == {}
 
 
+def test_another_photo_under_the_same_name_is_sorted_too(folder, into, state):
+    events = []
+    watcher = Watcher(folder, into, lambda *event: events.append(event))
+    photo = folder / "red" / "01.png"
+
+    def begin_anew():
+        photo.unlink()
+        square(COLOURS["red"], 99).save(photo)
+
+    watched(watcher, state, lambda: len(placed(into)) == 6)
+    watched(watcher, state, lambda: len(placed(into)) == 7, begin_anew)
+    assert photo.stat().st_ino in placed(into).values()
+    assert watcher.look() == {}
+    watcher.close()
+    again = Watcher(folder, into, print)
+    assert again.look() == {}
+    again.close()
+
+
+def test_touched_photo_is_not_sorted_again(folder, into, state):
+    events = []
+    watcher = Watcher(folder, into, lambda *event: events.append(event))
+    looks, look, size = [], watcher.look, (folder / "red" / "01.png").stat().st_size
+
+    def looked():
+        looks.append(look())
+        return looks[-1]
+
+    watcher.look = looked
+    photo = folder.resolve() / "red" / "01.png"
+    watched(watcher, state, lambda: len(placed(into)) == 6)
+    looks.clear()
+    watched(
+        *(watcher, state, lambda: {photo: (size, 10**18)} in looks and looks[-1] == {}),
+        lambda: os.utime(photo, ns=(0, 10**18)),
+    )
+    assert [kind for kind, _ in events] == ["sorted"] * 6
+
+
+def test_any_error_is_told_once_and_gone_on_with(folder, into, state, monkeypatch):
+    events, broken = [], [True]
+    original, walk = watching._predicted, os.walk
+
+    def fails(predicting, path):
+        if broken and path.name == "01.png":
+            raise ValueError("odd")
+        return original(predicting, path)
+
+    def walks(*arguments):
+        if broken and len(events) > 3:
+            raise RuntimeError("no folder")
+        return walk(*arguments)
+
+    monkeypatch.setattr(watching, "_predicted", fails)
+    monkeypatch.setattr(os, "walk", walks)
+    watcher = Watcher(folder, into, lambda *event: events.append(event))
+
+    def problems():
+        return [value for kind, value in events if kind == "problem"]
+
+    watched(watcher, state, lambda: len(problems()) == 2)
+    watched(watcher, state, lambda: len(placed(into)) == 6, broken.clear)
+    assert [value.rpartition(": ")[2] for value in problems()] == [
+        "ValueError('odd')",
+        "RuntimeError('no folder')",
+    ]
+    assert sum(kind == "sorted" for kind, _ in events) == 6
+
+
 def test_photo_that_a_crash_cut_off_is_sorted_after_it(folder, into, state, monkeypatch):
     class Crash(BaseException):
         pass

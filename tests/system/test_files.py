@@ -11,11 +11,10 @@ from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from efftune.errors import DiskFull, EfftuneWarning, UsageError
-from efftune.system import files
+from efftune.system import files, machine
 
 
 def test_write_makes_the_file_and_its_folder(tmp_path):
@@ -138,9 +137,9 @@ def test_replaced_cache_folder_is_removed_at_the_end(tmp_path):
 
 def free(monkeypatch, disk, memory):
     """Pretend that so many bytes of the disk and of the memory are free."""
-    disks, memories = namedtuple("disk", "free"), namedtuple("memory", "available")
+    disks = namedtuple("disk", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: disks(disk))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memories(memory))
+    monkeypatch.setattr(machine, "free_memory", lambda: memory)
 
 
 def test_temporary_array_is_in_a_file_where_there_is_room(monkeypatch):

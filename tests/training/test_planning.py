@@ -1,13 +1,16 @@
 from collections import namedtuple
 
+import numpy as np
 import pytest
 
 import efftune
 from conftest import fill
 from efftune.errors import UsageError
+from efftune.features.cache import FeatureCache
 from efftune.model.backbone import FEATURES, STAGE_FEATURES, Backbone
 from efftune.model.engines import openvino_engine
 from efftune.recipe.recipe import Recipe
+from efftune.system import machine
 from efftune.training import estimation, planning
 
 GIB = 2**30
@@ -21,12 +24,11 @@ def backbone():
 
 
 @pytest.fixture
-def room(monkeypatch):
+def room(monkeypatch, own_cache):
     """Pretend to have so much free memory and disk, in bytes."""
 
     def pretend(memory=64 * GIB, disk=64 * GIB):
-        available = namedtuple("available", "available")
-        monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: available(memory))
+        monkeypatch.setattr(machine, "free_memory", lambda: memory)
         free = namedtuple("free", "free")
         monkeypatch.setattr(planning.shutil, "disk_usage", lambda _path: free(disk))
 
@@ -65,6 +67,22 @@ def test_memory_can_be_stated(backbone, room):
     room()
     assert plan(backbone, memory=0.001).mapped_bytes == GIB // 1000
     assert plan(backbone, memory=0.001).place == "disk"
+
+
+def test_what_earlier_runs_have_cached_is_no_lost_room(backbone, room, own_cache):
+    size = (1000 * 4 + 100) * ROW
+    values = np.zeros((1, size // 4), np.float32)
+    FeatureCache(own_cache / "elsewhere" / "rows", "float32", values.shape[1:]).add(
+        [bytes(32)], values
+    )
+    room(memory=0, disk=2 * size)
+    first = plan(backbone)
+    assert (first.activation_bytes, first.notes) == (size, ())
+    (own_cache / "elsewhere").rename(own_cache / "features")
+    room(memory=0, disk=size)  # the first run has taken the rest
+    assert plan(backbone) == first
+    room(memory=0, disk=size - 1)
+    assert plan(backbone).activation_bytes < size  # no more is promised than there is
 
 
 def test_features_of_the_heads_views_take_room(backbone, room):
@@ -120,11 +138,11 @@ def test_automatic_batch_leaves_steps_in_an_epoch(backbone, pictures, expected):
 
 
 def test_automatic_batch_fits_into_half_of_the_memory(backbone, monkeypatch):
-    memory = namedtuple("memory", "total available")
     all_blocks = backbone.step_bytes("pixels")
     assert backbone.step_bytes("block5") < all_blocks
-    room = memory(int(2 * 20 * all_blocks), 64 * GIB)  # for 20 pictures in half of it
-    monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: room)
+    room = int(2 * 20 * all_blocks)  # for 20 pictures in half of it
+    monkeypatch.setattr(machine, "memory_bytes", lambda: room)
+    monkeypatch.setattr(machine, "free_memory", lambda: 64 * GIB)
     plans = [plan(backbone, batch_size="auto", **choices) for choices in ({"whole_epochs": 1}, {})]
     assert [each.recipe.optimization.batch_size for each in plans] == [16, 64]
 

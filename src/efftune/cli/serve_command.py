@@ -52,7 +52,16 @@ _SERVING = options.PRECISION | {
         None,
     ),
     "max_body": (Annotated[int, typer.Option(help="Most bytes of a request.")], 20_000_000),
-    "max_pixels": (Annotated[int, typer.Option(help="Most pixels of a picture.")], 50_000_000),
+    "max_pixels": (
+        Annotated[
+            int,
+            typer.Option(
+                help="Most pixels of a picture, by its header. DICOM and floating-point TIFF files "
+                "have the decoder's own limit."
+            ),
+        ],
+        50_000_000,
+    ),
     "receive_seconds": (
         Annotated[float, typer.Option(help="Seconds within which a request has to come.")],
         15.0,

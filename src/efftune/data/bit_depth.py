@@ -156,7 +156,7 @@ def colour_values(content: bytes) -> Values | None:
 
     Returns:
         Integers or floats (height, width, 3 or 4), red, green, blue and opacity, or (height, width)
-        if it is grey; before EXIF orientation.
+        if it is grey; upright if it is a TIFF file, else before EXIF orientation.
     """
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # or it remarks on files
     values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -4,14 +4,17 @@ Training, prediction and evaluation all use `decode`, so the model always gets t
 picture. The format is detected from the content, never from the file name.
 """
 
+import functools
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
@@ -27,11 +30,12 @@ from efftune.system.machine import usable_processors
 
 Pixels = NDArray[np.uint8]
 
-VERSION = 3  # part of every cache key: increase it when the output of `decode` changes
+VERSION = 4  # part of every cache key: increase it when the output of `decode` changes
 
 # Reasons why a file is set aside, beside those of `formats` and `picture_bytes`.
 TRUNCATED = "truncated"
 DAMAGED = "damaged"
+_BATCH = 1000  # pictures that wait for a thread at a time: each takes memory
 _ORIENTATION = 0x0112  # EXIF tag number
 _SUBFILE_TYPE, _REDUCED, _DNG_VERSION = 254, 1, 50706  # TIFF tags, and a value of the first
 # Of a packed text in a PNG file; with Pillow's limit, photos with a long history look damaged.
@@ -64,6 +68,16 @@ class Decoded:
     orientation: int
     inner_range: Range | None = None
     kind: Kind | None = None
+
+
+@functools.cache
+def versions() -> tuple[str, ...]:
+    """Versions of what decodes, as part of cache keys: others may give other pixels."""
+    found = [f"decode {VERSION}", f"opencv {cv2.__version__}"]
+    for name in ("pillow", "pi-heif", "pydicom"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return tuple(found)
 
 
 def decode(content: bytes, size: int, fit: Framing, depth: BitDepth = bit_depth.UNKNOWN) -> Pixels:
@@ -132,13 +146,13 @@ def _pixels(
 ) -> tuple[Pixels, _Deep]:
     """The pixels of a picture; `deep_colour` is its file, if it has colours of 16 bits."""
     profile = image.info.get("icc_profile") or b""
-    orientation = _orientation(image) if deep_colour else 1
+    orientation = _orientation(image) if deep_colour and image.format != "TIFF" else 1
     _load(image, size, fit)
     values = bit_depth.colour_values(deep_colour) if deep_colour else None
     deep: _Deep = ()
     if values is not None:
         image, deep = _of_8_bits(values, depth)
-        image.getexif()[_ORIENTATION] = orientation
+        image.getexif()[_ORIENTATION] = orientation  # OpenCV turns TIFF files itself
     _apply_orientation(image)
     values = bit_depth.grey_values(image)
     if values is not None:
@@ -248,8 +262,9 @@ def decode_all(
         on_done()
 
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode") as pool:
-        for _ in pool.map(decode_one, range(len(paths))):
-            pass
+        for start in range(0, len(paths), _BATCH):
+            for _ in pool.map(decode_one, range(start, min(start + _BATCH, len(paths)))):
+                pass
     return pixels
 
 

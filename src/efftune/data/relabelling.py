@@ -1,6 +1,7 @@
 """Label decisions from a review, applied to the examples and not to the source files."""
 
 import csv
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -96,6 +97,60 @@ def write(path: Path, decisions: Mapping[str, Decision]) -> None:
 def made(examples: Examples) -> dict[str, Decision]:
     """The decisions that were applied to examples, for a labels file in any folder."""
     return {row.listed: row.decision for row in examples.rows if isinstance(row, Decided)}
+
+
+def of_source(
+    examples: Examples, decisions: Mapping[str, Decision], folder: Path
+) -> dict[str, Decision]:
+    """The decisions with the names and the classes that the source has for them.
+
+    A labels file may name pictures of the source by their paths, as seen from its folder: they
+    would else count as further pictures, under both labels. Classes are compared as tables read
+    them, since a spreadsheet leaves blanks in cells.
+
+    Args:
+        examples: of the source.
+        decisions: by picture name, as read.
+        folder: of the labels file.
+
+    Raises:
+        DataError: there are different decisions about one picture.
+    """
+    names = {_table_name(row.name) for row in examples.rows}
+    at: dict[str, str] = {}
+    for row, place in zip(
+        examples.rows, files.places(row.path for row in examples.rows), strict=True
+    ):
+        at.setdefault(place, _table_name(row.name))
+    classes = {row.label for row in examples.rows}
+    spelling = {_tidy(name): name for name in sorted(classes)} | {name: name for name in classes}
+    found = dict[str, Decision]()
+    for listed, each in decisions.items():
+        name = listed if listed in names else at.get(_place(folder, listed), listed)
+        label, new = (
+            spelling.get(text, spelling.get(_tidy(text), _tidy(text)))
+            for text in (each.label, each.new_label)
+        )
+        decision = replace(each, label=label, new_label=new)
+        if found.setdefault(name, decision) != decision:
+            raise DataError(
+                f"The labels file decides differently about {listed} and {name}, which are the "
+                "same picture. Remove one of the lines."
+            )
+    return found
+
+
+def _tidy(label: str) -> str:
+    """A class as tables and folders give it."""
+    return unicodedata.normalize("NFC", label.strip())
+
+
+def _place(folder: Path, name: str) -> str:
+    """Where the file of that name is, seen from a folder; empty if no file can have it."""
+    try:
+        return next(files.places([folder / name])) if name and "\0" not in name else ""
+    except (OSError, ValueError, RuntimeError):
+        return ""
 
 
 def further(examples: Examples, decisions: Mapping[str, Decision], folder: Path) -> list[Example]:
@@ -215,7 +270,7 @@ def _parse_row(path: Path, line: int, row: Mapping[str, str | None]) -> tuple[st
             f"Line {line} of {path}: a decision must be one of {', '.join(choices)}. "
             f"Received: {choice!r}."
         )
-    if choice == "relabel" and not cells["new_label"]:
+    if choice == "relabel" and not cells["new_label"].strip():
         raise DataError(
             f"Line {line} of {path}: the decision relabel needs a new_label. Fill in that column."
         )

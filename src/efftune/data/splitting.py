@@ -92,7 +92,7 @@ def _decided(
     if not recipe.data.labels:
         return {}, []
     labels = files.user_path(recipe.data.labels)
-    decisions = relabelling.read(labels)
+    decisions = relabelling.of_source(examples, relabelling.read(labels), labels.parent)
     return decisions, relabelling.further(examples, decisions, labels.parent)
 
 

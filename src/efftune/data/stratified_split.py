@@ -26,6 +26,9 @@ class StratifiedSplit:
         for i in self.open:
             groups.setdefault(together.get(rows[i].path, f"alone {i}"), []).append(i)
         self.group = {i: members for members in groups.values() for i in members}
+        self.of_label: dict[str, list[int]] = {}
+        for i in self.open:
+            self.of_label.setdefault(rows[i].label, []).append(i)
         self.split: dict[int, Split] = {}
 
     @property
@@ -39,24 +42,29 @@ class StratifiedSplit:
     def divide(
         self, label: str, fractions: Mapping[str, float], random: np.random.Generator
     ) -> None:
-        """Assign pictures of a class, with their whole groups, to the missing splits."""
-        order = random.permutation([i for i in self.open if self.rows[i].label == label]).tolist()
+        """Assign pictures of a class, with their whole groups, to the missing splits.
+
+        A group that would take a split further past its share than it now lacks is passed over. If
+        that leaves nothing for the split, it gets the group that takes it least far.
+        """
+        order = random.permutation(self.of_label.get(label, [])).tolist()
+        sizes = Counter(self.group[i][0] for i in order)  # of this class, by the first of a group
         counts = _split_counts(len(order), fractions)
         for name, count in counts.items():
             assigned = sum(self.split.get(i) == name for i in order)
-            needed_later = 1 + (name == "test" and bool(counts["val"]))
-            for i in order:
-                if i in self.split or assigned >= count:
-                    continue
-                group_count = sum(self.rows[j].label == label for j in self.group[i])
-                overshoots = assigned + group_count - count > count - assigned and assigned > 0
-                if overshoots or self._unassigned_groups(order) <= needed_later:
-                    continue
-                self.split |= dict.fromkeys(self.group[i], name)
-                assigned += group_count
-
-    def _unassigned_groups(self, order: Sequence[int]) -> int:
-        return len({self.group[i][0] for i in order if i not in self.split})
+            left = [first for first in sizes if first not in self.split]
+            spare = len(left) - 1 - (name == "test" and bool(counts["val"]))
+            chosen: list[int] = []
+            for first in left:
+                if assigned >= count or len(chosen) >= spare:
+                    break
+                if assigned + sizes[first] - count <= count - assigned:
+                    chosen.append(first)
+                    assigned += sizes[first]
+            if count and not assigned and spare > 0:
+                chosen.append(min(left, key=sizes.__getitem__))
+            for first in chosen:
+                self.split |= dict.fromkeys(self.group[first], name)
 
 
 def stratified_order(classes: Sequence[object], first: int, seed: int) -> NDArray[np.int64]:

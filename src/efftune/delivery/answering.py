@@ -57,7 +57,10 @@ def main() -> None:
     """Check the file, load it, and answer until there are no more requests."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # runtimes write to it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    # The parent ends this process, by a signal that cannot be ignored or by closing its input, when
+    # it has answered what it was asked; these come to both at once.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     path = Path(sys.argv[1])
     kind = reading.KINDS[path.suffix.lower()]
     _limit_memory(max(_MEMORY, _OF_SIZE * reading.bytes_of(path)))

@@ -55,7 +55,7 @@ class ExportOptions(TypedDict, total=False):
     """Options of exports; see `Run.export`."""
 
     batch: int | None
-    max_drop: float
+    max_drop: float | None
     runtime: str | Path | None
     fetch: bool
 
@@ -75,7 +75,8 @@ def read(
         UsageError: an option has no such value, or what it names does not exist.
         DataError: the archive of ONNX Runtime Web is another file, or could not be downloaded.
     """
-    batch, max_drop = options.get("batch"), options.get("max_drop", MAX_DROP)
+    batch, max_drop = options.get("batch"), options.get("max_drop")
+    max_drop = MAX_DROP if max_drop is None else max_drop
     if batch not in (None, 1):
         raise UsageError(f"batch is 1, or None for any number of pictures. Not {batch!r}.")
     if not 0 <= max_drop <= 1:
@@ -91,7 +92,30 @@ def read(
         archive = browser.runtime_archive(path, may_fetch=fetch, on_progress=on_progress)
     elif fetch or given is not None:
         raise UsageError("--runtime and --fetch are for --for browser.")
-    return [ExportRequest(name, into / name, batch, max_drop, archive) for name in named]
+    requests = [ExportRequest(name, into / name, batch, max_drop, archive) for name in named]
+    _require_use(requests, batch, max_drop)
+    return requests
+
+
+def _require_use(requests: Sequence[ExportRequest], batch: int | None, max_drop: float) -> None:
+    """Check that what was chosen makes a difference to one of the files at least.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if not requests:
+        return
+    targets = [each.target for each in requests]
+    if batch and all(each is not None and each.batch is None for each in targets):
+        names = " and ".join(each.name for each in requests)
+        raise UsageError(f"--batch is not for {names}, whose files take any number of pictures.")
+    if (
+        max_drop != MAX_DROP
+        and requests
+        and all(each.format.bound is not None for each in requests)
+    ):
+        small = ", ".join(name for name, each in FORMATS.items() if each.bound is None)
+        raise UsageError(f"--max-drop is for files of 8 bits: {small}, and what is made of them.")
 
 
 def _as_list(names: str | Sequence[str]) -> Sequence[str]:

@@ -18,6 +18,7 @@ from efftune.system import files
 
 UNDO = "undo.jsonl"
 _MOST_LINE = 2**20  # bytes, and more
+PhotoState = tuple[str, int, int]  # of a photo: its path, size, and time of last change
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Placed:
     size: int = 0
     changed: int = 0
 
+    @property
+    def state(self) -> PhotoState:
+        """The photo as it was when it was placed."""
+        return self.photo, self.size, self.changed
+
 
 @dataclass(frozen=True)
 class Undone:
@@ -53,7 +59,7 @@ class Undone:
 
 
 def held(into: Path) -> BaseFileLock:
-    """A lock, which is held: one process of this machine sorts into a folder, or unsorts it.
+    """A lock, which is held: one process of a user sorts into a folder, or unsorts it.
 
     Raises:
         UsageError: another does.

@@ -4,18 +4,27 @@ What is placed is a hard link, or where there can be none, a copy. It is written
 placed, so that all of it can be taken away again.
 """
 
+import filecmp
 import os
 import re
 import shutil
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TextIO
 from xml.sax.saxutils import escape
 
-from efftune.delivery.sorted_files import UNDO, Placed, held, note, record_of, recorded
+from efftune.delivery.sorted_files import (
+    UNDO,
+    PhotoState,
+    Placed,
+    held,
+    note,
+    record_of,
+    recorded,
+)
 from efftune.errors import DataError, UsageError
 from efftune.model.classifier import Classifier
 from efftune.model.prediction import Prediction
@@ -98,7 +107,10 @@ def _told(
 
 
 class Sorter:
-    """Sorts photos into a folder; those that are there already, by its record, are left out."""
+    """Sorts photos into a folder; those that are there already, by its record, are left out.
+
+    A photo is known by its path, size and time: cameras give the same names again.
+    """
 
     def __init__(
         self,
@@ -122,7 +134,9 @@ class Sorter:
         self.into = into
         self._copy, self._xmp = copy, xmp
         self._folders = folder_names(class_names)
-        self._there = set[str]()
+        self._there = set[PhotoState]()
+        self._last = dict[str, Placed]()  # by photo, of those that are there
+        self._numbers = dict[tuple[str, str, str], int]()  # by folder, stem and suffix
         self.read_record()
 
     def read_record(self) -> None:
@@ -131,11 +145,13 @@ class Sorter:
         Raises:
             DataError: the record of the folder is damaged.
         """
-        self._there = {
-            each.photo
+        there = [
+            each
             for each in recorded(self.into)
             if each.way != "sidecar" and os.path.lexists(self.into / each.path)
-        }
+        ]
+        self._there = {each.state for each in there}
+        self._last = {each.photo: each for each in there}
 
     def place(self, predictions: Iterable[Prediction]) -> list[Sorted]:
         """Place photos by their class; those that are unsure or unlike go to `unsure`.
@@ -166,31 +182,66 @@ class Sorter:
         """Place a photo, unless it is there."""
         assert prediction.path is not None  # noqa: S101
         photo = prediction.path.resolve()
-        if str(photo) in self._there:
-            return None
         try:
             status = photo.stat()
         except OSError as error:
             reason = f"{photo} cannot be read any more: {error.strerror}."
             raise DataError(f"{reason} Sort again; what is placed stays.") from None
-        self._there.add(str(photo))
+        state = (str(photo), status.st_size, status.st_mtime_ns)
+        if state in self._there:
+            return None
         is_sure = not (prediction.unsure or prediction.unlike)
         folder = self._folders[prediction.label] if is_sure else UNSURE
+        last = self._last.get(str(photo))
+        if last is not None and self._is_there_still(last, photo, folder):
+            self._note(record, Placed(state[0], last.path, last.way, *state[1:]))
+            return None if last.size == status.st_size else self.into / last.path
         (self.into / folder).mkdir(exist_ok=True)
-        path = self._free(folder, photo.name)
-        way = "copy" if self._copy else "link"
-        known = (status.st_size, status.st_mtime_ns)
-        note(record, Placed(str(photo), path, way, *known))
-        if way == "link" and not _linked(photo, self.into / path):
-            note(record, Placed(str(photo), path, "copy", *known))
-            way = "copy"
-        if way == "copy":
-            with files.written_whole(self.into / path, flush=False) as partial:
-                shutil.copy2(photo, partial)
-            os.utime(self.into / path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        placed = Placed(state[0], self._free(folder, photo.name), "link", *state[1:])
+        self._put(placed, status, record)
         if self._xmp and is_sure:
-            self._describe(photo, path, prediction.label, record)
-        return self.into / path
+            self._describe(photo, placed.path, prediction.label, record)
+        return self.into / placed.path
+
+    def _is_there_still(self, last: Placed, photo: Path, folder: str) -> bool:
+        """Whether what was placed last under a photo's name is the photo as it is now.
+
+        A link to a photo that was written anew where it lies has changed with it. If it is in
+        another folder than it should be now, it is taken away; not if only the time differs.
+        """
+        path = self.into / last.path
+        try:
+            if path.is_symlink() or not path.samefile(photo):
+                return filecmp.cmp(photo, path, shallow=False)
+            place, status = path.resolve(), path.stat()
+        except OSError:  # it is gone
+            return False
+        is_right = last.path.startswith(f"{folder}/") or status.st_size == last.size
+        is_link = place != photo and place.is_relative_to(self.into.resolve())
+        if is_right or not is_link or status.st_nlink == 1:
+            return True
+        path.unlink()
+        return False
+
+    def _put(self, placed: Placed, status: os.stat_result, record: TextIO) -> None:
+        """Place a link to a photo, or where there can be none, a copy."""
+        photo, path = Path(placed.photo), self.into / placed.path
+        if self._copy:
+            placed = replace(placed, way="copy")
+        self._note(record, placed)
+        if placed.way == "link" and not _linked(photo, path):
+            placed = replace(placed, way="copy")
+            self._note(record, placed)
+        if placed.way == "copy":
+            with files.written_whole(path, flush=False) as partial:
+                shutil.copy2(photo, partial)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def _note(self, record: TextIO, placed: Placed) -> None:
+        """Write down what is going to be placed, and know it from now on."""
+        note(record, placed)
+        self._there.add(placed.state)
+        self._last[placed.photo] = placed
 
     def _describe(self, photo: Path, path: str, label: str, record: TextIO) -> None:
         """Place the class of a photo as a keyword beside it."""
@@ -205,14 +256,16 @@ class Sorter:
         if len(os.fsencode(suffix)) > _MOST_OF_SUFFIX:
             stem, suffix = name, ""
         most = _MOST_OF_FILE - len(_SIDECAR_SUFFIX) * self._xmp
-        number, end = 1, suffix
+        key = (folder, stem, suffix)
+        number = self._numbers.get(key, 1)  # those before it are taken
         while True:
+            end = suffix if number == 1 else f"-{number}{suffix}"
             path = f"{folder}/{_shortened(stem, most - len(os.fsencode(end)))}{end}"
             taken = (self.into / path, self.into / f"{path}{_SIDECAR_SUFFIX}")
             if not any(map(os.path.lexists, taken)):
+                self._numbers[key] = number
                 return path
             number += 1
-            end = f"-{number}{suffix}"
 
 
 # What XML 1.0 cannot hold.
@@ -223,8 +276,9 @@ def folder_names(class_names: Sequence[str]) -> dict[str, str]:
     """A folder's name for each class, which every system takes; no two are alike but for case."""
     taken, found = {UNSURE, UNDO}, dict[str, str]()
     for label in class_names:
-        plain = _NO_LETTERS.sub("_", unicodedata.normalize("NFC", label)).strip(" .")
-        plain = plain.encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore").strip(" .")
+        plain = label.encode(errors="backslashreplace").decode()  # as a run's tables have it
+        plain = _NO_LETTERS.sub("_", unicodedata.normalize("NFC", plain)).strip(" .")
+        plain = plain.encode()[:_MOST_BYTES].decode(errors="ignore").strip(" .")
         if not plain or _RESERVED.fullmatch(plain):
             plain = f"_{plain}"
         name, number = plain, 1

@@ -12,7 +12,6 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +65,7 @@ class FeatureCache:
         self._fetching = threading.Lock()
         self._new: list[tuple[Path, Sequence[Digest]]] = []
         if folder.is_dir():
-            with suppress(OSError):
-                os.utime(folder)  # `prune` removes the least recently used folders
+            pruning.note_use(folder)
         for path in sorted(folder.glob("[0-9a-f]*.npy")):
             self._open(path)
 
@@ -169,6 +167,7 @@ class FeatureCache:
             return self._unwritten[path]
         if path not in self._mapped:
             self._mapped[path] = _mapped(path)
+            pruning.note_use(self._folder)  # by a run that may last for days
             total = sum(shard.nbytes for shard in self._mapped.values())
             while len(self._mapped) > 1 and (
                 total > self._mapped_bytes or len(self._mapped) > _MAPPED_SHARDS
@@ -192,6 +191,11 @@ class FeatureCache:
         for i in range(len(shard)):
             self._places.setdefault(digests[32 * i : 32 * (i + 1)], (path, i))
         return len(shard) > 0
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of disk that all caches in a folder take."""
+    return sum(path.stat().st_size for path in folder.glob("*/*.npy"))
 
 
 def prune(folder: Path, share: float = CACHE_SHARE) -> None:

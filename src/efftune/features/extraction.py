@@ -86,7 +86,7 @@ class ExtractionSettings:
             "fit": self.fit,
             "precision": self.precision,
             "dtype": self.dtype_of(output),
-            "versions": [images.VERSION, BACKBONE_VERSION, backbone.engine.version()],
+            "versions": [*images.versions(), BACKBONE_VERSION, backbone.engine.version()],
         }
         if backbone.engine.NAME != "openvino":  # caches of earlier versions name no engine
             settings["engine"] = [backbone.engine.NAME, backbone.device]

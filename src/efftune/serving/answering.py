@@ -178,7 +178,8 @@ class Predicting:
             return pixels
         decoded = time.perf_counter()
         prediction = self.classifier.predict_decoded(pixels, self.top)
-        self.metrics.answered(prediction, decoded - began, time.perf_counter() - decoded)
+        seconds = (decoded - began, time.perf_counter() - decoded)
+        self.metrics.answered(prediction, *seconds, self.classifier)
         return prediction
 
 

@@ -17,13 +17,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from efftune.errors import DataError, DiskFull
+from efftune.errors import DataError, DiskFull, UsageError
 from efftune.evaluation.predictions import write_csv
 from efftune.model.prediction import Prediction
 from efftune.serving import inference_protocol, receiving
 from efftune.serving.answering import BUSY, Busy, Explaining, Gone, Predicting, Unreadable
 from efftune.serving.feedback import Correction, Keeping
-from efftune.serving.guard import Application, Guard, route
+from efftune.serving.guard import Application, Guard, log_failure, route
 from efftune.serving.nearest import Finding
 from efftune.serving.receiving import Received
 from efftune.serving.state import State
@@ -49,6 +49,7 @@ def application(state: State) -> Application:
             HTTPException: _refused,
             Busy: _busy,
             Gone: _gone,
+            DataError: _unusable,
             Exception: _failed,
         },
     )
@@ -135,7 +136,7 @@ class _Routes:
         work = Keeping(self._state.feedback, correction, *about)
         try:
             (kept,) = await self._state.answering.each(work, [content])
-        except (DiskFull, OSError) as error:
+        except (DiskFull, OSError, UsageError) as error:
             is_full = isinstance(error, DiskFull)
             reason = "There is no room" if is_full else "Its folder cannot be written to"
             raise HTTPException(507, f"{reason}: the correction is not kept.") from None
@@ -299,6 +300,16 @@ async def _busy(request: Request, _: Exception) -> Response:
 
 async def _gone(request: Request, _: Exception) -> Response:
     return _error(request, _GONE, "The client has left.")
+
+
+async def _unusable(request: Request, error: Exception) -> Response:
+    """The classifier, which comes from files, does not answer; its owner has to know why."""
+    request_id = request.scope["request_id"]
+    log_failure(request_id, error)
+    text = f"The classifier does not answer; the server's log has more under {request_id}."
+    response = _error(request, 503, text)
+    response.headers["retry-after"] = "1"
+    return response
 
 
 async def _failed(request: Request, _: Exception) -> Response:

@@ -82,6 +82,7 @@ class Feedback:
         Raises:
             DiskFull: there is no room.
             OSError: the folder cannot be written to any more.
+            UsageError: `labels.csv` cannot be opened any more.
             DataError: somebody has damaged `labels.csv`.
         """
         choice = "keep" if correction.label == correction.predicted else "relabel"

@@ -41,6 +41,12 @@ _SECURITY = {
 }
 _SECURITY_HEADERS = [(key.encode(), value.encode()) for key, value in _SECURITY.items()]
 _METHODS = "GET, HEAD, POST"
+# What pages of other servers may read of answers, and send.
+_SHOWN = (
+    b"X-Request-Id, X-Label, X-Confidence, X-Unreadable, Inference-Header-Content-Length, "
+    b"Retry-After"
+)
+_TAKEN = b"Authorization, Content-Type, Accept, Inference-Header-Content-Length"
 _AT_WORK = frozenset({"/predict", "/explain"})  # what most requests want, refused first of all
 _BY_STATUS = {
     401: [(b"www-authenticate", b"Bearer")],
@@ -83,7 +89,7 @@ class Guard:
                 await respond(exchange.send, request_id, 503, "The server had to stop first.")
             raise
         except Exception as error:  # noqa: BLE001  (whatever it is, the server goes on)
-            _log_failure(request_id, error)
+            log_failure(request_id, error)
             if not exchange.status:
                 text = f"The server has failed; its log has more under {request_id}."
                 await respond(exchange.send, request_id, 500, text)
@@ -110,10 +116,9 @@ class Guard:
         added = [*_SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
         origin = headers.get("origin", "")
         if origin in self._settings.origins:
-            shown = "X-Request-Id, X-Label, X-Confidence, Retry-After"
             added += [
                 (b"access-control-allow-origin", origin.encode()),
-                (b"access-control-expose-headers", shown.encode()),
+                (b"access-control-expose-headers", _SHOWN),
                 (b"vary", b"Origin"),
             ]
         if self._state.is_draining:
@@ -226,7 +231,7 @@ async def _allow(send: Send) -> None:
     """Tell a browser what a page of an allowed origin, or of this server, may send."""
     headers = [
         (b"access-control-allow-methods", _METHODS.encode()),
-        (b"access-control-allow-headers", b"Authorization, Content-Type, Accept"),
+        (b"access-control-allow-headers", _TAKEN),
         (b"access-control-max-age", b"600"),
     ]
     await send({"type": "http.response.start", "status": 204, "headers": headers})
@@ -253,7 +258,7 @@ def _is_same(origin: str, host: str) -> bool:
     return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
-def _log_failure(request_id: str, error: Exception) -> None:
+def log_failure(request_id: str, error: Exception) -> None:
     """Log an error; what it quotes of a request has no control characters."""
     where = "".join(traceback.format_tb(error.__traceback__))
     _log.error("%s\n%s%s", request_id, where, escape_control(repr(error)))

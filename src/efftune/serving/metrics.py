@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from efftune.evaluation.metrics import wilson
+from efftune.model.classifier import Classifier
 from efftune.model.prediction import Prediction
 
 _RECENT = 1000  # answers that the shares of now are computed over
@@ -44,7 +45,8 @@ class Metrics(Collector):
         """
         self.expected = Expected()
         self._queue = queue
-        self._recent: deque[tuple[str, bool]] = deque(maxlen=_RECENT)
+        self._of: Classifier | None = None  # whose answers are compared with what is expected
+        self._recent: deque[tuple[str, bool | None]] = deque(maxlen=_RECENT)
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         registry = self._registry
@@ -83,8 +85,20 @@ class Metrics(Collector):
         """Count a picture that is at work now."""
         self._wait.observe(seconds)
 
-    def answered(self, prediction: Prediction, decoding: float, computing: float) -> None:
-        """Count an answer, and the seconds that it took."""
+    def expect(self, expected: Expected, of: Classifier) -> None:
+        """Compare the answers of a classifier, from now on, with what is expected of it."""
+        with self._lock:
+            self.expected, self._of = expected, of
+            self._recent.clear()
+
+    def answered(
+        self,
+        prediction: Prediction,
+        decoding: float,
+        computing: float,
+        by: Classifier | None = None,
+    ) -> None:
+        """Count an answer, by which classifier, and the seconds that it took."""
         self._decode.observe(decoding)
         self._network.observe(computing)
         is_named = prediction.class_index < _MOST_LABELLED
@@ -92,7 +106,8 @@ class Metrics(Collector):
         self._unsure.inc(prediction.unsure)
         self._unlike.inc(bool(prediction.unlike))
         with self._lock:
-            self._recent.append((prediction.label, bool(prediction.unlike)))
+            if by is self._of:  # not one that was served before
+                self._recent.append((prediction.label, prediction.unlike))
 
     def rejected(self, reason: str) -> None:
         """Count a picture without an answer."""
@@ -107,12 +122,7 @@ class Metrics(Collector):
         for name, value in zip(("waiting", "at_work"), self._queue(), strict=True):
             yield GaugeMetricFamily(f"efftune_{name}", f"Pictures {name.replace('_', ' ')}.", value)
         with self._lock:
-            recent = list(self._recent)
-        now = Expected(
-            len(recent),
-            sum(unlike for _, unlike in recent),
-            tuple(Counter(label for label, _ in recent).items()),
-        )
+            recent, judged = list(self._recent), self.expected
         unlike = GaugeMetricFamily(
             "efftune_unlike_share",
             f"Share of pictures unlike the training pictures, of the last {_RECENT:,} and of those "
@@ -124,11 +134,17 @@ class Metrics(Collector):
             "Share of answers that a class has, likewise.",
             labels=["of", "label", "bound"],
         )
-        for of, counts in (("recent", now), ("judged", self.expected)):
-            for bound, share in _bounds(counts.unlike, counts.count):
+        told = [bool(each) for _, each in recent if each is not None]  # exported files cannot tell
+        labels = Counter(label for label, _ in recent)
+        for of, count, total in (
+            ("recent", sum(told), len(told)),
+            ("judged", judged.unlike, judged.count),
+        ):
+            for bound, share in _bounds(count, total):
                 unlike.add_metric([of, bound], share)
-            for label, count in Counter(dict(counts.classes)).most_common(_MOST_LABELLED):
-                for bound, share in _bounds(count, counts.count):
+        for of, counts in (("recent", labels), ("judged", Counter(dict(judged.classes)))):
+            for label, count in counts.most_common(_MOST_LABELLED):
+                for bound, share in _bounds(count, counts.total()):
                     mix.add_metric([of, label, bound], share)
         yield unlike
         yield mix

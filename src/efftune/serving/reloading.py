@@ -1,6 +1,7 @@
 """Which run is served, and when another one takes its place."""
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ class Served:
         self.is_latest = is_latest
         self._place, self._load_classifier, self._on_problem = place, load, on_problem
         self._current: _Finished | None = None
-        self._refused = set[_Finished]()
+        self._refused = dict[_Finished, tuple[int, int]]()  # and what their folders held
+        self._told = dict[Path, str]()
         self._listed: dict[Path, tuple[int, bool]] = {}
 
     def first(self) -> Service:
@@ -78,27 +80,38 @@ class Served:
     def again(self) -> Service | None:
         """Load the run again, or a newer one; None if there is none, or it cannot be served."""
         self._refused.clear()
+        self._told.clear()
         return self.newer() if self.is_latest else self._tried(self._place)
 
     def newer(self) -> Service | None:
-        """Load the newest run in the folder that can be served, if it is newer than the current."""
+        """Load the newest run in the folder that can be served, if it is newer than the current.
+
+        One that could not be is tried again when its folder has changed: it may have been copied.
+        """
         for each in self._finished():
             if self._current is not None and each <= self._current:
                 break
-            service = None if each in self._refused else self._tried(each.path)
+            held = _held(each.path)
+            if self._refused.get(each) == held:
+                continue
+            service = self._tried(each.path)
             if service is not None:
                 self._current = each
                 return service
-            self._refused.add(each)
+            self._refused[each] = held
         return None
 
     def _tried(self, path: Path) -> Service | None:
+        """Load a run; what is wrong with it is told once."""
         try:
             return self._load(path)
         except EfftuneError as error:
-            self._on_problem(f"{path} is not served: {error}")
+            problem = f"{path} is not served: {error}"
         except Exception as error:  # noqa: BLE001  (whatever it is, the server goes on)
-            self._on_problem(f"{path} is not served: {type(error).__name__}: {error}")
+            problem = f"{path} is not served: {type(error).__name__}: {error}"
+        if self._told.get(path) != problem:
+            self._told[path] = problem
+            self._on_problem(problem)
         return None
 
     def _load(self, path: Path) -> Service:
@@ -118,6 +131,17 @@ class Served:
         self._listed = listed
         found = [_Finished(when, path) for path, (when, is_one) in listed.items() if is_one]
         return sorted(found, reverse=True)
+
+
+def _held(folder: Path) -> tuple[int, int]:
+    """What a folder holds: the newest time of its files, and their bytes."""
+    newest = size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # it is gone
+                status = Path(place, name).lstat()
+                newest, size = max(newest, status.st_mtime_ns), size + status.st_size
+    return newest, size
 
 
 def _is_finished(run: Path) -> bool:

@@ -26,12 +26,16 @@ from efftune.system import files, machine
 class Service:
     """A classifier that has answered once.
 
+    Its names are as they are in a run's tables, so that they can be sent: those of folders may be
+    any bytes.
+
     Attributes:
         classifier: loaded, and compiled.
         name: by which clients know it.
         run: name of the folder or file that it came from.
         checksum: SHA-256 of its file.
-        judged: how accurate it is, as `efftune train --json` says it; None for an exported file.
+        judged: how accurate it is, as `efftune train --json` says it, and on the test pictures
+            without copies in an earlier split, if there are others; None for an exported file.
         expected: what the answers were for the pictures that it was judged by.
     """
 
@@ -63,16 +67,14 @@ class Service:
         classifier = load(path)
         size = classifier.image_size
         classifier.predict_decoded(np.zeros((size, size, 3), np.uint8))
-        own = path.resolve().name.encode("utf-8", "replace").decode()  # of any bytes, on Linux
+        classifier.class_names = tuple(map(_as_written, classifier.class_names))
+        own = _as_written(path.resolve().name)
+        named = (_as_written(name) or own, own)
         if isinstance(classifier, exported.ExportedClassifier):
-            return cls(
-                classifier, name or own, own, files.sha256(classifier.path), None, Expected()
-            )
+            return cls(classifier, *named, files.sha256(classifier.path), None, Expected())
         run = Run.load(path)
         checksum = run.record["files"][KERAS_FILE]
-        keys = ("val", "test", "judged_by")
-        judged = {key: run.summary[key] for key in keys}
-        return cls(classifier, name or own, own, checksum, judged, _expected(path))
+        return cls(classifier, *named, checksum, _judged(run), _expected(path))
 
     @cached_property
     def explainer(self) -> Explainer | None:
@@ -98,6 +100,21 @@ class Service:
             "explains": self.explainer is not None,
             "versions": machine.versions(),
         }
+
+
+def _as_written(name: str) -> str:
+    """A name as it is in a run's tables."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _judged(run: Run) -> dict[str, Any]:
+    """How accurate a run is."""
+    summary, clean = run.summary, run.evaluation.test_without_leaks
+    judged = {key: summary[key] for key in ("val", "test", "judged_by")}
+    if clean is not None:
+        shares = {"accuracy": clean.accuracy, "low": clean.low, "high": clean.high}
+        judged["test_without_leaks"] = shares
+    return judged
 
 
 def _expected(run: Path) -> Expected:

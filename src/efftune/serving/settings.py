@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +27,8 @@ class ServerSettings:
         hosts: names of the server, beside its address, that clients may use.
         origins: web pages of other servers that may use it, such as `https://photos.example`.
         most_bytes: of a request's body.
-        most_pixels: of a picture, by its header.
+        most_pixels: of a picture, by its header; those of DICOM and floating-point TIFF files have
+            the decoder's own limit.
         receive_seconds: within which a request has to be received.
         most_waiting: pictures that may wait; more are refused.
         at_work: pictures that are decoded or computed at the same time.
@@ -85,13 +87,23 @@ class ServerSettings:
                 f"At {self.host}, other machines could use the server: give a secret --token, or "
                 "set EFFTUNE_TOKEN. Without --host, only this machine can."
             )
+        if self.reloads and not hasattr(signal, "SIGHUP"):
+            raise UsageError(
+                "--reload waits for SIGHUP, which this system does not have. Serve the newest run "
+                "in a folder: --latest FOLDER."
+            )
         if (self.watch is None) != (self.sort_into is None):
             raise UsageError("--watch FOLDER and --sort-into FOLDER go together: give both.")
+        self._require_names()
+
+    def _require_names(self) -> None:
+        """Check the names of this server and of others."""
         for host in self.hosts:
             if not _NAME.fullmatch(host):
                 raise UsageError(
                     f"--allow-host is a name without port, like photos.example. Received: {host!r}."
                 )
+        object.__setattr__(self, "origins", tuple(map(_as_browsers_write, self.origins)))
         for origin in self.origins:
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
                 raise UsageError(
@@ -138,3 +150,12 @@ class ServerSettings:
         except ValueError:
             return False
         return not self.is_loopback
+
+
+def _as_browsers_write(origin: str) -> str:
+    """An origin in small letters, without the port that its scheme has anyway."""
+    origin = origin.lower()
+    for scheme, port in (("http://", ":80"), ("https://", ":443")):
+        if origin.startswith(scheme):
+            return origin.removesuffix(port)
+    return origin

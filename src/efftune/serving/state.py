@@ -39,7 +39,7 @@ class State:
 
     def serve(self, service: Service) -> None:
         """Answer with this from now on; what is at work is answered by what was before."""
-        self.metrics.expected = service.expected
+        self.metrics.expect(service.expected, service.classifier)
         self.service, self.training = service, None
 
     @property

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from efftune.data import picture_bytes
-from efftune.delivery.sorted_files import held, recorded
+from efftune.delivery.sorted_files import PhotoState, held, recorded
 from efftune.delivery.sorting import Sorted, Sorter
 from efftune.errors import BadImage, DiskFull, EfftuneError, UsageError
 from efftune.model.prediction import Prediction
@@ -26,8 +26,8 @@ class Watcher:
     """Sorts the photos in a folder, and those that come, into another one.
 
     A photo is sorted once, whatever becomes of what was placed, and only when its file has not
-    changed between two looks. Hidden files and links are left alone. At most one photo is at work
-    at a time, beside those of requests.
+    changed between two looks; another photo under the same name is sorted, too. Hidden files and
+    links are left alone. At most one photo is at work at a time, beside those of requests.
     """
 
     def __init__(self, folder: Path, into: Path, on_event: Callable[[str, str], None]):
@@ -63,6 +63,7 @@ class Watcher:
         self._done = _done(into)
         self._refused = dict[Path, tuple[int, int]]()
         self._told: type[EfftuneError] | None = None
+        self._failures = set[str]()
         self._on_event = on_event
         self._sorter: tuple[Service, Sorter] | None = None
 
@@ -73,16 +74,36 @@ class Watcher:
     async def watch(self, state: State) -> None:
         """Sort what comes, until the task is cancelled."""
         before: _Known = {}
+        now: _Known
         loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
-            now = await asyncio.to_thread(self.look)
+            began, now = loop.time(), {}
+            try:
+                now = await asyncio.to_thread(self.look)
+            except Exception as error:  # noqa: BLE001  (whatever it is, there is another look)
+                self._fail(f"--watch {self._folder} cannot be looked at", error)
             took = loop.time() - began
             for path in sorted(path for path, known in now.items() if before.get(path) == known):
-                if not await self._sort(path, now[path], state):
+                if not await self._tried(path, now[path], state):
                     break
             before = now
             await asyncio.sleep(max(POLL, _REST * took))
+
+    async def _tried(self, path: Path, known: tuple[int, int], state: State) -> bool:
+        """The same as `_sort`, whatever else fails; it is tried again at the next look."""
+        try:
+            return await self._sort(path, known, state)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the next one is sorted)
+            self._sorter = None  # it would take the photo for placed
+            self._fail(f"{path} is not sorted yet", error)
+            return True
+
+    def _fail(self, what: str, error: Exception) -> None:
+        """Tell of an error once, whatever it happens to."""
+        text = str(error) if isinstance(error, EfftuneError) else repr(error)
+        if text not in self._failures:
+            self._failures.add(text)
+            self._on_event("problem", f"{what}: {text}")
 
     def look(self) -> _Known:
         """Size and time of all files in the folder that are to be sorted."""
@@ -96,14 +117,15 @@ class Watcher:
             ]
             for name in names:
                 path = here / name
-                if name.startswith(".") or str(path) in self._done:
+                if name.startswith("."):
                     continue
                 try:
                     status = path.lstat()
                 except OSError:  # it is gone
                     continue
                 known = status.st_size, status.st_mtime_ns
-                if stat.S_ISREG(status.st_mode) and self._refused.get(path) != known:
+                is_new = self._refused.get(path) != known and (str(path), *known) not in self._done
+                if stat.S_ISREG(status.st_mode) and is_new:
                     yield path, known
 
     async def _sort(self, path: Path, known: tuple[int, int], state: State) -> bool:
@@ -130,7 +152,7 @@ class Watcher:
                 self._told = type(error)
                 self._on_event("problem", str(error))
             return not isinstance(error, DiskFull)
-        self._done.add(str(path))
+        self._done.add((str(path), *known))
         self._told = None
         if placed.path is not None:
             self._on_event("sorted", str(placed.path))
@@ -144,15 +166,15 @@ class Watcher:
         return placed
 
 
-def _done(into: Path) -> set[str]:
+def _done(into: Path) -> set[PhotoState]:
     """The photos that were sorted; of the last one, which a crash may have cut off, if it is there.
 
     Others that are not there any more were taken away by their owner.
     """
     records = [each for each in recorded(into) if each.way != "sidecar"]
-    found = {each.photo for each in records}
+    found = {each.state for each in records}
     if records and not os.path.lexists(into / records[-1].path):
-        found.discard(records[-1].photo)
+        found.discard(records[-1].state)
     return found
 
 

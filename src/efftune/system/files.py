@@ -23,6 +23,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 from efftune.errors import DataError, DiskFull, EfftuneWarning, UsageError
+from efftune.system import machine
 
 _one_at_a_time = threading.Lock()
 _CHECKSUMS_FILE = "sha256.json"
@@ -75,6 +76,12 @@ def inside(folder: Path, name: str, *, most: int) -> Path:
     if status.st_size > most:
         raise DataError(f"{path} has {status.st_size:,} bytes, and {most:,} are the most.")
     return path
+
+
+def places(paths: Iterable[Path]) -> Iterator[str]:
+    """Where files are, however their folders were named."""
+    real = functools.cache(os.path.realpath)
+    return (os.path.join(real(path.parent), path.name) for path in paths)  # noqa: PTH118
 
 
 def cache_folder() -> Path:
@@ -290,9 +297,7 @@ def has_room(folder: Path, size: int) -> bool:
 
 
 def _fits_memory(size: int) -> bool:
-    import psutil  # heavy for the commands that do not need it
-
-    return bool(size <= psutil.virtual_memory().available / 2)
+    return size <= machine.free_memory() / 2
 
 
 def sha256(path: Path) -> str:

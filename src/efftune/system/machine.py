@@ -1,9 +1,11 @@
 """The environment of a run: package versions, machine and command line."""
 
 import ctypes
+import math
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ _PACKAGES = (
     "opencv-python-headless",
     "scikit-learn",
 )
+
+_ROOT = Path("/")  # of the folders in which Linux describes processes and control groups
 
 _most = [2**31]
 
@@ -69,18 +73,91 @@ def use_processors(most: int) -> None:
 
 def uses_all_processors() -> bool:
     """Whether this process may use all processors that it could."""
-    return _most[0] >= _available()
+    return _most[0] >= _available(_ROOT)
 
 
-def usable_processors() -> int:
-    """Number of logical processors available to this process."""
-    return min(_most[0], _available())
+def usable_processors(root: Path = _ROOT) -> int:
+    """Number of logical processors available to this process; in a container, of its share.
+
+    Args:
+        root: of the folders `proc` and `sys`.
+    """
+    return min(_most[0], _available(root))
 
 
-def _available() -> int:
+def memory_bytes(root: Path = _ROOT) -> int:
+    """The memory of this machine, or of the container that this process is in.
+
+    Args:
+        root: of the folders `proc` and `sys`.
+    """
+    import psutil  # heavy for the commands that do not need it
+
+    limits = [limit for limit, _ in _memory_limits(root)]
+    return min([int(psutil.virtual_memory().total), *limits])
+
+
+def free_memory(root: Path = _ROOT) -> int:
+    """Bytes of memory that this process can still get, with those of files that are cached there.
+
+    Args:
+        root: of the folders `proc` and `sys`.
+    """
+    import psutil
+
+    free = [limit - used for limit, used in _memory_limits(root)]
+    return max(0, min([int(psutil.virtual_memory().available), *free]))
+
+
+def _available(root: Path) -> int:
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    for group in _control_groups("cpu", root):
+        quota, _, period = _text(group / "cpu.max").partition(" ")
+        quota = quota or _text(group / "cpu.cfs_quota_us")
+        period = period or _text(group / "cpu.cfs_period_us")
+        if quota.isdecimal() and period.isdecimal() and int(period):  # else without limit
+            count = min(count, math.ceil(int(quota) / int(period)))
+    return max(1, count)
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """The limits of the control groups of this process, and how much of each is used."""
+    for group in _control_groups("memory", root):
+        for names in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, used = (_text(group / name) for name in names[:2])
+            if limit.isdecimal() and used.isdecimal():
+                lines = map(str.split, _text(group / "memory.stat").splitlines())
+                cached = sum(int(line[1]) for line in lines if line[0] == names[2])
+                yield int(limit), int(used) - cached  # which the system gives up when asked to
+
+
+def _control_groups(controller: str, root: Path) -> Iterator[Path]:
+    """The folders of this process's control groups, from its own to the outermost that it sees."""
+    mount = root / "sys" / "fs" / "cgroup"
+    for line in _text(root / "proc" / "self" / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = mount / controller if controllers else mount  # version 2 has one tree for all
+        group = top if ".." in path.split("/") else top / path.strip("/")
+        while group != top:  # in a container, they may be seen as the top itself
+            yield group
+            group = group.parent
+        yield top
+
+
+def _text(path: Path) -> str:
+    """The text of a small file; empty if there is none."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _processor() -> str:

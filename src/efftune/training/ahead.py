@@ -19,7 +19,6 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from efftune.errors import EfftuneWarning
@@ -273,7 +272,7 @@ class _Sending:
                     len(digests) * math.prod(cache.shape) * cache.dtype.itemsize
                     for cache, digests in parts
                 )
-                if needed > _MEMORY_SHARE * psutil.virtual_memory().available:
+                if needed > _MEMORY_SHARE * machine.free_memory():
                     raise Lost(f"{needed / 2**30:.1f} GiB of activations are too many to be sent")
                 self._shared = self._workers.share(
                     [

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Axes
 from numpy.typing import NDArray
 
+from efftune.system import machine
 from efftune.training import jax_augmentation
 from efftune.training.batches import Inputs
 
@@ -168,4 +168,4 @@ def _free_bytes(device: jax.Device) -> int:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     if device.platform != "cpu":
         return 0  # unknown
-    return int(psutil.virtual_memory().available)
+    return machine.free_memory()

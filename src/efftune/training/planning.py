@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import psutil
 
 from efftune.data import bit_depth
 from efftune.data.bit_depth import BitDepth
 from efftune.data.examples import Examples, Split
 from efftune.errors import UsageError
+from efftune.features import cache
 from efftune.features.cache import SHARD_ROWS
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import FEATURES, STAGE_FEATURES, Backbone
@@ -19,7 +19,7 @@ from efftune.model.engines import devices
 from efftune.model.engines.engine import Precision, chosen_precision
 from efftune.recipe.recipe import Recipe
 from efftune.recipe.training import Augment, Flip
-from efftune.system import files
+from efftune.system import files, machine
 from efftune.system.budget import Budget
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for cached activations
@@ -278,7 +278,7 @@ def _room(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> 
     Raises:
         UsageError: there is no space for the features of the head's views.
     """
-    free = int(shutil.disk_usage(files.cache_folder()).free * _DISK_SHARE)
+    free = _disk_limit()
     decoded = 0
     if any(stage.block == "pixels" for stage in recipe.stages):
         decoded = (pictures["train"] + pictures["val"]) * backbone.image_size**2 * 3
@@ -295,9 +295,20 @@ def _room(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> 
     return decoded, room - features
 
 
+def _disk_limit() -> int:
+    """Bytes of the disk that a run may take.
+
+    What earlier runs have cached counts as free, as when it is pruned: they may have been the same.
+    But no more is promised than there is.
+    """
+    free = shutil.disk_usage(files.cache_folder()).free
+    cached = cache.bytes_in(files.cache_folder() / "features")
+    return min(free, int((free + cached) * _DISK_SHARE))
+
+
 def _memory_limit(recipe: Recipe) -> int:
     """Bytes of activations that may be in memory at the same time."""
-    free_share = psutil.virtual_memory().available * _MEMORY_SHARE
+    free_share = machine.free_memory() * _MEMORY_SHARE
     return int(recipe.tuning.memory * 2**30 or free_share)
 
 

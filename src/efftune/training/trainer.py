@@ -101,13 +101,14 @@ class KerasTrainer:
         rates: Array | None = None,
     ) -> Generator[tuple[float, float], None, None]:
         """See `Trainer`."""
-        one_hot = np.eye(self._inference_model.output.shape[-1], dtype=np.float32)
+        classes = np.arange(self._inference_model.output.shape[-1])
         mixing = iter(mixes) if mixes is not None else None
         for step, pictures in enumerate(order):
             if rates is not None:
                 self._training_model.optimizer.learning_rate = rates[step]
             inputs = self._data.train.batch(pictures, epoch)
-            targets, blend = one_hot[self._data.train.labels[pictures]], None
+            labels, blend = self._data.train.labels[pictures], None
+            targets = (labels[:, None] == classes).astype(np.float32)
             if mixing is not None:
                 partners, mask, ratio = next(mixing)
                 targets = ratio * targets + (1 - ratio) * targets[partners]

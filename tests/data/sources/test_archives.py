@@ -1,14 +1,16 @@
 import io
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
+from collections import namedtuple
 
 import pytest
 
 from conftest import COLOURS, fill, square
 from efftune.data.sources import archives, discovery
-from efftune.errors import DataError
+from efftune.errors import DataError, EfftuneWarning
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -104,6 +106,21 @@ def test_archive_is_unpacked_once_and_again_when_it_changed(tmp_path, own_cache)
     assert len(discovery.find(packed(tmp_path / "more", archive)).rows) == 9
 
 
+def test_unpacked_archives_make_room_for_others_unless_they_are_used(
+    tmp_path, own_cache, monkeypatch
+):
+    first = packed(fill(tmp_path / "squares", count=2), tmp_path / "first.zip")
+    discovery.find(first)
+    discovery.find(packed(fill(tmp_path / "more", count=3), tmp_path / "second.zip"))
+    (own_cache / "archives" / ".partial-killed").mkdir()
+    for folder in cached(own_cache):
+        os.utime(folder, times=(0, 0))
+    discovery.find(first)  # which notes its use
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: namedtuple("disk", "free")(0))
+    discovery.find(packed(tmp_path / "squares" / "red", tmp_path / "third.tar", "red/"))
+    assert {path.name[:5] for path in cached(own_cache)} == {"first", "third"}
+
+
 def test_progress_of_a_tar_is_in_bytes(tmp_path):
     calls = []
     archive = packed(fill(tmp_path / "squares", count=2), tmp_path / "squares.tar")
@@ -170,16 +187,69 @@ def test_links_and_devices_are_left_out(tmp_path):
     kinds |= {"device": tarfile.CHRTYPE}
     odd = [(f"red/{k}.png", b"", {"type": v, "linkname": "/etc/passwd"}) for k, v in kinds.items()]
     tarred = in_tar(tmp_path / "a.tar", *odd, ("red/a.png", picture(), {}))
-    for archive in (zipped, tarred):
-        (row,) = discovery.find(archive).rows
+    for archive, count in ((zipped, 1), (tarred, 4)):
+        with pytest.warns(EfftuneWarning, match=f"^{count} members of .* are left out: links"):
+            (row,) = discovery.find(archive).rows
         assert row.name == "red/a.png"
+
+
+def test_hard_links_are_the_files_that_they_stand_for(tmp_path):
+    fill(tmp_path / "photos", count=2)
+    first = tmp_path / "photos" / "red" / "01.png"
+    (tmp_path / "photos" / "blue" / "same.png").hardlink_to(first)
+    archive = packed(tmp_path / "photos", tmp_path / "photos.tgz")
+    with tarfile.open(archive) as file:
+        assert [each.name for each in file if each.islnk()] == ["red/01.png"]
+    found = discovery.find(archive)
+    assert names(found) == names(discovery.find(tmp_path / "photos"))
+    contents = {row.name: row.path.read_bytes() for row in found.rows}
+    assert contents["blue/same.png"] == contents["red/01.png"] == first.read_bytes()
+    (row,) = (row for row in found.rows if row.name == "red/01.png")
+    assert row.path.stat().st_nlink == 1  # a change of one of them is none of the other
+
+
+@pytest.mark.parametrize("target", ["red/b.png", "red/c.png", "red", "../a.tar", "/etc/passwd", ""])
+def test_hard_links_to_what_was_not_unpacked_are_left_out(tmp_path, target):
+    link = {"type": tarfile.LNKTYPE, "linkname": target}
+    members = [("red/a.png", picture(), {}), ("red/b.png", b"", link), ("red/c.png", b"x", {})]
+    with pytest.warns(EfftuneWarning, match="1 members of"):
+        found = discovery.find(in_tar(tmp_path / "a.tar", *members))
+    assert [row.name for row in found.rows] == ["red/a.png", "red/c.png"]
+
+
+def test_hard_links_count_as_what_is_written(tmp_path, little, own_cache):
+    link = {"type": tarfile.LNKTYPE, "linkname": "red/0.png"}
+    links = [(f"red/{i}.png", b"", link) for i in range(1, 25)]
+    archive = in_tar(tmp_path / "a.tar", ("red/0.png", os.urandom(50_000), {}), *links)
+    with pytest.raises(DataError, match="unpacks to more than"):
+        discovery.find(archive)
+    assert cached(own_cache) == []
+
+
+def test_later_member_of_a_name_takes_the_place_of_the_earlier(tmp_path):
+    members = [("red/a.png", b"old", {}), ("red/a.png", picture(), {})]
+    (row,) = discovery.find(in_tar(tmp_path / "a.tar", *members)).rows
+    assert row.path.read_bytes() == picture()
+
+
+@pytest.mark.parametrize("other", ["Red/b.png", "red/A.png", "RED/a.png"])
+def test_names_that_a_disk_makes_one_are_refused_there(tmp_path, other):
+    """A link stands for what such a disk does: a folder is found under another spelling."""
+    archive = in_zip(tmp_path / "a.zip", **{"red/a.png": picture(), other: picture()})
+    assert len(discovery.find(archive).rows) == 2
+    (tmp_path / "unpacked").mkdir()
+    (tmp_path / "UNPACKED").symlink_to(tmp_path / "unpacked", target_is_directory=True)
+    members = archives._zip_members(archive, lambda *_: None)
+    with pytest.raises(DataError, match=r"has 'red.*' and '.*', which are one on this disk"):
+        archives._write(members, tmp_path / "unpacked", archive)
 
 
 def test_link_to_a_folder_cannot_be_written_through(tmp_path):
     (tmp_path / "outside").mkdir()
     through = {"type": tarfile.SYMTYPE, "linkname": str(tmp_path / "outside")}
     members = [("red", b"", through), ("red/a.png", picture(), {})]
-    discovery.find(in_tar(tmp_path / "a.tar", *members))
+    with pytest.warns(EfftuneWarning, match="left out"):
+        discovery.find(in_tar(tmp_path / "a.tar", *members))
     assert list((tmp_path / "outside").iterdir()) == []
 
 

@@ -1,7 +1,10 @@
 import io
+import os
+import shutil
 import sys
 import time
 import urllib.request
+from collections import namedtuple
 
 import pytest
 
@@ -91,6 +94,19 @@ def test_set_is_written_once_and_again_when_it_changed(tmp_path, own_cache):
     other = discovery.find(saved(made(3), tmp_path / "others" / "squares"))
     assert len(other.rows) == 9
     assert len(list(own_cache.glob("hf/*squares-*"))) == 2
+
+
+def test_sets_not_used_for_longest_make_room(tmp_path, own_cache, monkeypatch):
+    sources = [saved(made(count), tmp_path / f"set{count}") for count in (1, 2, 3)]
+    for source in sources[:2]:
+        discovery.find(source)
+    for folder in own_cache.glob("hf/*"):
+        os.utime(folder, times=(0, 0))
+    discovery.find(sources[0])  # which notes its use
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: namedtuple("disk", "free")(0))
+    found = discovery.find(sources[2])
+    assert len(found.rows) == 9
+    assert {path.name[:4] for path in own_cache.glob("hf/*")} == {"set1", "set3"}
 
 
 def test_relative_folder_is_found(tmp_path, monkeypatch):

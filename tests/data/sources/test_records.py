@@ -10,6 +10,8 @@ from efftune.data.sources import records
         (["n02085620-a", "n02085621-a"], ["n02085620-a", "n02085621-a"]),
         (["a/b", "a-b"], ["a-b 0", "a-b 1"]),
         (["..", ".net", "c\0d"], ["-.", "-net", "c-d"]),
+        (["n02085620-Mus", "mus"], ["n02085620-Mus", "mus"]),
+        (["Mus", "mus"], ["Mus 0", "mus 1"]),
         (["caf\u00e9", "cafe\u0301"], ["caf\u00e9 0", "caf\u00e9 1"]),
     ],
 )

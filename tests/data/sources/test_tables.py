@@ -288,6 +288,19 @@ def test_names_of_any_bytes_are_found(folder):
     assert examples.rows[0].name == name
 
 
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("ending", [".png", ""])
+def test_accented_names_are_found_in_both_unicode_forms(folder, forms, ending):
+    listed, there = (unicodedata.normalize(form, "caf\u00e9/\u00f6rt\u00e9 1") for form in forms)
+    (folder / "red").rename((folder / there).parent)
+    (folder / there).with_name("01.png").rename(folder / f"{there}.png")
+    text = f"path,label\n{listed}{ending},red\nblue/01.png,blue\n"
+    examples = discovery.find(written(folder, text))
+    assert examples.set_aside == ()
+    assert examples.rows[0].path.read_bytes() == (folder / f"{there}.png").read_bytes()
+    assert examples.rows[0].name == f"{listed}{ending}"
+
+
 def test_one_label_in_two_unicode_forms_is_one_class(folder):
     text = "path,label\nred/01.png,cafe\u0301\nblue/01.png, caf\u00e9 \n"
     assert discovery.find(written(folder, text)).class_names == ("caf\u00e9",)

@@ -1,6 +1,9 @@
 import io
+import os
+import shutil
 import tempfile
 import urllib.request
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +86,18 @@ def test_set_is_unpacked_once(written, own_cache):
     stamps = {row.path: row.path.stat().st_mtime_ns for row in first.rows}
     again = discovery.find("tfds:squares:1.0.0")
     assert {row.path: row.path.stat().st_mtime_ns for row in again.rows} == stamps
+
+
+def test_set_not_used_for_longest_makes_room(written, own_cache, monkeypatch):
+    (own_cache / "tfds" / "old").mkdir(parents=True)
+    (own_cache / "tfds" / "old" / "picture").write_bytes(bytes(1000))
+    os.utime(own_cache / "tfds" / "old", times=(0, 0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: namedtuple("disk", "free")(0))
+    discovery.find("tfds:squares")
+    (folder,) = own_cache.glob("tfds/*")
+    os.utime(folder, times=(0, 0))
+    discovery.find("tfds:squares")
+    assert folder.stat().st_mtime > 0
 
 
 @pytest.mark.long

@@ -2,11 +2,11 @@ import os
 import subprocess
 import sys
 
-import psutil
 import pytest
 
 from efftune.errors import EfftuneWarning, UsageError
 from efftune.model.engines import devices, openvino_engine
+from efftune.system import machine
 
 NO_GPU = "no NVIDIA driver was found"
 
@@ -187,7 +187,7 @@ def test_cpu_is_refused_after_a_gpu_was_used_but_for_predictions(monkeypatch):
 
 
 def test_memory_is_that_of_the_device():
-    assert devices.memory_bytes("cpu") == psutil.virtual_memory().total
+    assert devices.memory_bytes("cpu") == machine.memory_bytes()
 
 
 def test_nothing_to_compute_with_is_an_error(monkeypatch):

@@ -1,20 +1,23 @@
 """ZIP and tar archives of pictures, unpacked once into the cache folder.
 
-Archives are untrusted input. Members with paths outside the target folder are refused; links,
-devices and pipes are skipped; size limits apply to the bytes written, not to the sizes in headers.
+Archives are untrusted input. Members with paths outside the target folder are refused; hard links
+become copies; other links, devices and pipes are left out, and a warning tells; size limits apply
+to the bytes written, not to the sizes in headers.
 """
 
 import gzip
 import stat
 import tarfile
+import unicodedata
+import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import IO
 
-from efftune.errors import DataError, EfftuneError
-from efftune.system import files
+from efftune.errors import DataError, EfftuneError, EfftuneWarning
+from efftune.system import files, pruning
 from efftune.system.progress import Progress, silent
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -28,7 +31,9 @@ _ZIP = {b"PK\x03\x04", b"PK\x05\x06"}  # signatures of ZIP files; the second is 
 _CHUNK = 2**20
 _LARGEST_READ = 2**24  # bytes per read; a valid tar header never needs more
 
-_Member = tuple[str, IO[bytes] | None]  # a name and its content; None for a folder
+# A name and its content; None for a folder; text for what has none of its own: the name of the
+# member that a hard link stands for, or nothing.
+_Member = tuple[str, IO[bytes] | str | None]
 
 
 def unpacked(archive: Path, on_progress: Progress = silent, parent: Path | None = None) -> Path:
@@ -46,9 +51,13 @@ def unpacked(archive: Path, on_progress: Progress = silent, parent: Path | None 
     """
     with readable_errors(archive):
         name = archive.name[: -len(_suffix(archive))][:80]
-        parent = parent or files.cache_folder() / "archives"
-        folder = parent / f"{name}-{files.sha256(archive)[:16]}"
-        if not folder.is_dir():  # written atomically, so it is complete if it exists
+        place = parent or files.cache_folder() / "archives"
+        folder = place / f"{name}-{files.sha256(archive)[:16]}"
+        if folder.is_dir():  # written atomically, so it is complete if it exists
+            pruning.note_use(folder)
+        else:
+            if parent is None:
+                pruning.prune_sources(place)
             with archive.open("rb") as stream:
                 members = _zip_members if stream.read(4) in _ZIP else _tar_members
             with files.folder_written_whole(folder) as partial:
@@ -93,27 +102,79 @@ def _damaged(archive: Path, error: Exception) -> str:
 
 def _write(members: Iterator[_Member], folder: Path, archive: Path) -> None:
     limit = min(MOST_BYTES, max(ALWAYS_BYTES, MOST_TIMES * archive.stat().st_size))
-    written = 0
-    for number, (name, content) in enumerate(members, start=1):
+    written = left_out = 0
+    spelled: dict[str, str] = {}
+    ignores_capitals = folder.with_name(folder.name.swapcase()).exists()
+    for number, (name, found) in enumerate(members, start=1):
         if number > MOST_MEMBERS:
             raise DataError(
                 f"{archive} has more than {MOST_MEMBERS:,} members. Unpack it yourself and "
                 "give the folder."
             )
-        target = folder.joinpath(*parts(name, archive))
+        places = parts(name, archive) if found != "" else []
+        target = folder.joinpath(*places)
+        content = _linked(found, target, folder) if isinstance(found, str) else found
+        if content is None and found is not None:
+            left_out += 1
+            continue
+        if ignores_capitals:
+            _require_one_spelling(places, spelled, archive)
         if content is None:
             target.mkdir(parents=True, exist_ok=True)
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as stream:
-            while chunk := content.read(_CHUNK):
-                written += len(chunk)
-                if written > limit:
-                    raise DataError(
-                        f"{archive} unpacks to more than {limit / 1e9:,.3g} GB, which is unusual "
-                        "for pictures. If you trust it, unpack it yourself and give the folder."
-                    )
-                stream.write(chunk)
+        written += _copy(content, target, limit - written)
+        if written > limit:
+            raise DataError(
+                f"{archive} unpacks to more than {limit / 1e9:,.3g} GB, which is unusual "
+                "for pictures. If you trust it, unpack it yourself and give the folder."
+            )
+    if left_out:
+        warnings.warn(
+            f"{left_out:,} members of {archive} are left out: links, or no files.",
+            EfftuneWarning,
+            stacklevel=2,
+        )
+
+
+def _copy(content: IO[bytes], target: Path, most: int) -> int:
+    """Write a member and close it, but stop past `most` bytes; returns how many were written."""
+    written = 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with content, target.open("wb") as stream:
+        while written <= most and (chunk := content.read(_CHUNK)):
+            written += len(chunk)
+            stream.write(chunk)
+    return written
+
+
+def _linked(name: str, target: Path, folder: Path) -> IO[bytes] | None:
+    """The content of the other file that a hard link stands for; None if none was unpacked."""
+    try:
+        path = folder.joinpath(*parts(name, "")) if name else target
+    except DataError:  # it would lie elsewhere
+        return None
+    return path.open("rb") if path.is_file() and path != target else None
+
+
+def _require_one_spelling(places: Sequence[str], spelled: dict[str, str], archive: Path) -> None:
+    """Check, for a disk that ignores capitals, that they do not make the only difference.
+
+    Args:
+        places: the path of a member.
+        spelled: the paths of those before and of their folders, by what such a disk sees.
+        archive: named in errors.
+
+    Raises:
+        DataError: two files or classes would become one.
+    """
+    for end in range(1, len(places) + 1):
+        name = unicodedata.normalize("NFC", "/".join(places[:end]))
+        first = spelled.setdefault(name.casefold(), name)
+        if first != name:
+            raise DataError(
+                f"{archive} has {first!r} and {name!r}, which are one on this disk: it does not "
+                "tell capitals apart. Rename one of them, or set EFFTUNE_CACHE to another disk."
+            )
 
 
 def parts(name: str, archive: Path | str) -> list[str]:
@@ -151,6 +212,8 @@ def _zip_members(archive: Path, on_progress: Progress) -> Iterator[_Member]:
             elif kind in {0, stat.S_IFREG}:  # 0 if the archive does not record it
                 with file.open(member) as content:
                     yield name, content
+            else:
+                yield name, ""
             on_progress("unpack", done, len(members))
 
 
@@ -168,6 +231,8 @@ def _tar_members(archive: Path, on_progress: Progress) -> Iterator[_Member]:
             yield member.name, None
         elif member.isreg() and (content := file.extractfile(member)):
             yield member.name, content
+        else:
+            yield member.name, member.linkname if member.islnk() else ""
 
 
 def tar_members(

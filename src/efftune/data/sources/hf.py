@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from efftune.data.sources import records
 from efftune.data.sources.table_columns import Columns
 from efftune.errors import DataError, EfftuneError, UsageError
-from efftune.system import files, packages
+from efftune.system import files, packages, pruning
 from efftune.system.progress import Progress, silent
 
 PREFIX = "hf:"
@@ -51,7 +51,10 @@ def unpacked(
     key_parts = [image, label, *(f"{split} {each._fingerprint}" for split, each in parts)]
     key = hashlib.sha256("\n".join(key_parts).encode()).hexdigest()[:16]
     folder = files.cache_folder() / "hf" / f"{_folder_name(source)}-{key}"
-    if not folder.is_dir():  # written atomically, so it is complete if it exists
+    if folder.is_dir():  # written atomically, so it is complete if it exists
+        pruning.note_use(folder)
+    else:
+        pruning.prune_sources(folder.parent)
         with files.folder_written_whole(folder) as partial:
             _write(source, parts, (image, label), partial, on_progress)
     return folder

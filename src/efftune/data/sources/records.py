@@ -30,10 +30,13 @@ def write(folder: Path, number: int, content: bytes) -> None:
 
 
 def class_folders(names: Sequence[str]) -> list[str]:
-    """Unique folder names for classes, without WordNet IDs where names stay unique."""
+    """Unique folder names for classes, without WordNet IDs where names stay unique.
+
+    Names that differ in capitals only are not: many disks do not tell them apart.
+    """
     for candidates in ([_WORDNET.sub("", name) for name in names], names):
         safe = [_safe_name(name) for name in candidates]
-        if len(set(safe)) == len(names):
+        if len({each.casefold() for each in safe}) == len(names):
             return safe
     return [f"{name} {i}" for i, name in enumerate(safe)]
 

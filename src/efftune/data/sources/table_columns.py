@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,10 +97,13 @@ class PictureFiles:
         """The file of a path; if there is none, where it would be.
 
         Windows' separators are read, the suffix may be missing, and blanks may surround the path.
+        Accented letters may be one character or two, as archives of macOS have them.
         """
         if text.strip() in self.copies:
             return self.copies[text.strip()]
-        for name in dict.fromkeys((text, text.strip(), text.strip().replace("\\", "/"))):
+        slashed = text.strip().replace("\\", "/")
+        forms = (unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed))
+        for name in dict.fromkeys((text, text.strip(), slashed, *forms)):
             path = self.folder / files.user_path(name)
             if os.path.lexists(path):
                 return path

@@ -17,7 +17,7 @@ from PIL import Image
 
 from efftune.data.sources import records
 from efftune.errors import DataError, UsageError
-from efftune.system import files, packages
+from efftune.system import files, packages, pruning
 from efftune.system.progress import Progress, silent
 
 PREFIX = "tfds:"
@@ -43,7 +43,10 @@ def unpacked(source: str, splits: Mapping[str, str], on_progress: Progress = sil
     if "train" not in used_splits.values():
         raise DataError(f"{source} has no train split. Its splits: {', '.join(info.splits)}.")
     folder: Path = files.cache_folder() / "tfds" / info.full_name.replace("/", "-")
-    if not folder.is_dir():  # written atomically, so it is complete if it exists
+    if folder.is_dir():  # written atomically, so it is complete if it exists
+        pruning.note_use(folder)
+    else:
+        pruning.prune_sources(folder.parent)
         with files.folder_written_whole(folder) as partial:
             _write(builder, source, used_splits, partial, on_progress)
     return folder

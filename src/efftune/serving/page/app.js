@@ -52,11 +52,12 @@ function describe({ name, classes, judged, feedback }) {
   element("keeps").textContent = `Pictures go to this server only, ${keeps}.`;
 }
 
-/** How often it is right, with the 95 % interval. */
-function accuracy({ test, judged_by }) {
-  const { accuracy: share, low, high } = test;
+/** How often it is right, with the 95 % interval; pictures that it had seen copies of do not count, if others do. */
+function accuracy({ test, test_without_leaks: clean, judged_by }) {
+  const { accuracy: share, low, high } = clean || test;
   const [right, least, most] = [share, low, high].map((each) => (100 * each).toFixed(1));
-  const by = judged_by === "test pictures" ? "of test pictures" : "of pictures it was not trained with";
+  const held_out = clean ? "of test pictures without copies or relatives in an earlier split" : "of test pictures";
+  const by = judged_by === "test pictures" ? held_out : "of pictures it was not trained with";
   return `Right for ${right} % ${by} (95 % interval ${least} to ${most} %).`;
 }
 

@@ -380,15 +380,19 @@ def test_existing_run_is_never_overwritten(finished_run, source):
     assert {path: path.stat().st_mtime_ns for path in finished_run.folder.rglob("*")} == before
 
 
-def test_run_stopped_before_its_report_gets_it_from_the_same_command(
-    finished_run, source, tmp_path
+@pytest.mark.parametrize("by_resume", [False, True])
+def test_run_stopped_before_its_report_gets_it_when_it_goes_on(
+    finished_run, source, tmp_path, by_resume
 ):
     folder = shutil.copytree(finished_run.folder, tmp_path / "run")
     card, page = ((folder / name).read_bytes() for name in ("MODEL_CARD.md", "report.html"))
     for name in ("MODEL_CARD.md", "report.html"):
         (folder / name).unlink()
     choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
-    again = efftune.train(source, run=folder, resume=True, **choices)
+    if by_resume:
+        again = efftune.resume(folder)
+    else:
+        again = efftune.train(source, run=folder, resume=True, **choices)
     assert again.record == finished_run.record
     assert (folder / "MODEL_CARD.md").read_bytes() == card
     named = page.replace(bytes(finished_run.folder), bytes(folder))

@@ -21,7 +21,7 @@ from efftune.runs.contents import RunContents
 from efftune.runs.preparation import Setup
 from efftune.runs.run import Run
 from efftune.system import cluster, files
-from efftune.system.journal import Journal
+from efftune.system.journal import RECORD, Journal
 from efftune.system.progress import OnProgress, Timer, showing
 from efftune.training import (
     estimation,
@@ -168,6 +168,9 @@ def finish(run: str | Path, *, on_progress: OnProgress = "auto") -> Run:
 
 def _go_on(run: str | Path, on_progress: OnProgress, *, finish: bool = False) -> Run:
     folder = files.output_path(run)
+    files_of_it = [(folder / each).exists() for each in (RECORD, REPORT_FILE)]
+    if files_of_it == [True, False] and not unfinished.is_unfinished(folder):
+        return _reported(folder)
     start, recipe = unfinished.asked_for(folder)
     if start["folder"] != str(Path.cwd()):
         folder = folder.resolve()
@@ -175,6 +178,14 @@ def _go_on(run: str | Path, on_progress: OnProgress, *, finish: bool = False) ->
         journal = Journal.reopened(folder)
         journal.leaves_out_the_rest = finish
         return _through(start, recipe, journal, folder, on_progress)
+
+
+def _reported(folder: Path) -> Run:
+    """A finished run; its report is made if it was stopped when all else was done."""
+    finished = Run.load(folder)
+    if not (folder / REPORT_FILE).exists():
+        finished.report()
+    return finished
 
 
 def _train(
@@ -190,10 +201,7 @@ def _train(
     named = None if run is None else files.output_path(run)
     start = unfinished.start_of(str(source), recipe, search_seconds)
     if resume and named is not None and unfinished.is_finished(named, start):
-        finished = Run.load(named)
-        if not (named / REPORT_FILE).exists():  # stopped when all but the report was done
-            finished.report()
-        return finished
+        return _reported(named)
     journal = unfinished.reopened(start, named) if resume else None
     if journal is None:
         unfinished.require_new(named)

@@ -1,5 +1,6 @@
 import csv
 import shutil
+import sys
 
 import pytest
 from hypothesis import given
@@ -248,6 +249,14 @@ def test_classes_are_those_of_the_source_however_a_spreadsheet_writes_them(photo
     labels = {row.name: row.label for row in found.rows}
     assert [labels[name] for name in decided] == ["vert\u00e9", "blue ", "crimson", "vert\u00e9"]
     assert {row.label for row in found.rows} == {"blue ", "crimson", "red", "vert\u00e9"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
+def test_class_that_is_no_text_is_named_as_tables_write_it(photos, tmp_path):
+    (photos / "green").rename(photos / "caf\udce9")
+    decided = {"red/01.png": Decision("red", "relabel", "caf\\udce9")}
+    found = split(photos, tmp_path, decided)
+    assert found.class_names == ("blue", "caf\udce9", "red")
 
 
 def test_copy_of_what_judges_is_not_trained_on(photos, tmp_path):

@@ -91,23 +91,38 @@ def test_photo_whose_time_alone_differs_is_there_already(photos, tmp_path, copy)
     into = tmp_path / "sorted"
     place(photos[:1], into, ("cat",), copy=copy)
     os.utime(photos[0], ns=(0, 1_700_000_000_000_000_000))
-    assert place(photos[:1], into, ("dog",), copy=copy)[0].path is None  # by another classifier
+    assert place(photos[:1], into, ("cat",), copy=copy)[0].path is None
     same_size = photos[0].read_bytes()[:-1] + b"?"
     photos[0].unlink()
     photos[0].write_bytes(same_size)
     assert place(photos[:1], into, ("cat",), copy=copy)[0].path == into / "cat" / "a-2.jpg"
 
 
-def test_link_to_a_photo_that_is_overwritten_goes_where_it_belongs_now(photos, tmp_path):
+@pytest.mark.parametrize("xmp", [False, True])
+def test_link_to_a_photo_that_is_overwritten_goes_where_it_belongs_now(photos, tmp_path, xmp):
     into = tmp_path / "sorted"
-    place(photos[:1], into, ("cat",))
+    place(photos[:1], into, ("cat",), xmp=xmp)
     for size, label in ((30, "dog"), (40, "dog"), (50, "cat")):
         Image.new("RGB", (size, size), "green").save(photos[0])  # where it lies
-        assert place(photos[:1], into, (label,))[0].path == into / label / "a.jpg"
-        assert [path.parent.name for path in into.rglob("*.jpg")] == [label]
-        assert place(photos[:1], into, (label,))[0].path is None
-    assert sorted_files.undo(into) == Undone(1, {})
+        assert place(photos[:1], into, (label,), xmp=xmp)[0].path == into / label / "a.jpg"
+        assert {path.parent.name for path in into.rglob("a.jpg*")} == {label}
+        assert place(photos[:1], into, (label,), xmp=xmp)[0].path is None
+    content = photos[0].read_bytes()
+    photos[0].write_bytes(content[:-1] + b"?")  # as large as before
+    os.utime(photos[0], ns=(0, 1_700_000_000_000_000_000))
+    assert place(photos[:1], into, ("dog",), xmp=xmp)[0].path == into / "dog" / "a.jpg"
+    assert sorted_files.undo(into) == Undone(1 + xmp, {})
     assert photos[0].is_file()
+
+
+def test_photo_that_was_brought_again_can_be_taken_away(photos, tmp_path):
+    into, content = tmp_path / "sorted", photos[0].read_bytes()
+    place(photos[:1], into, ("cat",))
+    photos[0].unlink()  # as by a program that copies folders
+    photos[0].write_bytes(content)
+    os.utime(photos[0], ns=(0, 1_700_000_000_000_000_000))
+    assert place(photos[:1], into, ("cat",))[0].path is None
+    assert sorted_files.undo(into) == Undone(1, {})
 
 
 def test_photo_that_is_reached_through_the_sorted_ones_is_never_taken_away(photos, tmp_path):

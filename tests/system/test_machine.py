@@ -1,5 +1,6 @@
 import ctypes
 import os
+import subprocess
 import sys
 
 import psutil
@@ -45,14 +46,16 @@ def groups(version, folder, *, limit, used, cached=0, quota="max", period=100_00
         return {
             f"{prefix}memory.max": limit,
             f"{prefix}memory.current": used,
-            f"{prefix}memory.stat": f"anon 5\ninactive_file {cached}\nactive_file 7",
+            f"{prefix}memory.stat": f"anon 5\ninactive_file {cached}\nactive_file {cached}",
             f"{prefix}cpu.max": f"{quota} {period}",
         }
     prefix = f"{folder}/" * bool(folder)
     return {
         f"memory/{prefix}memory.limit_in_bytes": PLENTY if limit == "max" else limit,
         f"memory/{prefix}memory.usage_in_bytes": used,
-        f"memory/{prefix}memory.stat": f"inactive_file 3\ntotal_inactive_file {cached}",
+        f"memory/{prefix}memory.stat": (
+            f"inactive_file 3\ntotal_inactive_file {cached}\ntotal_active_file {cached}"
+        ),
         f"cpu/{prefix}cpu.cfs_quota_us": -1 if quota == "max" else quota,
         f"cpu/{prefix}cpu.cfs_period_us": period,
     }
@@ -64,7 +67,7 @@ OWN = {1: "5:cpu,cpuacct:/jobs/mine\n4:memory:/jobs/mine\n1:name=systemd:/", 2: 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("folder", ["jobs/mine", "jobs", ""])
 def test_container_has_its_share_of_the_machine(tmp_path, version, folder):
-    told = groups(version, folder, limit=GIB, used=GIB // 2, cached=GIB // 4, quota=50_000)
+    told = groups(version, folder, limit=GIB, used=GIB // 2, cached=GIB // 8, quota=50_000)
     root = system(tmp_path, OWN[version], **told)
     assert machine.memory_bytes(root) == GIB
     assert machine.free_memory(root) == min(3 * GIB // 4, psutil.virtual_memory().available)
@@ -87,7 +90,9 @@ def test_part_of_a_processor_counts_as_one(tmp_path):
     assert machine.usable_processors(system(tmp_path, "0::/", **told)) == 2
 
 
-@pytest.mark.parametrize("own", ["", "0::/", "0::/../../other", "4:memory:/gone\n3:cpu:/gone"])
+@pytest.mark.parametrize(
+    "own", ["", "0::/", "0::/../../other", "odd\n1:cpu", "4:memory:/gone\n3:cpu:/gone"]
+)
 def test_without_limits_it_is_that_of_the_machine(tmp_path, own):
     root = system(tmp_path, own)
     assert machine.memory_bytes(root) == psutil.virtual_memory().total
@@ -99,3 +104,17 @@ def test_without_limits_it_is_that_of_the_machine(tmp_path, own):
 def test_container_that_is_over_its_limit_has_nothing_free(tmp_path):
     root = system(tmp_path, "0::/", **groups(2, "", limit=1000, used=2000))
     assert machine.free_memory(root) == 0
+
+
+def test_quota_is_no_reason_to_share_the_first_processors():
+    """A process that may run on all of them keeps to none."""
+    code = (
+        "from efftune.system import machine\n"
+        "machine._quota = lambda _root: 1\n"
+        "print(machine.usable_processors(), machine._processors(), machine.uses_all_processors())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    usable, processors, uses_all = done.stdout.split()
+    assert usable == "1"
+    assert uses_all == str(processors == "1")

@@ -69,3 +69,7 @@ def test_what_is_being_written_stays_however_full_the_disk_is(tmp_path, full):
 def test_where_there_is_nothing_nothing_is_pruned(tmp_path):
     pruning.prune_sources(tmp_path / "none")
     pruning.note_use(tmp_path / "none")
+
+
+def test_half_written_folder_that_is_renamed_just_now_is_new(tmp_path):
+    assert pruning._last_written(tmp_path / "gone") == pytest.approx(time.time(), abs=60)

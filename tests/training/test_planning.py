@@ -75,14 +75,14 @@ def test_what_earlier_runs_have_cached_is_no_lost_room(backbone, room, own_cache
     FeatureCache(own_cache / "elsewhere" / "rows", "float32", values.shape[1:]).add(
         [bytes(32)], values
     )
-    room(memory=0, disk=2 * size)
+    room(memory=0, disk=2.2 * size)
     first = plan(backbone)
     assert (first.activation_bytes, first.notes) == (size, ())
     (own_cache / "elsewhere").rename(own_cache / "features")
-    room(memory=0, disk=size)  # the first run has taken the rest
+    room(memory=0, disk=1.2 * size)  # the first run has taken the rest
     assert plan(backbone) == first
-    room(memory=0, disk=size - 1)
-    assert plan(backbone).activation_bytes < size  # no more is promised than there is
+    room(memory=0, disk=1.1 * size)
+    assert plan(backbone).activation_bytes < size  # some of what is free is left to others
 
 
 def test_features_of_the_heads_views_take_room(backbone, room):

@@ -123,7 +123,9 @@ def of_source(
     ):
         at.setdefault(place, _table_name(row.name))
     classes = {row.label for row in examples.rows}
-    spelling = {_tidy(name): name for name in sorted(classes)} | {name: name for name in classes}
+    spelling = {
+        written(name): name for written in (_tidy, _table_name, str) for name in sorted(classes)
+    }
     found = dict[str, Decision]()
     for listed, each in decisions.items():
         name = listed if listed in names else at.get(_place(folder, listed), listed)

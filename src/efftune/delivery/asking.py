@@ -118,13 +118,17 @@ class Answers:
 
     def _begin(self) -> None:
         command, environment = machine.own_program("efftune.delivery.answering", str(self._path))
-        self._process = subprocess.Popen(  # noqa: S603  (our own module)
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  (our own module)
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+            )
+        except OSError as error:  # no memory, or too many processes
+            reason = f"{self._path} cannot be answered now: {error.strerror}."
+            raise DataError(f"{reason} Try again when other programs have ended.") from None
         self._begun_in = os.getpid()
         self._end = weakref.finalize(self, _ended, self._process, self._begun_in)
         try:

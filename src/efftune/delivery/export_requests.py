@@ -109,11 +109,7 @@ def _require_use(requests: Sequence[ExportRequest], batch: int | None, max_drop:
     if batch and all(each is not None and each.batch is None for each in targets):
         names = " and ".join(each.name for each in requests)
         raise UsageError(f"--batch is not for {names}, whose files take any number of pictures.")
-    if (
-        max_drop != MAX_DROP
-        and requests
-        and all(each.format.bound is not None for each in requests)
-    ):
+    if max_drop != MAX_DROP and all(each.format.bound is not None for each in requests):
         small = ", ".join(name for name, each in FORMATS.items() if each.bound is None)
         raise UsageError(f"--max-drop is for files of 8 bits: {small}, and what is made of them.")
 

@@ -136,6 +136,7 @@ class Sorter:
         self._folders = folder_names(class_names)
         self._there = set[PhotoState]()
         self._last = dict[str, Placed]()  # by photo, of those that are there
+        self._sidecars = set[str]()
         self._numbers = dict[tuple[str, str, str], int]()  # by folder, stem and suffix
         self.read_record()
 
@@ -145,13 +146,11 @@ class Sorter:
         Raises:
             DataError: the record of the folder is damaged.
         """
-        there = [
-            each
-            for each in recorded(self.into)
-            if each.way != "sidecar" and os.path.lexists(self.into / each.path)
-        ]
+        listed = [each for each in recorded(self.into) if os.path.lexists(self.into / each.path)]
+        there = [each for each in listed if each.way != "sidecar"]
         self._there = {each.state for each in there}
         self._last = {each.photo: each for each in there}
+        self._sidecars = {each.path for each in listed if each.way == "sidecar"}
 
     def place(self, predictions: Iterable[Prediction]) -> list[Sorted]:
         """Place photos by their class; those that are unsure or unlike go to `unsure`.
@@ -194,7 +193,8 @@ class Sorter:
         folder = self._folders[prediction.label] if is_sure else UNSURE
         last = self._last.get(str(photo))
         if last is not None and self._is_there_still(last, photo, folder):
-            self._note(record, Placed(state[0], last.path, last.way, *state[1:]))
+            way = last.way if photo.samefile(self.into / last.path) else "copy"
+            self._note(record, Placed(state[0], last.path, way, *state[1:]))
             return None if last.size == status.st_size else self.into / last.path
         (self.into / folder).mkdir(exist_ok=True)
         placed = Placed(state[0], self._free(folder, photo.name), "link", *state[1:])
@@ -207,20 +207,21 @@ class Sorter:
         """Whether what was placed last under a photo's name is the photo as it is now.
 
         A link to a photo that was written anew where it lies has changed with it. If it is in
-        another folder than it should be now, it is taken away; not if only the time differs.
+        another folder than it should be now, it is taken away.
         """
         path = self.into / last.path
         try:
             if path.is_symlink() or not path.samefile(photo):
                 return filecmp.cmp(photo, path, shallow=False)
-            place, status = path.resolve(), path.stat()
+            place, links = path.resolve(), path.stat().st_nlink
         except OSError:  # it is gone
             return False
-        is_right = last.path.startswith(f"{folder}/") or status.st_size == last.size
-        is_link = place != photo and place.is_relative_to(self.into.resolve())
-        if is_right or not is_link or status.st_nlink == 1:
+        is_link = place != photo and place.is_relative_to(self.into.resolve()) and links > 1
+        if last.path.startswith(f"{folder}/") or not is_link:
             return True
         path.unlink()
+        if (sidecar := f"{last.path}{_SIDECAR_SUFFIX}") in self._sidecars:
+            (self.into / sidecar).unlink(missing_ok=True)
         return False
 
     def _put(self, placed: Placed, status: os.stat_result, record: TextIO) -> None:
@@ -249,6 +250,7 @@ class Sorter:
         content = _SIDECAR.format(keyword).encode(errors="replace")
         note(record, Placed(str(photo), place, "sidecar", len(content)))
         files.write(self.into / place, content, flush=False)
+        self._sidecars.add(place)
 
     def _free(self, folder: str, name: str) -> str:
         """A path of no file yet, with the photo's name or nearly; there is room for a sidecar's."""

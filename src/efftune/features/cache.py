@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,11 @@ class FeatureCache:
 
 def bytes_in(folder: Path) -> int:
     """Bytes of disk that all caches in a folder take."""
-    return sum(path.stat().st_size for path in folder.glob("*/*.npy"))
+    total = 0
+    for path in folder.glob("*/*.npy"):
+        with suppress(OSError):  # another process has just renamed or removed it
+            total += path.stat().st_size
+    return total
 
 
 def prune(folder: Path, share: float = CACHE_SHARE) -> None:

@@ -116,17 +116,18 @@ class Watcher:
                 each for each in folders if not each.startswith(".") and here / each != self._place
             ]
             for name in names:
-                path = here / name
+                path = os.path.join(place, name)  # noqa: PTH118  (a million times)
                 if name.startswith("."):
                     continue
                 try:
-                    status = path.lstat()
+                    status = os.lstat(path)
                 except OSError:  # it is gone
                     continue
                 known = status.st_size, status.st_mtime_ns
-                is_new = self._refused.get(path) != known and (str(path), *known) not in self._done
-                if stat.S_ISREG(status.st_mode) and is_new:
-                    yield path, known
+                if (path, *known) in self._done or not stat.S_ISREG(status.st_mode):
+                    continue
+                if self._refused.get(Path(path)) != known:
+                    yield Path(path), known
 
     async def _sort(self, path: Path, known: tuple[int, int], state: State) -> bool:
         """Sort a photo; what does not work out now is tried again at the next look.

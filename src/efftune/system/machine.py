@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ _PACKAGES = (
 
 _ROOT = Path("/")  # of the folders in which Linux describes processes and control groups
 
-_most = [2**31]
+_ALL = 2**31
+_most = [_ALL]
 
 
 def versions() -> dict[str, str]:
@@ -72,8 +74,8 @@ def use_processors(most: int) -> None:
 
 
 def uses_all_processors() -> bool:
-    """Whether this process may use all processors that it could."""
-    return _most[0] >= _available(_ROOT)
+    """Whether this process may use all processors that it may run on, whatever the quota."""
+    return usable_processors() >= _processors()
 
 
 def usable_processors(root: Path = _ROOT) -> int:
@@ -82,7 +84,7 @@ def usable_processors(root: Path = _ROOT) -> int:
     Args:
         root: of the folders `proc` and `sys`.
     """
-    return min(_most[0], _available(root))
+    return max(1, min(_most[0], _processors(), _quota(root)))
 
 
 def memory_bytes(root: Path = _ROOT) -> int:
@@ -109,31 +111,38 @@ def free_memory(root: Path = _ROOT) -> int:
     return max(0, min([int(psutil.virtual_memory().available), *free]))
 
 
-def _available(root: Path) -> int:
+def _processors() -> int:
+    """The processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def _quota(root: Path) -> int:
+    """As many processors as the control groups of this process give it the time of."""
+    least = _ALL
     for group in _control_groups("cpu", root):
         quota, _, period = _text(group / "cpu.max").partition(" ")
         quota = quota or _text(group / "cpu.cfs_quota_us")
         period = period or _text(group / "cpu.cfs_period_us")
         if quota.isdecimal() and period.isdecimal() and int(period):  # else without limit
-            count = min(count, math.ceil(int(quota) / int(period)))
-    return max(1, count)
+            least = min(least, math.ceil(int(quota) / int(period)))
+    return least
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
     """The limits of the control groups of this process, and how much of each is used."""
     for group in _control_groups("memory", root):
-        for names in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        for names, start in (
+            (("memory.max", "memory.current"), ""),
+            (("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_"),
         ):
-            limit, used = (_text(group / name) for name in names[:2])
+            limit, used = (_text(group / name) for name in names)
             if limit.isdecimal() and used.isdecimal():
                 lines = map(str.split, _text(group / "memory.stat").splitlines())
-                cached = sum(int(line[1]) for line in lines if line[0] == names[2])
+                kinds = {f"{start}active_file", f"{start}inactive_file"}
+                cached = sum(int(line[1]) for line in lines if line[0] in kinds)
                 yield int(limit), int(used) - cached  # which the system gives up when asked to
 
 
@@ -141,6 +150,8 @@ def _control_groups(controller: str, root: Path) -> Iterator[Path]:
     """The folders of this process's control groups, from its own to the outermost that it sees."""
     mount = root / "sys" / "fs" / "cgroup"
     for line in _text(root / "proc" / "self" / "cgroup").splitlines():
+        if line.count(":") < 2:
+            continue
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue

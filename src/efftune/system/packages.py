@@ -1,10 +1,12 @@
 """Packages of the Python that runs this program."""
 
+import os
 import shlex
 import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import list2cmdline
 
 
 def install(*requirements: str) -> str:
@@ -21,9 +23,12 @@ def install(*requirements: str) -> str:
 
 
 def _installer() -> str:
-    pip, python = shutil.which("pip"), sys.executable
-    if not python or (pip and Path(pip).parent == Path(python).parent):
+    pip, python = shutil.which("pip"), Path(sys.executable)
+    if not sys.executable or (
+        pip and Path(pip).parent in (python.parent, python.parent / "Scripts")
+    ):
         return "pip install"
+    quoted = list2cmdline([python]) if os.name == "nt" else shlex.quote(str(python))
     if find_spec("pip") is None:  # as in uv's environments
-        return f"uv pip install --python {shlex.quote(python)}"
-    return f"{shlex.quote(python)} -m pip install"
+        return f"uv pip install --python {quoted}"
+    return f"{quoted} -m pip install"

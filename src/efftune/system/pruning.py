@@ -64,7 +64,8 @@ def _ago(days: float) -> float:
 
 def _last_written(folder: Path) -> float:
     """When something was last added to a folder or to those in it."""
-    return max(os.stat(place).st_mtime for place, _, _ in os.walk(folder))  # noqa: PTH116
+    times = (os.stat(place).st_mtime for place, _, _ in os.walk(folder))  # noqa: PTH116
+    return max(times, default=time.time())  # another process has just renamed it
 
 
 def _bytes_in(folder: Path) -> int:

@@ -23,7 +23,8 @@ from efftune.system import files, machine
 from efftune.system.budget import Budget
 
 _MEMORY_SHARE = 1 / 4  # of the free memory, for cached activations
-_DISK_SHARE = 1 / 2  # of the free disk space
+_DISK_SHARE = 1 / 2  # of the disk space that is free or holds the cache
+_MOST_OF_FREE = 9 / 10  # of the disk space
 _NO_ROOM = "not enough disk space"
 _ACTIVATION_BYTES = 2  # per cached value
 _FEATURE_BYTES = 4  # per cached value
@@ -288,9 +289,9 @@ def _room(recipe: Recipe, backbone: Backbone, pictures: Mapping[Split, int]) -> 
     if features > room:
         raise UsageError(
             f"Not enough space for {features / 2**30:.1f} GiB of features in "
-            f"{files.cache_folder()}: efftune uses at most half of the free disk space, or a "
-            "quarter of the free memory. Make room, set EFFTUNE_CACHE to a folder on a larger "
-            "disk, or train the head with fewer --head-epochs."
+            f"{files.cache_folder()}: efftune uses at most half of the disk space that is free or "
+            "holds its cache, or a quarter of the free memory. Make room, set EFFTUNE_CACHE to a "
+            "folder on a larger disk, or train the head with fewer --head-epochs."
         )
     return decoded, room - features
 
@@ -299,11 +300,11 @@ def _disk_limit() -> int:
     """Bytes of the disk that a run may take.
 
     What earlier runs have cached counts as free, as when it is pruned: they may have been the same.
-    But no more is promised than there is.
+    But some of what is really free is left to others.
     """
     free = shutil.disk_usage(files.cache_folder()).free
     cached = cache.bytes_in(files.cache_folder() / "features")
-    return min(free, int((free + cached) * _DISK_SHARE))
+    return int(min(free * _MOST_OF_FREE, (free + cached) * _DISK_SHARE))
 
 
 def _memory_limit(recipe: Recipe) -> int:

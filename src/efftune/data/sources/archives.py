@@ -29,6 +29,7 @@ MOST_MEMBERS = 5_000_000
 MOST_DEPTH = 50  # nested folders
 _ZIP = {b"PK\x03\x04", b"PK\x05\x06"}  # signatures of ZIP files; the second is that of an empty one
 _CHUNK = 2**20
+_VERSION = 2  # of what is made of an archive
 _LARGEST_READ = 2**24  # bytes per read; a valid tar header never needs more
 
 # A name and its content; None for a folder; text for what has none of its own: the name of the
@@ -52,7 +53,7 @@ def unpacked(archive: Path, on_progress: Progress = silent, parent: Path | None 
     with readable_errors(archive):
         name = archive.name[: -len(_suffix(archive))][:80]
         place = parent or files.cache_folder() / "archives"
-        folder = place / f"{name}-{files.sha256(archive)[:16]}"
+        folder = place / f"{name}-{files.sha256(archive)[:16]}-{_VERSION}"
         if folder.is_dir():  # written atomically, so it is complete if it exists
             pruning.note_use(folder)
         else:
@@ -207,7 +208,7 @@ def _zip_members(archive: Path, on_progress: Progress) -> Iterator[_Member]:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if member.flag_bits & 1:
                 raise DataError(f"{archive} is encrypted. Unpack it yourself and give the folder.")
-            if name.endswith("/"):
+            if name.endswith("/") or kind == stat.S_IFDIR:
                 yield name, None
             elif kind in {0, stat.S_IFREG}:  # 0 if the archive does not record it
                 with file.open(member) as content:

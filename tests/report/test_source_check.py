@@ -67,3 +67,11 @@ def test_mistakes_get_one_clear_message(efftune_command, tmp_path):
     taken = efftune_command("check", "empty", "--out", "file")
     assert taken.returncode == 2
     assert "Cannot create the folder file" in taken.stderr
+
+
+def test_what_a_check_draws_in_its_source_is_no_finding(tmp_path):
+    folder = fill(tmp_path / "photos", count=3)
+    before = efftune.check(folder).findings
+    for _ in range(2):
+        assert efftune.check(folder, out=folder / "checked").findings == before
+    assert (folder / "checked" / "findings.csv").exists()

@@ -75,11 +75,12 @@ def check(
         UsageError: the source does not exist, or `out` cannot be written to.
         DataError: the source cannot be read, or contains no file.
     """
-    folder = None if out is None else _writable(files.output_path(out))
     with showing(on_progress) as report:
         timer = Timer(report)
         with timer.phase("find"):
             examples = discovery.find(source, timer.on_progress, columns)
+        # After the source is read, in which it may lie.
+        folder = None if out is None else _writable(files.output_path(out))
         if not examples.rows:
             raise DataError(f"{examples.source} is empty: put class folders there.")
         with timer.phase("inspect"):

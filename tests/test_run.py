@@ -380,19 +380,22 @@ def test_existing_run_is_never_overwritten(finished_run, source):
     assert {path: path.stat().st_mtime_ns for path in finished_run.folder.rglob("*")} == before
 
 
-@pytest.mark.parametrize("by_resume", [False, True])
+@pytest.mark.parametrize("by", ["train", "resume", "efftune resume"])
 def test_run_stopped_before_its_report_gets_it_when_it_goes_on(
-    finished_run, source, tmp_path, by_resume
+    finished_run, source, tmp_path, by, efftune_command
 ):
     folder = shutil.copytree(finished_run.folder, tmp_path / "run")
     card, page = ((folder / name).read_bytes() for name in ("MODEL_CARD.md", "report.html"))
     for name in ("MODEL_CARD.md", "report.html"):
         (folder / name).unlink()
     choices = {"recipe": "quick", "image_size": 32, "test": 0.15}
-    if by_resume:
+    if by == "train":
+        again = efftune.train(source, run=folder, resume=True, **choices)
+    elif by == "resume":
         again = efftune.resume(folder)
     else:
-        again = efftune.train(source, run=folder, resume=True, **choices)
+        assert efftune_command("resume", folder).returncode == 0
+        again = efftune.Run.load(folder)
     assert again.record == finished_run.record
     assert (folder / "MODEL_CARD.md").read_bytes() == card
     named = page.replace(bytes(finished_run.folder), bytes(folder))

@@ -129,11 +129,13 @@ def _go_on(run: Path, output: Output, go_on: "Callable[..., efftune.Run]") -> No
     from efftune.cli import keras_startup, progress_bars
     from efftune.runs import unfinished
 
-    start, recipe = unfinished.asked_for(run)
-    if start["search"]:  # whose recipe has the time for the choice of the model only
-        recipe = recipe.changed(budget=0)
     with progress_bars.progress(quiet=output.quiet) as report:
-        on_progress = keras_startup.importing_keras(recipe, report)
+        on_progress = report
+        if unfinished.is_unfinished(run):  # else it has nothing but a report to make, if that
+            start, recipe = unfinished.asked_for(run)
+            if start["search"]:  # whose recipe has the time for the choice of the model only
+                recipe = recipe.changed(budget=0)
+            on_progress = keras_startup.importing_keras(recipe, report)
         finished = go_on(run, on_progress=on_progress)
     _show_run(finished, output)
 

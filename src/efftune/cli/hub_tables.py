@@ -1,12 +1,12 @@
 """Printing of runs that went to the Hugging Face Hub, or came from there."""
 
 import json
-import shlex
 from dataclasses import asdict
 
 from efftune.cli.console import echo, percent
 from efftune.delivery.hub_push import Pushed
 from efftune.runs.run import Run
+from efftune.system import shell
 
 
 def show_pushed(pushed: Pushed, *, as_json: bool) -> None:
@@ -29,4 +29,4 @@ def show_loaded(run: Run, *, as_json: bool) -> None:
     echo(f"Classes:     {', '.join(each.name for each in test.per_class)}")
     echo(f"Accuracy:    {percent(test.accuracy)} by {judged_by} (95 % interval {low} to {high})")
     echo(f"Run folder:  {run.folder}")
-    echo(f"Use it:      efftune predict {shlex.quote(str(run.folder))} PHOTO.jpg")
+    echo(f"Use it:      efftune predict {shell.quoted(run.folder)} PHOTO.jpg")

@@ -1,7 +1,6 @@
 """Printing of what became of sorted photos."""
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from pathlib import Path
 from efftune.cli.console import echo, show_table, warn
 from efftune.delivery.sorted_files import Undone
 from efftune.delivery.sorting import Sorted
+from efftune.system import shell
 
 
 def show_sorted(found: Sequence[Sorted], into: Path, *, as_json: bool) -> None:
@@ -26,7 +26,7 @@ def show_sorted(found: Sequence[Sorted], into: Path, *, as_json: bool) -> None:
     if before := len(found) - counts.total():
         echo(f"{before:,} photos were there already.")
     if counts:
-        echo(f"\nTake them away again: efftune unsort {shlex.quote(str(into))}")
+        echo(f"\nTake them away again: efftune unsort {shell.quoted(into)}")
 
 
 def show_undone(undone: Undone, *, as_json: bool) -> None:

@@ -1,6 +1,5 @@
 """Printing of what a source contains, and of what was packed."""
 
-import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from efftune.data.examples import SPLITS
 from efftune.data.inspection import Finding
 from efftune.data.packing import Shards
 from efftune.report.source_check import Check
+from efftune.system import shell
 
 
 def show_check(check: Check, out: Path | None) -> None:
@@ -56,7 +56,7 @@ def show_shards(result: Shards) -> None:
     echo(f"Packed {result.pictures:,} pictures into {result.folder}: {shards}")
     if result.examples.set_aside:
         echo(f"Left out: {result.examples.reasons_summary}")
-    echo(f"Train with them: efftune train {shlex.quote(result.source)}")
+    echo(f"Train with them: efftune train {shell.quoted(result.source)}")
 
 
 def _as_text(finding: Finding) -> str:

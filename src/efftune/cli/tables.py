@@ -1,7 +1,6 @@
 """Printing of results to the terminal."""
 
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from efftune.recipe.recipe import Recipe, Stage
 from efftune.report import related, review, words
 from efftune.report.explanation_images import ExplanationFile
 from efftune.runs.run import Run
+from efftune.system import shell
 from efftune.system.text import counted
 from efftune.training.planning import Plan
 
@@ -44,7 +44,7 @@ def show_run(run: Run) -> None:
     )
     echo(f"Weakest classes: {', '.join(items)}")
     _show_reliability(run)
-    folder = shlex.quote(str(run.folder))
+    folder = shell.quoted(run.folder)
     if wrong := run.record["likely_wrong_labels"]:
         echo(f"Labels:          {wrong:,} look wrong; see efftune review {folder} --open")
     echo(f"Report:          {run.folder / 'report.html'}")

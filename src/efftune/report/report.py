@@ -5,7 +5,6 @@ and works offline. File and class names are escaped.
 """
 
 import json
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 from efftune.report import charts, confusion, related, words
 from efftune.report.page import Row, reading, render
 from efftune.report.stored_run import StoredRun
-from efftune.system import files
+from efftune.system import files, shell
 from efftune.system.text import shown
 
 FILE = "report.html"
@@ -251,7 +250,7 @@ def _learning(stored: StoredRun) -> dict[str, Any]:
 def _usage(stored: StoredRun) -> dict[str, Any]:
     """The run's absolute path, quoted for a shell and for Python."""
     folder = str(stored.folder.absolute())
-    return {"run": shlex.quote(folder), "literal": json.dumps(folder, ensure_ascii=False)}
+    return {"run": shell.quoted(folder), "literal": json.dumps(folder, ensure_ascii=False)}
 
 
 def _exports(stored: StoredRun) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 The page saves the decisions as `labels.csv`; the picture files are not changed.
 """
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from efftune.errors import DataError
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 from efftune.report import thumbnails
 from efftune.report.page import Row, read_json, read_table, reading, render
-from efftune.system import files
+from efftune.system import files, shell
 from efftune.system.text import shown
 
 FILE = "review.html"
@@ -91,7 +90,7 @@ def command(folder: Path, source: str) -> str:
     """The command that trains with a run's `labels.csv` and its settings, quoted for a shell."""
     paths = {"--labels": folder / LABELS_FILE, "--config": folder / "recipe.toml"}
     options = (word for option, path in paths.items() for word in (option, str(path)))
-    return shlex.join(["efftune", "train", source, *options])
+    return shell.quoted("efftune", "train", source, *options)
 
 
 def _instructions(folder: Path, source: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from efftune.model.engines.engine import chosen_precision
 from efftune.model.uncertainty import Uncertainty
 from efftune.recipe.recipe import Recipe
 from efftune.runs import soundness
-from efftune.system import files
+from efftune.system import files, shell
 from efftune.system.journal import RECORD
 
 PrecisionChoice = Literal["f32", "bf16", "auto"]
@@ -155,7 +154,7 @@ def record_of(folder: Path) -> dict[str, Any]:
                 soundness.require_usable(record, folder)
                 return dict(record)
             if record["state"] == "unfinished":
-                command = f"efftune resume {shlex.quote(str(folder))}"
+                command = f"efftune resume {shell.quoted(folder)}"
                 raise DataError(f"{folder} is an unfinished run. Go on with it: {command}")
     except OSError as error:
         raise DataError(f"{folder / RECORD} cannot be read: {error.strerror}.") from None

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from efftune.errors import DataError, EfftuneWarning, UsageError
 from efftune.model.backbone import Backbone
 from efftune.model.engines import devices
 from efftune.recipe.recipe import Recipe
-from efftune.system import files, journal, machine, stopping
+from efftune.system import files, journal, machine, shell, stopping
 from efftune.system.journal import RECORD, Journal
 from efftune.training.stage_result import TrainingDiverged
 
@@ -142,7 +141,7 @@ def require_new(run: Path | None) -> None:
     if run is not None and is_unfinished(run):
         raise UsageError(
             f"{run} is an unfinished run. Go on with it by efftune resume "
-            f"{shlex.quote(str(run))}, or choose another name."
+            f"{shell.quoted(run)}, or choose another name."
         )
     files.require_free(run)
 
@@ -161,7 +160,7 @@ def at_work(kept: Journal, candidates: Iterable[Path], start: Mapping[str, Any])
     """
     is_new = kept.folder is None
     folder = kept.folder.parent if kept.folder else files.created_folder(candidates)
-    command = f"efftune resume {shlex.quote(str(folder))}"
+    command = f"efftune resume {shell.quoted(folder)}"
     try:
         if is_new:
             kept.begin(folder, start)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import time
 import warnings
@@ -27,7 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from efftune.errors import DataError, EfftuneWarning, UsageError
-from efftune.system import files
+from efftune.system import files, shell
 
 FOLDER = "unfinished"
 RECORD = "run.json"  # of a run
@@ -119,7 +118,7 @@ class Journal:
             "command": self.start.get("command", ""),
             "phase": place,
             "seconds": dict(seconds),
-            "to_go_on": f"efftune resume {shlex.quote(str(run))}",
+            "to_go_on": f"efftune resume {shell.quoted(run)}",
         }
         text = json.dumps(record, indent=1, ensure_ascii=False)
         files.write(run / RECORD, text + "\n", flush=False)

@@ -1,12 +1,11 @@
 """Packages of the Python that runs this program."""
 
-import os
-import shlex
 import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from subprocess import list2cmdline
+
+from efftune.system import shell
 
 
 def install(*requirements: str) -> str:
@@ -28,7 +27,6 @@ def _installer() -> str:
         pip and Path(pip).parent in (python.parent, python.parent / "Scripts")
     ):
         return "pip install"
-    quoted = list2cmdline([python]) if os.name == "nt" else shlex.quote(str(python))
     if find_spec("pip") is None:  # as in uv's environments
-        return f"uv pip install --python {quoted}"
-    return f"{quoted} -m pip install"
+        return shell.quoted("uv", "pip", "install", "--python", python)
+    return shell.quoted(python, "-m", "pip", "install")

@@ -86,7 +86,7 @@ def test_train_prints_the_score_and_where_the_run_is(efftune_command, source, tm
     done = efftune_command("train", source, *QUICK)
     assert done.returncode == 0, done.stderr
     assert "30 pictures of 3 classes: train 18 · val 6 · test 6" in done.stdout
-    assert "100.0 %" in done.stdout
+    assert "100 %" in done.stdout
     assert "runs/squares-lite0-1" in done.stdout
     assert "features" in done.stderr
     assert (tmp_path / "runs" / "squares-lite0-1" / "run.json").exists()

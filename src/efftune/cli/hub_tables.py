@@ -24,7 +24,8 @@ def show_loaded(run: Run, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(run.summary))
         return
-    test, judged_by = run.evaluation.test, run.summary["judged_by"]
+    test = run.evaluation.test_without_leaks or run.evaluation.test  # as its card says it
+    judged_by = run.summary["judged_by"]
     low, high = percent(test.low), percent(test.high)
     echo(f"Classes:     {', '.join(each.name for each in test.per_class)}")
     echo(f"Accuracy:    {percent(test.accuracy)} by {judged_by} (95 % interval {low} to {high})")

@@ -125,10 +125,7 @@ def command(
         def wrapper(**arguments: Any) -> None:
             output = Output(**{name: arguments.pop(name) for name in output_options})
             if settings:
-                config, assignments = arguments.pop("config"), arguments.pop("settings", None)
-                options = {key: arguments.pop(key) for key in settings}
-                chosen = merged_choices(config, assignments or [], options)
-                arguments["choices"] = _made_for(arguments.pop("target", None), chosen)
+                arguments["choices"] = _choices(settings, arguments)
             if more:
                 arguments["more"] = {name: arguments.pop(name) for name in more}
             with _joined(arguments.pop("cluster", "")):
@@ -157,8 +154,25 @@ def _joined(where: str | None) -> AbstractContextManager[Any]:
     return cluster.cluster(where or "auto")
 
 
-def _made_for(target: str | None, choices: dict[str, Any]) -> dict[str, Any]:
+def _choices(settings: Sequence[str], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take the choices of some settings out of the arguments of a command, and merge them."""
+    config, assignments = arguments.pop("config"), arguments.pop("settings", None) or []
+    options = {key: arguments.pop(key) for key in settings}
+    chosen = merged_choices(config, assignments, options)
+    given = merged_choices(None, assignments, options)
+    in_file = {key: config for key in chosen if key not in given}
+    return _made_for(arguments.pop("target", None), chosen, in_file)
+
+
+def _made_for(
+    target: str | None, choices: dict[str, Any], in_file: Mapping[str, Path]
+) -> dict[str, Any]:
     """The choices, with what an application needs.
+
+    Args:
+        target: the application; None for none.
+        choices: by name.
+        in_file: the file of settings, by the names of the choices that come from it.
 
     Raises:
         UsageError: there is no such application, or something else was chosen.
@@ -171,6 +185,11 @@ def _made_for(target: str | None, choices: dict[str, Any]) -> dict[str, Any]:
     for key, value in needed.items():
         if choices.get(key, value) != value:
             flag = SETTINGS[key].setting.flag
+            if key in in_file:
+                raise UsageError(
+                    f"--for {target} sets {flag} {value}, but {in_file[key]} holds "
+                    f"{key} = {choices[key]}. Add {flag} {value}, or omit --for."
+                )
             raise UsageError(
                 f"--for {target} sets {flag} {value}. Omit {flag} {choices[key]}, or --for."
             )

@@ -1,11 +1,10 @@
 """Printing of results to the terminal."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from efftune.cli.console import echo, percent, show_table
+from efftune.cli.console import echo, interval, percent, show_table, utf8_stdout
 from efftune.data.examples import Examples, Split
 from efftune.data.sources import addresses
 from efftune.delivery.prediction_parts import Parts
@@ -236,7 +235,7 @@ def show_predictions(predictions: Sequence[Prediction], form: str) -> None:
         for each in predictions:
             print(json.dumps(each.to_dict()))
     elif form == "csv":
-        write_csv(sys.stdout, predictions)
+        write_csv(utf8_stdout(), predictions)
     elif predictions:
         rows = [
             (label, percent(value), *(_flags_and_path(each) if rank == 0 else ("", "")))
@@ -299,7 +298,7 @@ def _comparison_row(each: RunScore) -> tuple[str, ...]:
         each.run.recipe,
         f"{each.run.seconds:,.0f}",
         percent(each.accuracy),
-        f"{100 * each.low:.1f} – {percent(each.high)}",
+        interval(each.low, each.high),
         each.difference.verdict if each.difference else "",
     )
 
@@ -312,7 +311,7 @@ def _show_scores(scores: dict[str, SplitEvaluation]) -> None:
                 name,
                 f"{score.pictures:,}",
                 percent(score.accuracy),
-                f"{100 * score.low:.1f} – {percent(score.high)}",
+                interval(score.low, score.high),
                 percent(score.top5),
                 f"{score.macro_f1:.3f}",
             )

@@ -26,7 +26,8 @@ class ListedRun:
         run: its path.
         state: `at work` if a process is; `stopped` if it can be resumed.
         model: its name; empty if that is not known.
-        accuracy: on test or out of fold, 0 to 1; None if it is not finished.
+        accuracy: on test, without leaks if they are known, or out of fold, 0 to 1; None if it is
+            not finished.
         phase: the phase that an unfinished run is in.
         seconds: that were spent on it.
         age: seconds since it last changed.
@@ -72,7 +73,8 @@ def _listed(run: Path) -> ListedRun:
         else:
             model = record["model"]["name"]
             scores = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-            accuracy, state = float(scores["test"]["accuracy"]), "finished"
+            score = scores.get("test_without_leaks") or scores["test"]  # as in the report
+            accuracy, state = float(score["accuracy"]), "finished"
     except (DataError, OSError, ValueError, KeyError, TypeError):
         pass
     sizes, changed = 0, run.stat().st_mtime

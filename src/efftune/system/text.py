@@ -53,16 +53,13 @@ def shown(text: str) -> str:
 
 
 def escape_control(text: str, keep: str = "") -> str:
-    """Escape characters that would control the terminal, since file names may contain any.
+    """Escape characters that would control the terminal, the same as `shown` escapes.
 
     Args:
         text: the text to print.
         keep: characters to leave as they are.
     """
-    return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
-        for char in text
-    )
+    return "".join(char if char in keep else _ESCAPES.get(ord(char), char) for char in text)
 
 
 def name(text: str) -> Markup:

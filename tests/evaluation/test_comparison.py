@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from efftune.errors import DataError, UsageError
+from efftune.evaluation import comparison
 from efftune.evaluation.comparison import ComparedRun, Difference, compare, holm, mcnemar
 from efftune.report import comparison_plot
 
@@ -250,3 +252,18 @@ def test_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UsageError, match="Cannot write"):
         comparison_plot.draw(found, tmp_path / "out" / "drawn.png")
+
+
+def test_probabilities_of_many_classes_are_not_kept(tmp_path):
+    folder = run(tmp_path / "a", [True] * 26).folder
+    lines = (folder / "predictions.csv").read_text().splitlines()
+    ends = [",".join(f"p_{i}" for i in range(9000)), *[",".join(["0.000000"] * 9000)] * 26]
+    (folder / "predictions.csv").write_text(
+        "\n".join(f"{line},{end}" for line, end in zip(lines, ends, strict=True))
+    )
+    size = (folder / "predictions.csv").stat().st_size
+    tracemalloc.start()
+    assert len(comparison._read(folder, "test").predictions) == 26
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * size  # as dictionaries, they take 8 times as much

@@ -14,7 +14,8 @@ from efftune.evaluation.predictions import SplitPredictions
 def test_table_holds_prediction_flags_and_all_probabilities():
     rows = [Example(Path("x/1.png"), "1.png", "b", "test")]
     probabilities = np.array([[0.25, 0.75]], np.float32)
-    split = SplitPredictions("test", rows, probabilities, np.array([True]), np.array([False]))
+    yes, no = np.array([True]), np.array([False])
+    split = SplitPredictions("test", rows, probabilities, yes, no, yes)
     text = predictions.to_csv([split], ["a", "b"])
     assert list(csv.DictReader(io.StringIO(text))) == [
         {
@@ -25,6 +26,7 @@ def test_table_holds_prediction_flags_and_all_probabilities():
             "confidence": "0.750000",
             "unsure": "yes",
             "unlike": "no",
+            "chosen_on": "yes",
             "p_a": "0.250000",
             "p_b": "0.750000",
         }
@@ -36,6 +38,20 @@ def test_confidences_are_those_of_the_split(finished_run):
     assert len(confidences) == len(correct) == 6
     assert correct.mean() == finished_run.evaluation.val.accuracy
     assert (confidences > 1 / 3).all()
+
+
+@pytest.mark.parametrize(
+    ("marks", "expected"),
+    [(("yes", "no", "yes"), [0.9, 0.7]), (None, [0.9, 0.8, 0.7])],  # earlier versions had none
+)
+def test_confidences_are_those_that_thresholds_were_chosen_on(tmp_path, marks, expected):
+    lines = ["split,label,predicted,confidence" + ",chosen_on" * bool(marks)]
+    for i, confidence in enumerate((0.9, 0.8, 0.7)):
+        lines.append(f"val,a,a,{confidence}" + (f",{marks[i]}" if marks else ""))
+    (tmp_path / "predictions.csv").write_text("\n".join(lines))
+    confidences, correct = predictions.confidences(tmp_path, "val")
+    assert confidences.tolist() == expected
+    assert correct.tolist() == [True] * len(expected)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ import efftune
 from conftest import TUNED
 from efftune.errors import DataError, UsageError
 from efftune.evaluation import settings_search
+from efftune.evaluation.settings_trials import kept_notes
 from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
 from efftune.report import words
 from efftune.runs import preparation, within_budget
+from efftune.training import planning
 
 LITE0 = {"model": "efficientnet-lite0", **TUNED}
 
@@ -21,6 +23,34 @@ def searched(source, tmp_path_factory):
         patch.setattr(settings_search, "candidates", lambda *_: ways)
         folder = tmp_path_factory.mktemp("search") / "run"
         return efftune.search(source, run=folder, budget="10m", **LITE0)
+
+
+@pytest.mark.ci
+def test_training_from_another_block_keeps_the_notes(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(settings_search, "candidates", lambda *_: [{"unfreeze": "block6a"}])
+    choices = LITE0 | {"batch_size": "auto"}
+    run = efftune.search(source, run=tmp_path / "run", budget="10m", **choices)
+    assert run.recipe.tuning.unfreeze == "block6a"
+    notes = run.record["plan"]["notes"]
+    assert sum("pictures per step, because of their number" in each for each in notes) == 1
+    assert len(set(notes)) == len(notes)
+
+
+@pytest.mark.parametrize(
+    ("block", "note"),
+    [("block2a", "training from block"), ("all", "pictures are decoded again in each epoch")],
+)
+def test_notes_on_a_block_are_not_kept_for_another(monkeypatch, block, note):
+    backbone, pictures = Backbone("efficientnet-lite0", 36), {"train": 1000, "val": 99, "test": 99}
+    recipe = Recipe.named("thorough", image_size=36, memory=1e-4, unfreeze=block)
+    monkeypatch.setattr(planning, "_disk_limit", lambda: 3 * 10**6)
+    before = planning.plan(recipe, backbone, pictures).notes
+    stale = [each for each in before if each.startswith(note)]
+    assert len(stale) == 1
+    padding = next(each for each in before if "padding" in each)
+    kept = kept_notes(("of the source", *before, "of the goal"), (padding, "another"))
+    others = [each for each in before if each not in stale]
+    assert kept == ("of the source", *others, "of the goal", "another")
 
 
 @pytest.mark.long

@@ -77,6 +77,13 @@ def write(
     return folder
 
 
+def widen(folder: Path, columns: int) -> None:
+    """Add columns of probabilities to `predictions.csv`, as many classes have them."""
+    rows = read(folder, "predictions.csv")
+    more = {f"p_more {i}": "0.000000" for i in range(columns)}
+    write_table(folder / "predictions.csv", [row | more for row in rows])
+
+
 def change(folder: Path, file: str, **values: object) -> None:
     """Change values of a JSON file; None removes a key."""
     content = json.loads((folder / file).read_text(encoding="utf-8")) | values

@@ -4,14 +4,16 @@ import json
 import re
 import shlex
 import shutil
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from efftune.errors import DataError
+from efftune.report import notebook, report, words
 from efftune.report import page as pages
-from efftune.report import report, words
+from efftune.report.stored_run import StoredRun
 from report import made_run
 
 RECORD = {"data": {"val_is_test": False}}
@@ -322,6 +324,29 @@ def test_missing_files_are_named_with_a_remedy(own_run, file):
     (own_run / file).unlink()
     with pytest.raises(DataError, match=rf"{file} is missing\. Restore it, or train again"):
         report.write(own_run)
+
+
+@pytest.mark.parametrize("read", [StoredRun.read, notebook._mistakes])
+def test_probabilities_of_many_classes_are_not_kept(own_run, read):
+    made_run.widen(own_run, 3000)
+    size = (own_run / "predictions.csv").stat().st_size
+    tracemalloc.start()
+    assert read(own_run)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * size  # as dictionaries, they take 8 times as much
+
+
+def test_table_is_read_as_far_as_it_is_asked_for(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfa,b,c\r\n1,2,3\r\n\r\n4,5,6\r\n")
+    assert pages.read_table(tmp_path / "t.csv", ["c", "a", "other"]) == [
+        {"a": "1", "c": "3"},
+        {"a": "4", "c": "6"},
+    ]
+    assert pages.read_table(tmp_path / "t.csv")[1] == {"a": "4", "b": "5", "c": "6"}
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3\n")
+    with pytest.raises(DataError, match="row 2 does not have as many cells as the header"):
+        pages.read_table(tmp_path / "t.csv", ["a"])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def predictions(run, source, wrong=()):
         number = names.index(row.label)
         probabilities[i, (number + 1) % len(names) if i in wrong else number] = 0.8
     flags = np.zeros(len(rows), bool)
-    return SplitPredictions("test", rows, probabilities, flags, flags)
+    return SplitPredictions("test", rows, probabilities, flags, flags, flags)
 
 
 def written(tmp_path):

@@ -45,6 +45,10 @@ def test_gain_beyond_all_is_not_promised():
     assert words.more_photos(curve, left=0.04).endswith(
         "a gain of 15.0 points, of which this classifier has 4.0 left to gain."
     )
+    assert words.more_photos(curve, left=0.04).startswith("Yes.")
+    nothing = words.more_photos(curve, left=0.0)  # it makes no mistake
+    assert nothing.startswith("Hardly.")
+    assert nothing.endswith("of which this classifier has 0.0 left to gain.")
 
 
 def test_fine_tuning_that_did_harm_is_compared_on_the_same_pictures():

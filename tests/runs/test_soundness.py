@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 
 import efftune
 from efftune.errors import EfftuneError
+from efftune.evaluation import metrics
+from efftune.evaluation.metrics import Evaluation
 from efftune.model.engines import keras_check
 from efftune.model.uncertainty import Uncertainty
-from efftune.runs import loading
+from efftune.runs import contents, loading, soundness
 from efftune.system import files
 
 COMMANDS = ("predict", "evaluate", "report", "explain", "export")
@@ -306,6 +309,30 @@ def test_what_is_no_run_is_refused(tmp_path, efftune_command, source, content):
     done = efftune_command("predict", path, source / "red" / "01.png")
     assert done.returncode == 1
     assert "is not a finished run" in done.stderr
+
+
+def test_run_of_many_classes_and_pictures_is_read(run):
+    os.truncate(run / "evaluation.json", 2**31)  # takes no space
+    os.truncate(run / "predictions.csv", 2**35)
+    soundness.require_sound(run)
+
+
+@pytest.mark.ci
+def test_evaluation_of_many_classes_is_as_large_as_is_read():
+    names = [f'{i} "confusion": []' for i in range(500)]
+    random = np.random.default_rng(0)
+    probabilities, labels = random.random((500, 500)), random.integers(0, 500, 500)
+    score = metrics.evaluate(probabilities, labels, names)
+    found = Evaluation(score, replace(score, accuracy=0.5), test_without_leaks=score)
+    text = contents._evaluation_json(found.to_dict())
+    assert Evaluation.from_dict(json.loads(text)) == found
+    assert json.loads(text) == json.loads(contents._json(found.to_dict()))
+    lines = text.splitlines()
+    assert sum(line.startswith("   [0,") for line in lines) > 1400  # a row of a matrix each
+    cells, without = 3 * 500**2, replace(score, confusion=())
+    others = len(contents._json(Evaluation(*[without] * 3).to_dict()))
+    per_cell = (len(text) - others) / cells
+    assert 4 * 20_000**2 * per_cell + 4 * 40 * others / 3 < soundness._MOST["evaluation.json"]
 
 
 def junk():

@@ -1,14 +1,18 @@
 """Runs whose classifier has to be fast or small; on machines of any speed."""
 
+from dataclasses import replace
+
 import pytest
 
 import efftune
 from conftest import TUNED
 from efftune.data import splitting
 from efftune.data.sources import discovery
+from efftune.model import catalogue
 from efftune.model.backbone import FEATURES, STAGE_FEATURES, Backbone
 from efftune.recipe.recipe import Recipe
 from efftune.runs import within_goal
+from efftune.system import packages
 from efftune.system.progress import Timer
 from efftune.training import goal, planning
 from efftune.training.goal import Cost
@@ -122,6 +126,49 @@ def test_model_that_was_chosen_for_the_goal_is_not_refused(source, backbone, lat
     assert "measure" not in timer.seconds  # again
     with pytest.raises(efftune.UsageError, match=r"10\.0 ms for a picture"):
         within_goal.planned(asked, backbone, examples, Timer(), is_within=False)
+
+
+def refusal(source, backbone, journal=None):
+    """What is said if the network misses its goal."""
+    recipe = Recipe.named("quick", image_size=32, test=0.15, goal="1 ms")
+    examples, _ = splitting.split(discovery.find(source), recipe)
+    asked = planning.plan_for(recipe, backbone, examples)
+    timer = Timer(journal=journal) if journal else Timer()
+    with pytest.raises(efftune.UsageError, match="more than --goal") as raised:
+        within_goal.planned(asked, backbone, examples, timer, is_within=False)
+    return str(raised.value)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """An install that has the weights of Lite0 only."""
+
+    def missing(entry):
+        package = "efftune-weights-of-nowhere" if entry.weights.package else ""
+        weights = replace(entry.weights, file="nowhere", package=package)
+        return replace(entry, weights=weights)
+
+    lite0, *others = catalogue.MODELS
+    monkeypatch.setattr(catalogue, "MODELS", (lite0, *map(missing, others)))
+
+
+def test_only_model_here_is_told_how_to_get_others(source, backbone, latencies, alone):
+    told = refusal(source, backbone)
+    assert "No other model's imagenet weights are on this machine" in told
+    assert packages.install("efftune[lite]") in told
+    assert "--fetch. Or choose a smaller --image-size." in told
+    assert "smaller model" not in told
+
+
+def test_what_was_tried_already_is_not_advised(source, backbone, latencies):
+    assert refusal(source, backbone).endswith(
+        "Choose a smaller --image-size, or let --model auto choose among several."
+    )
+    journal = Timer().journal
+    journal.decided("model", lambda: {"model": "efficientnet-lite0", "trials": []})
+    assert refusal(source, backbone, journal).endswith(". Choose a smaller --image-size.")
+    larger = refusal(source, Backbone("efficientnet-lite1", 32))
+    assert "Choose a smaller model or --image-size, or let" in larger
 
 
 @pytest.mark.long

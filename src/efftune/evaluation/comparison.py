@@ -6,7 +6,7 @@ sources may have been renamed, moved or split again in between.
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -262,9 +262,10 @@ def _read(folder: Path, split: str) -> _EvaluatedRun:
     return _EvaluatedRun(predictions, trained, out_of_fold)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """One row at a time: thousands of classes have as many columns."""
     with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+        yield from csv.DictReader(stream)
 
 
 def _same_class(predictions: Sequence[_Prediction | None]) -> bool:

@@ -106,7 +106,7 @@ def evaluate(
     return EvaluationResult(
         Head(factor * network.kernel, factor * network.bias),
         uncertainty,
-        _predictions(judged, examples),
+        _predictions(judged, data, examples),
         evaluation,
         suspect_rows,
         dict.fromkeys(("suspects", "learning_curve"), missing) if missing else {},
@@ -184,7 +184,7 @@ def _detector(
 
 
 def _predictions(
-    judged: Mapping[Split, Judged], examples: Examples
+    judged: Mapping[Split, Judged], data: TrainingData, examples: Examples
 ) -> tuple[SplitPredictions, ...]:
     """The predictions on validation and test, or out of fold, with their flags."""
     parts: list[tuple[JudgedSplit, Split]] = [(split, split) for split in HELD_OUT]
@@ -193,9 +193,18 @@ def _predictions(
     found = []
     for name, split in parts:
         each = judged["test" if name == OUT_OF_FOLD else split]
-        flags = each.unsure, each.unlike
+        flags = each.unsure, each.unlike, _chosen_on(name, data, examples)
         found.append(SplitPredictions(name, examples.of(split), each.probabilities, *flags))
     return tuple(found)
+
+
+def _chosen_on(split: JudgedSplit, data: TrainingData, examples: Examples) -> NDArray[np.bool_]:
+    """Which pictures the threshold for the confidence was chosen on."""
+    if split == "val":
+        return _clean(data, examples)
+    if data.folds is None or split != OUT_OF_FOLD:
+        return np.zeros(len(examples.of("test")), bool)
+    return out_of_fold.judgeable(data.labels["train"], data.folds)
 
 
 def _cross_fit(
@@ -209,10 +218,13 @@ def _cross_fit(
     ranked = suspects(
         examples.of("train"), probabilities, labels["train"], names, examples.confirmed
     )
-    held_out = data.features["val"].pooled()
-    correct = fitting.correct_by_size(held_out, labels["val"], data.folds, timer.count)
-    pictures = len(labels["train"])
-    return ranked, learning_curve.learning_curve(correct, labels["val"], names, pictures)
+    held_out, known = data.features["val"].pooled(), labels["val"]
+    if data.folds is None:  # copies are right as soon as what they copy is trained on
+        clean = _clean(data, examples)
+        held_out, known = held_out[clean], known[clean]
+    correct = fitting.correct_by_size(held_out, known, data.folds, timer.count)
+    curve = learning_curve.learning_curve(correct, known, names, len(labels["train"]))
+    return ranked, curve
 
 
 def _scores(

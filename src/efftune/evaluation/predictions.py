@@ -18,6 +18,7 @@ from efftune.system import files
 
 FILE = "predictions.csv"
 OUT_OF_FOLD: Literal["out-of-fold"] = "out-of-fold"
+_CHOSEN_ON = "chosen_on"
 _YES_OR_NO = {True: "yes", False: "no", None: ""}  # None if it is not known
 JudgedSplit = Split | Literal["out-of-fold"]
 
@@ -32,6 +33,7 @@ class SplitPredictions:
         probabilities: calibrated, float32 (pictures, classes).
         unsure: whether each prediction is unsure, bool (pictures,).
         unlike: whether each picture is unlike the training pictures, bool (pictures,).
+        chosen_on: whether thresholds were chosen on each picture, bool (pictures,).
     """
 
     split: JudgedSplit
@@ -39,6 +41,7 @@ class SplitPredictions:
     probabilities: NDArray[np.float32]
     unsure: NDArray[np.bool_]
     unlike: NDArray[np.bool_]
+    chosen_on: NDArray[np.bool_]
 
 
 def to_csv(predictions: Iterable[SplitPredictions], class_names: Sequence[str]) -> str:
@@ -49,19 +52,19 @@ def to_csv(predictions: Iterable[SplitPredictions], class_names: Sequence[str]) 
         class_names: in the order of the probabilities.
 
     Returns:
-        CSV with the columns path, split, label, predicted, confidence, unsure and unlike (yes or
-        no), and one column `p_CLASS` per class with its probability, to six decimals.
+        CSV with the columns path, split, label, predicted, confidence, unsure, unlike and chosen_on
+        (yes or no), and one column `p_CLASS` per class with its probability, to six decimals.
     """
     table = io.StringIO()
     writer = files.csv_writer(table)
-    header = ["path", "split", "label", "predicted", "confidence", "unsure", "unlike"]
+    header = ["path", "split", "label", "predicted", "confidence", "unsure", "unlike", _CHOSEN_ON]
     writer.writerow(header + [f"p_{name}" for name in class_names])
     for part in predictions:
-        rows = zip(part.rows, part.probabilities, part.unsure, part.unlike, strict=True)
-        for row, values, unsure, unlike in rows:
+        columns = part.unsure, part.unlike, part.chosen_on
+        for row, values, *marks in zip(part.rows, part.probabilities, *columns, strict=True):
             predicted = int(values.argmax())
             digits = [f"{value:.6f}" for value in values]
-            flags = ["yes" if each else "no" for each in (unsure, unlike)]
+            flags = ["yes" if each else "no" for each in marks]
             result = [class_names[predicted], digits[predicted], *flags]
             writer.writerow([row.name, part.split, row.label, *result, *digits])
     return table.getvalue()
@@ -88,6 +91,9 @@ def write_csv(stream: TextIO, found: Sequence[Prediction]) -> None:
 def confidences(folder: Path, split: Split) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Read the confidence of a run's predictions for a split, and whether they are correct.
 
+    Only those are read that its thresholds were chosen on, as copies of training pictures are not.
+    Runs of earlier versions do not tell which these are: all are read then.
+
     Returns:
         Confidences, float64 (pictures,), 0 to 1; and correctness, bool (pictures,).
 
@@ -96,9 +102,11 @@ def confidences(folder: Path, split: Split) -> tuple[NDArray[np.float64], NDArra
     """
     try:
         with (folder / FILE).open(encoding="utf-8", newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if row["split"] in (split, OUT_OF_FOLD)]
-        confidence = [float(row["confidence"]) for row in rows]
-        correct = [row["predicted"] == row["label"] for row in rows]
+            rows = [
+                (float(row["confidence"]), row["predicted"] == row["label"])
+                for row in csv.DictReader(stream)
+                if row["split"] in (split, OUT_OF_FOLD) and row.get(_CHOSEN_ON, "yes") == "yes"
+            ]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(f"{folder / FILE} is damaged: {error}. Train again.") from None
-    return np.array(confidence), np.array(correct, dtype=bool)
+    return np.array([each for each, _ in rows]), np.array([each for _, each in rows], dtype=bool)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from efftune.errors import UsageError
 from efftune.evaluation import cross_validation, out_of_fold
-from efftune.evaluation.settings_trials import Outcome, SettingsTrial, candidates
+from efftune.evaluation.settings_trials import Outcome, SettingsTrial, candidates, kept_notes
 from efftune.features import extraction
 from efftune.features.extraction import ExtractionSettings
 from efftune.model.backbone import Backbone
@@ -288,7 +288,8 @@ class _Search:
                 )
                 if made.recipe.tuning.unfreeze != block:
                     raise UsageError(f"not enough disk space for activations at {block}")
-                plan = replace(made, depth=plan.depth)
+                notes = kept_notes(plan.notes, made.notes)
+                plan = replace(made, depth=plan.depth, notes=notes)
                 data = self._from_block(plan)
             data = fine_tuning.with_views(data, self.backbone, plan, self.timer)
             self._plans[block] = plan, data

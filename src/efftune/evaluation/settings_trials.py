@@ -1,6 +1,7 @@
 """Settings of fine-tuning that a search tries, and how they did."""
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from efftune.model.backbone import Backbone
 from efftune.recipe.recipe import Recipe
 
 _PAIRS = 8  # trials with two changed settings
+# How `planning.plan` begins its notes on a block, which are not true of another one.
+_OF_A_BLOCK = ("pictures are decoded again ", "training from ")
 
 Outcome = Literal["chosen", "as good", "worse", "beaten", "no time", "failed"]
 
@@ -61,3 +64,15 @@ def candidates(recipe: Recipe, backbone: Backbone) -> list[dict[str, Any]]:
     ]
     order = np.random.default_rng(recipe.seed).permutation(len(pairs))[:_PAIRS]
     return [{}, *singles, *(pairs[i] for i in order)]
+
+
+def kept_notes(before: Iterable[str], now: Iterable[str]) -> tuple[str, ...]:
+    """The notes of a plan that trains from another block than before.
+
+    Args:
+        before: of the plan of the run, some of which planning for another block does not repeat:
+            on the pictures, the budget or the goal.
+        now: of the plan for the other block.
+    """
+    still = (each for each in before if not each.startswith(_OF_A_BLOCK))
+    return tuple(dict.fromkeys((*still, *now)))

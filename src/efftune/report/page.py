@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
@@ -73,18 +73,28 @@ def read_json(path: Path) -> Any:
         return _escape_surrogates(json.loads(path.read_text(encoding="utf-8")))
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path, columns: Collection[str] | None = None) -> list[Row]:
     """Read the rows of a CSV file as dictionaries.
+
+    Args:
+        path: of the file.
+        columns: to keep of those that it has, since thousands of others may need gigabytes; by
+            default all.
 
     Raises:
         DataError: the file is missing or damaged.
     """
     # Spreadsheets may add a byte order mark when they save a table.
     with reading(path), path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-        for number, row in enumerate(rows, start=1):
-            if None in row or None in row.values():
-                raise ValueError(f"row {number} does not have as many cells as the header")
+        lines = csv.reader(stream)
+        header = next(lines, [])
+        kept = [(i, key) for i, key in enumerate(header) if columns is None or key in columns]
+        rows = list[Row]()
+        for cells in filter(None, lines):  # without empty lines
+            if len(cells) != len(header):
+                told = "does not have as many cells as the header"
+                raise ValueError(f"row {len(rows) + 1} {told}")
+            rows.append({key: cells[i] for i, key in kept})
         return rows
 
 

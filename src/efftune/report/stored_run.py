@@ -11,6 +11,9 @@ from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 from efftune.report import thumbnails
 from efftune.report.page import Row, read_json, read_table, reading
 
+# Of `predictions.csv`, which has one more for each class.
+COLUMNS = ("path", "split", "label", "predicted", "confidence", "unsure", "unlike")
+
 
 @dataclass(frozen=True)
 class StoredRun:
@@ -22,7 +25,8 @@ class StoredRun:
         evaluation: `evaluation.json`.
         classes: their names, in order.
         history: rows of `history.csv`.
-        test: rows of `predictions.csv` of the test split, or of all pictures, out of fold.
+        test: rows of `predictions.csv` of the test split, or of all pictures, out of fold; without
+            the probabilities.
         examples: rows of `examples.csv`.
         findings: rows of `findings.csv`; None if the run has no such file.
         suspects: rows of `suspects.csv`; None if the run has no such file.
@@ -52,7 +56,7 @@ class StoredRun:
             DataError: a required file is missing, or a file is damaged.
         """
         small, explained = thumbnails.read(folder)
-        predictions = read_table(folder / "predictions.csv")
+        predictions = read_table(folder / "predictions.csv", COLUMNS)
         with reading(folder / "predictions.csv"):
             test = [row for row in predictions if row["split"] in ("test", OUT_OF_FOLD)]
         return cls(

@@ -248,6 +248,8 @@ def more_photos(curve: Mapping[str, Any], held_out: str = "validation", left: fl
     told = f"a gain of {100 * gain:.1f} points"
     if gain > left:
         told += f", of which this classifier has {100 * left:.1f} left to gain"
+    if left < _MIN_GAIN:
+        return f"Hardly. {expected}, {told}."
     if double["low"] > now["accuracy"]:
         return f"Yes. {expected}, {told}."
     return f"Perhaps. {expected}, {told}, but the interval includes no gain at all."

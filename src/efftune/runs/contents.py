@@ -97,7 +97,7 @@ class RunContents:
         files.write(folder / "findings.csv", inspection.to_csv(self.findings))
         files.write(folder / "history.csv", validation.to_csv(self.training.epochs))
         files.write(folder / predictions.FILE, predictions.to_csv(result.predictions, names))
-        files.write(folder / "evaluation.json", _json(result.evaluation.to_dict()))
+        files.write(folder / "evaluation.json", _evaluation_json(result.evaluation.to_dict()))
         if "suspects" not in result.not_available:
             files.write(folder / suspects.FILE, suspects.to_csv(result.suspects))
         if self._recipe.data.labels:  # so that the next review starts from these decisions
@@ -200,3 +200,22 @@ class RunContents:
 
 def _json(values: Any) -> str:
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+
+def _evaluation_json(values: Mapping[str, Any]) -> str:
+    """The contents of `evaluation.json`, with a line for each row of a confusion matrix.
+
+    With one for each cell, 20,000 classes would take more than a run may have; see `soundness`.
+    """
+    matrices = [each["confusion"] for each in values.values() if "confusion" in each]
+    parts = {
+        name: part | ({"confusion": []} if "confusion" in part else {})
+        for name, part in values.items()
+    }
+    key = '"confusion": ['  # in a text, the quotes would be escaped
+    between = _json(parts).split(f"{key}]")
+    text = [between[0]]
+    for matrix, following in zip(matrices, between[1:], strict=True):
+        rows = ",\n".join("   " + json.dumps(row, separators=(",", ":")) for row in matrix)
+        text += [f"{key}\n{rows}\n  ]", following]
+    return "".join(text)

@@ -23,10 +23,12 @@ from efftune.system.journal import RECORD
 
 _MODEL_BYTES = 2**31
 _TABLE_BYTES = 2**30
+_PREDICTIONS_BYTES = 2**36  # 8 million pictures of 1,000 classes; read a row at a time
+_EVALUATION_BYTES = 2**32  # four confusion matrices of 20,000 classes
 _MOST: Mapping[str, int] = {  # bytes of the files that are read, if they are there
     RECORD: 2**24,
     "recipe.toml": 2**20,
-    "evaluation.json": 2**28,
+    "evaluation.json": _EVALUATION_BYTES,
     saving.CLASSES_FILE: 2**24,
     KERAS_FILE: _MODEL_BYTES,
     OPENVINO_FILE: openvino_check.MOST_BYTES,
@@ -38,7 +40,7 @@ _MOST: Mapping[str, int] = {  # bytes of the files that are read, if they are th
     "history.csv": _TABLE_BYTES,
     "findings.csv": _TABLE_BYTES,
     "examples.csv": _TABLE_BYTES,
-    predictions.FILE: _TABLE_BYTES,
+    predictions.FILE: _PREDICTIONS_BYTES,
     suspects.FILE: _TABLE_BYTES,
     LABELS_FILE: _TABLE_BYTES,
 }

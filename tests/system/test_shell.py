@@ -21,6 +21,7 @@ def test_words_are_read_back_by_a_shell(words):
     [
         (("efftune", "predict", "runs\\photos-1"), "efftune predict runs\\photos-1"),
         (("efftune", "C:\\my runs\\a"), 'efftune "C:\\my runs\\a"'),
+        (("efftune", "C:\\R&D\\a", ""), 'efftune "C:\\R&D\\a" ""'),
     ],
 )
 def test_under_windows_they_are_quoted_as_its_programs_read_them(monkeypatch, words, text):

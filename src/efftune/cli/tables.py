@@ -114,7 +114,7 @@ def _show_reliability(run: Run) -> None:
     elif unsure is not None:
         echo(
             f"Not unsure:      {percent(unsure.test.coverage)} of the {pictures}, with "
-            f"{percent(unsure.test.error)} errors (target: {percent(unsure.max_error)} or less)"
+            f"{percent(unsure.test.error)} errors (target: {100 * unsure.max_error:.3g} % or less)"
         )
     if curve is not None and len(curve.points) >= words.LEAST_POINTS:
         gain = 100 * min(curve.double.accuracy - curve.now.accuracy, 1 - score.accuracy)

@@ -205,7 +205,7 @@ def _json(values: Any) -> str:
 def _evaluation_json(values: Mapping[str, Any]) -> str:
     """The contents of `evaluation.json`, with a line for each row of a confusion matrix.
 
-    With one for each cell, 20,000 classes would take more than a run may have; see `soundness`.
+    With one for each cell, 10,000 classes would take more than a run may have; see `soundness`.
     """
     matrices = [each["confusion"] for each in values.values() if "confusion" in each]
     parts = {

@@ -105,8 +105,8 @@ class Run:
         Raises:
             DataError: a file that the report needs is missing or damaged.
         """
-        model_card.write(self.folder)
         loading.require_pictures(self.folder, self.record)
+        model_card.write(self.folder)
         return report.write(self.folder)
 
     def review(self) -> Path:

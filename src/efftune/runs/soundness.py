@@ -23,8 +23,8 @@ from efftune.system.journal import RECORD
 
 _MODEL_BYTES = 2**31
 _TABLE_BYTES = 2**30
-_PREDICTIONS_BYTES = 2**36  # 8 million pictures of 1,000 classes; read a row at a time
-_EVALUATION_BYTES = 2**32  # four confusion matrices of 20,000 classes
+_PREDICTIONS_BYTES = 2**36  # 8 million pictures of 1,000 classes; few of its columns are kept
+_EVALUATION_BYTES = 2**30  # four confusion matrices of 10,000 classes; read whole
 _MOST: Mapping[str, int] = {  # bytes of the files that are read, if they are there
     RECORD: 2**24,
     "recipe.toml": 2**20,

@@ -85,7 +85,9 @@ def _missed(backbone: Backbone, missed: str, recipe: Recipe, *, is_auto: bool) -
     entry, weights = backbone.entry, recipe.backbone.weights
     has_smaller = any(each.parameters < entry.parameters for each in catalogue.models())
     smaller = "a smaller model or --image-size" if has_smaller else "a smaller --image-size"
-    others = [each for each in catalogue.with_weights(str(weights)) if each.name != entry.name]
+    # --model auto judges heads on pretrained networks.
+    others = catalogue.with_weights(str(weights)) if recipe.can_cross_validate else []
+    others = [each for each in others if each.name != entry.name]
     if any(each.weights.path for each in others) or not others:
         auto = ", or let --model auto choose among several"
         told = f"Choose {smaller}{auto if others and not is_auto else ''}."

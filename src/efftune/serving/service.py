@@ -134,7 +134,7 @@ def _expected(run: Path) -> Expected:
             rows = [
                 (row["predicted"], row["unlike"] == "yes")
                 for row in csv.DictReader(stream)
-                if row["split"] in splits
+                if row["split"] in splits and row.get("chosen_on") != "no"  # no copies
             ]
     except (OSError, ValueError, LookupError, csv.Error) as error:
         raise DataError(f"{path} is damaged: {error}. Train again.") from None

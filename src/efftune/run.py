@@ -169,9 +169,11 @@ def finish(run: str | Path, *, on_progress: OnProgress = "auto") -> Run:
 def _go_on(run: str | Path, on_progress: OnProgress, *, finish: bool = False) -> Run:
     folder = files.output_path(run)
     has_record, has_report = ((folder / each).exists() for each in (RECORD, REPORT_FILE))
-    is_ended = has_record and not has_report and not unfinished.is_unfinished(folder)
-    if is_ended and not Run.load(folder).record.get("without_pictures"):  # as on the Hub
-        return _reported(folder)
+    if has_record and not has_report and not unfinished.is_unfinished(folder):
+        ended = Run.load(folder)
+        if not ended.record.get("without_pictures"):  # as on the Hub
+            ended.report()
+            return ended
     start, recipe = unfinished.asked_for(folder)
     if start["folder"] != str(Path.cwd()):
         folder = folder.resolve()

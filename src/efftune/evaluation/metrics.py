@@ -174,10 +174,13 @@ class Evaluation:
     cross_validation: CrossValidation | None = None
 
     def __repr__(self) -> str:
-        """The accuracies on validation and test."""
+        """The accuracies on validation and test, with and without leaks."""
         if self.cross_validation:
             return f"Evaluation(out_of_fold={self.test!r})"
-        return f"Evaluation(val={self.val!r}, test={self.test!r})"
+        names = ("val", "val_without_leaks", "test", "test_without_leaks")
+        scores = {name: getattr(self, name) for name in names}
+        shown = (f"{name}={score!r}" for name, score in scores.items() if score is not None)
+        return f"Evaluation({', '.join(shown)})"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the scores of all splits, and the classes of the test split."""

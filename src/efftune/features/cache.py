@@ -18,7 +18,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
+from numpy.lib.format import header_data_from_array_1_0, open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
 
 from efftune.errors import EfftuneWarning
@@ -268,4 +268,4 @@ class CachedRows:
 
 
 def _mapped(path: Path) -> NDArray[np.void]:
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    return np.asarray(open_memmap(path, mode="r"))

@@ -74,8 +74,10 @@ class Run:
         return cls(folder, recipe, evaluation, record, devices.for_prediction(device))
 
     def __repr__(self) -> str:
-        """The folder and the test accuracy."""
-        return f"Run({str(self.folder)!r}, test={self.evaluation.test!r})"
+        """The folder and the test accuracy, without leaks if there are any."""
+        clean, test = self.evaluation.test_without_leaks, self.evaluation.test
+        score = f"test={test!r}" if clean is None else f"test_without_leaks={clean!r}"
+        return f"Run({str(self.folder)!r}, {score})"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the result, the classes, some mistakes, a link to the report."""
@@ -83,16 +85,24 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The summary that `efftune train --json` prints, as plain JSON values."""
-        val, test = self.evaluation.val, self.evaluation.test
-        cross_validation = self.evaluation.cross_validation
+        """The summary that `efftune train --json` prints, as plain JSON values.
+
+        `val` and `test` are of all pictures of the splits. Where some have copies or relatives in
+        an earlier split, `val_without_leaks` and `test_without_leaks` are of the others.
+        """
+        cross_validation, scores = self.evaluation.cross_validation, {}
+        for name in ("val", "test", "val_without_leaks", "test_without_leaks"):
+            score: SplitEvaluation | None = getattr(self.evaluation, name)
+            if score is not None:
+                scores[name] = {"accuracy": score.accuracy}
+                if name.startswith("test"):
+                    scores[name] |= {"low": score.low, "high": score.high}
         return {
             "run": str(self.folder),
             "model": self.record["model"]["name"],
             "recipe": self.recipe.name,
             "seconds": round(sum(self.record["seconds"].values()), 2),
-            "val": {"accuracy": val.accuracy},
-            "test": {"accuracy": test.accuracy, "low": test.low, "high": test.high},
+            **scores,
             "judged_by": f"{cross_validation.folds} folds" if cross_validation else "test pictures",
         }
 

@@ -109,12 +109,9 @@ def _as_written(name: str) -> str:
 
 def _judged(run: Run) -> dict[str, Any]:
     """How accurate a run is."""
-    summary, clean = run.summary, run.evaluation.test_without_leaks
-    judged = {key: summary[key] for key in ("val", "test", "judged_by")}
-    if clean is not None:
-        shares = {"accuracy": clean.accuracy, "low": clean.low, "high": clean.high}
-        judged["test_without_leaks"] = shares
-    return judged
+    summary = run.summary
+    keys = ("val", "test", "test_without_leaks", "judged_by")
+    return {key: summary[key] for key in keys if key in summary}
 
 
 def _expected(run: Path) -> Expected:

@@ -449,6 +449,24 @@ def test_folder_that_is_not_a_run_is_refused(source, tmp_path):
         efftune.load(tmp_path / "nowhere")
 
 
+def test_calls_that_mean_nothing_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # which an empty path must not mean
+    for call in (
+        lambda: efftune.train(""),
+        lambda: efftune.plan(""),
+        lambda: efftune.check(""),
+        lambda: efftune.load(""),
+        lambda: efftune.train("sample:digits", run=""),
+    ):
+        with pytest.raises(efftune.UsageError, match="A path is empty"):
+            call()
+    for recipe in ({}, None, 5, ["quick"], efftune.Recipe):
+        with pytest.raises(efftune.UsageError, match="Unknown recipe"):
+            efftune.train("sample:digits", recipe=recipe)
+    with pytest.raises(efftune.UsageError, match="a list of two or more runs"):
+        efftune.compare("runs/photos-lite0-1")
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"state": "finished"}', "\xff"])
 def test_damaged_record_is_refused(tmp_path, content):
     (tmp_path / "run.json").write_text(content, encoding="latin-1")

@@ -304,9 +304,9 @@ def demo(*, run: str | Path | None = None, on_progress: OnProgress = "auto") -> 
 
 
 def _recipe(recipe: str | Recipe, choices: dict[str, Any]) -> Recipe:
-    if isinstance(recipe, str):
-        return Recipe.named(recipe, **choices)
-    return recipe.changed(**choices)
+    if isinstance(recipe, Recipe):
+        return recipe.changed(**choices)
+    return Recipe.named(recipe, **choices)
 
 
 def _with_views(

@@ -9,6 +9,7 @@ from efftune.evaluation import metrics
 from efftune.evaluation.calibration import SelectiveAccuracy, SelectivePrediction
 from efftune.evaluation.learning_curve import ExpectedAccuracy, LearningCurve, Point
 from efftune.evaluation.metrics import Evaluation
+from efftune.evaluation.out_of_fold import CrossValidation
 
 
 def evaluation(clean):
@@ -57,3 +58,17 @@ def test_one_size_shows_no_trend(sizes, told, tmp_path, capsys):
     curve = LearningCurve(tuple(Point(size, (0.7,)) for size in sizes), now, double, ())
     out = printed(capsys, replace(evaluation([True] * 10), learning_curve=curve), tmp_path)
     assert ("Twice the data:" in out) == told
+
+
+def test_pictures_that_no_fold_could_judge_are_told(tmp_path, capsys):
+    """Nine of ten are right; if the mistake's class was unknown, all others are."""
+    for unknown, told in (
+        (0, ""),
+        (1, "1 picture counts as a mistake, since no other fold has its"),
+    ):
+        judged = CrossValidation(2, (), "head", unknown=unknown)
+        found = replace(evaluation([True] * 10), cross_validation=judged)
+        out = printed(capsys, found, tmp_path).replace("\N{NO-BREAK SPACE}", " ")
+        assert ("Unknown:" in out) == bool(unknown)
+        assert told in out
+    assert "class; of the other 9, 100 % are right." in out

@@ -58,6 +58,8 @@ def test_export_is_proved_on_the_run_s_pictures(run, tmp_path, name):
     assert made.path.is_dir() if name == "savedmodel" else made.path.is_file()
     assert (folder / "labels.txt").read_text().split() == list(run.classifier.class_names)
     stored = json.loads((folder / "receipt.json").read_text())
+    assert stored["trained_on"] is False
+    assert "The classifier was trained on" not in (folder / "MODEL_CARD.md").read_text()
     bound = FORMATS[name].bound
     assert stored == json.loads(json.dumps(made.receipt.to_dict()))
     assert [score["split"] for score in stored["same_pixels"]] == ["val", "test"]
@@ -443,7 +445,7 @@ def test_command(run, tmp_path, efftune_command):
 
 @pytest.mark.ci
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
-def test_classes_of_any_name_that_folds_have_judged(source, tmp_path):
+def test_classes_of_any_name_that_folds_have_judged(source, tmp_path, capsys):
     names = [os.fsdecode(name) for name in (b"a\nb", b"caf\xe9")]
     for name, folder in zip(names, sorted(source.iterdir()), strict=False):
         shutil.copytree(folder, tmp_path / "photos" / name)
@@ -452,7 +454,17 @@ def test_classes_of_any_name_that_folds_have_judged(source, tmp_path):
     )
     (made,) = run.export("onnx")
     (score,) = made.receipt.same_pixels
-    assert (score.split, score.accuracy, score.p) == ("out-of-fold", None, None)
+    assert (score.split, score.accuracy, score.p) == ("training", None, None)
+    assert made.receipt.attempts[-1].split == "training"
+    assert json.loads((made.path.parent / "receipt.json").read_text())["trained_on"] is True
+    export_tables.show_exports([made], as_json=False)
+    for told in (
+        capsys.readouterr().out,
+        (made.path.parent / "MODEL_CARD.md").read_text(),
+        (run.folder / "report.html").read_text(),
+    ):
+        assert "The classifier was trained on the" in told
+        assert "with others, the gap may be larger" in told
     assert score.pictures == sum(run.record["data"]["pictures"].values())
     assert made.receipt.left_out == ()
     assert (made.path.parent / "labels.txt").read_text().splitlines() == ["a b", r"caf\udce9"]

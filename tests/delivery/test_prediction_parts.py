@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -30,7 +31,7 @@ def photos(tmp_path):
 def rows(folder):
     found = []
     for path in sorted(folder.glob("*.csv")):
-        with path.open(newline="") as stream:
+        with path.open(encoding="utf-8", newline="") as stream:
             found += csv.DictReader(stream)
     return found
 
@@ -127,6 +128,26 @@ def test_a_part_that_is_damaged_is_named(finished_run, photos, tmp_path, kind):
     found = prediction_parts.write(finished_run.classifier, photos, {}, into, Form(kind))
     assert found.computed == 7
     assert part.read_bytes() == content
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_names_may_contain_any_bytes(finished_run, photos, tmp_path, kind):
+    classifier, into = efftune.load(finished_run.folder), tmp_path / "parts"
+    classifier.class_names = ("blue", "green", "caf\udce9")
+    photos[0] = photos[0].rename(photos[0].with_name(os.fsdecode(b"caf\xe9.jpg")))
+    found = prediction_parts.write(classifier, photos, {}, into, Form(kind))
+    assert sum(found.classes.values()) == 29
+    assert found.classes["caf\udce9"] > 5
+    if kind == "parquet":
+        return
+    read = rows(into)
+    assert read[0]["path"] == str(photos[0]).replace("\udce9", "\\udce9")
+    assert sum(row["label"] == "caf\\udce9" for row in read) == found.classes["caf\udce9"]
+    for part in into.glob("*.csv"):  # as earlier versions wrote them
+        part.write_bytes(part.read_bytes().replace(b"\\udce9", b"\xe9"))
+    again = prediction_parts.write(classifier, photos, {}, into, Form(kind))
+    assert (again.computed, again.classes) == (0, found.classes)
 
 
 @pytest.mark.usefixtures("few")

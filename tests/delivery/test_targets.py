@@ -71,7 +71,7 @@ def test_script_classifies_without_efftune(run, tmp_path):
         for each in node.names
     }
     # And Pillow, by `from`.
-    assert imported == {"contextlib", "io", "sys", "numpy", "onnxruntime"}
+    assert imported == {"contextlib", "io", "pathlib", "sys", "numpy", "onnxruntime"}
     paths = [photo(tmp_path / "one.jpg"), photo(tmp_path / "two.png", (30, 90))]
     paths.append(photo(tmp_path / "profile.jpg", icc_profile=b"\0" * 16 + b"RGB " + b"\0" * 200))
     no_photo = tmp_path / "text.jpg"
@@ -90,14 +90,20 @@ def test_script_classifies_without_efftune(run, tmp_path):
         ],
         capture_output=True,
         text=True,
-        check=True,
     )
+    assert done.returncode == 1
     assert f"{no_photo} cannot be read" in done.stderr
     assert f"{too_large} cannot be read" in done.stderr
     expected = run.classifier.predict(paths)
     for line, prediction in zip(done.stdout.splitlines(), expected, strict=True):
         assert line.split()[1] == prediction.label
         assert float(line.split()[2]) == pytest.approx(prediction.confidence, abs=0.02)
+    told = [
+        subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
+        for words in ([], paths)
+    ]
+    assert [each.returncode for each in told] == [2, 0]
+    assert "predict.py PHOTO" in told[0].stderr
 
 
 @pytest.mark.parametrize(

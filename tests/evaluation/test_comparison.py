@@ -3,6 +3,7 @@ import hashlib
 import json
 import math
 import tracemalloc
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +34,9 @@ def made(folder, rows, seconds=10.0):
         for path, _, split, label, predicted in rows:
             if split != "train":
                 writer.writerow([path, split, label, predicted, "0.9", "0.9", "0.1"])
+    judged = Counter(split for _, _, split, _, _ in rows)
+    scores = {split: {"pictures": judged[split]} for split in ("val", "test")}
+    (folder / "evaluation.json").write_text(json.dumps(scores))
     return ComparedRun(folder, "efficientnet-lite0", "quick", seconds)
 
 
@@ -165,8 +169,21 @@ def test_damaged_run_is_named(tmp_path, name, content):
     runs = [run(tmp_path / each, [True, False]) for each in ("one", "two")]
     broken = tmp_path / "two" / name
     broken.unlink() if content is None else broken.write_bytes(content)
-    with pytest.raises(DataError, match=r"two is damaged|no picture in common"):
+    with pytest.raises(DataError, match=rf"two.{name} is (damaged|missing).*Restore it, or train"):
         compare(runs)
+
+
+@pytest.mark.parametrize("name", ["examples.csv", "predictions.csv"])
+def test_table_that_is_cut_off_is_named(tmp_path, name):
+    runs = [run(tmp_path / each, [True] * 4) for each in ("one", "two")]
+    path = tmp_path / "two" / name
+    lines = path.read_text().splitlines(keepends=True)
+    for kept in (lines[:1], lines[:-1], [*lines[:-1], lines[-1].split(",")[0]]):
+        path.write_text("".join(kept))
+        with pytest.raises(
+            DataError, match=rf"two.{name} is damaged: .*Restore it, or train again"
+        ):
+            compare(runs)
 
 
 def test_verdict_states_direction_size_and_p_value(tmp_path):

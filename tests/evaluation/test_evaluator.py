@@ -105,6 +105,9 @@ def test_pictures_of_a_class_in_a_single_fold_choose_no_threshold(tmp_path):
     options = {"folds": 3, "missing_classes": "allow", "max_error": 0.4, **QUICK}
     run = efftune.train(tmp_path / "source", run=tmp_path / "run", on_progress=None, **options)
     assert run.evaluation.cross_validation.unknown == 1
+    bins = run.evaluation.calibration.bins["after"]
+    assert sum(each.pictures for each in bins) == run.evaluation.test.pictures - 1
+    assert "1 picture counts as a mistake" in (run.folder / "report.html").read_text()
     assert [name for (_, name), mark in marked(run).items() if mark == "no"] == ["single/00.png"]
     asked = efftune.load(run.folder, max_error=0.4).uncertainty.unsure_below
     assert asked == pytest.approx(run.classifier.uncertainty.unsure_below, abs=1e-5)

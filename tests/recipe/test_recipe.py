@@ -360,3 +360,10 @@ def test_path_that_cannot_be_written_down_is_refused(key):
 def test_value_of_several_types_is_told_all_of_them(choices, words):
     with pytest.raises(UsageError, match=re.escape(words)):
         Recipe.named("balanced", **choices)
+
+
+def test_paths_may_be_objects(tmp_path):
+    path = tmp_path / "labels.csv"
+    recipe = Recipe.named("quick", labels=path, val=path, data={"root": tmp_path}, weights=path)
+    assert (recipe.data.labels, recipe.data.val) == (str(path), str(path))
+    assert (recipe.data.root, recipe.backbone.weights) == (str(tmp_path), str(path))

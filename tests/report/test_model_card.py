@@ -354,3 +354,5 @@ def test_promise_about_unsure_answers_leaves_out_what_could_not_be_judged(own_ru
     made_run.change(own_run, "evaluation.json", cross_validation=folds, val=evaluation["test"])
     card = model_card.text(own_run)
     assert "among the others (not counting 6 pictures whose class no other fold has)." in card
+    assert "6 pictures count as mistakes, since no other fold has their class; of the other" in card
+    assert "Pictures whose class no other fold has are not counted." in card

@@ -357,6 +357,7 @@ def test_table_is_read_as_far_as_it_is_asked_for(tmp_path):
         ("evaluation.json", '{"test": {}}'),
         ("evaluation.json", "[]"),
         ("predictions.csv", "path,split\na,test\n"),
+        ("predictions.csv", "path,split,label,predicted,confidence,unsure,unlike\n"),  # cut off
         ("predictions.csv", 'path,split\na,test,"b\n'),
         ("history.csv", "stage,epoch,accuracy,val_accuracy,loss\nhead,1,0.5,0.5\n"),
         ("history.csv", "stage,epoch,accuracy,val_accuracy\nhead,1,high,0.5\n"),
@@ -495,6 +496,10 @@ def test_stage_that_was_left_out_is_not_called_trained(own_run):
 def test_unjudged_pictures_are_left_out_of_the_promise_about_unsure_ones(own_run):
     folds = {"folds": 5, "tried": [], "chosen": "head", "failure": ""}
     unsure = json.loads((own_run / "evaluation.json").read_text())["unsure"]
+    rows = [row for row in made_run.read(own_run, "predictions.csv") if row["split"] == "test"]
+    made_run.write_table(
+        own_run / "predictions.csv", [row | {"split": "out-of-fold"} for row in rows]
+    )
     for threshold in (0.0, 0.7, 1.1):
         made_run.change(
             own_run,

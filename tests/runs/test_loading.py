@@ -1,11 +1,12 @@
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 
 import efftune
-from efftune.errors import UsageError
+from efftune.errors import DataError, UsageError
 from efftune.model.engines import openvino_engine
 
 
@@ -57,3 +58,19 @@ def test_predict_computes_as_it_is_told(efftune_command, finished_run, paths, pr
     )
     (expected,) = efftune.load(finished_run.folder, precision=precision).predict(paths[0])
     assert json.loads(done.stdout)["confidence"] == expected.confidence
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "evaluation.json"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "is missing"),
+        ("[", r"is damaged: [^\n]*[^.]"),
+        ("views = 3.5\n", "is damaged: .*[^.]"),
+    ],
+)
+def test_missing_and_damaged_files_are_named(finished_run, tmp_path, name, content, told):
+    folder = shutil.copytree(finished_run.folder, tmp_path / "run")
+    (folder / name).unlink() if content is None else (folder / name).write_text(content)
+    with pytest.raises(DataError, match=rf"run/{name} {told}\. Restore it, or train again\.$"):
+        efftune.Run.load(folder)

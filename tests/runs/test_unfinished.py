@@ -158,8 +158,10 @@ def test_other_pictures_are_refused(noise, unfinished_run, tmp_path, how, told):
     kept = shutil.copytree(noise, tmp_path / "kept")
     change(noise, how)
     try:
-        with pytest.raises(efftune.DataError, match=f"not those that the run began with.*{told}"):
+        match = f"not those that the run began with: {told}"
+        with pytest.raises(efftune.DataError, match=match) as raised:
             efftune.resume(unfinished_run)
+        assert "in another split" not in str(raised.value)  # those of others follow from that
     finally:
         shutil.rmtree(noise)
         shutil.copytree(kept, noise)

@@ -37,12 +37,15 @@ def test_without_a_goal_nothing_is_measured(finished_run):
 
 @pytest.mark.parametrize(
     ("limits", "told"),
-    [("0.001 ms", r"ms for a picture on this machine"), ("5 MB", r"takes 13\.5 MB")],
+    [
+        ("0.001 ms", "ms for a picture on this machine.*let --model auto choose"),
+        ("5 MB", r"takes 13\.5 MB.*No model is smaller"),
+    ],
 )
 def test_network_that_misses_the_goal_is_refused_before_it_is_trained(
     source, tmp_path, limits, told
 ):
-    with pytest.raises(efftune.UsageError, match=rf"{told}.*let --model auto choose"):
+    with pytest.raises(efftune.UsageError, match=told):
         efftune.train(source, run=tmp_path / "run", goal=limits, **QUICK)
     assert not (tmp_path / "run").exists()
 
@@ -128,9 +131,9 @@ def test_model_that_was_chosen_for_the_goal_is_not_refused(source, backbone, lat
         within_goal.planned(asked, backbone, examples, Timer(), is_within=False)
 
 
-def refusal(source, backbone, journal=None):
+def refusal(source, backbone, journal=None, goal="1 ms"):
     """What is said if the network misses its goal."""
-    recipe = Recipe.named("quick", image_size=32, test=0.15, goal="1 ms")
+    recipe = Recipe.named("quick", image_size=32, test=0.15, goal=goal)
     examples, _ = splitting.split(discovery.find(source), recipe)
     asked = planning.plan_for(recipe, backbone, examples)
     timer = Timer(journal=journal) if journal else Timer()
@@ -173,8 +176,19 @@ def test_what_was_tried_already_is_not_advised(source, backbone, latencies):
 
 def test_model_that_auto_cannot_choose_is_not_advised_to_it(backbone):
     recipe = Recipe.named("scratch", goal="1 ms")
-    told = str(within_goal._missed(backbone, "2 ms", recipe, is_auto=False))
+    told = str(within_goal._missed(backbone, "2 ms", recipe, is_auto=False, is_size=False))
     assert told.endswith(". Choose a smaller --image-size.")
+
+
+def test_image_size_makes_no_network_smaller(source, backbone, monkeypatch):
+    cost = Cost(milliseconds=0.5, megabytes=30)
+    monkeypatch.setattr(goal, "cost", lambda *_: cost)
+    told = refusal(source, Backbone("efficientnet-lite1", 32), goal="20 MB")
+    assert "efficientnet-lite1 takes 30.0 MB on this machine" in told
+    assert told.endswith("Choose a smaller model, or let --model auto choose among several.")
+    assert refusal(source, backbone, goal="1 MB").endswith(
+        "No model is smaller: give a larger goal."
+    )
 
 
 @pytest.mark.long

@@ -337,6 +337,14 @@ def test_names_of_no_text(client, squares):
     assert "path" in answer.json["predictions"][0]
 
 
+def test_names_that_are_not_utf_8_are_told_as_in_tables(client, squares):
+    body = multipart({"NAME.png": squares["red.png"]}).replace(b"NAME", b"caf\xe9")
+    answer = client.send("/predict", body, **MULTIPART)
+    assert answer.json["predictions"][0]["path"] == "caf\\udce9.png"
+    table = client.send("/predict", body, **MULTIPART, accept="text/csv").body.decode()
+    assert table.splitlines()[1].startswith("caf\\udce9.png,")
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
 def test_a_body_that_is_cut_loses_no_picture(client, squares, share):
     body = multipart(squares)

@@ -7,6 +7,8 @@ import time
 import pytest
 
 from conftest import COLOURS, fill, square
+from efftune.cli.main import serve_command  # after the other commands, as it registers itself
+from efftune.cli.setting_options import Output
 from efftune.delivery import sorted_files, sorting
 from efftune.errors import DataError, UsageError
 from efftune.serving import watching
@@ -221,6 +223,22 @@ def test_what_is_no_photo_is_told_once_and_again_if_it_changes(folder, into, sta
 
     watched(watcher, state, lambda: len(placed(into)) == 7, change)
     assert problems() == [f"{folder.resolve()}/note.txt is not sorted: not an image."]
+
+
+def test_names_forge_no_line_of_the_log(folder, into, state, capsys):
+    (folder / "red" / "01.png").rename(folder / "a\nReady: b.png")
+    (folder / "c\r\nSorted: d.png").write_text("nothing")
+
+    def tell(event, value):
+        serve_command._tell(event, value, "run", Output(json=False, quiet=False))
+
+    watched(Watcher(folder, into, tell), state, lambda: len(placed(into)) == 6)
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 6
+    assert all(line.startswith("Sorted: /") for line in printed.out.splitlines())
+    assert "/a\\nReady: b.png" in printed.out
+    assert printed.err.endswith("/c\\r\\nSorted: d.png is not sorted: not an image.\n")
+    assert len(printed.err.splitlines()) == 1
 
 
 def test_file_that_goes_meanwhile_is_nothing(folder, into, state, monkeypatch):

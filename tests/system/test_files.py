@@ -4,6 +4,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,35 @@ from efftune.system import files, machine
 def test_write_makes_the_file_and_its_folder(tmp_path):
     files.write(tmp_path / "a" / "b.txt", "Grüße\n")
     assert (tmp_path / "a" / "b.txt").read_bytes() == "Grüße\n".encode()
+
+
+@pytest.mark.parametrize("given", [files.user_path, files.output_path])
+def test_empty_path_is_not_the_current_folder(given):
+    assert given(".") == Path()
+    with pytest.raises(UsageError, match="A path is empty"):
+        given("")
+
+
+@pytest.mark.parametrize(
+    ("code", "needed", "told"),
+    [
+        (
+            errno.ENOSPC,
+            1234,
+            r"run cannot be written: 1,234 bytes are needed, [\d,]+ are free. Make",
+        ),
+        (
+            errno.EDQUOT,
+            0,
+            r"run cannot be written: [\d,]+ bytes are free. Make room and try again.",
+        ),
+        (errno.EFBIG, 0, r"run cannot be written: a file in it is larger .*ulimit -f"),
+    ],
+)
+def test_lack_of_space_is_told(tmp_path, code, needed, told):
+    full = files.disk_full(OSError(code, "no"), tmp_path / "run", needed)
+    assert re.search(told, str(full))
+    assert files.disk_full(OSError(errno.EACCES, "no"), tmp_path) is None
 
 
 @pytest.mark.parametrize("cell", ["Icon\r", "a\nb", "a\r\nb", 'a,"b"', "\u2028", ""])

@@ -25,9 +25,9 @@ def echo(text: str = "") -> None:
     _console().print(Text(escape_control(text, keep="\n")), soft_wrap=True)
 
 
-def warn(text: str) -> None:
-    """Print a line to stderr."""
-    Console(stderr=True).print(Text(escape_control(text, keep="\n")), soft_wrap=True)
+def warn(text: str, *, keep: str = "\n") -> None:
+    """Print a line to stderr, with control characters escaped but those to keep."""
+    Console(stderr=True).print(Text(escape_control(text, keep)), soft_wrap=True)
 
 
 def utf8_stdout() -> TextIO:

@@ -21,7 +21,8 @@ def show_exports(exports: Sequence[Export], *, as_json: bool) -> None:
         return
     show_table(_HEADINGS, [_export_row(each) for each in exports])
     pictures = sum(score.pictures for score in exports[0].receipt.same_pixels)
-    echo(f"\nJudged on {pictures:,} pictures.")
+    known = " The classifier was trained on them: with others, the gap may be larger."
+    echo(f"\nJudged on {pictures:,} pictures.{known * exports[0].receipt.trained_on}")
     for each in exports:
         _show_remarks(each)
     if left_out := exports[0].receipt.left_out:

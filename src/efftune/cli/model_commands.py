@@ -330,7 +330,7 @@ def _exit_after(failures: dict[Path, str]) -> None:
     from efftune.data.sources import addresses
 
     for path, reason in failures.items():
-        console.warn(f"{addresses.shown(path)}: {reason}")
+        console.warn(f"{addresses.shown(path)}: {reason}", keep="")
     if failures:
         raise typer.Exit(1)
 

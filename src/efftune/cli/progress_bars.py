@@ -35,17 +35,27 @@ class _PlainLines:
     def __init__(self) -> None:
         self._phase = ""
         self._first_count = 0  # items done at `_first_count_time`
+        self._most = 0  # items done so far
         self._first_count_time = self._last_print = 0.0
 
     def report(self, phase: str, done: int, total: int) -> None:
         now = time.monotonic()
+        # Threads may report in another order, but a count that is halved has begun again.
+        begins_again = done < self._most / 2
+        self._most = done if begins_again or phase != self._phase else max(done, self._most)
         if phase != self._phase:
             self._phase, self._last_print, self._first_count = phase, now, 0
             warn(f"{phase} …")
-        elif not self._first_count:
+        elif begins_again or not self._first_count:
             self._first_count, self._first_count_time = done, now
         elif now - self._last_print >= _PRINT_INTERVAL_SECONDS:
             self._last_print = now
-            seconds_per_item = (now - self._first_count_time) / max(done - self._first_count, 1)
-            remaining = seconds_per_item * (total - done)
-            warn(f"{phase} {done:,} of {total:,}, about {remaining:.0f} s left")
+            warn(f"{phase} {done:,} of {total:,}{self._left(done, total, now)}")
+
+    def _left(self, done: int, total: int, now: float) -> str:
+        """How long the rest takes; nothing as long as no speed is known."""
+        counted = done - self._first_count
+        if counted <= 0:
+            return ""
+        remaining = (now - self._first_count_time) / counted * (total - done)
+        return f", about {remaining:.0f} s left"

@@ -202,12 +202,15 @@ def _settings(more: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tell(event: str, value: str, place: str, output: Output) -> None:
-    """Print what has happened; problems even if that is to be quiet."""
+    """Print what has happened, as one line; problems even if that is to be quiet."""
     from efftune.cli import console
+    from efftune.system.text import escape_control
 
     if output.json:
         typer.echo(json.dumps({"event": event, "value": value}))
-    elif event == "problem":
+        return
+    value = escape_control(value)  # the name of a photo may have line breaks
+    if event == "problem":
         console.warn(value)
     elif event == "listening":
         console.echo(f"Loading {place}, to serve it at {value}")

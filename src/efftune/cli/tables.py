@@ -17,7 +17,7 @@ from efftune.report import related, review, words
 from efftune.report.explanation_images import ExplanationFile
 from efftune.runs.run import Run
 from efftune.system import shell
-from efftune.system.text import counted
+from efftune.system.text import counted, shown
 from efftune.training.planning import Plan
 
 
@@ -38,7 +38,7 @@ def show_run(run: Run) -> None:
     per_class = (evaluation.test_without_leaks or score).per_class
     weakest = sorted((each for each in per_class if each.support), key=lambda each: each.f1)
     items = (
-        f"{each.name} (F1 {each.f1:.2f}, {counted(each.support, 'picture')})"
+        f"{shown(each.name)} (F1 {each.f1:.2f}, {counted(each.support, 'picture')})"
         for each in weakest[:3]
     )
     echo(f"Weakest classes: {', '.join(items)}")
@@ -107,6 +107,8 @@ def _show_reliability(run: Run) -> None:
     echo(f"Baseline:        {_baseline(score)}")
     if related.all_leaked(values, run.record):
         echo(f"Leaks:           {related.left_out(values, run.record)}")
+    if unknown := related.unknown_classes(values):
+        echo(f"Unknown:         {unknown}")
     if groups := related.few_groups(related.findings(run.folder)):
         echo(f"Groups:          {groups}")
     if unsure is not None and not unsure.test.answered:
@@ -122,7 +124,7 @@ def _show_reliability(run: Run) -> None:
 
 
 def _baseline(score: SplitEvaluation) -> str:
-    return f"{percent(score.commonest_share)} by always predicting {score.commonest}"
+    return f"{percent(score.commonest_share)} by always predicting {shown(score.commonest)}"
 
 
 def show_plan(plan: Plan) -> None:

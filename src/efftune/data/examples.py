@@ -281,11 +281,12 @@ class Examples:
         for row in self.of("train"):
             folds[row.label].add(self.fold_of[row.path])
         alone = [name for name, found in folds.items() if len(found) < 2]
-        if len(folds) - len(alone) * allow_missing < 2 or (alone and not allow_missing):
+        can_allow = len(folds) - len(alone) >= 2  # classes to judge
+        if alone and not (allow_missing and can_allow):
             raise DataError(
                 f"All usable pictures of class {_quoted_list(alone)} are in one fold: there is "
                 "only one, or they are copies or one group, or others were relabelled. Add others "
-                "or move the class out" + _ALLOW * (not allow_missing) + "."
+                "or move the class out" + _ALLOW * can_allow + "."
             )
 
     def _remedy(self, split: Split, *, empty: bool) -> str:
@@ -320,8 +321,7 @@ class Examples:
         for row in self.rows:
             status = "used" if row.usable else "set aside"
             fold = self.fold_of[row.path] + 1 if row.usable and row.path in self.fold_of else ""
-            cells = [row.name, row.label, row.split, status, row.reason, row.sha256, fold]
-            writer.writerow(cells)
+            writer.writerow([row.name, row.label, row.split, status, row.reason, row.sha256, fold])
         return table.getvalue()
 
     @property

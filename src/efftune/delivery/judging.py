@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from efftune.data.images import Pixels
 from efftune.delivery.photos import Photo, as_it_was, read
-from efftune.delivery.receipt import Score
+from efftune.delivery.receipt import TRAINING, Score
 from efftune.delivery.runtimes import Loaded
 from efftune.errors import BadImage, DataError
 from efftune.evaluation import metrics
@@ -32,7 +32,7 @@ class Originals:
 
     Attributes:
         classifier: of the run.
-        photos: those that can be read.
+        photos: those that can be read; of the split `training`, if they were judged out of fold.
         pixels: that the classifier gets, uint8 (photos, size, size, 3).
         probabilities: that it answers, float32 (photos, classes).
         left_out: names of photos that are gone, have changed or cannot be read.
@@ -74,8 +74,17 @@ class Originals:
             )
         left_out = [photos[i].name for i in range(len(photos)) if i not in set(kept)]
         answers = classifier.outputs(pixels, lambda *_: on_progress(next(done), steps))
-        found = [photos[i] for i in kept]
+        # Out of fold, others judged them: the classifier itself was trained on them.
+        found = [
+            replace(photo, split=TRAINING) if photo.split == OUT_OF_FOLD else photo
+            for photo in (photos[i] for i in kept)
+        ]
         return cls(classifier, found, pixels, answers.probabilities, (*missing, *left_out))
+
+    @property
+    def trained_on(self) -> bool:
+        """Whether the classifier was trained on the photos."""
+        return self.photos[0].split == TRAINING
 
     def decisive(self) -> tuple[str, NDArray[np.int64]]:
         """The split that chooses between ways to write a file, and its rows.
@@ -88,7 +97,7 @@ class Originals:
 
     def expected(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the classes that pictures should be given: their own, where that is fair."""
-        if self.photos[rows[0]].split == OUT_OF_FOLD:  # it was trained on them
+        if self.trained_on:
             return np.asarray(self.probabilities[rows].argmax(axis=1))
         return np.array([self.photos[i].label for i in rows])
 
@@ -125,6 +134,7 @@ def judge(
         "load_ms": round(load_ms, 1),
         "ms": round(float(np.median(times)), 2),
         "ms_95": round(float(np.percentile(times, 95)), 2),
+        "trained_on": originals.trained_on,
         "left_out": originals.left_out,
     }
     return measured, _recalibration(answers, originals, least)
@@ -259,7 +269,7 @@ def _score(
     accuracy: dict[str, float | None] = dict.fromkeys(
         ("accuracy", "accuracy_before", "loss", "loss_before", "p")
     )
-    if split != OUT_OF_FOLD:
+    if not originals.trained_on:
         judged, judged_before = (
             metrics.evaluate(each, labels, classifier.class_names)
             for each in (after.clip(least), before)

@@ -1,6 +1,5 @@
 """The photos of a run, found again to judge its exports by and to calibrate them with."""
 
-import csv
 import hashlib
 import itertools
 import warnings
@@ -17,11 +16,11 @@ from efftune.data.images import Pixels
 from efftune.data.sources import addresses, discovery, hf, tfds
 from efftune.data.sources.table_columns import Columns
 from efftune.errors import BadImage, DataError, EfftuneWarning, UsageError
-from efftune.evaluation.predictions import FILE as PREDICTIONS_FILE
+from efftune.evaluation import predictions
 from efftune.evaluation.predictions import OUT_OF_FOLD
 from efftune.model.classifier import Classifier
 from efftune.recipe.recipe import Recipe
-from efftune.system import files
+from efftune.system import files, stored
 from efftune.system.machine import usable_processors
 from efftune.system.progress import Progress, silent
 
@@ -173,8 +172,10 @@ def _photos(
 
 def _beside_labels(examples: Examples, recipe: Recipe) -> list[Example]:
     """The pictures beside the labels file that the run used, if they are there still."""
+    if not recipe.data.labels:
+        return []
     labels = files.user_path(recipe.data.labels)
-    if not recipe.data.labels or not labels.exists():
+    if not labels.exists():
         return []
     return relabelling.further(examples, relabelling.read(labels), labels.parent)
 
@@ -249,14 +250,21 @@ def _drawn(judged: Sequence[tuple[str, ...]], seed: int) -> Iterator[tuple[str, 
 
 def _judged(folder: Path) -> list[tuple[str, ...]]:
     """Name, split and label of the pictures that a run was judged by."""
-    rows = _table(folder / PREDICTIONS_FILE, ("path", "split", "label"))
-    return [row for row in rows if row[1] in _JUDGED]
+    with stored.reading(folder / predictions.FILE):
+        rows = predictions.rows(folder, ("path", "label"))
+        found = [(row["path"], row["split"], row["label"]) for row in rows]
+    return [row for row in found if row[1] in _JUDGED]
 
 
 def _used(folder: Path) -> dict[str, _Used]:
     """The pictures that a run used, by name."""
-    rows = _table(folder / "examples.csv", ("path", "split", "label", "sha256", "status"))
-    return {name: _Used(*values) for name, *values, status in rows if status == "used"}
+    path = folder / "examples.csv"
+    with stored.reading(path):
+        return {
+            row["path"]: _Used(row["split"], row["label"], row["sha256"])
+            for row in stored.rows(path)
+            if row["status"] == "used"
+        }
 
 
 def _trained_on(used: Mapping[str, _Used], seed: int, most: int) -> Iterator[tuple[str, str, str]]:
@@ -269,11 +277,3 @@ def _trained_on(used: Mapping[str, _Used], seed: int, most: int) -> Iterator[tup
     shuffled = ([rows[i] for i in random.permutation(len(rows))] for rows in by_class.values())
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*shuffled))
     yield from itertools.islice((row for row in in_turn if row is not None), most)
-
-
-def _table(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [tuple(row[each] for each in columns) for row in csv.DictReader(stream)]
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise DataError(f"{path} is damaged: {error}. Train again.") from None

@@ -239,7 +239,7 @@ def _write_part(path: Path, columns: Sequence[str], rows: Sequence[list[Any]]) -
         if path.suffix == _SUFFIXES["parquet"]:
             _write_parquet(partial, columns, rows)
             return
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             writer = files.csv_writer(stream)
             writer.writerow(columns)
             writer.writerows([_text(value) for value in row] for row in rows)
@@ -270,7 +270,7 @@ def _write_parquet(path: Path, columns: Sequence[str], rows: Sequence[list[Any]]
 
 
 def _unicode(value: Any) -> Any:
-    """A value as Parquet takes it: file names may contain any bytes."""
+    """A value as parts have it: the names of files and classes may contain any bytes."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
@@ -295,9 +295,8 @@ class _Counts:
         """
         try:
             labels, unsure, unlike = _read(path)
-            if path.suffix == _SUFFIXES["parquet"]:
-                names = {_unicode(name): name for name in self._classes}
-                labels = [label and names[label] for label in labels]
+            names = {_unicode(name): name for name in self._classes}
+            labels = [label and names[_unicode(label)] for label in labels]
             if len(labels) != pictures:
                 raise ValueError(f"{len(labels):,} rows instead of {pictures:,}")
             for label in filter(None, labels):
@@ -318,6 +317,7 @@ def _read(path: Path) -> tuple[list[Any], list[Any], list[Any]]:
         table = parquet.read_table(path, columns=list(names))  # raises ValueErrors
         labels, unsure, unlike = (table[name].to_pylist() for name in names)
     else:
+        # Parts of earlier versions have the bytes of names as they were.
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
             rows = list(csv.DictReader(stream))
         labels, unsure, unlike = ([row[name] for row in rows] for name in names)

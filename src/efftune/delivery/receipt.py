@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 FILE = "receipt.json"
+TRAINING = "training"  # pictures of a run that was judged out of fold
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,7 @@ class Score:
     """How the answers for the photos of a split compare with the classifier's.
 
     Attributes:
-        split: `val`, `test` or `out-of-fold`.
+        split: `val` or `test`; `training` if cross-validation judged the run.
         pictures: their number.
         agreement: share with the same first answer, 0 to 1.
         largest_gap: between two probabilities of the same class.
@@ -96,6 +97,8 @@ class Receipt:
         max_drop: of accuracy, 0 to 1, for 8 bits; else None.
         attempts: in which it was written, the one that was kept last.
         same_pixels: given the pixels that the classifier gets, by split.
+        trained_on: whether the classifier was trained on these pictures, of which it is surer than
+            of others: with others, gaps may be larger.
         load_ms: milliseconds until the file was loaded and had answered once.
         ms: median milliseconds for the pixels of one picture.
         ms_95: their 95th percentile.
@@ -117,6 +120,7 @@ class Receipt:
     load_ms: float
     ms: float
     ms_95: float
+    trained_on: bool = False
     left_out: tuple[str, ...] = ()
     application: str = ""
     application_pixels: tuple[Score, ...] = ()

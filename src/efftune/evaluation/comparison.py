@@ -4,16 +4,18 @@ Everything is read from the run folders. Pictures are matched by the content of 
 sources may have been renamed, moved or split again in between.
 """
 
-import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from efftune.errors import DataError, UsageError, unknown_name
+from efftune.evaluation import predictions
 from efftune.evaluation.metrics import accuracy_interval
 from efftune.evaluation.predictions import OUT_OF_FOLD
+from efftune.system import stored
+from efftune.system.stored import reading
 
 LEVEL = 0.05  # significance level
 _SPLITS = ("val", "test")
@@ -177,13 +179,13 @@ def compare(runs: Sequence[ComparedRun], split: str = "test") -> Comparison:
         raise unknown_name("split", split, _SPLITS)
     evaluated = [_read(run.folder, split) for run in runs]
     trained = frozenset().union(*(each.trained for each in evaluated))
-    predictions = [each.predictions for each in evaluated]
-    common = [x for x in predictions[0] if all(x in each for each in predictions)]
+    answers = [each.predictions for each in evaluated]
+    common = [x for x in answers[0] if all(x in each for each in answers)]
     held_out = [x for x in common if x not in trained]
-    compared = [x for x in held_out if _same_class([each[x] for each in predictions])]
+    compared = [x for x in held_out if _same_class([each[x] for each in answers])]
     if not compared:
         raise _nothing_to_compare(split, len(common), len(held_out))
-    correct = [[_is_correct(each[x]) for x in compared] for each in predictions]
+    correct = [[_is_correct(each[x]) for x in compared] for each in answers]
     differences = [None, *_differences(correct[0], correct[1:])]
     standings = (
         RunScore(
@@ -240,32 +242,28 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def _read(folder: Path, split: str) -> _EvaluatedRun:
-    try:
-        used = [row for row in _rows(folder / "examples.csv") if row["status"] == "used"]
+    examples, columns = folder / "examples.csv", ("label", "predicted", "path")
+    with reading(examples):
+        used = [row for row in stored.rows(examples) if row["status"] == "used"]
         # A table may list the same file more than once.
         contents = {row["path"]: row["sha256"] for row in used}
         # Out-of-fold predictions come from networks that were not trained on the picture.
         trained = frozenset(
             row["sha256"] for row in used if row["split"] == "train" and not row.get("fold")
         )
-        predictions: dict[str, _Prediction | None] = {}
-        out_of_fold = any(row.get("fold") for row in used)
-        for row in _rows(folder / "predictions.csv"):
-            if row["split"] in (split, OUT_OF_FOLD):
-                content = contents[row["path"]]
-                prediction = _Prediction(row["label"], row["predicted"])
-                previous = predictions.setdefault(content, prediction)
-                same = _same_class([previous, prediction])
-                predictions[content] = prediction if same else None
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise DataError(f"The run {folder} is damaged: {error}. Train again.") from None
-    return _EvaluatedRun(predictions, trained, out_of_fold)
-
-
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    """One row at a time: thousands of classes have as many columns."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        yield from csv.DictReader(stream)
+    with reading(folder / predictions.FILE):
+        judged = [
+            (row["path"], _Prediction(row["label"], row["predicted"]))
+            for row in predictions.rows(folder, columns)
+            if row["split"] in (split, OUT_OF_FOLD)
+        ]
+    found: dict[str, _Prediction | None] = {}
+    with reading(examples):  # which may lack a picture
+        for name, prediction in judged:
+            previous = found.setdefault(contents[name], prediction)
+            same = _same_class([previous, prediction])
+            found[contents[name]] = prediction if same else None
+    return _EvaluatedRun(found, trained, any(row.get("fold") for row in used))
 
 
 def _same_class(predictions: Sequence[_Prediction | None]) -> bool:

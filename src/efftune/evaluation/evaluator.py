@@ -1,7 +1,7 @@
 """Evaluation of a trained network: calibration, thresholds, scores, suspects, learning curve."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,9 +94,10 @@ def evaluate(
     )
     probabilities = {split: each.probabilities for split, each in judged.items()}
     clean, known = _without_leaks(judged, labels, data, examples)
+    fair = _judgeable(clean, known, data) if outcome else (clean, known)
     evaluation = replace(
         _scores(probabilities, labels, examples, curve),
-        calibration=_calibration(clean, known, uncertainty),
+        calibration=_calibration(*fair, uncertainty),
         unsure=_unsure(clean, known, uncertainty, recipe),
         unlike=_unlike(clean, uncertainty),
         learning_curve=curve,
@@ -275,6 +276,22 @@ def _without_leaks(
             )
             known[split] = labels[split][clean]
     return found, known
+
+
+def _judgeable(
+    judged: Mapping[Split, Judged], labels: Mapping[Split, Labels], data: TrainingData
+) -> tuple[dict[Split, Judged], dict[Split, Labels]]:
+    """What is said of the pictures whose class their judges could know, with labels.
+
+    Temperatures are fitted to these; of the others, every confidence is wrong.
+    """
+    assert data.folds is not None  # noqa: S101  (only called in cross-validation)
+    known = out_of_fold.judgeable(data.labels["train"], data.folds)
+    parts = {
+        split: Judged(*(getattr(each, field.name)[known] for field in fields(Judged)))
+        for split, each in judged.items()
+    }
+    return parts, {split: each[known] for split, each in labels.items()}
 
 
 def _calibration(

@@ -177,10 +177,8 @@ class Evaluation:
         """The accuracies on validation and test, with and without leaks."""
         if self.cross_validation:
             return f"Evaluation(out_of_fold={self.test!r})"
-        names = ("val", "val_without_leaks", "test", "test_without_leaks")
-        scores = {name: getattr(self, name) for name in names}
-        shown = (f"{name}={score!r}" for name, score in scores.items() if score is not None)
-        return f"Evaluation({', '.join(shown)})"
+        scores = {name: getattr(self, name) for name in _PARTS if name.startswith(("val", "test"))}
+        return f"Evaluation({', '.join(f'{name}={each}' for name, each in scores.items() if each)})"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the scores of all splits, and the classes of the test split."""

@@ -1,6 +1,5 @@
 """Classifiers evaluated on other pictures than those that they were trained and judged with."""
 
-import csv
 import hashlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,10 @@ from efftune.errors import BadImage, DataError, UsageError, unknown_name
 from efftune.evaluation import metrics
 from efftune.evaluation.metrics import SplitEvaluation
 from efftune.model.classifier import Classifier
+from efftune.system import stored
 from efftune.system.machine import usable_processors
 from efftune.system.progress import Progress
+from efftune.system.stored import reading
 
 
 def evaluate(
@@ -84,12 +85,9 @@ def trained_on(
     path, done = run / "examples.csv", itertools.count(1)
     if not path.exists():
         return None
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            listed = [(r["sha256"], r["split"], r["status"]) for r in csv.DictReader(stream)]
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise DataError(f"{path} is damaged: {error}. Train again.") from None
-    known = {sha256 for sha256, *how in listed if how == ["train", "used"]}
+    with reading(path):
+        listed = stored.rows(path, ("sha256", "split", "status"))
+        known = {r["sha256"] for r in listed if (r["split"], r["status"]) == ("train", "used")}
     rows = _rows_of_split(examples, split)
 
     def is_known(row: Example) -> bool:
@@ -113,12 +111,12 @@ def _rows_of_split(examples: Examples, split: str | None) -> tuple[Example, ...]
     """The usable examples of a split; by default those of the test split, or else all."""
     if split not in (None, *SPLITS):
         raise unknown_name("split", str(split), SPLITS)
+    if not any(row.usable for row in examples.rows):
+        examples.require_splittable(allow_missing=True)  # which says what is there instead
     available = {row.split for row in examples.rows if row.usable} - {""}
     if split is None:
         split = "test" if "test" in available else None
     rows = [row for row in examples.rows if row.usable and split in (None, row.split)]
-    if split is not None and not rows:
-        raise UsageError(f"{examples.source} has no {split} split, or there are no pictures in it.")
     if not rows:
-        raise DataError(f"{examples.source} holds no picture that can be read.")
+        raise UsageError(f"{examples.source} has no {split} split, or there are no pictures in it.")
     return tuple(rows)

@@ -1,8 +1,9 @@
 """Predictions on validation and test, or out of fold, and their table `predictions.csv`."""
 
-import csv
 import io
-from collections.abc import Iterable, Sequence
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from efftune.data.examples import Example, Split
 from efftune.data.sources import addresses
-from efftune.errors import DataError
 from efftune.model.prediction import Prediction
-from efftune.system import files
+from efftune.system import files, stored
+from efftune.system.stored import Row, reading
+from efftune.system.text import counted
 
 FILE = "predictions.csv"
 OUT_OF_FOLD: Literal["out-of-fold"] = "out-of-fold"
@@ -88,6 +90,36 @@ def write_csv(stream: TextIO, found: Sequence[Prediction]) -> None:
             writer.writerow([path, rank, label, f"{value:.6f}", *flags, *numbers])
 
 
+def rows(folder: Path, columns: Collection[str]) -> Iterator[Row]:
+    """The rows of a run's table, one at a time: thousands of classes have as many columns.
+
+    Args:
+        folder: of the run.
+        columns: to keep of those that the table has.
+
+    Raises:
+        DataError: the table is missing, damaged or cut off, or `evaluation.json` is.
+    """
+    path, expected, found = folder / FILE, _judged(folder / "evaluation.json"), Counter[str]()
+    with reading(path):
+        for row in stored.rows(path, {*columns, "split"}):
+            found[row["split"]] += 1
+            yield row
+        for split, pictures in expected.items():
+            if found[split] != pictures:
+                told = f"{counted(found[split], 'row')} of the split {split!r}"
+                raise ValueError(f"it has {told}, but {counted(pictures, 'picture')} were judged")
+
+
+def _judged(path: Path) -> dict[str, int]:
+    """How many pictures of each split were judged, as `evaluation.json` says."""
+    with reading(path):
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        if scores.get("cross_validation"):
+            return {OUT_OF_FOLD: int(scores["test"]["pictures"])}
+        return {split: int(scores[split]["pictures"]) for split in ("val", "test")}
+
+
 def confidences(folder: Path, split: Split) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Read the confidence of a run's predictions for a split, and whether they are correct.
 
@@ -98,15 +130,13 @@ def confidences(folder: Path, split: Split) -> tuple[NDArray[np.float64], NDArra
         Confidences, float64 (pictures,), 0 to 1; and correctness, bool (pictures,).
 
     Raises:
-        DataError: the table is missing or damaged.
+        DataError: see `rows`.
     """
-    try:
-        with (folder / FILE).open(encoding="utf-8", newline="") as stream:
-            rows = [
-                (float(row["confidence"]), row["predicted"] == row["label"])
-                for row in csv.DictReader(stream)
-                if row["split"] in (split, OUT_OF_FOLD) and row.get(_CHOSEN_ON, "yes") == "yes"
-            ]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise DataError(f"{folder / FILE} is damaged: {error}. Train again.") from None
-    return np.array([each for each, _ in rows]), np.array([each for _, each in rows], dtype=bool)
+    columns = ("label", "predicted", "confidence", _CHOSEN_ON)
+    with reading(folder / FILE):
+        found = [
+            (float(row["confidence"]), row["predicted"] == row["label"])
+            for row in rows(folder, columns)
+            if row["split"] in (split, OUT_OF_FOLD) and row.get(_CHOSEN_ON, "yes") == "yes"
+        ]
+    return np.array([each for each, _ in found]), np.array([each for _, each in found], dtype=bool)

@@ -1,6 +1,5 @@
 """Labels that look wrong, found by confident learning on out-of-fold probabilities."""
 
-import csv
 import io
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from efftune.data.examples import Example
 from efftune.errors import DataError
-from efftune.system import files
+from efftune.system import files, stored
 
 FILE = "suspects.csv"
 _FEWEST = 5  # pictures of a class whose probabilities tell what is usual
@@ -136,17 +135,14 @@ def read(folder: Path, why_missing: Callable[[Path], str]) -> list[ListedSuspect
     path = folder / FILE
     if not path.exists():
         raise DataError(f"{folder} has no suspect labels: {why_missing(folder)}.")
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [
-                ListedSuspect(
-                    row["path"],
-                    row["label"],
-                    row["suggested"],
-                    float(row["p_label"]),
-                    float(row["p_suggested"]),
-                )
-                for row in csv.DictReader(stream)
-            ]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise DataError(f"{path} is damaged: {error}. Train again.") from None
+    with stored.reading(path):
+        return [
+            ListedSuspect(
+                row["path"],
+                row["label"],
+                row["suggested"],
+                float(row["p_label"]),
+                float(row["p_suggested"]),
+            )
+            for row in stored.rows(path)
+        ]

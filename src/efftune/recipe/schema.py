@@ -1,5 +1,6 @@
 """The table of all settings, made of the fields of their sections; and how texts become values."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -70,7 +71,8 @@ def flat(choices: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: there is no such setting.
     """
     found: dict[str, Any] = {}
-    for name, value in choices.items():
+    for name, given in choices.items():
+        value = os.fspath(given) if isinstance(given, os.PathLike) else given
         fields = vars(value) if name in SECTIONS and is_dataclass(value) else value
         inside = name in SECTIONS and isinstance(fields, Mapping)
         parts = {f"{name}.{key}": each for key, each in fields.items()} if inside else {name: value}

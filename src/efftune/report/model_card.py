@@ -75,6 +75,7 @@ def text(folder: Path, *, repository: str = "", receipt: Mapping[str, Any] | Non
             **{"repository": repository, "receipt": receipt},
             **_leaks(record, evaluation),
             "few_groups": related.few_groups(related.findings(folder)),
+            "unknown_classes": related.unknown_classes(evaluation),
         }
         metadata = _front_matter(values)
         return metadata + str(_template().render(values))

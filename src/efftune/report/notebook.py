@@ -13,7 +13,7 @@ from efftune.errors import DataError
 from efftune.evaluation import predictions
 from efftune.evaluation.metrics import Evaluation
 from efftune.report import related, report, thumbnails, words
-from efftune.report.page import read_table, reading
+from efftune.report.page import reading
 from efftune.report.stored_run import COLUMNS
 from efftune.system import text
 
@@ -61,8 +61,8 @@ def _mistakes(folder: Path) -> Markup:
     small: dict[str, str] = {}
     with suppress(DataError):
         small, _ = thumbnails.read(folder)
-    rows = read_table(path, COLUMNS)
     with reading(path):
+        rows = predictions.rows(folder, COLUMNS)
         judged = [row for row in rows if row["split"] in ("test", predictions.OUT_OF_FOLD)]
         wrong = [row for row in judged if row["label"] != row["predicted"]]
         wrong.sort(key=lambda row: -float(row["confidence"]))

@@ -1,6 +1,5 @@
 """Helpers shared by the HTML pages of a run: reading its files and rendering templates."""
 
-import csv
 import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -11,15 +10,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
-from efftune.errors import DataError
+from efftune.system import stored
 from efftune.system.text import counted, interval, name, percent, seconds, shown
 
-Row = dict[str, str]
-
-_READ_ERRORS = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError),
-    *(RecursionError, ArithmeticError),
-)
+Row = stored.Row
 
 
 def render(page: str, **values: Any) -> str:
@@ -49,18 +43,16 @@ def _templates() -> Environment:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Attribute errors in the block to this file or folder.
+    """Attribute errors in the block, also those of a template, to this file or folder.
 
     Raises:
         DataError: the file is missing or damaged.
     """
-    try:
-        yield
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing. Restore it, or train again.") from None
-    except (*_READ_ERRORS, csv.Error, UndefinedError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise DataError(f"{path} is damaged: {reason}. Restore it, or train again.") from None
+    with stored.reading(path):
+        try:
+            yield
+        except UndefinedError as error:
+            raise ValueError(str(error)) from None
 
 
 def read_json(path: Path) -> Any:
@@ -84,18 +76,7 @@ def read_table(path: Path, columns: Collection[str] | None = None) -> list[Row]:
     Raises:
         DataError: the file is missing or damaged.
     """
-    # Spreadsheets may add a byte order mark when they save a table.
-    with reading(path), path.open(encoding="utf-8-sig", newline="") as stream:
-        lines = csv.reader(stream)
-        header = next(lines, [])
-        kept = [(i, key) for i, key in enumerate(header) if columns is None or key in columns]
-        rows = list[Row]()
-        for cells in filter(None, lines):  # without empty lines
-            if len(cells) != len(header):
-                told = "does not have as many cells as the header"
-                raise ValueError(f"row {len(rows) + 1} {told}")
-            rows.append({key: cells[i] for i, key in kept})
-        return rows
+    return list(stored.rows(path, columns))
 
 
 def _escape_surrogates(value: Any) -> Any:

@@ -96,6 +96,25 @@ def left_out(evaluation: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     return f"{told}; counting all test pictures, accuracy is {percent(everything['accuracy'])}."
 
 
+def unknown_classes(evaluation: Mapping[str, Any]) -> str:
+    """The remark on pictures that cross-validation could not judge; empty if there are none.
+
+    Args:
+        evaluation: `evaluation.json`.
+    """
+    unknown = (evaluation.get("cross_validation") or {}).get("unknown", 0)
+    if not unknown:
+        return ""
+    pictures = evaluation["test"]["pictures"]
+    right, others = round(evaluation["test"]["accuracy"] * pictures), pictures - unknown
+    count = "counts as a mistake" if unknown == 1 else "count as mistakes"
+    its = "its class" if unknown == 1 else "their class"
+    return (
+        f"{counted(unknown, 'picture')} {count}, since no other fold has {its}; of the other "
+        f"{others:,}, {percent(right / others)} are right."
+    )
+
+
 def findings(folder: Path) -> list[Row]:
     """The rows of `findings.csv` of a run; none if it has no such file, or a damaged one."""
     with suppress(DataError):

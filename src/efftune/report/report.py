@@ -266,6 +266,7 @@ def _exports(stored: StoredRun) -> list[dict[str, Any]]:
                 "name": export,
                 "megabytes": receipt["bytes"] / 1e6,
                 "pictures": pictures,
+                "trained_on": receipt.get("trained_on", False),
                 "agreement": agreeing / pictures,
                 "gap": max(score["largest_gap"] for score in same),
                 "before": same[-1]["accuracy_before"],

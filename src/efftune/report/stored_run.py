@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from efftune.errors import DataError
+from efftune.evaluation import predictions
 from efftune.evaluation.predictions import OUT_OF_FOLD
 from efftune.evaluation.suspects import FILE as SUSPECTS_FILE
 from efftune.report import thumbnails
-from efftune.report.page import Row, read_json, read_table, reading
+from efftune.report.page import Row, read_json, read_table
 
 # Of `predictions.csv`, which has one more for each class.
 COLUMNS = ("path", "split", "label", "predicted", "confidence", "unsure", "unlike")
@@ -56,9 +57,8 @@ class StoredRun:
             DataError: a required file is missing, or a file is damaged.
         """
         small, explained = thumbnails.read(folder)
-        predictions = read_table(folder / "predictions.csv", COLUMNS)
-        with reading(folder / "predictions.csv"):
-            test = [row for row in predictions if row["split"] in ("test", OUT_OF_FOLD)]
+        table = predictions.rows(folder, COLUMNS)
+        test = [row for row in table if row["split"] in ("test", OUT_OF_FOLD)]
         return cls(
             folder=folder,
             record=read_json(folder / "run.json"),

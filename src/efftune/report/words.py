@@ -265,6 +265,8 @@ def _remarks(
         )
     if leaks := related.left_out(evaluation, record):
         remarks.append(leaks)
+    if unknown := related.unknown_classes(evaluation):
+        remarks.append(unknown)
     noun = judged_pictures(evaluation)["noun"]
     low, high = score["low"], score["high"]
     if high - low > _WIDE_INTERVAL and 2 * (score["accuracy"] - low) > _WIDE_INTERVAL:

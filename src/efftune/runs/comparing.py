@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from efftune.errors import UsageError
 from efftune.evaluation import comparison, learning_curve
 from efftune.evaluation.comparison import ComparedRun, Comparison
 from efftune.report import comparison_plot
@@ -22,9 +23,14 @@ def compare(
         out: the path of a PNG to write, accuracy against training seconds.
 
     Raises:
-        UsageError: fewer than two runs, a missing folder or an unknown split.
+        UsageError: fewer than two runs, one path instead of several, a missing folder or an unknown
+            split.
         DataError: a folder is not a finished run, or the runs have no picture in common.
     """
+    if isinstance(runs, str | Path | Run):
+        raise UsageError(
+            "compare takes a list of two or more runs: efftune.compare([first, other])."
+        )
     loaded = [each if isinstance(each, Run) else Run.load(each) for each in runs]
     for each in loaded:
         loading.require_pictures(each.folder, each.record)

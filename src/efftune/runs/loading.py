@@ -24,7 +24,7 @@ from efftune.system.journal import RECORD
 
 PrecisionChoice = Literal["f32", "bf16", "auto"]
 # What reading a damaged file may raise: the last two for values nested too deeply, or too large.
-READ_ERRORS = (
+_READ_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
     *(RecursionError, ArithmeticError),
 )
@@ -158,7 +158,7 @@ def record_of(folder: Path) -> dict[str, Any]:
                 raise DataError(f"{folder} is an unfinished run. Go on with it: {command}")
     except OSError as error:
         raise DataError(f"{folder / RECORD} cannot be read: {error.strerror}.") from None
-    except READ_ERRORS:
+    except _READ_ERRORS:
         pass
     raise DataError(
         f"{folder} is not a finished run: it has no valid {RECORD}. Give a folder that "

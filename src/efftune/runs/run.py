@@ -1,6 +1,7 @@
 """Finished runs, read from their folders: evaluate, report, review, explain, export, push."""
 
 import json
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,18 +19,17 @@ from efftune.delivery.export import Export, Exportable
 from efftune.delivery.export_requests import ExportOptions
 from efftune.delivery.hub_push import Pushed
 from efftune.delivery.judging import Originals
-from efftune.errors import DataError, UsageError
+from efftune.errors import UsageError
 from efftune.evaluation import other_pictures, suspects
 from efftune.evaluation.metrics import Evaluation, SplitEvaluation
 from efftune.model.classifier import Classifier
 from efftune.model.engines import devices
 from efftune.model.engines.devices import Device
 from efftune.recipe.recipe import Recipe
-from efftune.recipe.settings import read_choices
 from efftune.report import explanation_images, model_card, notebook, report, review
 from efftune.report.explanation_images import ExplanationFile
 from efftune.runs import loading
-from efftune.system import files
+from efftune.system import files, stored
 from efftune.system.progress import OnProgress, showing
 
 
@@ -65,12 +65,12 @@ class Run:
         """
         folder = files.user_path(folder)
         record = loading.record_of(folder)
-        try:
-            recipe = Recipe().changed(**read_choices(folder / "recipe.toml"))
+        with stored.reading(folder / "recipe.toml"):
+            settings = (folder / "recipe.toml").read_text(encoding="utf-8")
+            recipe = Recipe().changed(**tomllib.loads(settings))
+        with stored.reading(folder / "evaluation.json"):
             metrics_json = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
             evaluation = Evaluation.from_dict(metrics_json)
-        except (*loading.READ_ERRORS, UsageError) as error:
-            raise DataError(f"The run {folder} is damaged: {error}. Train again.") from None
         return cls(folder, recipe, evaluation, record, devices.for_prediction(device))
 
     def __repr__(self) -> str:
@@ -88,7 +88,8 @@ class Run:
         """The summary that `efftune train --json` prints, as plain JSON values.
 
         `val` and `test` are of all pictures of the splits. Where some have copies or relatives in
-        an earlier split, `val_without_leaks` and `test_without_leaks` are of the others.
+        an earlier split, `leaked` counts them, and `val_without_leaks` and `test_without_leaks`
+        are of the others, if there are any.
         """
         cross_validation, scores = self.evaluation.cross_validation, {}
         for name in ("val", "test", "val_without_leaks", "test_without_leaks"):
@@ -97,12 +98,16 @@ class Run:
                 scores[name] = {"accuracy": score.accuracy}
                 if name.startswith("test"):
                     scores[name] |= {"low": score.low, "high": score.high}
+        leaked = {
+            name: count for name, count in self.record["data"].get("leaked", {}).items() if count
+        }
         return {
             "run": str(self.folder),
             "model": self.record["model"]["name"],
             "recipe": self.recipe.name,
             "seconds": round(sum(self.record["seconds"].values()), 2),
             **scores,
+            **({"leaked": leaked} if leaked else {}),
             "judged_by": f"{cross_validation.folds} folds" if cross_validation else "test pictures",
         }
 

@@ -214,8 +214,10 @@ def require_same_pictures(kept: Journal, examples: Examples) -> None:
         "removed": [name for name in before if name not in now],
         "altered": [name for name in both if now[name][-1] != before[name][-1]],
         "of another class": [name for name in both if now[name][0] != before[name][0]],
-        "in another split": [name for name in both if now[name][1:3] != before[name][1:3]],
     }
+    if not any(changes.values()):  # which may change the splits of others, too
+        moved = [name for name in both if now[name][1:3] != before[name][1:3]]
+        changes["in another fold" if examples.fold_of else "in another split"] = moved
     found = [f"{len(names)} {how} ({_some(names)})" for how, names in changes.items() if names]
     if found:
         raise DataError(

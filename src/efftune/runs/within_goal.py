@@ -52,7 +52,8 @@ def planned(
         missed = single.beyond(recipe)
         if missed and not is_within:
             is_auto = timer.journal.recalled("model") is not None
-            raise _missed(backbone, missed, recipe, is_auto=is_auto)
+            is_size = single.megabytes > recipe.limits[1]
+            raise _missed(backbone, missed, recipe, is_auto=is_auto, is_size=is_size)
         kept = 1, False
         if not missed and (most, mirrored) != kept:
             cost_of = goal.with_members(single, backbone, recipe, paths, classes)
@@ -73,7 +74,9 @@ def planned(
     return made, decision["members"]
 
 
-def _missed(backbone: Backbone, missed: str, recipe: Recipe, *, is_auto: bool) -> UsageError:
+def _missed(
+    backbone: Backbone, missed: str, recipe: Recipe, *, is_auto: bool, is_size: bool
+) -> UsageError:
     """What to say of a network that misses the goal.
 
     Args:
@@ -81,13 +84,23 @@ def _missed(backbone: Backbone, missed: str, recipe: Recipe, *, is_auto: bool) -
         missed: what it takes.
         recipe: of the run.
         is_auto: whether `--model auto` chose it.
+        is_size: whether it is too large, which only a smaller network can help.
     """
     entry, weights = backbone.entry, recipe.backbone.weights
     has_smaller = any(each.parameters < entry.parameters for each in catalogue.models())
-    smaller = "a smaller model or --image-size" if has_smaller else "a smaller --image-size"
+    at = "" if is_size else f" at {backbone.image_size} pixels"
+    takes = f"{entry.name}{at} takes {missed} on this machine, more than --goal {recipe.goal!r}."
+    if is_size and not has_smaller:
+        return UsageError(f"{takes} No model is smaller: give a larger goal.")
+    sizes = [] if is_size else ["--image-size"]
+    smaller = f"a smaller {' or '.join(['model'] * has_smaller + sizes)}"
     # --model auto judges heads on pretrained networks.
     others = catalogue.with_weights(str(weights)) if recipe.can_cross_validate else []
-    others = [each for each in others if each.name != entry.name]
+    others = [
+        each
+        for each in others
+        if each.name != entry.name and (not is_size or each.parameters < entry.parameters)
+    ]
     if any(each.weights.path for each in others) or not others:
         auto = ", or let --model auto choose among several"
         told = f"Choose {smaller}{auto if others and not is_auto else ''}."
@@ -99,10 +112,7 @@ def _missed(backbone: Backbone, missed: str, recipe: Recipe, *, is_auto: bool) -
             f"nothing to choose from: {install}let efftune download weights with --fetch. Or "
             f"choose {smaller}."
         )
-    return UsageError(
-        f"{entry.name} at {backbone.image_size} pixels takes {missed} on this machine, more than "
-        f"--goal {recipe.goal!r}. {told}"
-    )
+    return UsageError(f"{takes} {told}")
 
 
 def _fewer(members: int, mirrored: bool) -> Iterator[tuple[int, bool]]:

@@ -9,10 +9,11 @@ from efftune.errors import UsageError
 from efftune.runs import loading
 from efftune.runs.loading import PrecisionChoice
 from efftune.system import files, packages
+from efftune.system.text import escape_control
 
 
 def _print(event: str, value: str) -> None:
-    print(f"{event}: {value}", flush=True)
+    print(f"{event}: {escape_control(value)}", flush=True)  # names may have line breaks
 
 
 def serve(

@@ -83,7 +83,7 @@ async def pictures(request: Request, settings: ServerSettings) -> list[Received]
         raise HTTPException(400, reason) from None
     try:
         found = [
-            Received(each.filename, await each.read())
+            Received(_name(each), await each.read())
             for _, each in form.multi_items()
             if isinstance(each, UploadFile)
         ]
@@ -110,6 +110,8 @@ def is_multipart(request: Request) -> bool:
 def _with_boundary(request: Request) -> Headers:
     """The content type without what else is in it, such as a character set of the client's choice.
 
+    In Latin-1, each byte is a character, so that `_name` gets the bytes as they are.
+
     Raises:
         HTTPException: it has no boundary.
     """
@@ -117,7 +119,13 @@ def _with_boundary(request: Request) -> Headers:
     boundary = (found[1] or found[2]) if found else ""
     if not 1 <= len(boundary) <= 70:
         raise HTTPException(400, "The multipart body cannot be read: it has no boundary.")
-    return Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
+    return Headers({"content-type": f'multipart/form-data; charset=latin-1; boundary="{boundary}"'})
+
+
+def _name(file: UploadFile) -> str:
+    """The name of a file; bytes that are not UTF-8 are written as in a run's tables."""
+    sent = (file.filename or "").encode("latin-1")
+    return sent.decode(errors="surrogateescape").encode(errors="backslashreplace").decode()
 
 
 def _kind(request: Request) -> str:

@@ -1,6 +1,5 @@
 """The classifier that is served, ready to answer, and what is known of it."""
 
-import csv
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from efftune.delivery import exported
-from efftune.errors import DataError
 from efftune.evaluation import predictions
 from efftune.evaluation.explanation import Explainer
 from efftune.model.classifier import Classifier
@@ -19,7 +17,7 @@ from efftune.model.engines.engine import KERAS_FILE
 from efftune.runs import loading
 from efftune.runs.run import Run
 from efftune.serving.metrics import Expected
-from efftune.system import files, machine
+from efftune.system import files, machine, stored
 
 
 @dataclass(frozen=True)
@@ -125,15 +123,11 @@ def _expected(run: Path) -> Expected:
     path = run / predictions.FILE
     if not path.exists():
         return Expected()
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            splits = ("val", predictions.OUT_OF_FOLD)
-            rows = [
-                (row["predicted"], row["unlike"] == "yes")
-                for row in csv.DictReader(stream)
-                if row["split"] in splits and row.get("chosen_on") != "no"  # no copies
-            ]
-    except (OSError, ValueError, LookupError, csv.Error) as error:
-        raise DataError(f"{path} is damaged: {error}. Train again.") from None
+    with stored.reading(path):
+        rows = [
+            (row["predicted"], row["unlike"] == "yes")
+            for row in predictions.rows(run, ("predicted", "unlike", "chosen_on"))
+            if row["split"] != "test" and row.get("chosen_on") != "no"  # no copies
+        ]
     classes = Counter(label for label, _ in rows)
     return Expected(len(rows), sum(unlike for _, unlike in rows), tuple(classes.items()))

@@ -32,7 +32,14 @@ _RUN_BYTES = 300 * 2**20  # free bytes of a disk that are left for the run itsel
 
 
 def user_path(path: str | Path) -> Path:
-    """Expand `~` to the home folder; `~name` of an unknown user is left as it is."""
+    """Expand `~` to the home folder; `~name` of an unknown user is left as it is.
+
+    Raises:
+        UsageError: the path is empty, as that of a script's variable that is not set. `Path` would
+            take it for the current folder.
+    """
+    if not str(path):
+        raise UsageError("A path is empty. Name the file or folder; '.' is the current folder.")
     return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises for unknown users)
 
 
@@ -230,19 +237,25 @@ def write(path: Path, content: str | bytes, *, flush: bool = True) -> None:
 
 
 def disk_full(error: OSError, place: Path, needed: int = 0) -> DiskFull | None:
-    """The error to raise instead of a system's, if that was for lack of space.
+    """The error to raise instead of a system's, if that was for lack of space or a file's limit.
 
     Args:
         error: of the system.
         place: what was to be written.
         needed: bytes, if that is known.
     """
+    if error.errno == errno.EFBIG:
+        return DiskFull(
+            f"{place} cannot be written: a file in it is larger than this session (see ulimit -f) "
+            "or its disk allows. Raise that limit, or choose another place, and try again."
+        )
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
     folder = next(path for path in (place, *place.parents) if path.exists())
     free = shutil.disk_usage(folder).free
     size = f"{needed:,} bytes are needed, " if needed else ""
-    return DiskFull(f"{place} cannot be written: {size}{free:,} are free. Make room and go on.")
+    room = f"{size}{free:,} {'are' if size else 'bytes are'} free"
+    return DiskFull(f"{place} cannot be written: {room}. Make room and try again.")
 
 
 def csv_writer(stream: TextIO) -> Any:

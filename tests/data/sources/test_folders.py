@@ -361,6 +361,18 @@ def test_useless_pictures_in_a_folder_have_a_reason(broken_source):
     }
 
 
+def test_what_is_named_like_a_picture_in_a_folder_has_a_reason(tmp_path):
+    square(COLOURS["red"], 1).save(tmp_path / "a.png")
+    contents = {"text.jpg": b"text", "zeros.JPG": bytes(99), "page.png": b"<!DOCTYPE html><html>"}
+    others = dict.fromkeys(("notes.txt", "page.html", "._a.jpg", "no suffix"), b"text")
+    for name, content in (contents | others).items():
+        (tmp_path / name).write_bytes(content)
+    paths, failures = image_paths.pictures([tmp_path])
+    assert paths == [tmp_path / "a.png"]
+    assert {path.name for path in failures} == set(contents)
+    assert failures[tmp_path / "page.png"] == "not an image: a web page"
+
+
 def test_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DataError, match="holds no picture"):

@@ -85,7 +85,7 @@ def test_what_may_pass_is_tried_again_and_counted(faulty, faults):
         (ConnectionResetError("reset"), DataError, "reset. Start again: what was copied is kept."),
         (PermissionError("Forbidden"), DataError, "Forbidden. Check your permission"),
         (FileNotFoundError("gone"), UsageError, "There is nothing at faulty:///photos/cat/3.jpg"),
-        (OSError(28, "No space left on device"), DiskFull, "Make room and go on"),
+        (OSError(28, "No space left on device"), DiskFull, "Make room and try again"),
     ],
     ids=lambda each: type(each).__name__ if isinstance(each, Exception) else "",
 )

@@ -90,6 +90,18 @@ def test_columns_may_have_other_names_and_places(folder):
     ]
 
 
+def test_default_names_of_columns_may_have_capitals(folder):
+    text = "Path,LABEL,Split,Group\nred/01.png,red,val,ann\nblue/01.png,blue,test,bob\n"
+    rows = discovery.find(written(folder, text)).rows
+    assert [(row.label, row.split, row.group) for row in rows] == [
+        ("red", "val", "ann"),
+        ("blue", "test", "bob"),
+    ]
+    twice = text.replace("Split,Group", "Split,SPLIT")  # which of them is meant is not known
+    rows = discovery.find(written(folder, twice)).rows
+    assert [row.split for row in rows] == ["", ""]
+
+
 @pytest.fixture
 def dogs(folder):
     """Pictures in folders beside the table, named by ids."""
@@ -124,6 +136,11 @@ TABLES = {  # of the same six pictures, and what is found of their columns
         "nr,filename,width,Class\n1,b0f.JPG,48,blue\n2,b1f.png,48,blue\n3,g0f.JPG,48,green\n"
         "4,g1f.png,48,green\n5,r0f.JPG,48,red\n6,r1f.png,48,red\n",
         "paths in column 'filename' (in train/), classes in column 'Class'",
+    ),
+    "the default names in capitals": (
+        "PATH,Label,note\nb0f.JPG,blue,x\nb1f.png,blue,x\ng0f.JPG,green,x\ng1f.png,green,x\n"
+        "r0f.JPG,red,x\nr1f.png,red,x\n",
+        "paths in column 'PATH' (in train/), classes in column 'Label'",
     ),
 }
 

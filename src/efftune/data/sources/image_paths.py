@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from efftune.data import formats, picture_bytes
-from efftune.data.examples import LEFTOVERS
+from efftune.data.examples import LEFTOVERS, Example
 from efftune.data.sources import addresses, copies
 from efftune.data.sources.folders import files_below
 from efftune.errors import BadImage, DataError, UsageError
@@ -28,7 +28,7 @@ def pictures(
 
     Returns:
         The pictures in order without duplicates, and reasons by path for files that cannot be read.
-        Files in a folder that are not pictures are ignored.
+        Files in a folder that are not pictures are ignored, unless their suffix is one of pictures.
 
     Raises:
         UsageError: a name matches no file or folder, or standard input is empty.
@@ -88,5 +88,11 @@ def _add_folder(folder: Path, paths: dict[Path, None], failures: dict[Path, str]
     for row in rows:
         if row.usable:
             paths[row.path] = None
-        elif row.reason not in LEFTOVERS and not row.reason.startswith(formats.NOT_AN_IMAGE):
+        elif row.reason not in LEFTOVERS and not _is_something_else(row):
             failures[row.path] = row.reason
+
+
+def _is_something_else(row: Example) -> bool:
+    """Whether a file neither is a picture nor has the suffix of one."""
+    is_named = row.path.suffix.casefold() in formats.SUFFIXES
+    return row.reason.startswith(formats.NOT_AN_IMAGE) and not is_named

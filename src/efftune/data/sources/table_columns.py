@@ -101,6 +101,8 @@ class PictureFiles:
         """
         if text.strip() in self.copies:
             return self.copies[text.strip()]
+        if not text.strip():
+            return self.folder
         slashed = text.strip().replace("\\", "/")
         forms = (unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed))
         for name in dict.fromkeys((text, text.strip(), slashed, *forms)):
@@ -280,9 +282,15 @@ def _labels(table: TableFile, others: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _chosen(table: TableFile, columns: Columns, role: str) -> str:
-    """The name of a column; empty if it has the default name and the table has no such column."""
+    """The name of a column; empty if it has the default name and the table has no such column.
+
+    The default name may be written in capitals, if one column only is called so.
+    """
     name, default = getattr(columns, role), getattr(Columns(), role)
-    return "" if name == default and name not in table.names else _required(table, name, role)
+    if name != default or name in table.names:
+        return _required(table, name, role)
+    alike = [each for each in table.names if each.strip().casefold() == default]
+    return alike[0] if len(alike) == 1 else ""
 
 
 def _required(table: TableFile, name: str, role: str) -> str:

@@ -167,6 +167,21 @@ def test_splits_of_the_source_are_no_folds(leaky):
         splitting.split(discovery.find(leaky), Recipe(folds=5))
 
 
+@pytest.mark.parametrize(
+    ("few", "few_of_class", "folds"),
+    [(50, 1, 5), (49, 24, 0), (49, 25, 5), (25, 25, 5), (24, 25, 0)],
+)
+def test_few_pictures_or_few_a_class_are_not_held_out(
+    photos, monkeypatch, few, few_of_class, folds
+):
+    """Here, there are 50 of two classes."""
+    monkeypatch.setattr(splitting, "_FEW_PICTURES", few)
+    monkeypatch.setattr(splitting, "_FEW_OF_CLASS", few_of_class)
+    found = splitting.split(discovery.find(photos), Recipe())[0]
+    assert len(set(found.fold_of.values())) == folds
+    assert bool(found.fold_of) != bool(found.counts["test"])
+
+
 def test_class_of_copies_only_cannot_be_judged(photos):
     for path in (photos / "b").iterdir():
         if not path.name.startswith("00"):

@@ -511,7 +511,7 @@ def test_full_disk_is_told_before_and_after(server, pushed, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.file_download.http_get", full)
-        with pytest.raises(DiskFull, match=r"cannot be written: [0-9,]+ are free"):
+        with pytest.raises(DiskFull, match=r"cannot be written: [0-9,]+ bytes are free"):
             efftune.load_from_hub(NAME)
     assert not list((tmp_path / "runs").iterdir())
 

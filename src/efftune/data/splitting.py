@@ -22,6 +22,7 @@ _LEAKED = "an earlier split contains a copy"
 _JUDGED = "a copy of a picture for validation or testing"
 _FOLDS = 5
 _FEW_PICTURES = 1000  # up to here, cross-validation judges; beyond, it takes too long
+_FEW_OF_CLASS = 50  # up to here in the mean, what is held out is missed, so twice as many are few
 
 
 def split(
@@ -138,9 +139,11 @@ def _folds(examples: Examples, recipe: Recipe) -> int:
                 "use there: leave it out, or pass a source without splits."
             )
         return recipe.data.folds
-    few = sum(row.usable for row in examples.rows) <= _FEW_PICTURES
+    count = sum(row.usable for row in examples.rows)
+    is_few_a_class = count <= _FEW_OF_CLASS * len(examples.class_names)
+    is_few = count <= _FEW_PICTURES * (2 if is_few_a_class else 1)
     suitable = recipe.can_cross_validate and not recipe.data.chooses_held_out
-    return _FOLDS if few and suitable and not examples.has_splits else 0
+    return _FOLDS if is_few and suitable and not examples.has_splits else 0
 
 
 def _require_intact(examples: Examples) -> None:

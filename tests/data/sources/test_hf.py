@@ -239,10 +239,15 @@ def test_set_can_be_trained_on(tmp_path):
     assert run.record["data"]["pictures"]["test"] == 6
 
 
-@pytest.mark.parametrize("name", ["hf:", "hf:./nowhere", "hf:/nowhere/at/all", "hf:~/nowhere"])
+@pytest.mark.parametrize("name", ["hf:./nowhere", "hf:/nowhere/at/all", "hf:~/nowhere"])
 def test_missing_folder_is_named(name):
     with pytest.raises(UsageError, match="There is no folder"):
         discovery.find(name)
+
+
+def test_empty_name_is_refused():
+    with pytest.raises(UsageError, match="A path is empty"):
+        discovery.find("hf:")
 
 
 def test_folder_that_is_no_dataset_is_reported(tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 import efftune
 from conftest import TUNED, fill
 from data import other_pictures
-from efftune.data import images, picture_bytes
+from efftune.data import images, picture_bytes, pictures
 from efftune.data.examples import SPLITS
 from efftune.evaluation.explanation import Explainer
 from efftune.model.backbone import Backbone
@@ -463,6 +464,7 @@ def test_calls_that_mean_nothing_are_refused(tmp_path, monkeypatch):
     for recipe in ({}, None, 5, ["quick"], efftune.Recipe):
         with pytest.raises(efftune.UsageError, match="Unknown recipe"):
             efftune.train("sample:digits", recipe=recipe)
+    assert pictures.path_of("") == Path()  # a picture of many, which is none
     with pytest.raises(efftune.UsageError, match="a list of two or more runs"):
         efftune.compare("runs/photos-lite0-1")
 

@@ -165,6 +165,16 @@ def test_time_of_a_search_is_no_setting(efftune_command, source):
     assert "time of a search is --budget" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("train", ""), ("sort", "run", ".", "--into", ""), ("check", ".", "--out="), ("runs", "")],
+)
+def test_empty_argument_is_not_the_current_folder(efftune_command, tmp_path, words):
+    done = efftune_command(*words)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "of the command is empty" in done.stderr
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize("place", [0, 4])
 def test_fetching_is_a_flag(efftune_command, source, place):

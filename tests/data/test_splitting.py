@@ -153,7 +153,7 @@ def test_splits_come_back(photos, choices):
 
 
 def test_many_pictures_are_split_unless_folds_are_asked_for(photos, monkeypatch):
-    monkeypatch.setattr(splitting, "_FEW_PICTURES", 49)
+    monkeypatch.setattr(splitting, "_FEW_PICTURES", 24)  # less than half of those of few a class
     assert not splitting.split(discovery.find(photos), Recipe())[0].fold_of
     examples, _ = splitting.split(discovery.find(photos), Recipe(folds=3))
     assert set(examples.fold_of.values()) == {0, 1, 2}

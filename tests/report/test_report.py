@@ -337,18 +337,6 @@ def test_probabilities_of_many_classes_are_not_kept(own_run, read):
     assert peak < 2 * size  # as dictionaries, they take 8 times as much
 
 
-def test_table_is_read_as_far_as_it_is_asked_for(tmp_path):
-    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfa,b,c\r\n1,2,3\r\n\r\n4,5,6\r\n")
-    assert pages.read_table(tmp_path / "t.csv", ["c", "a", "other"]) == [
-        {"a": "1", "c": "3"},
-        {"a": "4", "c": "6"},
-    ]
-    assert pages.read_table(tmp_path / "t.csv")[1] == {"a": "4", "b": "5", "c": "6"}
-    (tmp_path / "t.csv").write_text("a,b\n1,2\n3\n")
-    with pytest.raises(DataError, match="row 2 does not have as many cells as the header"):
-        pages.read_table(tmp_path / "t.csv", ["a"])
-
-
 @pytest.mark.parametrize(
     ("file", "content"),
     [

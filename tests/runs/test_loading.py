@@ -72,5 +72,5 @@ def test_predict_computes_as_it_is_told(efftune_command, finished_run, paths, pr
 def test_missing_and_damaged_files_are_named(finished_run, tmp_path, name, content, told):
     folder = shutil.copytree(finished_run.folder, tmp_path / "run")
     (folder / name).unlink() if content is None else (folder / name).write_text(content)
-    with pytest.raises(DataError, match=rf"run/{name} {told}\. Restore it, or train again\.$"):
+    with pytest.raises(DataError, match=rf"run.{name} {told}\. Restore it, or train again\.$"):
         efftune.Run.load(folder)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -89,6 +91,18 @@ def test_few_pictures_may_be_told_by_the_last_stage_alone(others_tell, each):
     if is_alone:
         alone = regression_head.fit(features, labels, np.arange(len(labels)), Recipe())
         assert fitted.logits(both) == pytest.approx(alone.logits(features), abs=1e-4)
+
+
+def test_head_of_a_fold_tries_what_that_of_all_pictures_tried():
+    features, labels = clouds(each=40, spread=2)
+    others = np.random.default_rng(1).normal(0, 50, (len(labels), 400)).astype(np.float32)
+    both, numbers = np.hstack([others, features]), np.arange(len(labels))
+    usual = regression_head.fit(both, labels, numbers, Recipe(), 30)
+    assert usual.pictures == len(labels)
+    for pictures, sees_all in ((1000, False), (1001, True)):
+        of_more = dataclasses.replace(usual, pictures=pictures)
+        fitted = regression_head.fit(both, labels, numbers, Recipe(), 30, of_more)
+        assert (np.abs(fitted.kernel[:400]).max() > 0) == sees_all
 
 
 @pytest.mark.parametrize("sees_all", [True, False])

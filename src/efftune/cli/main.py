@@ -3,10 +3,11 @@
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import typer
 
 from efftune.cli import commands, model_commands, serve_command  # noqa: F401  (which register themselves)
 from efftune.cli.app import app
-from efftune.errors import EfftuneError, EfftuneWarning
+from efftune.errors import EfftuneError, EfftuneWarning, UsageError
 from efftune.system import budget, stopping
 
 
@@ -56,6 +57,7 @@ def _run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may contain any bytes
     try:
+        _require_no_empty_argument(sys.argv[1:])
         with budget.beginning_with_process(), stopping.ended_in_time():
             app(prog_name="efftune")  # also for `python -m efftune`
     except EfftuneError as error:
@@ -69,6 +71,20 @@ def _run() -> None:
                 err=True,
             )
         raise
+
+
+def _require_no_empty_argument(arguments: Sequence[str]) -> None:
+    """Check that no argument is empty: as a path, it would mean the current folder.
+
+    Raises:
+        UsageError: one is.
+    """
+    for number, argument in enumerate(arguments, 1):
+        if not argument or re.fullmatch(r"--[\w-]+=", argument):
+            raise UsageError(
+                f"Argument {number} of the command is empty{f' ({argument})' * bool(argument)}, as "
+                "that of a variable that is not set is. Give it a value, or leave it out."
+            )
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -35,8 +35,8 @@ def listed(pictures: "Picture | Iterable[Picture]") -> "Iterable[Picture]":
 
 
 def path_of(picture: Picture) -> Path | None:
-    """The path, if the picture is given as one."""
-    return files.user_path(picture) if isinstance(picture, str | Path) else None
+    """The path, if the picture is given as one; an empty one is no picture, and ends nothing."""
+    return files.user_path(picture or ".") if isinstance(picture, str | Path) else None
 
 
 def sendable(picture: Picture) -> bytes | Image.Image | NDArray[np.uint8]:

@@ -69,7 +69,7 @@ def explain(
     """
     explainer, written = Explainer(classifier), list[ExplanationFile]()
     out, taken = files.output_path(out), set[str]()
-    for done, path in enumerate(map(files.user_path, paths), 1):
+    for done, path in enumerate((files.user_path(path or ".") for path in paths), 1):
         try:
             explanation = explainer.explain_readable(path, label)
         except BadImage as error:

@@ -1,7 +1,7 @@
 """Helpers shared by the HTML pages of a run: reading its files and rendering templates."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
@@ -65,18 +65,13 @@ def read_json(path: Path) -> Any:
         return _escape_surrogates(json.loads(path.read_text(encoding="utf-8")))
 
 
-def read_table(path: Path, columns: Collection[str] | None = None) -> list[Row]:
+def read_table(path: Path) -> list[Row]:
     """Read the rows of a CSV file as dictionaries.
-
-    Args:
-        path: of the file.
-        columns: to keep of those that it has, since thousands of others may need gigabytes; by
-            default all.
 
     Raises:
         DataError: the file is missing or damaged.
     """
-    return list(stored.rows(path, columns))
+    return list(stored.rows(path))
 
 
 def _escape_surrogates(value: Any) -> Any:

@@ -223,7 +223,9 @@ def _calibration(stored: StoredRun) -> dict[str, Any]:
     counts_leaks = related.counts_leaks(evaluation, pictures)
     values = {"result": result, "drawn": drawn, "why": why, "unsure": unsure, "unlike": unlike}
     values |= {"counts_leaks": counts_leaks, "clean": words.headline(evaluation)}
-    return values | {"rows": rows, "unknown": folds.get("unknown", 0)}
+    unknown = folds.get("unknown", 0)
+    uncounted = unknown * (pictures < evaluation["test"]["pictures"])  # earlier versions count them
+    return values | {"rows": rows, "unknown": unknown, "uncounted": uncounted}
 
 
 def _which(evaluation: Mapping[str, Any], split: str) -> str:
@@ -266,7 +268,7 @@ def _exports(stored: StoredRun) -> list[dict[str, Any]]:
                 "name": export,
                 "megabytes": receipt["bytes"] / 1e6,
                 "pictures": pictures,
-                "trained_on": receipt.get("trained_on", False),
+                "trained_on": receipt.get("trained_on", same[0]["split"] == "out-of-fold"),
                 "agreement": agreeing / pictures,
                 "gap": max(score["largest_gap"] for score in same),
                 "before": same[-1]["accuracy_before"],

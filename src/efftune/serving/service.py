@@ -32,8 +32,8 @@ class Service:
         name: by which clients know it.
         run: name of the folder or file that it came from.
         checksum: SHA-256 of its file.
-        judged: how accurate it is, as `efftune train --json` says it, and on the test pictures
-            without copies in an earlier split, if there are others; None for an exported file.
+        judged: how accurate it is: `val`, `test`, `test_without_leaks` and `judged_by` as `efftune
+            train --json` has them; None for an exported file.
         expected: what the answers were for the pictures that it was judged by.
     """
 

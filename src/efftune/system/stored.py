@@ -49,7 +49,9 @@ def rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
     # Spreadsheets may add a byte order mark when they save a table.
     with reading(path), path.open(encoding="utf-8-sig", newline="") as stream:
         lines = csv.reader(stream)
-        header = next(lines, [])
+        header = next(lines, None)
+        if header is None:
+            raise ValueError("it is empty")
         kept = [(i, key) for i, key in enumerate(header) if columns is None or key in columns]
         for number, cells in enumerate(filter(None, lines), start=1):  # without empty lines
             if len(cells) != len(header):

@@ -39,12 +39,14 @@ class Head:
         strength: the chosen penalty as scikit-learn's `C`, for features of unit mean variance;
             None for a head that was not fitted by regression.
         components: of the features that it was fitted on; None for such a head, too.
+        pictures: number of pictures that it was fitted on; 0 for such a head, too.
     """
 
     kernel: Matrix
     bias: Matrix
     strength: float | None = None
     components: PrincipalComponents | None = None
+    pictures: int = 0
 
     def logits(self, features: Matrix) -> Matrix:
         """Logits, float32 (pictures, classes), of features (pictures, features)."""
@@ -94,15 +96,16 @@ def fit(
             with copies of a picture on both sides, too weak a penalty would look best.
         recipe: sets the candidate strengths, the number of folds and the seed.
         last_stage: how many of the features, at the end, are those of the last stage; 0 for all.
-        usual: a head fitted on these pictures and more. Its features and penalty are taken if less
-            than half of the pictures can be held out to choose: none other of their class is left.
+        usual: a head fitted on these pictures and more, for which the same is tried. Its features
+            and penalty are taken if less than half of the pictures can be held out to choose: none
+            other of their class is left.
 
     Returns:
         The head with the lowest cross-validated log-loss, refitted on all pictures.
     """
     others = features.shape[1] - (last_stage or features.shape[1])
     candidates = [fit_components(features, standardised=others > 0)]
-    if others and len(labels) <= _FEW_PICTURES:
+    if others and max(len(labels), usual.pictures if usual else 0) <= _FEW_PICTURES:
         alone = fit_components(features[:, others:], standardised=False)
         candidates.insert(0, alone.behind(others))
     strengths, tried = recipe.head.strengths, []
@@ -121,7 +124,7 @@ def fit(
         components, labels, weights, strength, None, FINAL_TOLERANCE
     )
     kernel = pca.rotation @ coefficients.T
-    return Head(kernel, intercepts - pca.centre @ kernel, strength, pca)
+    return Head(kernel, intercepts - pca.centre @ kernel, strength, pca, len(labels))
 
 
 def random(width: int, classes: int, seed: int) -> Head:

@@ -97,6 +97,10 @@ def test_default_names_of_columns_may_have_capitals(folder):
         ("red", "val", "ann"),
         ("blue", "test", "bob"),
     ]
+    other = text.replace("red,val", "red,A")  # another kind of split than ours
+    assert [row.split for row in discovery.find(written(folder, other)).rows] == ["", ""]
+    folders = "Path,Filename,Label\nred,red/01.png,red\nblue,blue/01.png,blue\n"
+    assert [row.reason for row in discovery.find(written(folder, folders)).rows] == ["", ""]
     twice = text.replace("Split,Group", "Split,SPLIT")  # which of them is meant is not known
     rows = discovery.find(written(folder, twice)).rows
     assert [row.split for row in rows] == ["", ""]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from efftune.data.formats import SUFFIXES
 from efftune.data.sources import addresses
+from efftune.data.sources.folders import SPLIT_FOLDERS
 from efftune.data.sources.table_files import TableFile
 from efftune.errors import DataError, UsageError
 from efftune.recipe.recipe import Recipe
@@ -184,6 +185,8 @@ def find(table: TableFile, columns: Columns) -> Meaning:
             "label_columns=[] drops those of a settings file.)"
         )
     path, split, group = (_chosen(table, columns, role) for role in ("path", "split", "group"))
+    if split != columns.split and not _tells_splits(table, split):
+        split = ""
     labels = [_required(table, name, "labels") for name in columns.labels]
     labels = labels or [_chosen(table, columns, "label")]
     names = [name for name in table.text_names if name not in (split, group)]
@@ -284,13 +287,20 @@ def _labels(table: TableFile, others: Mapping[str, Sequence[str]]) -> list[str]:
 def _chosen(table: TableFile, columns: Columns, role: str) -> str:
     """The name of a column; empty if it has the default name and the table has no such column.
 
-    The default name may be written in capitals, if one column only is called so.
+    The default name may have capitals, if one column only is called so. That of paths is found by
+    its cells.
     """
     name, default = getattr(columns, role), getattr(Columns(), role)
     if name != default or name in table.names:
         return _required(table, name, role)
-    alike = [each for each in table.names if each.strip().casefold() == default]
+    alike = [each for each in table.names if each.strip().casefold() == default != "path"]
     return alike[0] if len(alike) == 1 else ""
+
+
+def _tells_splits(table: TableFile, name: str) -> bool:
+    """Whether a column that was not chosen has names of splits, or no cells."""
+    cells = _sample(table, [name])[name] if name else []
+    return all(cell.strip().casefold() in {"", *SPLIT_FOLDERS} for cell in cells)
 
 
 def _required(table: TableFile, name: str, role: str) -> str:

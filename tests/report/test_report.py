@@ -496,7 +496,7 @@ def test_unjudged_pictures_are_left_out_of_the_promise_about_unsure_ones(own_run
             unsure=unsure | {"threshold": threshold},
         )
         text = body(own_run)
-        assert "(not counting 6 pictures whose class no other fold has, so that" in text
+        assert text.count("(not counting 6 pictures whose class no other fold has, so that") == 1
     made_run.change(own_run, "evaluation.json", cross_validation=folds)
     assert "not counting" not in body(own_run)
 
